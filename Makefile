@@ -1,0 +1,37 @@
+# make install | demo | test | test-long | lint | unit | clean      (see README.md)
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: install demo test test-long lint unit browser clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt scripts/install.sh
+	PYTHON="$(PYTHON)" scripts/install.sh $(VENV)
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/gradenc demo demo
+
+test: $(STAMP) lint browser unit
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m "not long" --durations=15
+
+test-long: $(STAMP) browser
+	$(BIN)/python -m pytest -n 2 --durations=25
+
+browser:
+	scripts/browser.sh
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,127 @@
+"""The only stage logic: count commits, seal, plan the next stage, or submit what is missing.
+
+`advance` may be called at any time by anybody: the foreground loop of `demo` and `submit`, and
+`resume`. It never asks whether a task succeeded; it reads the stores.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from hpc import plan
+from hpc.folder import RunFolder
+from hpc.plan import StorePlan, Targets
+from hpc.profile import Profile
+from hpc.resolve import Resolved
+from hpc.state import StageState, run_state, stage_state
+from hpc.study import Study
+from hpc.submit import submissions, submit
+from jobs.runner import Item
+from jobs.spec import STAGES, Reference
+from storage_schemas.seal import seal
+from storage_schemas.store import Store
+
+ENGINES = {"encode": "dask"}
+"""Stages that run on Dask inside their job; the others run their units one after another."""
+
+
+def advance(run: RunFolder, profile: Profile) -> dict[str, StageState]:
+    """Bring the run one step further and return the state of every stage."""
+    with run.lock():
+        for stage, upstream in STAGES.items():
+            if all(_is_sealed(run, name) for name in upstream):
+                _advance_stage(run, stage, profile)
+        return run_state(run)
+
+
+def is_complete(states: dict[str, StageState]) -> bool:
+    """Return whether every stage is sealed."""
+    return all(state.sealed for state in states.values())
+
+
+def is_stuck(run: RunFolder, states: dict[str, StageState]) -> bool:
+    """Return whether nothing runs and nothing more will be submitted before `resume`."""
+    if is_complete(states) or any(state.count("running") for state in states.values()):
+        return False
+    if any(submission.alive() for submission in submissions(run)):
+        return False
+    return run.cancelled or any(state.count("failed") for state in states.values())
+
+
+def _is_sealed(run: RunFolder, stage: str) -> bool:
+    stores = run.stores(stage)
+    return bool(stores) and all(store.sealed() for store in stores)
+
+
+def _advance_stage(run: RunFolder, stage: str, profile: Profile) -> None:
+    stores = run.stores(stage)
+    if not stores:
+        stores = create_stores(run, stage, plan_stage(run, stage))
+    state = stage_state(stage, stores, run.round)
+    if state.sealed:
+        return
+    if state.complete:
+        for store in stores:
+            seal(store)
+        return
+    if run.cancelled or any(s.stage == stage and s.alive() for s in submissions(run)):
+        return
+    missing = items(state)
+    if missing:
+        submit(run, stage, missing, profile.stage(stage), ENGINES.get(stage, "serial"))
+
+
+def plan_stage(run: RunFolder, stage: str) -> list[StorePlan]:
+    """Plan a stage whose upstream is sealed."""
+    resolved = Resolved.read(run.resolved)
+    study = Study.model_validate(resolved.study)
+    references = sealed_references(run)
+    targets = [Targets.of_store(store) for store in run.stores("ingest")]
+    planners = {
+        "extract": plan.extract_plans,
+        "encode": plan.encode_plans,
+        "compare": plan.compare_plans,
+    }
+    return list(planners[stage](study, resolved, targets, references))
+
+
+def create_stores(run: RunFolder, stage: str, plans: Iterable[StorePlan]) -> list[Store]:
+    """Create a stage's stores and record them in the run."""
+    stores = [store_plan.create(run.root) for store_plan in plans]
+    run.record(stage, stores)
+    return stores
+
+
+def sealed_references(run: RunFolder) -> dict[str, Reference]:
+    """Return a reference to every sealed store by `<stage>/<label>`."""
+    references = {}
+    for stage in STAGES:
+        for store in run.stores(stage):
+            sealed = store.sealed()
+            if sealed is not None:
+                path = str(store.path.relative_to(run.root))
+                references[f"{stage}/{store.label}"] = Reference(
+                    store=path, seal=sealed["digest"]
+                )
+    return references
+
+
+def items(state: StageState) -> list[Item]:
+    """Return the units to submit; extraction's sources of one shard travel together."""
+    pending = [unit for unit in state.units if unit.status == "pending"]
+    if state.stage != "extract":
+        return [[(_relative(unit.store), unit.index)] for unit in pending]
+    shards: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for unit in pending:
+        key = (_pass_of(unit.store), unit.index)
+        shards.setdefault(key, []).append((_relative(unit.store), unit.index))
+    return list(shards.values())
+
+
+def _relative(store: Store) -> str:
+    """Return the store's path below the root: <stage>/<folder>."""
+    return f"{store.path.parent.name}/{store.path.name}"
+
+
+def _pass_of(store: Store) -> str:
+    """Name what stores must share to be filled by one pass: model and stimulus set."""
+    spec = store.spec
+    return f"{spec['prepared']['store']} {spec['stimuli']} {spec['signal']['projection']}"

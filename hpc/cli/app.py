@@ -1,0 +1,40 @@
+"""The `gradenc` command: one file per noun; slow imports happen inside the commands."""
+
+import sys
+
+import typer
+from rich.console import Console
+
+from hpc.cli import demo, init, logs, plan, report, status, submit, verify
+
+app = typer.Typer(
+    name="gradenc",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    help="Does the brain's hierarchy look like backpropagation? Extract activations and gradients "
+    "of vision models, fit encoding models to fMRI and MEG, compare the hierarchies.",
+)
+app.command()(init.init)
+app.command()(demo.demo)
+app.command()(plan.plan)
+app.command()(submit.submit)
+app.command()(status.status)
+app.command()(submit.resume)
+app.command()(submit.cancel)
+app.command()(logs.logs)
+app.command()(verify.verify)
+app.command()(report.report)
+
+
+def main() -> None:
+    """Run the command; a refused input ends with one message and exit status 1."""
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {_escape(str(error))}")
+        sys.exit(1)
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")

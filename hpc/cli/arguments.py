@@ -1,0 +1,19 @@
+"""Arguments and options that several commands share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+StudyFile = Annotated[Path, typer.Argument(help="The study file (YAML).", metavar="STUDY")]
+RunPath = Annotated[Path, typer.Argument(help="The run's folder.", metavar="RUN")]
+Overrides = Annotated[
+    list[str],
+    typer.Option(
+        "--set", help="Override one key of the study: `--set encoding.folds=4`; repeatable."
+    ),
+]
+ProfileName = Annotated[
+    str, typer.Option("--profile", help="A shipped profile's name or the path of a TOML file.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]

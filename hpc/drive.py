@@ -1,0 +1,80 @@
+"""Drive a run from the foreground, with live progress, until it is complete or needs the user."""
+
+import time
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from hpc.advance import advance, is_complete, is_stuck
+from hpc.folder import RunFolder
+from hpc.profile import Profile
+from hpc.state import StageState
+from jobs.spec import STAGES
+from storage_schemas.seal import run_digest
+
+POLL_S = 0.5
+
+
+def step(run: RunFolder, profile: Profile) -> dict[str, StageState]:
+    """Advance the run once; write its report when it is complete."""
+    states = advance(run, profile)
+    if is_complete(states) and not run.report.exists():
+        from jobs.report import write_report
+
+        write_report(run.path, run.report)
+    return states
+
+
+def drive(run: RunFolder, profile: Profile) -> None:
+    """Advance the run until it is complete; exit status 1 if it needs a decision."""
+    console = Console()
+    try:
+        states = _follow(run, profile, console)
+    except KeyboardInterrupt:
+        console.print(
+            f"\nleft; started tasks go on. `gradenc resume {run.path}` drives the run on, "
+            f"`gradenc cancel {run.path}` ends it."
+        )
+        raise typer.Exit(130) from None
+    if not is_complete(states):
+        console.print(f"[red]the run needs you:[/red] see `gradenc status {run.path}`")
+        raise typer.Exit(1)
+    stores = [store for stage in STAGES for store in run.stores(stage)]
+    console.print(f"complete; digest of the run: {run_digest(stores)}", highlight=False)
+    console.print(f"report: {run.report}", highlight=False, soft_wrap=True)
+
+
+def _follow(run: RunFolder, profile: Profile, console: Console) -> dict[str, StageState]:
+    columns = (
+        TextColumn("{task.description:10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=console) as progress:
+        bars = {
+            stage: progress.add_task(stage, total=None, start=False, note="") for stage in STAGES
+        }
+        while True:
+            states = step(run, profile)
+            for stage, state in states.items():
+                _show(progress, bars[stage], state)
+            if is_complete(states) or is_stuck(run, states):
+                return states
+            time.sleep(POLL_S)
+
+
+def _show(progress: Progress, bar: int, state: StageState) -> None:
+    if not state.planned:
+        return
+    if not progress.tasks[bar].started:
+        progress.start_task(bar)
+    failed, running = state.count("failed"), state.count("running")
+    note = f"{failed} failed" if failed else f"{running} running" if running else ""
+    progress.update(
+        bar, total=len(state.units), completed=state.count("committed"), note=note
+    )
+    if state.sealed:
+        progress.stop_task(bar)

@@ -1,0 +1,96 @@
+"""A run's folder: the resolved study, the stores it uses, its submissions and its report."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage_schemas.files import replace
+from storage_schemas.identity import canonical_json
+from storage_schemas.run import create_run, read_run, record_stores
+from storage_schemas.store import Store
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder that one study's run lives in."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """Open an existing run, refusing a folder that is none."""
+        read_run(path)
+        return cls(path)
+
+    @classmethod
+    def create(cls, path: Path, name: str, root: Path | None) -> "RunFolder":
+        """Create the run, or open the one that is there."""
+        create_run(path, name, root or path / "stores")
+        return cls(path)
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return str(read_run(self.path)["name"])
+
+    @property
+    def root(self) -> Path:
+        """The store root."""
+        return (self.path / read_run(self.path)["root"]).resolve()
+
+    @property
+    def resolved(self) -> Path:
+        """File that keeps the resolved study."""
+        return self.path / "resolved.json"
+
+    @property
+    def report(self) -> Path:
+        """The report."""
+        return self.path / "report.html"
+
+    def stores(self, stage: str) -> list[Store]:
+        """Open the stores of a stage that has been planned; empty before that."""
+        paths = read_run(self.path)["stores"].get(stage, [])
+        return [Store.open(self.root / path) for path in paths]
+
+    def record(self, stage: str, stores: Sequence[Store]) -> None:
+        """Record a stage's stores in run.json."""
+        record_stores(self.path, stage, [str(s.path.relative_to(self.root)) for s in stores])
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run while it is advanced: nobody else plans, seals or submits meanwhile."""
+        with (self.path / ".lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+    @property
+    def round(self) -> int:
+        """How often the user asked for failed units to be tried again."""
+        return int(self._state()["round"])
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the user cancelled the run."""
+        return bool(self._state()["cancelled"])
+
+    def cancel(self) -> None:
+        """Submit nothing more until the user resumes the run."""
+        self._write_state(self.round, cancelled=True)
+
+    def next_round(self) -> None:
+        """Let failed units be tried again and lift a cancellation."""
+        self._write_state(self.round + 1, cancelled=False)
+
+    def _state(self) -> dict[str, int | bool]:
+        path = self.path / "state.json"
+        if not path.exists():
+            return {"round": 0, "cancelled": False}
+        return dict(json.loads(path.read_text()))
+
+    def _write_state(self, round_: int, *, cancelled: bool) -> None:
+        state = {"round": round_, "cancelled": cancelled}
+        replace(self.path / "state.json", canonical_json(state))

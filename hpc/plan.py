@@ -1,0 +1,405 @@
+"""Which stores a stage needs and which units fill them: pure planning, nothing is submitted here.
+
+A stage is planned when the stages before it are sealed, because a store's identity holds the
+digests of the seals it builds on. Planning twice gives the same stores.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gradenc_core.folds import assign_blocks, assign_folds
+from hpc.resolve import Resolved, ResolvedModel, Subject, signal_spec
+from hpc.study import Study
+from jobs import spec as specs
+from jobs.spec import Reference
+from storage_schemas import kinds
+from storage_schemas.identity import digest
+from storage_schemas.kinds import Layout
+from storage_schemas.store import Store
+
+References = Mapping[str, Reference]
+"""Sealed stores of earlier stages by `<stage>/<label>`."""
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """A store that a stage needs."""
+
+    stage: str
+    kind: specs.Kind
+    label: str
+    spec: specs.Spec
+    layout: Layout
+    attrs: dict[str, Any]
+    locations: dict[str, str]
+
+    def create(self, root: Path) -> Store:
+        """Create the store below `root`, or open it where it exists."""
+        return Store.create(
+            root,
+            self.stage,
+            self.kind,
+            self.label,
+            self.spec.canonical(),
+            self.layout.arrays,
+            self.layout.coords,
+            self.layout.units,
+            self.attrs,
+            self.locations,
+        )
+
+
+@dataclass(frozen=True)
+class Targets:
+    """One subject's targets in one modality and the stimuli they responded to."""
+
+    subject: str
+    modality: str
+    stimuli: tuple[str, ...]
+    n_repeats: NDArray[np.float64]
+    coords: xr.Dataset
+
+    @property
+    def label(self) -> str:
+        """Label of the responses store."""
+        return f"{self.subject}-{self.modality}"
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dimensions of the targets."""
+        return ("voxel",) if self.modality == "fmri" else ("sensor", "time")
+
+    @property
+    def n_targets(self) -> int:
+        """Number of voxels, or of sensors x times."""
+        return int(np.prod([self.coords.sizes[dim] for dim in self.dims]))
+
+    @classmethod
+    def of_subject(cls, subject: Subject) -> "Targets":
+        """Return the targets that a reader described."""
+        described = subject.description
+        return cls(
+            described.subject,
+            described.modality,
+            tuple(described.stimuli),
+            np.asarray(described.n_repeats, dtype=np.float64),
+            described.coords,
+        )
+
+    @classmethod
+    def of_store(cls, store: Store) -> "Targets":
+        """Return the targets of a sealed responses store."""
+        data = store.dataset().load()
+        stimulus = [name for name, c in data.coords.items() if "stimulus" in c.dims]
+        return cls(
+            store.attrs["subject"],
+            store.attrs["modality"],
+            tuple(data["stimulus"].values.tolist()),
+            data["n_repeats"].values.astype(np.float64),
+            data.drop_vars([*data.data_vars, *stimulus]),
+        )
+
+
+def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
+    """Plan stage prepare: weights per model, classes per model and gradient source."""
+    for model in resolved.models:
+        attrs = {"model": model.name}
+        spec = specs.PreparedSpec(model=model.spec)
+        yield StorePlan(
+            "prepare", "prepared", model.name, spec, kinds.prepared(), attrs, {}
+        )
+        for source in _gradients(resolved):
+            class_spec = specs.ClassesSpec(
+                model=model.spec,
+                source=source,
+                signal=signal_spec(study, model, source),
+                bank=specs.BankSpec(seed=study.seed),
+            )
+            yield StorePlan(
+                "prepare",
+                "classes",
+                f"{model.name}-{_safe(source)}",
+                class_spec,
+                kinds.classes(model.layers),
+                attrs | {"source": source},
+                {},
+            )
+
+
+def ingest_plans(resolved: Resolved, subjects: Iterable[Subject]) -> Iterator[StorePlan]:
+    """Plan stage ingest: one store per subject and modality."""
+    digests = dict(zip(resolved.stimulus_ids, resolved.stimulus_digests, strict=True))
+    for subject in subjects:
+        targets = Targets.of_subject(subject)
+        spec = specs.ResponsesSpec(
+            reader=subject.reader,
+            subject=targets.subject,
+            options=subject.options,
+            stimuli=_set_digest(targets.stimuli, digests),
+            files=dict(subject.description.files),
+        )
+        yield StorePlan(
+            "ingest",
+            "responses",
+            targets.label,
+            spec,
+            kinds.responses(
+                targets.stimuli,
+                [digests[name] for name in targets.stimuli],
+                targets.coords,
+                targets.dims,
+            ),
+            {"subject": targets.subject, "modality": targets.modality},
+            {"responses": str(subject.folder), "stimuli": resolved.stimuli},
+        )
+
+
+def extract_plans(
+    study: Study, resolved: Resolved, targets: Sequence[Targets], references: References
+) -> Iterator[StorePlan]:
+    """Plan stage extract: one store per model, source and stimulus set."""
+    digests = dict(zip(resolved.stimulus_ids, resolved.stimulus_digests, strict=True))
+    for model in resolved.models:
+        for number, stimuli in enumerate(stimulus_sets(targets)):
+            for source in resolved.sources:
+                signal = signal_spec(study, model, source)
+                spec = specs.FeaturesSpec(
+                    model=model.spec,
+                    source=source,
+                    signal=signal,
+                    stimuli=_set_digest(stimuli, digests),
+                    stimuli_per_shard=study.extraction.stimuli_per_shard,
+                    prepared=references[f"prepare/{model.name}"],
+                )
+                yield StorePlan(
+                    "extract",
+                    "features",
+                    feature_label(model.name, source, number),
+                    spec,
+                    kinds.features(
+                        model.layers,
+                        stimuli,
+                        [digests[name] for name in stimuli],
+                        n_features(study, source),
+                        study.extraction.stimuli_per_shard,
+                    ),
+                    {"model": model.name, "source": source},
+                    {"stimuli": resolved.stimuli},
+                )
+
+
+def encode_plans(
+    study: Study, resolved: Resolved, targets: Sequence[Targets], references: References
+) -> Iterator[StorePlan]:
+    """Plan stage encode: scores per model, bands and group of subjects; CKA per features store."""
+    sets = list(stimulus_sets(targets))
+    for model in resolved.models:
+        for number in range(len(sets)):
+            for source in resolved.sources:
+                yield _collinearity_plan(model, source, number, references)
+        for group in encode_groups(targets):
+            number = sets.index(group[0].stimuli)
+            for bands in bands_of(resolved):
+                yield _score_plan(study, resolved, model, bands, group, number, references)
+
+
+def _collinearity_plan(
+    model: ResolvedModel, source: str, number: int, references: References
+) -> StorePlan:
+    label = feature_label(model.name, source, number)
+    spec = specs.CollinearitySpec(features=references[f"extract/{label}"])
+    return StorePlan(
+        "encode",
+        "collinearity",
+        f"cka-{label}",
+        spec,
+        kinds.collinearity(model.layers),
+        {"model": model.name, "source": source},
+        {},
+    )
+
+
+def _score_plan(
+    study: Study,
+    resolved: Resolved,
+    model: ResolvedModel,
+    bands: str,
+    group: Sequence[Targets],
+    number: int,
+    references: References,
+) -> StorePlan:
+    encoding = encoding_spec(study)
+    coords = partition_coords(study, resolved, group[0])
+    groups, summary_groups = target_groups(group, encoding.windows)
+    uses_forward, source = split_bands(bands)
+    spec = specs.ScoresSpec(
+        bands=bands,
+        forward=references[f"extract/{feature_label(model.name, 'forward', number)}"]
+        if uses_forward
+        else None,
+        gradient=references[f"extract/{feature_label(model.name, source, number)}"]
+        if source
+        else None,
+        layers=model.layers,
+        responses=tuple(references[f"ingest/{t.label}"] for t in group),
+        partition=digest([coords[name][1].tolist() for name in ("stimulus", "fold", "block")]),
+        encoding=encoding,
+    )
+    layout = kinds.scores(
+        model.layers,
+        coords,
+        banded=uses_forward and source is not None,
+        n_folds=encoding.folds,
+        n_targets=groups[-1]["stop"],
+        n_summaries=summary_groups[-1]["stop"],
+        n_bootstrap=encoding.bootstrap,
+        n_permutations=encoding.permutations,
+    )
+    attrs = {
+        "model": model.name,
+        "bands": bands,
+        "groups": groups,
+        "summary_groups": summary_groups,
+    }
+    label = f"{model.name}-{_safe(bands)}-{'-'.join(t.label for t in group)[:60]}"
+    return StorePlan("encode", "scores", label, spec, layout, attrs, {})
+
+
+def encoding_spec(study: Study) -> specs.EncodingSpec:
+    """Return the study's encoding options in the form that is hashed."""
+    encoding = study.encoding
+    return specs.EncodingSpec(
+        folds=encoding.folds,
+        blocks=encoding.blocks,
+        seed=study.seed,
+        alphas=tuple(
+            np.geomspace(encoding.alphas.low, encoding.alphas.high, encoding.alphas.count).tolist()
+        ),
+        alpha_choice=encoding.alpha_choice,
+        forward_all=encoding.forward_all,
+        band_ratios=tuple(sorted(encoding.band_ratios)),
+        bootstrap=encoding.bootstrap,
+        permutations=encoding.permutations,
+        windows=tuple(window_edges(study)),
+    )
+
+
+def window_edges(study: Study) -> Iterator[tuple[float, float]]:
+    """Yield (start, stop) in s of every inference window."""
+    windows = study.encoding.windows
+    n = int(np.floor((windows.stop - windows.start - windows.width) / windows.step + 1e-9)) + 1
+    for i in range(n):
+        start = windows.start + i * windows.step
+        yield round(start, 9), round(start + windows.width, 9)
+
+
+def partition_coords(study: Study, resolved: Resolved, targets: Targets) -> dict[str, Any]:
+    """Return folds and blocks of a stimulus set: assigned over the whole study, then selected."""
+    folds = assign_folds(resolved.stimulus_digests, study.encoding.folds, study.seed)
+    row = {name: i for i, name in enumerate(resolved.stimulus_ids)}
+    rows = [row[name] for name in targets.stimuli]
+    chosen = [resolved.stimulus_digests[i] for i in rows]
+    blocks = assign_blocks(chosen, folds[rows], study.encoding.blocks, study.seed)
+    return kinds.stimulus_coords(targets.stimuli, chosen) | {
+        "fold": ("stimulus", folds[rows].astype("int64")),
+        "block": ("stimulus", blocks.astype("int64")),
+    }
+
+
+def target_groups(
+    group: Sequence[Targets], windows: Sequence[tuple[float, float]]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return how the flat axes `target` and `summary` divide into subjects and modalities.
+
+    Summaries are region means (fMRI, by region and hemisphere) and sensor x window means (MEG).
+    """
+    groups: list[dict[str, Any]] = []
+    summaries: list[dict[str, Any]] = []
+    start = summary_start = 0
+    for targets in group:
+        entry: dict[str, Any] = {"subject": targets.subject, "modality": targets.modality}
+        groups.append(entry | {"start": start, "stop": start + targets.n_targets})
+        names, inside = _summaries(targets, windows)
+        n = len(names) * (len(inside) if inside is not None else 1)
+        summaries.append(
+            entry
+            | {
+                "start": summary_start,
+                "stop": summary_start + n,
+                "names": names,
+                "windows": inside,
+            }
+        )
+        start += targets.n_targets
+        summary_start += n
+    return groups, summaries
+
+
+def _summaries(
+    targets: Targets, windows: Sequence[tuple[float, float]]
+) -> tuple[list[str], list[list[float]] | None]:
+    if targets.modality == "fmri":
+        roi, side = targets.coords["roi"].values, targets.coords["hemisphere"].values
+        return sorted({f"{r}:{h}" for r, h in zip(roi, side, strict=True)}), None
+    times = targets.coords["time"].values
+    inside = [[a, b] for a, b in windows if np.any((times >= a) & (times < b))]
+    return [str(name) for name in targets.coords["sensor"].values], inside
+
+
+def stimulus_sets(targets: Iterable[Targets]) -> Iterator[tuple[str, ...]]:
+    """Yield the distinct stimulus sets that subjects saw."""
+    yield from dict.fromkeys(t.stimuli for t in targets)
+
+
+def encode_groups(targets: Iterable[Targets]) -> list[list[Targets]]:
+    """Group subjects whose rows and repeat weights agree: one factorisation serves each group."""
+    groups: dict[tuple[Any, ...], list[Targets]] = {}
+    for item in targets:
+        weights = np.round(item.n_repeats / item.n_repeats.mean(), 12)
+        groups.setdefault((item.stimuli, weights.tobytes()), []).append(item)
+    return list(groups.values())
+
+
+def bands_of(resolved: Resolved) -> Iterator[str]:
+    """Yield the bands that are fitted: every source alone, every gradient beside all forward."""
+    yield from resolved.sources
+    for source in _gradients(resolved):
+        yield f"forward_all+{source}"
+
+
+def split_bands(bands: str) -> tuple[bool, str | None]:
+    """Return whether forward features enter, and the gradient source if one does."""
+    if bands == "forward":
+        return True, None
+    joint = bands.startswith("forward_all+")
+    return joint, bands.removeprefix("forward_all+")
+
+
+def n_features(study: Study, source: str) -> int:
+    """Return the number of features of a source: the projection, and the log-norm of `unit`."""
+    if source == "forward" or study.gradient_scale == "raw":
+        return study.projection
+    return 1 if study.gradient_scale == "norm_only" else study.projection + 1
+
+
+def feature_label(model: str, source: str, number: int) -> str:
+    """Return the label of a features store; further stimulus sets are numbered."""
+    return f"{model}-{_safe(source)}" + (f"-set{number}" if number else "")
+
+
+def _gradients(resolved: Resolved) -> list[str]:
+    return [source for source in resolved.sources if source != "forward"]
+
+
+def _safe(text: str) -> str:
+    return text.replace(":", "-").replace("+", "-")
+
+
+def _set_digest(stimuli: Sequence[str], digests: Mapping[str, str]) -> str:
+    return digest([[name, digests[name]] for name in stimuli])

@@ -1,0 +1,138 @@
+"""From a study file to what it means here: its images, models, subjects and their files.
+
+This is the slow part of planning (it hashes images and recordings and builds every model once) and
+is done once per run; `resolved.json` in the run folder keeps what later stages need.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from gradenc_core.models import load_model, resolve_layers
+from gradenc_core.readers import bids, epochs
+from gradenc_core.readers.images import Manifest, read_manifest
+from gradenc_core.readers.responses import ResponseDescription
+from hpc.study import BidsResponses, EpochsResponses, Model, Study
+from jobs.spec import ModelSpec, SignalSpec
+from storage_schemas.files import replace
+from storage_schemas.identity import canonical_json
+
+
+class ResolvedModel(BaseModel):
+    """A model of the study with its layers found."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    control: bool
+    spec: ModelSpec
+    layers: tuple[tuple[str, float], ...]
+
+
+class Resolved(BaseModel):
+    """What a study means on this machine; written once into the run folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    study: dict[str, Any]
+    stimuli: str
+    """Absolute path of the stimulus folder."""
+    stimulus_ids: tuple[str, ...]
+    stimulus_digests: tuple[str, ...]
+    models: tuple[ResolvedModel, ...]
+    sources: tuple[str, ...]
+
+    def write(self, path: Path) -> None:
+        """Write atomically."""
+        replace(path, canonical_json(self.model_dump(mode="json")))
+
+    @classmethod
+    def read(cls, path: Path) -> "Resolved":
+        """Read what `write` wrote."""
+        return cls.model_validate_json(path.read_bytes())
+
+
+class Subject(BaseModel):
+    """One subject's recordings in one modality, as described by their reader."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    reader: str
+    options: dict[str, Any]
+    folder: Path
+    description: ResponseDescription
+
+
+def sources_of(study: Study) -> tuple[str, ...]:
+    """Return the study's sources; `random` stands for one source per draw."""
+    sources = ["forward"]
+    for objective in study.objectives:
+        if objective == "random":
+            sources += [f"gradient:random.{draw}" for draw in range(study.random_draws)]
+        else:
+            sources.append(f"gradient:{objective}")
+    return tuple(sources)
+
+
+def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
+    """Return how features of `source` are made from the model's layers."""
+    is_gradient = source != "forward"
+    return SignalSpec(
+        layers=model.layers,
+        tokens=study.tokens,
+        projection=study.projection,
+        seed=study.seed,
+        gradient_scale=study.gradient_scale if is_gradient else None,
+        random_draws=study.random_draws if source.startswith("gradient:random.") else None,
+    )
+
+
+def resolve(study: Study) -> tuple[Resolved, list[Subject], Manifest]:
+    """Read what the study names, refusing whatever is missing or inconsistent."""
+    manifest = read_manifest(study.folder / study.stimuli)
+    resolved = Resolved(
+        study=study.model_dump(mode="json"),
+        stimuli=str((study.folder / study.stimuli).resolve()),
+        stimulus_ids=tuple(manifest.ids),
+        stimulus_digests=tuple(manifest.digests),
+        models=tuple(_resolve_model(study, model) for model in study.models),
+        sources=sources_of(study),
+    )
+    return resolved, list(describe_subjects(study, manifest)), manifest
+
+
+def _resolve_model(study: Study, model: Model) -> ResolvedModel:
+    spec = ModelSpec(
+        library=model.library,
+        architecture=model.architecture,
+        weights=model.weights,
+        seed=model.seed,
+        image_size=model.image_size,
+    )
+    loaded = load_model(
+        spec.library, spec.architecture, spec.weights, spec.seed, image_size=spec.image_size
+    )
+    layers = tuple((layer.name, layer.depth) for layer in resolve_layers(loaded, study.layers))
+    return ResolvedModel(name=model.name, control=model.control, spec=spec, layers=layers)
+
+
+def describe_subjects(study: Study, manifest: Manifest) -> Iterator[Subject]:
+    """Describe every subject's recordings from headers, events and metadata alone."""
+    for responses in study.responses:
+        folder = study.folder / responses.path
+        module = {"bids": bids, "epochs": epochs}[responses.reader]
+        options = reader_options(responses)
+        for subject in responses.subjects or module.list_subjects(folder):
+            yield Subject(
+                reader=responses.reader,
+                options=options,
+                folder=folder.resolve(),
+                description=module.describe(folder, subject, manifest, **options),
+            )
+
+
+def reader_options(responses: BidsResponses | EpochsResponses) -> dict[str, Any]:
+    """Return the keys of a `responses` entry that its reader takes."""
+    return responses.model_dump(mode="json", exclude={"reader", "path", "subjects"})

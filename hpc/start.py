@@ -1,0 +1,37 @@
+"""Start a run: resolve the study once and plan the stages that wait for nothing."""
+
+from pathlib import Path
+
+from hpc.advance import create_stores
+from hpc.folder import RunFolder
+from hpc.plan import ingest_plans, prepare_plans
+from hpc.resolve import resolve
+from hpc.study import Study, check_models, check_paths, dump_study
+
+
+def start(study: Study, path: Path) -> RunFolder:
+    """Create the run of a study, or open it if it is the same study's.
+
+    Raises
+    ------
+    ValueError
+        If the folder holds a run of another study, or of stimuli or models that have changed.
+    """
+    check_paths(study)
+    check_models(study)
+    resolved, subjects, _ = resolve(study)
+    root = study.folder / study.store_root if study.store_root else None
+    run = RunFolder.create(path, study.name, root)
+    with run.lock():
+        if not run.resolved.exists():
+            (path / "study.yaml").write_text(dump_study(study))
+            resolved.write(run.resolved)
+        elif type(resolved).read(run.resolved) != resolved:
+            raise ValueError(
+                f"{path} holds the run of another version of this study (its file, its stimuli or "
+                "its models differ); give this one a folder of its own with --run"
+            )
+        if not run.stores("ingest"):
+            create_stores(run, "prepare", prepare_plans(study, resolved))
+            create_stores(run, "ingest", ingest_plans(resolved, subjects))
+    return run

@@ -1,0 +1,103 @@
+"""Submissions: a frozen list of units, cut into as many slices as the profile has slots.
+
+The payload of a task is a path and an index; what it did is told by commit and attempt records,
+never by submitit's results.
+"""
+
+import json
+import os
+from collections.abc import Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from hpc import worker
+from hpc.folder import RunFolder
+from hpc.profile import StageProfile
+from jobs.runner import Item
+from storage_schemas.attempts import process_is_alive, start_time
+from storage_schemas.files import write_exclusive
+from storage_schemas.identity import canonical_json
+
+VERSION_KEY = "version"
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One submission's folder."""
+
+    path: Path
+
+    @property
+    def stage(self) -> str:
+        """The stage whose units it runs."""
+        return str(json.loads((self.path / "units.json").read_bytes())["stage"])
+
+    @property
+    def jobs(self) -> list[dict[str, Any]]:
+        """Jobs started for it: pid and start time; empty if the submitter died before noting."""
+        record = self.path / "jobs.json"
+        return list(json.loads(record.read_bytes())) if record.exists() else []
+
+    def alive(self) -> list[dict[str, Any]]:
+        """Return the jobs that still run on this machine."""
+        return [job for job in self.jobs if process_is_alive(job["pid"], job["start_time"])]
+
+
+def submissions(run: RunFolder) -> list[Submission]:
+    """Return the run's submissions, oldest first."""
+    folders = sorted((run.path / "submissions").glob("[0-9]*"))
+    return [Submission(folder) for folder in folders if (folder / "units.json").exists()]
+
+
+def submit(
+    run: RunFolder, stage: str, items: Sequence[Item], profile: StageProfile, engine: str
+) -> Submission:
+    """Freeze `items` in a new submission and start its tasks."""
+    submission = _new_submission(run)
+    slots = min(profile.slots, len(items))
+    payload = {
+        "version": worker.code_version(),
+        "stage": stage,
+        "round": run.round,
+        "root": os.path.relpath(run.root, submission.path),
+        "engine": engine,
+        "threads": profile.threads,
+        "micro_batch": profile.micro_batch,
+        "dask_workers": profile.dask_workers,
+        "slices": [items[i::slots] for i in range(slots)],
+    }
+    units = submission.path / "units.json"
+    write_exclusive(units, canonical_json(payload))
+    executor = submitit.LocalExecutor(folder=submission.path / "log")
+    executor.update_parameters(timeout_min=profile.timeout_minutes, stderr_to_stdout=True)
+    with _child_environment():
+        jobs = executor.map_array(worker.run_slice, [str(units.resolve())] * slots, range(slots))
+    records = [{"pid": int(job.job_id), "start_time": start_time(int(job.job_id))} for job in jobs]
+    write_exclusive(submission.path / "jobs.json", canonical_json(records))
+    return submission
+
+
+def _new_submission(run: RunFolder) -> Submission:
+    folder = run.path / "submissions"
+    folder.mkdir(exist_ok=True)
+    number = 1 + max((int(p.name) for p in folder.glob("[0-9]*")), default=0)
+    path = folder / f"{number:04d}"
+    path.mkdir()
+    return Submission(path)
+
+
+@contextmanager
+def _child_environment() -> Iterator[None]:
+    """Start children so that no file of the current folder is imported instead of a package."""
+    before = dict(os.environ)
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)

@@ -1,0 +1,137 @@
+"""Stage encode: ridge scores of one layer for every target of all subjects who saw its stimuli."""
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from gradenc_core.encoding import (
+    RidgeOptions,
+    bootstrap_scores,
+    encode,
+    permutation_scores,
+)
+from gradenc_core.projection import joint_projection
+from jobs.runner import Arrays, Facts, Work
+from jobs.spec import EncodingSpec, Reference, ScoresSpec
+from storage_schemas.store import Store, Unit
+
+Array = NDArray[np.float64]
+
+
+def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
+    """Yield scores, bootstrap and permutation refits of one layer.
+
+    One thread of BLAS everywhere: the bytes of an eigendecomposition depend on the thread count.
+    """
+    for store, unit in work.units:
+        with threadpool_limits(1):
+            arrays, facts = _encode_layer(store, unit, work.root)
+        yield store, unit, arrays, facts
+
+
+def _encode_layer(store: Store, unit: Unit, root: Path) -> tuple[Arrays, Facts]:
+    spec = ScoresSpec.model_validate(store.spec)
+    stimuli = store.dataset().coords
+    x, bands = design(spec, unit.key["layer"], root)
+    y, summaries, weights = targets(spec, store, root)
+    rows = {
+        "folds": stimuli["fold"].values,
+        "blocks": stimuli["block"].values,
+        "weights": weights,
+        "options": ridge_options(spec.encoding),
+        "bands": bands,
+    }
+    scores = encode(x, y, **rows)
+    resampling = {"seed": spec.encoding.seed}
+    measures = [getattr(scores, str(name)) for name in store.dataset()["measure"].values]
+    arrays = {
+        "scores": np.stack(measures)[None].astype(np.float32),
+        "bootstrap": bootstrap_scores(
+            x, summaries, **rows, n_bootstrap=spec.encoding.bootstrap, **resampling
+        )[None].astype(np.float32),
+        "permutation": permutation_scores(
+            x, summaries, **rows, n_permutations=spec.encoding.permutations, **resampling
+        )[None].astype(np.float32),
+    }
+    return arrays, scores.counts
+
+
+def ridge_options(encoding: EncodingSpec) -> RidgeOptions:
+    """Return the solver's options."""
+    return RidgeOptions(
+        alphas=encoding.alphas, choice=encoding.alpha_choice, ratios=encoding.band_ratios
+    )
+
+
+def design(spec: ScoresSpec, layer: int, root: Path) -> tuple[Array, tuple[int, int] | None]:
+    """Return the features of one layer (n_stimuli, n_features) and, if banded, the band sizes."""
+    if spec.gradient is None:
+        assert spec.forward is not None
+        return _layer(spec.forward, layer, root), None
+    gradient = _layer(spec.gradient, layer, root)
+    if spec.forward is None:
+        return gradient, None
+    joint = _joint_forward(spec.forward, root, spec.encoding.forward_all, spec.encoding.seed)
+    return np.hstack([joint, gradient]), (joint.shape[1], gradient.shape[1])
+
+
+def _layer(reference: Reference, layer: int, root: Path) -> Array:
+    data = reference.open(root).dataset()["features"].isel(layer=layer)
+    return data.values.astype(np.float64)
+
+
+@lru_cache(maxsize=1)
+def _joint_forward(reference: Reference, root: Path, n_dims: int, seed: int) -> Array:
+    """Return forward features of all layers jointly, kept for the next layer's unit."""
+    features = reference.open(root).dataset()["features"].values.astype(np.float64)
+    return joint_projection(features, n_dims, seed)
+
+
+def targets(spec: ScoresSpec, store: Store, root: Path) -> tuple[Array, Array, Array]:
+    """Return responses (n, n_targets), summaries (n, n_summaries) and row weights (n,).
+
+    Targets of all subjects stand side by side in the order of the store's `groups`.
+    """
+    blocks, summaries = [], []
+    weights = np.ones(store.dataset().sizes["stimulus"])
+    for reference, group in zip(spec.responses, store.attrs["summary_groups"], strict=True):
+        data = reference.open(root).dataset().load()
+        blocks.append(data["responses"].values.reshape(data.sizes["stimulus"], -1))
+        summaries.append(summarise(data, group))
+        weights = data["n_repeats"].values.astype(np.float64)
+    y = np.concatenate(blocks, axis=1).astype(np.float64)
+    return y, np.concatenate(summaries, axis=1), weights / weights.mean()
+
+
+def summarise(data: xr.Dataset, group: dict[str, Any]) -> Array:
+    """Return region means (fMRI) or sensor x window means (MEG), (n_stimuli, n_summaries).
+
+    Voxels that are NaN for any stimulus are left out of their region's mean.
+    """
+    responses = data["responses"].values.astype(np.float64)
+    if group["windows"] is None:
+        finite = np.isfinite(responses).all(axis=0)
+        names = np.char.add(
+            np.char.add(data["roi"].values.astype(str), ":"), data["hemisphere"].values.astype(str)
+        )
+        return np.stack(
+            [_mean_of(responses, finite & (names == name)) for name in group["names"]], axis=1
+        )
+    times = data["time"].values
+    means = [
+        responses[:, :, (times >= start) & (times < stop)].mean(axis=2)
+        for start, stop in group["windows"]
+    ]
+    return np.stack(means, axis=2).reshape(len(responses), -1)
+
+
+def _mean_of(responses: Array, columns: NDArray[np.bool_]) -> Array:
+    if not columns.any():
+        return np.full(len(responses), np.nan)
+    return responses[:, columns].mean(axis=1)

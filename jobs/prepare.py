@@ -1,0 +1,19 @@
+"""Stage prepare: what is fixed of a model before anything is extracted from it."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from jobs import models
+from jobs.runner import Arrays, Facts, Work
+from jobs.spec import PreparedSpec
+from storage_schemas.store import Store, Unit
+
+
+def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
+    """Yield the digest of the model's weights, (32,) uint8, which enters extraction's identity."""
+    for store, unit in work.units:
+        spec = PreparedSpec.model_validate(store.spec)
+        _, digest = models.load(spec.model)
+        weights = np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
+        yield store, unit, {"weights_digest": weights}, {}

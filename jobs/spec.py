@@ -1,0 +1,183 @@
+"""What determines a store's bytes: one frozen model per kind of store, hashed into its identity.
+
+How a unit runs (micro-batch, workers, memory) is in the profile and never here. Inputs enter by the
+digest of their content, earlier stages by a `Reference` that carries the digest of their seal.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from storage_schemas.store import Store
+
+Kind = Literal[
+    "prepared", "classes", "responses", "features", "collinearity", "scores", "comparisons"
+]
+
+STAGES: dict[str, tuple[str, ...]] = {
+    "prepare": (),
+    "ingest": (),
+    "extract": ("prepare",),
+    "encode": ("extract", "ingest"),
+    "compare": ("encode",),
+}
+"""The stages in the order in which a run reports them, with what each waits for."""
+
+
+class Spec(BaseModel):
+    """Base of all specifications: frozen, and refuses unknown fields."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def canonical(self) -> dict[str, Any]:
+        """Return the plain JSON form that is hashed and stored."""
+        return self.model_dump(mode="json")
+
+
+class Reference(Spec):
+    """A sealed store of an earlier stage: its path below the store root and its seal's digest."""
+
+    store: str
+    seal: str
+
+    def open(self, root: Path) -> Store:
+        """Open the store, refusing one that is not sealed as this reference says."""
+        store = Store.open(root / self.store)
+        seal = store.sealed()
+        if seal is None or seal["digest"] != self.seal:
+            raise ValueError(
+                f"{self.store} is not sealed with the digest {self.seal[:12]} that this unit was "
+                "planned with; run `gradenc resume` on the run so that it is planned again"
+            )
+        return store
+
+
+class ModelSpec(Spec):
+    """A vision model: where it comes from, its weights and its input size (pixels)."""
+
+    library: Literal["torchvision", "timm"]
+    architecture: str
+    weights: Literal["pretrained", "untrained"]
+    seed: int
+    image_size: int | None
+
+
+class SignalSpec(Spec):
+    """How a layer's activation or gradient becomes a row of features."""
+
+    layers: tuple[tuple[str, float], ...]
+    """Module names in network order, with their relative depth in (0, 1]."""
+    tokens: Literal["cls", "registers", "patches", "mean"]
+    projection: int
+    seed: int
+    gradient_scale: Literal["unit", "raw", "norm_only"] | None
+    """None for the forward signal, which has no scale option."""
+    random_draws: int | None
+    """Number of linear functionals of the `random` objective; None for every other source."""
+
+
+class PreparedSpec(Spec):
+    """The digest of a model's weights."""
+
+    model: ModelSpec
+
+
+class BankSpec(Spec):
+    """The shipped generator's fixed images, on which gradients are classed before extraction."""
+
+    n_images: int = 16
+    size: int = 128
+    seed: int = 20260528
+
+
+class ClassesSpec(Spec):
+    """Which layers of a gradient source carry a signal of their own."""
+
+    model: ModelSpec
+    source: str
+    signal: SignalSpec
+    bank: BankSpec
+
+
+class FeaturesSpec(Spec):
+    """Features of one source for one stimulus set."""
+
+    model: ModelSpec
+    source: str
+    signal: SignalSpec
+    stimuli: str
+    """Digest of the stimulus set: ids and content digests, in order."""
+    stimuli_per_shard: int
+    prepared: Reference
+
+
+class ResponsesSpec(Spec):
+    """One subject's responses in one modality, averaged over repeats."""
+
+    reader: Literal["bids", "epochs"]
+    subject: str
+    options: dict[str, Any]
+    stimuli: str
+    files: dict[str, str]
+    """sha256 of every file read, by its path below the responses folder."""
+
+
+class CollinearitySpec(Spec):
+    """Linear CKA between the layers of one source."""
+
+    features: Reference
+
+
+class EncodingSpec(Spec):
+    """The ridge fit, its folds and its resampling (science.md, "Encoding")."""
+
+    folds: int
+    blocks: int
+    seed: int
+    alphas: tuple[float, ...]
+    alpha_choice: Literal["kfold", "gcv"]
+    forward_all: int
+    band_ratios: tuple[float, ...]
+    bootstrap: int
+    permutations: int
+    windows: tuple[tuple[float, float], ...]
+    """MEG windows for inference: (start, stop) in s."""
+
+
+class ScoresSpec(Spec):
+    """Encoding scores of one bands specification for all subjects who saw one stimulus set."""
+
+    bands: str
+    forward: Reference | None
+    gradient: Reference | None
+    layers: tuple[tuple[str, float], ...]
+    responses: tuple[Reference, ...]
+    partition: str
+    """Digest of the folds and blocks of the stimuli (coordinates of the store)."""
+    encoding: EncodingSpec
+
+
+class CompareOptions(Spec):
+    """Hierarchy comparisons (science.md, "Hierarchy comparisons")."""
+
+    search_window: tuple[float, float]
+    ladders: dict[str, tuple[str, ...]]
+    seed_region: str
+    significance: float
+    smallest_effect: float
+    folds: int
+    seed: int
+
+
+class ComparisonsSpec(Spec):
+    """The hierarchy comparisons of one model."""
+
+    scores: dict[str, tuple[Reference, ...]]
+    """References by bands."""
+    classes: dict[str, Reference]
+    """References by gradient source."""
+    collinearity: dict[str, tuple[Reference, ...]]
+    """References by source."""
+    responses: tuple[Reference, ...]
+    options: CompareOptions

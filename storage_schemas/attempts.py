@@ -1,0 +1,210 @@
+"""Attempts at a unit; the newest one's file is the lease on it.
+
+An attempt of generation n is a file created exclusively, so one of two racing processes gets it.
+The holder of a unit is its highest generation. A holder that has died is superseded by n + 1, never
+removed; should it only have been stalled, it finds at its commit that it no longer holds the unit.
+"""
+
+import os
+import platform
+import re
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from storage_schemas import files
+from storage_schemas.identity import canonical_json
+from storage_schemas.store import Store, Unit, scan, subfolder
+
+HEARTBEAT_LIMIT_S = 120.0
+"""A holder that cannot be looked up here is taken for dead after so long without a heartbeat."""
+
+NAME = re.compile(r"(\d+)\.(\d+)\.json")
+Outcome = Literal["committed", "failed", "stopped"]
+
+
+class LostLease(RuntimeError):  # noqa: N818 - the contract's name: what happened, not an error
+    """Another attempt has taken over this attempt's unit."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One try at a unit, holding it until a later generation exists."""
+
+    path: Path
+    index: int
+    n: int
+    record: dict[str, Any]
+
+    @property
+    def unit(self) -> str:
+        """Identifier of the unit."""
+        return str(self.record["unit"])
+
+    def require_lease(self) -> None:
+        """Do nothing if this attempt still holds its unit.
+
+        Raises
+        ------
+        LostLease
+            If a later attempt exists.
+        """
+        highest = max(_generations(self.path.parent, self.index), default=0)
+        if highest != self.n:
+            raise LostLease(
+                f"unit {self.unit}: attempt {self.n} was taken for dead and superseded by attempt "
+                f"{highest}; its result is dropped, nothing needs to be done"
+            )
+
+    def heartbeat(self) -> None:
+        """Say that the holder is alive, to readers that cannot look up its process."""
+        os.utime(self.path)
+
+    def finish(
+        self,
+        outcome: Outcome,
+        error: str | None = None,
+        traceback: str | None = None,
+        used: dict[str, Any] | None = None,
+    ) -> None:
+        """Record how the attempt ended, which frees the unit.
+
+        Parameters
+        ----------
+        outcome : {"committed", "failed", "stopped"}
+        error : str, optional
+            The exception; its first line is kept.
+        traceback : str, optional
+        used : dict, optional
+            What it used, JSON: seconds, memory in bytes, micro-batch, ...
+        """
+        ending = {
+            "outcome": outcome,
+            "finished": _now(),
+            "error": error.strip().partition("\n")[0] if error else None,
+            "traceback": traceback,
+            "used": used or {},
+        }
+        files.replace(self.path, canonical_json({**self.record, **ending}))
+
+
+def begin(store: Store, unit: Unit, job: str, round_: int) -> Attempt | None:
+    """Take a unit, or return None if a living attempt holds it.
+
+    Parameters
+    ----------
+    job : str
+        Name of the job that asks, for people.
+    round_ : int
+        Number of the submission.
+
+    Raises
+    ------
+    OSError
+        If the attempt's file cannot be written.
+    """
+    folder = store.path / "attempts" / subfolder(unit.index)
+    latest = max(_generations(folder, unit.index), default=0)
+    if latest and is_alive(_read(_path(folder, unit.index, latest))):
+        return None
+    record = _first_record(store.unit_id(unit), latest + 1, job, round_)
+    path = _path(folder, unit.index, latest + 1)
+    # Exclusive: of all that saw the same generation end, one gets the next.
+    if not files.write_exclusive(path, canonical_json(record)):
+        return None
+    return Attempt(path, unit.index, latest + 1, record)
+
+
+def is_alive(record: dict[str, Any]) -> bool:
+    """Say whether the process of an attempt, as read by `latest_attempts`, still runs.
+
+    On the same boot of the same machine the process is looked up, with its start time because
+    numbers are used again. Anywhere else the heartbeat decides.
+    """
+    if record.get("outcome") != "running":
+        return False
+    boot_id = _boot_id()
+    if boot_id and record.get("boot_id") == boot_id:
+        started = _process_start(int(record["pid"]))
+        return started is not None and started == record["pid_start"]
+    return time.time() - float(record["heartbeat"]) < HEARTBEAT_LIMIT_S
+
+
+def latest_attempts(store: Store) -> dict[int, dict[str, Any]]:
+    """Return the newest attempt of every unit that has one, in one pass over the folder.
+
+    Returns
+    -------
+    dict
+        Unit index -> record, with its modification time (s since 1970) as ``heartbeat``.
+    """
+    latest: dict[int, tuple[int, str]] = {}
+    for entry in scan(store.path / "attempts"):
+        if match := NAME.fullmatch(entry.name):
+            index, n = int(match[1]), int(match[2])
+            latest[index] = max(latest.get(index, (0, "")), (n, entry.path))
+    return {index: _read(Path(path)) for index, (_, path) in latest.items()}
+
+
+def _first_record(unit_id: str, n: int, job: str, round_: int) -> dict[str, Any]:
+    pid = os.getpid()
+    return {
+        "unit": unit_id,
+        "n": n,
+        "job": job,
+        "round": round_,
+        "host": platform.node(),
+        "pid": pid,
+        "pid_start": _process_start(pid),
+        "boot_id": _boot_id(),
+        "started": _now(),
+        "outcome": "running",
+        "error": None,
+        "traceback": None,
+        "used": {},
+    }
+
+
+def _path(folder: Path, index: int, n: int) -> Path:
+    return folder / f"{index:05d}.{n}.json"
+
+
+def _generations(folder: Path, index: int) -> list[int]:
+    try:
+        matches = [NAME.fullmatch(name) for name in os.listdir(folder)]
+    except FileNotFoundError:
+        return []
+    return [int(match[2]) for match in matches if match and int(match[1]) == index]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read an attempt; a torn one counts as running until its heartbeat is old."""
+    record = files.read_json(path) or {"outcome": "running"}
+    return {**record, "heartbeat": path.stat().st_mtime}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _boot_id() -> str | None:
+    return _proc("/proc/sys/kernel/random/boot_id")
+
+
+def _process_start(pid: int) -> int | None:
+    """Return a process's start (clock ticks since boot), or None if it is gone or a zombie."""
+    stat = _proc(f"/proc/{pid}/stat")
+    if stat is None:
+        return None
+    # The second field, the command in brackets, may itself hold spaces and brackets.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def _proc(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return None

@@ -1,0 +1,42 @@
+"""Identity: the sha256 of a canonical JSON form, equal wherever and whenever it is computed."""
+
+import hashlib
+import json
+from typing import Any
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one JSON form of a value: sorted keys, no spaces, ASCII, floats by ``repr``.
+
+    Parameters
+    ----------
+    value : None, bool, int, float, str, or lists, tuples and string-keyed dicts of these
+        Tuples are written as lists. ``1`` and ``1.0`` differ.
+
+    Raises
+    ------
+    ValueError
+        For NaN or an infinity, which JSON does not have.
+    TypeError
+        For any other type, and for keys that are not strings (JSON would merge ``1`` and ``"1"``).
+    """
+    _refuse_other_keys(value, "$")
+    text = json.dumps(value, sort_keys=True, allow_nan=False, separators=(",", ":"))
+    return text.encode("ascii")
+
+
+def digest(value: Any) -> str:
+    """Return the sha256 (hex) of `canonical_json(value)`."""
+    return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def _refuse_other_keys(value: Any, where: str) -> None:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise TypeError(f"key {key!r} at {where} is not a string; write it as one")
+            _refuse_other_keys(item, f"{where}.{key}")
+    elif isinstance(value, list | tuple):
+        for position, item in enumerate(value):
+            if isinstance(item, dict | list | tuple):
+                _refuse_other_keys(item, f"{where}[{position}]")

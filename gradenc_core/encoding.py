@@ -1,15 +1,14 @@
 """Cross-validated encoding: scores per target, bootstrap and permutation of whole stimuli.
 
-The features of a layer are factorised once per fold (`factorise`); all targets, permutations and
-subjects that saw the same stimuli then share the factors. Targets pass in blocks of a constant
-width, so a target's scores do not depend on the other targets of the call.
+The features of a layer are factorised once (`factorise`); all targets, permutations and subjects
+that saw the same stimuli share the factors. Targets pass in blocks of a constant width, so a
+target's scores do not depend on the other targets of the call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -17,102 +16,34 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from gradenc_core import ridge
+from gradenc_core.design import Design, Fit, factorise, fit, stack_scores
 from gradenc_core.moments import (
     Cells,
     FeatureMoments,
     Floats,
     TargetMoments,
-    feature_moments,
+    ordered_feature_moments,
     ordered_target_moments,
-    weigh_rows,
 )
-from gradenc_core.ridge import Basis, CentredTargets, HeldOut, Ints, RidgeOptions, Scaler
+from gradenc_core.ridge import FoldScores, HeldOut, Ints, RidgeOptions, Scaler
+
+__all__ = [
+    "EncodingCounts",
+    "EncodingScores",
+    "analytic_p",
+    "block_weights",
+    "bootstrap_scores",
+    "encode",
+    "factorise",
+    "permutation_scores",
+    "permutations",
+    "score_targets",
+]
 
 # Part of the algorithm's version: products of another width may differ in their last bits.
 TARGET_WIDTH = 1024
 # Bootstrap replicates whose moments are summed in one product; bounds memory.
 REPLICATES = 4
-
-
-@dataclass(frozen=True)
-class Training:
-    """A factorised training set and the rows held out from it, by fold."""
-
-    folds: tuple[int, ...]
-    scaler: Scaler
-    bases: tuple[Basis, ...]
-    held: dict[int, HeldOut]
-
-    @classmethod
-    def of(cls, features: FeatureMoments, left_out: tuple[int, ...], scales: list[Floats]) -> Training:
-        """Factorise all folds of `features` but those left out."""
-        sums = features.others(*left_out)
-        scaler = Scaler.of(sums)
-        gram = scaler.gram(sums)
-        bases = tuple(ridge.factor(gram, scale) for scale in scales)
-        held = {k: HeldOut.of(scaler, features.part(k)) for k in left_out}
-        return cls(left_out, scaler, bases, held)
-
-
-@dataclass(frozen=True)
-class InnerTraining:
-    """A training set without two folds: each of them tests it when the other is the outer one."""
-
-    training: Training
-    roots: dict[int, Floats]
-
-
-@dataclass(frozen=True)
-class Design:
-    """Features of one layer, factorised for every training set; made by `factorise`.
-
-    Attributes
-    ----------
-    options : RidgeOptions
-    scales : list of array
-        Scale of the columns that take part, per ratio.
-    cells : Cells
-        Rows by fold; the arrays below hold rows in its order.
-    x : array, (n_stimuli, n_features)
-        Shifted features, float64.
-    weights : array, (n_stimuli,)
-        Row weights of mean 1.
-    weighted : array, (n_stimuli, n_features + 1)
-        Weighted features and, last, the weights.
-    features : FeatureMoments
-        Sums per fold.
-    outer : list of Training
-        One training set per outer fold.
-    inner : list of InnerTraining
-        One training set per pair of folds; empty unless alphas are chosen by k-fold.
-    """
-
-    options: RidgeOptions
-    scales: list[Floats]
-    cells: Cells
-    x: Floats
-    weights: Floats
-    weighted: Floats
-    features: FeatureMoments
-    outer: list[Training]
-    inner: list[InnerTraining]
-
-    @property
-    def banded(self) -> bool:
-        """Whether the features hold two bands."""
-        return len(self.scales[0]) < self.x.shape[1]
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Scores and choices, each (n_folds, n_targets): float64, alpha and ratio as grid indices."""
-
-    r: Floats
-    sse: Floats
-    sst: Floats
-    flat: NDArray[np.bool_]
-    alpha: Ints
-    ratio: Ints
 
 
 @dataclass(frozen=True)
@@ -135,12 +66,12 @@ class EncodingScores:
     r : array
         Pearson correlation per fold; the score of a target is its plain mean over folds.
     sse, sst : array
-        Weighted squared error and total sum of squares about the held-out fold's own mean, in
+        Weighted squared error, and total sum of squares about the held-out fold's own mean, in
         squared units of the target. R2 = 1 - sum sse / sum sst over folds.
     alpha : array
         Chosen penalty.
     ratio, r_off, sse_off : array or None
-        Chosen band ratio, and the scores of the first band alone with alphas chosen anew;
+        Chosen band ratio, and the scores of the first band alone with alphas chosen anew:
         U = (sum sse_off - sum sse) / sum sst. None with one band.
     counts : EncodingCounts
     """
@@ -153,60 +84,6 @@ class EncodingScores:
     r_off: NDArray[np.float32] | None
     sse_off: NDArray[np.float32] | None
     counts: EncodingCounts
-
-
-def factorise(
-    x: NDArray[Any],
-    folds: NDArray[np.integer],
-    weights: NDArray[Any] | None = None,
-    options: RidgeOptions | None = None,
-    bands: tuple[int, ...] | None = None,
-) -> Design:
-    """Factorise features once for every fold, to score any number of targets.
-
-    Parameters
-    ----------
-    x : array, (n_stimuli, n_features)
-        Features; with two bands, `[F | G]`.
-    folds : array of int, (n_stimuli,)
-        Fold of each stimulus, every one from 0 to n_folds - 1 in use.
-    weights : array, (n_stimuli,), optional
-        Number of repeats averaged in each row; normalised to mean 1.
-    options : RidgeOptions, optional
-    bands : tuple of int, optional
-        Widths of the two bands (n_f, n_g); None for one band.
-
-    Raises
-    ------
-    ValueError
-        If rows mismatch, a fold is empty, there are fewer stimuli than folds, features are not
-        finite, weights are not positive, or bands do not add up.
-    """
-    options = RidgeOptions() if options is None else options
-    x, folds = np.asarray(x), np.asarray(folds)
-    row_weights = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
-    _check_rows(x, folds, row_weights)
-    _check_folds(folds, options)
-    _check_bands(x.shape[1], bands)
-    row_weights = row_weights / row_weights.mean()
-    cells = Cells.of(folds)
-    shift = cells.first_mean(x)
-    features = feature_moments(cells, x, row_weights, shift).per_fold()
-    ordered, ordered_weights = x[cells.order] - shift, row_weights[cells.order]
-    ratios = options.ratio_grid if bands else [1.0]
-    scales = [ridge.band_scale(x.shape[1], bands, float(ratio)) for ratio in ratios]
-    n_folds = cells.shape[0]
-    return Design(
-        options=options,
-        scales=scales,
-        cells=cells,
-        x=ordered,
-        weights=ordered_weights,
-        weighted=weigh_rows(ordered, ordered_weights),
-        features=features,
-        outer=[Training.of(features, (k,), scales) for k in range(n_folds)],
-        inner=_inner_trainings(features, scales, n_folds) if options.selection == "kfold" else [],
-    )
 
 
 def encode(
@@ -239,14 +116,21 @@ def score_targets(design: Design, y: NDArray[Any]) -> EncodingScores:
     ValueError
         If `y` has another number of rows than the features.
     """
-    _check_targets(design, y)
-    fits, blocks = [], []
+    blocks = []
     for block in _blocks(design, y):
-        fits.append(_fit(design, block.rows, block.shift))
-        blocks.append(block)
-    full = _join([full for full, _ in fits])
-    off = _join([off for _, off in fits]) if design.banded else None
-    return _encoding_scores(design, _Block.join(blocks), full, off)
+        fits = fit(design, _pad(block.rows))
+        blocks.append(_measures(block, design.options, fits))
+    joined = {name: np.concatenate([b[name] for b in blocks], axis=-1) for name in blocks[0]}
+    counts = EncodingCounts(
+        nan_targets=int(joined.pop("is_nan").sum()),
+        constant_targets=int(joined.pop("is_constant").sum()),
+        flat_predictions=int(joined.pop("is_flat").sum()),
+        lowest_alpha=int((joined["alpha"] == design.options.alpha_grid[-1]).sum()),
+        highest_alpha=int((joined["alpha"] == design.options.alpha_grid[0]).sum()),
+    )
+    measures = {name: values.astype(np.float32) for name, values in joined.items()}
+    one_band = dict.fromkeys(("ratio", "r_off", "sse_off"))
+    return EncodingScores(**{**one_band, **measures}, counts=counts)
 
 
 def permutation_scores(
@@ -257,6 +141,8 @@ def permutation_scores(
     groups: NDArray[Any] | None = None,
 ) -> NDArray[np.float32]:
     """Null scores: permute whole stimuli of `y` before fitting, choose alphas and ratios anew.
+
+    Row weights stay with the features, so X'X and every factor are those of the observed fit.
 
     Parameters
     ----------
@@ -273,37 +159,27 @@ def permutation_scores(
     array, (n_permutations + 1, n_targets) float32
         Mean over folds of r for one band, U for two; index 0 is observed.
 
-    Notes
-    -----
-    Row weights stay with the features: X'X, and so every factor, is that of the observed fit.
+    Raises
+    ------
+    ValueError
+        If `y` or `groups` has another number of rows than the features.
     """
-    _check_targets(design, y)
-    orders = permutations(len(y), n_permutations, seed, groups)[:, design.cells.order]
-    back = np.argsort(design.cells.order)
-    out = []
-    for block in _blocks(design, y, pad=False):
-        n_targets = block.rows.shape[1]
-        at_once = TARGET_WIDTH // n_targets
-        parts = []
-        for start in range(0, len(orders), at_once):
-            rows = block.rows.take(back[orders[start : start + at_once]].T, axis=0)
-            columns = rows.reshape(len(rows), -1)
-            shift = np.tile(block.shift, rows.shape[1])
-            fit = _fit(design, _pad(columns), _pad(shift[None])[0])
-            parts.append(_statistic(*fit)[: columns.shape[1]].reshape(-1, n_targets))
-        out.append(np.where(block.usable, np.concatenate(parts), np.nan))
-    return np.concatenate(out, axis=1).astype(np.float32)
+    orders = permutations(len(design.x), n_permutations, seed, groups)
+    # From rows in the order of the design's cells to permuted rows in the same order.
+    orders = np.argsort(design.cells.order)[orders[:, design.cells.order]]
+    scores = [_permuted(design, block, orders) for block in _blocks(design, y)]
+    return np.concatenate(scores, axis=1).astype(np.float32)
 
 
 def permutations(
     n_stimuli: int, n_permutations: int, seed: int, groups: NDArray[Any] | None = None
 ) -> Ints:
-    """Orders of stimuli, (n_permutations + 1, n_stimuli); row 0 is the identity."""
+    """Draw orders of stimuli, (n_permutations + 1, n_stimuli); row 0 is the identity."""
     generator = np.random.default_rng(seed)
     orders = np.tile(np.arange(n_stimuli), (n_permutations + 1, 1))
     groups = np.zeros(n_stimuli) if groups is None else np.asarray(groups)
-    if len(groups) != n_stimuli:
-        raise ValueError(f"groups has {len(groups)} rows but there are {n_stimuli} stimuli.")
+    if groups.shape != (n_stimuli,):
+        raise ValueError(f"groups has shape {groups.shape}; give one value for {n_stimuli} rows.")
     for group in np.unique(groups):
         members = np.flatnonzero(groups == group)
         orders[1:, members] = generator.permuted(orders[1:, members], axis=1)
@@ -315,11 +191,12 @@ def bootstrap_scores(
 ) -> NDArray[np.float32]:
     """Scores refitted on resampled blocks of stimuli, at each target's own alphas and ratios.
 
+    Needs n_folds x n_blocks x n_features x (n_features + n_targets) x 8 bytes.
+
     Parameters
     ----------
     design : Design
     y : array, (n_stimuli, n_targets)
-        Needs n_folds x n_blocks x (n_features + n_targets) x n_features x 8 bytes.
     blocks : array of int, (n_stimuli,)
         Block of each stimulus within its fold.
     n_bootstraps : int
@@ -329,21 +206,226 @@ def bootstrap_scores(
     Returns
     -------
     array, (n_bootstraps + 1, n_targets) float32
-        Mean over folds of r for one band, U for two; index 0 is observed (all weights 1).
+        Mean over folds of r for one band, U for two; index 0 is observed.
+
+    Raises
+    ------
+    ValueError
+        If `y` or `blocks` has another number of rows than the features.
     """
-    _check_targets(design, y)
-    if len(blocks) != len(y):
-        raise ValueError(f"blocks has {len(blocks)} rows but y has {len(y)}.")
-    order = design.cells.order
-    folds = np.repeat(np.arange(design.cells.shape[0]), np.diff(design.cells.edges))
-    cells = Cells.of(folds, np.asarray(blocks)[order])
-    features = feature_moments(cells, design.x, design.weights, np.zeros(design.x.shape[1]))
-    features = _about(features, design.features.shift)
-    targets, chosen, usable = _bootstrap_targets(design, y, cells)
-    replicates = block_weights(cells.counts, n_bootstraps, seed)
-    out = []
-    for start in range(0, len(replicates), REPLICATES):
-        drawn = replicates[start : start + REPLICATES]
+    if len(blocks) != len(design.x):
+        raise ValueError(f"blocks has {len(blocks)} rows but the features have {len(design.x)}.")
+    cells = Cells.of(design.fold_of, np.asarray(blocks)[design.cells.order])
+    weighted = design.weighted[cells.order]
+    features = ordered_feature_moments(
+        cells, weighted, design.x[cells.order], design.features.shift
+    )
+    prepared = list(_blocks(design, y))
+    fits = _join([fit(design, _pad(block.rows)) for block in prepared], y.shape[1])
+    rows = np.concatenate([block.rows for block in prepared], axis=1)[cells.order]
+    targets = ordered_target_moments(cells, weighted, rows, np.zeros(y.shape[1]))
+    weights = block_weights(cells.counts, n_bootstraps, seed)
+    scores = [_statistic([chosen.scores for chosen in fits])]
+    for start in range(0, n_bootstraps, REPLICATES):
+        drawn = weights[start : start + REPLICATES]
         x_sums, y_sums = features.weigh(drawn), targets.weigh(drawn)
-        out += [_refit(design, x_sums.part(i), y_sums.part(i), *chosen) for i in range(len(drawn))]
-    return np.where(usable, np.stack(out), np.nan).astype(np.float32)
+        for i in range(len(drawn)):
+            scores.append(_refit(design, x_sums.part(i), y_sums.part(i), fits))
+    usable = np.concatenate([block.usable for block in prepared])
+    return np.where(usable, np.stack(scores), np.nan).astype(np.float32)
+
+
+def block_weights(counts: Floats, n_bootstraps: int, seed: int) -> Floats:
+    """Draw how often each block enters each replicate, with replacement within its fold.
+
+    Parameters
+    ----------
+    counts : array, (n_folds, n_blocks)
+        Stimuli per block; empty blocks are never drawn.
+    n_bootstraps : int
+    seed : int
+
+    Returns
+    -------
+    array, (n_bootstraps, n_folds, n_blocks)
+        Per fold, weights add up to its number of filled blocks.
+    """
+    generator = np.random.default_rng(seed)
+    filled = counts > 0
+    totals = filled.sum(axis=1)
+    drawn = generator.multinomial(
+        totals, filled / totals[:, None], size=(n_bootstraps, len(counts))
+    )
+    return drawn.astype(np.float64)
+
+
+def analytic_p(r: NDArray[Any], n_stimuli: int, n_folds: int) -> Floats:
+    """Approximate one-sided p of a mean cross-validated correlation; permutation is the test.
+
+    `z = r sqrt(n) / sqrt(K (1/K + 1/(K-1)))`: scores of folds are correlated because their
+    training sets overlap, which widens the null by the root in the denominator.
+
+    Parameters
+    ----------
+    r : array, (n_targets,)
+        Mean over folds of r.
+    n_stimuli, n_folds : int
+
+    Returns
+    -------
+    array, (n_targets,)
+    """
+    spread = np.sqrt(n_folds * (1 / n_folds + 1 / (n_folds - 1)))
+    p: Floats = norm.sf(np.asarray(r, dtype=np.float64) * np.sqrt(n_stimuli) / spread)
+    return p
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Targets ready to fit: rows (n_stimuli, n) in the order of the cells, shifted, unit variance.
+
+    `scale` is the standard deviation taken out; NaN and constant targets have rows of zeros.
+    """
+
+    rows: Floats
+    scale: Floats
+    is_nan: NDArray[np.bool_]
+    is_constant: NDArray[np.bool_]
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        return ~(self.is_nan | self.is_constant)
+
+
+def _blocks(design: Design, y: NDArray[Any]) -> Iterator[_Block]:
+    y = np.asarray(y)
+    if y.ndim != 2 or len(y) != len(design.x) or y.shape[1] == 0:
+        raise ValueError(
+            f"targets have shape {y.shape} but the features have {len(design.x)} rows; give "
+            "(n_stimuli, n_targets) for the same stimuli."
+        )
+    for start in range(0, y.shape[1], TARGET_WIDTH):
+        yield _prepare(design.cells, y[:, start : start + TARGET_WIDTH].astype(np.float64))
+
+
+def _prepare(cells: Cells, y: Floats) -> _Block:
+    is_nan = ~np.isfinite(y).all(axis=0)
+    y[:, is_nan] = 0.0
+    mean, scale = y.mean(axis=0), y.std(axis=0)
+    is_constant = (scale <= ridge.RELATIVE_ZERO_SD * np.abs(mean)) & ~is_nan
+    y[:, is_constant] = 0.0
+    scale[is_nan | is_constant] = 1.0
+    rows = (y[cells.order] - cells.first_mean(y)) / scale
+    return _Block(rows, scale, is_nan, is_constant)
+
+
+def _pad(rows: Floats) -> Floats:
+    return np.pad(rows, ((0, 0), (0, TARGET_WIDTH - rows.shape[1])))
+
+
+def _measures(block: _Block, options: RidgeOptions, fits: Sequence[Fit]) -> dict[str, Any]:
+    """Measures (n_folds, n_targets) of a block without its padding, and what is counted."""
+    n_targets = block.rows.shape[1]
+
+    def real(values: Floats) -> Floats:
+        return np.where(block.usable, values[:, :n_targets], np.nan)
+
+    def squared(values: Floats) -> Floats:
+        return real(values[:, :n_targets] * block.scale**2)
+
+    full = fits[0]
+    measures: dict[str, Any] = {
+        "r": real(full.scores.r),
+        "sse": squared(full.scores.sse),
+        "sst": squared(full.scores.sst),
+        "alpha": real(options.alpha_grid[full.alpha]),
+        "is_flat": full.scores.flat[:, :n_targets],
+        "is_nan": block.is_nan,
+        "is_constant": block.is_constant,
+    }
+    for off in fits[1:]:
+        measures["ratio"] = real(options.ratio_grid[full.ratio])
+        measures["r_off"] = real(off.scores.r)
+        measures["sse_off"] = squared(off.scores.sse)
+    return measures
+
+
+def _statistic(fits: Sequence[FoldScores]) -> Floats:
+    """Mean r of one band, or unique variance U of the second of two, (n_targets,)."""
+    full, *rest = fits
+    if not rest:
+        mean: Floats = full.r.mean(axis=0)
+        return mean
+    with np.errstate(invalid="ignore"):
+        unique: Floats = (rest[0].sse.sum(axis=0) - full.sse.sum(axis=0)) / full.sst.sum(axis=0)
+    return unique
+
+
+def _permuted(design: Design, block: _Block, orders: Ints) -> Floats:
+    """Scores of one block of targets under each order of stimuli, (n_orders, n_targets)."""
+    n_targets = block.rows.shape[1]
+    at_once = TARGET_WIDTH // n_targets
+    scores = []
+    for start in range(0, len(orders), at_once):
+        rows = block.rows.take(orders[start : start + at_once].T, axis=0)
+        columns = rows.reshape(len(rows), -1)
+        statistic = _statistic([chosen.scores for chosen in fit(design, _pad(columns))])
+        scores.append(statistic[: columns.shape[1]].reshape(-1, n_targets))
+    return np.where(block.usable, np.concatenate(scores), np.nan)
+
+
+def _join(blocks: Sequence[tuple[Fit, ...]], n_targets: int) -> list[Fit]:
+    """Join the fits of blocks of targets; only the last block is padded."""
+
+    def joined(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(list(arrays), axis=-1)[..., :n_targets]
+
+    fits = []
+    for parts in zip(*blocks, strict=True):
+        scores = FoldScores(
+            r=joined(part.scores.r for part in parts),
+            sse=joined(part.scores.sse for part in parts),
+            sst=joined(part.scores.sst for part in parts),
+            flat=joined(part.scores.flat for part in parts),
+        )
+        alpha, ratio = joined(part.alpha for part in parts), joined(part.ratio for part in parts)
+        fits.append(Fit(scores, alpha, ratio))
+    return fits
+
+
+def _refit(
+    design: Design, x_sums: FeatureMoments, y_sums: TargetMoments, fits: Sequence[Fit]
+) -> Floats:
+    """Statistic of one replicate from its sums per fold, (n_targets,)."""
+    folds = [_refit_fold(design, x_sums, y_sums, fits, k) for k in range(len(design.outer))]
+    return _statistic([stack_scores(scores) for scores in zip(*folds, strict=True)])
+
+
+def _refit_fold(
+    design: Design,
+    x_sums: FeatureMoments,
+    y_sums: TargetMoments,
+    fits: Sequence[Fit],
+    k: int,
+) -> list[FoldScores]:
+    training = x_sums.others(k)
+    scaler = Scaler.of(training)
+    gram = scaler.gram(training)
+    centred = scaler.centre(scaler.weight, scaler.mean, y_sums.others(k))
+    rows = HeldOut.of(scaler, x_sums.part(k))
+    held = scaler.centre(rows.weight, rows.mean, y_sums.part(k))
+    alphas = design.options.alpha_grid
+    beta = np.zeros_like(centred.xy)
+    scores: list[FoldScores] = []
+    for chosen in reversed(fits):
+        # The fit without the second band comes first; where the full fit has the band off (ratio
+        # index 0) its alpha is the same one, so those weights stand.
+        for ratio in range(len(scores), len(design.scales)):
+            columns = np.flatnonzero(chosen.ratio[k] == ratio)
+            penalties = alphas[chosen.alpha[k, columns]]
+            scale = design.scales[ratio]
+            beta[: len(scale), columns] = ridge.solve(
+                gram, centred.xy[:, columns], scale, penalties
+            )
+        scores.insert(0, ridge.score(beta, rows, held, centred.mean))
+    return scores

@@ -126,8 +126,9 @@ def position_against_latency(
         axis.scatter(x, y, c=depths, cmap=DEPTH_COLOURS, vmin=0, vmax=1.08, s=45)
         for depth, u, v in zip(depths, x, y, strict=True):
             if np.isfinite(u) and np.isfinite(v):
-                axis.annotate(f"{depth:.2f}", (u, v), xytext=(5, 4), textcoords="offset points",
-                              fontsize=7)
+                axis.annotate(
+                    f"{depth:.2f}", (u, v), xytext=(5, 4), textcoords="offset points", fontsize=7
+                )
         axis.set(title=signal, xlabel="position (mm from V1)", ylabel="peak latency (s)")
     return figure
 

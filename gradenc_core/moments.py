@@ -62,7 +62,7 @@ class Cells:
         return mean
 
     def sums(self, ordered: Floats) -> Floats:
-        """Sum rows (n_stimuli, m), given in `order`, to (n_folds, n_blocks, m)."""
+        """Sum rows (n_stimuli, ...), given in `order`, to (n_folds, n_blocks, ...)."""
         parts = np.stack([ordered[part].sum(axis=0) for part in self._slices()])
         return parts.reshape(*self.shape, *parts.shape[1:])
 
@@ -152,8 +152,10 @@ class TargetMoments(_Moments):
     xy: Floats
 
 
-def feature_moments(cells: Cells, x: NDArray[Any], weights: Floats, shift: Floats) -> FeatureMoments:
-    """Accumulate the moments of features (n_stimuli, n_features) over cells.
+def feature_moments(
+    cells: Cells, x: NDArray[Any], weights: NDArray[Any], shift: Floats
+) -> FeatureMoments:
+    """Accumulate the moments of features over cells; those of shards of stimuli add up.
 
     Parameters
     ----------
@@ -163,44 +165,59 @@ def feature_moments(cells: Cells, x: NDArray[Any], weights: Floats, shift: Float
     weights : array, (n_stimuli,)
     shift : array, (n_features,)
         Constant taken off each column, the same for all shards.
+
+    Returns
+    -------
+    FeatureMoments
+        With leading axes (n_folds, n_blocks).
     """
     ordered = x[cells.order] - shift
-    weight = weights[cells.order, None]
-    weighted = ordered * weight
-    return FeatureMoments(
-        shift=shift,
-        count=cells.counts,
-        weight=cells.sums(weight)[..., 0],
-        x=cells.sums(weighted),
-        xx=cells.products(weighted, ordered),
-    )
+    weighted = weigh_rows(ordered, weights[cells.order])
+    return ordered_feature_moments(cells, weighted, ordered, shift)
 
 
 def target_moments(
-    cells: Cells, x: NDArray[Any], y: NDArray[Any], weights: Floats, x_shift: Floats, shift: Floats
+    cells: Cells,
+    x: NDArray[Any],
+    y: NDArray[Any],
+    weights: NDArray[Any],
+    x_shift: Floats,
+    shift: Floats,
 ) -> TargetMoments:
     """Accumulate the moments of targets (n_stimuli, n_targets) with the features over cells.
 
     Parameters are those of `feature_moments`; `shift` is the targets' constant, (n_targets,).
     """
     weighted = weigh_rows(x[cells.order] - x_shift, weights[cells.order])
-    return ordered_target_moments(
-        cells, weighted, weights[cells.order], y[cells.order] - shift, shift
-    )
+    return ordered_target_moments(cells, weighted, y[cells.order] - shift, shift)
 
 
-def weigh_rows(x: Floats, weights: Floats) -> Floats:
+def weigh_rows(x: Floats, weights: NDArray[Any]) -> Floats:
     """Return weighted features with the weights as one more column, (n_stimuli, n_features + 1)."""
     return np.column_stack([x * weights[:, None], weights])
 
 
+def ordered_feature_moments(
+    cells: Cells, weighted: Floats, ordered: Floats, shift: Floats
+) -> FeatureMoments:
+    """Accumulate features whose rows, already shifted, stand in the order of the cells."""
+    # The column of weights makes the last row of each product the sums of X.
+    products = cells.products(weighted, ordered)
+    return FeatureMoments(
+        shift=shift,
+        count=cells.counts,
+        weight=cells.sums(weighted[:, -1]),
+        x=products[..., -1, :],
+        xx=products[..., :-1, :],
+    )
+
+
 def ordered_target_moments(
-    cells: Cells, weighted: Floats, weights: Floats, y: Floats, shift: Floats
+    cells: Cells, weighted: Floats, ordered: Floats, shift: Floats
 ) -> TargetMoments:
     """Accumulate targets whose rows, already shifted, stand in the order of the cells."""
-    # One product gives X'Y and, through the column of weights, the sums of Y.
-    products = cells.products(weighted, y)
-    yy = cells.sums(y * y * weights[:, None])
+    products = cells.products(weighted, ordered)
+    yy = cells.sums(ordered * ordered * weighted[:, -1:])
     return TargetMoments(shift=shift, y=products[..., -1, :], yy=yy, xy=products[..., :-1, :])
 
 

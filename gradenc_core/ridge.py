@@ -114,17 +114,19 @@ class Scaler:
         """Mean of the rows' standardised features, (p,)."""
         return (sums.x / float(sums.weight) - self.mean) * self.unit
 
-    def centre(self, sums: FeatureMoments, targets: TargetMoments) -> CentredTargets:
-        """Centre targets and features on the rows' own means."""
-        weight = float(sums.weight)
-        mean = targets.y / weight
+    def centre(self, weight: float, mean: Floats, targets: TargetMoments) -> CentredTargets:
+        """Centre targets, and the standardised features, on the rows' own means.
+
+        `weight` and `mean` (n_features,) are those of the same rows' features.
+        """
+        y_mean = targets.y / weight
+        yy = targets.yy - targets.y * y_mean
         # A target that is constant among these rows leaves only rounding: make it exactly 0.
-        yy = targets.yy - targets.y * mean
         yy[yy <= CANCELLATION * targets.yy] = 0.0
-        xy = np.multiply.outer(sums.x / -weight, targets.y)
+        xy = np.multiply.outer(-mean, targets.y)
         xy += targets.xy
         xy *= self.unit[:, None]
-        return CentredTargets(mean, yy, xy)
+        return CentredTargets(y_mean, yy, xy)
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,9 @@ def gcv_errors(basis: Basis, c: Floats, yy: Floats, count: float, alphas: Floats
     return errors
 
 
-def loo_errors(basis: Basis, c: Floats, z: Floats, y: Floats, weights: Floats, alphas: Floats) -> Floats:
+def loo_errors(
+    basis: Basis, c: Floats, z: Floats, y: Floats, weights: Floats, alphas: Floats
+) -> Floats:
     """Exact leave-one-row-out squared error with the standardisation held fixed.
 
     Parameters
@@ -271,43 +275,69 @@ def coefficients(
     return beta
 
 
-def solve(gram: Floats, xy: Floats, scale: Floats, alpha: float) -> Floats:
-    """Ridge weights of the standardised features for one alpha and column scale, (p, T)."""
+def solve(gram: Floats, xy: Floats, scale: Floats, alphas: Floats) -> Floats:
+    """Ridge weights of the columns that `scale` keeps, at each target's own alpha.
+
+    Parameters
+    ----------
+    gram : array, (n_features, n_features)
+        Standardised.
+    xy : array, (n_features, n_targets)
+        Standardised.
+    scale : array, (n_kept,)
+    alphas : array, (n_targets,)
+
+    Returns
+    -------
+    array, (n_kept, n_targets)
+    """
     n = len(scale)
-    penalised = gram[:n, :n] * scale[:, None] * scale
-    floor = 1e3 * n * np.finfo(np.float64).eps * np.trace(penalised)
+    scaled = gram[:n, :n] * scale[:, None] * scale
     right = scale[:, None] * xy[:n]
-    if alpha <= floor:  # too near singular for Cholesky
-        basis = factor(gram, scale)
-        return basis.vectors @ (basis.project(xy) / (basis.values[:, None] + alpha))
-    penalised.flat[:: n + 1] += alpha
-    _, solution, _ = lapack.dposv(penalised, right, lower=1, overwrite_a=1)
-    weights: Floats = scale[:, None] * solution
-    return weights
+    weights = np.empty_like(right)
+    for alpha in np.unique(alphas):
+        columns = alphas == alpha
+        weights[:, columns] = _solve_one(scaled, right[:, columns], float(alpha))
+    return scale[:, None] * weights
+
+
+def _solve_one(gram: Floats, right: Floats, alpha: float) -> Floats:
+    # So small an alpha leaves a singular matrix singular to Cholesky.
+    if alpha <= len(gram) * np.finfo(np.float64).eps * np.trace(gram):
+        basis = factor(gram, np.ones(len(gram)))
+        return basis.vectors @ (basis.project(right) / (basis.values[:, None] + alpha))
+    penalised = gram + alpha * np.eye(len(gram))
+    solution: Floats = lapack.dposv(penalised, right, lower=1, overwrite_a=1)[1]
+    return solution
 
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out rows' features, standardised by the training set: weight, offset (p,), gram (p, p)."""
+    """Features of held-out rows.
+
+    Attributes
+    ----------
+    weight : float
+        Sum of the rows' weights.
+    mean : array, (n_features,)
+        Mean about the moments' shift.
+    offset : array, (n_features,)
+        Mean in units of the training set's standardisation.
+    gram : array, (n_features, n_features)
+        Second moments of the standardised features about their own mean.
+    """
 
     weight: float
+    mean: Floats
     offset: Floats
     gram: Floats
 
     @classmethod
     def of(cls, scaler: Scaler, sums: FeatureMoments) -> HeldOut:
         """Describe held-out rows from their sums."""
-        return cls(float(sums.weight), scaler.offset(sums), scaler.gram(sums))
-
-    def gram_about_training(self) -> Floats:
-        """Second moments about the training mean, (p, p)."""
-        return self.gram + self.weight * np.outer(self.offset, self.offset)
-
-    def about_training(self, held: CentredTargets, training_mean: Floats) -> CentredTargets:
-        """Move held-out targets from their own means to the training means."""
-        shift = held.mean - training_mean
-        xy = held.xy + self.weight * np.multiply.outer(self.offset, shift)
-        return CentredTargets(training_mean, held.yy + self.weight * shift**2, xy)
+        weight = float(sums.weight)
+        mean = sums.x / weight
+        return cls(weight, mean, (mean - scaler.mean) * scaler.unit, scaler.gram(sums))
 
 
 @dataclass(frozen=True)

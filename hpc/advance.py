@@ -4,7 +4,7 @@
 `resume`. It never asks whether a task succeeded; it reads the stores.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from hpc import plan
 from hpc.folder import RunFolder
@@ -98,9 +98,7 @@ def sealed_references(run: RunFolder) -> dict[str, Reference]:
             sealed = store.sealed()
             if sealed is not None:
                 path = str(store.path.relative_to(run.root))
-                references[f"{stage}/{store.label}"] = Reference(
-                    store=path, seal=sealed["digest"]
-                )
+                references[f"{stage}/{store.label}"] = Reference(store=path, seal=sealed["digest"])
     return references
 
 

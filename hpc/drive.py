@@ -4,7 +4,14 @@ import time
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 
 from hpc.advance import advance, is_complete, is_stuck
 from hpc.folder import RunFolder
@@ -66,15 +73,13 @@ def _follow(run: RunFolder, profile: Profile, console: Console) -> dict[str, Sta
             time.sleep(POLL_S)
 
 
-def _show(progress: Progress, bar: int, state: StageState) -> None:
+def _show(progress: Progress, bar: TaskID, state: StageState) -> None:
     if not state.planned:
         return
     if not progress.tasks[bar].started:
         progress.start_task(bar)
     failed, running = state.count("failed"), state.count("running")
     note = f"{failed} failed" if failed else f"{running} running" if running else ""
-    progress.update(
-        bar, total=len(state.units), completed=state.count("committed"), note=note
-    )
+    progress.update(bar, total=len(state.units), completed=state.count("committed"), note=note)
     if state.sealed:
         progress.stop_task(bar)

@@ -105,9 +105,7 @@ def _seconds_per_image(
 
 def _encode_seconds(study: Study, plans: Sequence[StorePlan], profile: Profile) -> float:
     encoding = plan.encoding_spec(study)
-    operations = sum(
-        sum(_unit_operations(p, study, encoding)) for p in plans if p.kind == "scores"
-    )
+    operations = sum(sum(_unit_operations(p, study, encoding)) for p in plans if p.kind == "scores")
     return operations / _operations_per_second() / profile.stage("encode").dask_workers
 
 

@@ -111,9 +111,7 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
     for model in resolved.models:
         attrs = {"model": model.name}
         spec = specs.PreparedSpec(model=model.spec)
-        yield StorePlan(
-            "prepare", "prepared", model.name, spec, kinds.prepared(), attrs, {}
-        )
+        yield StorePlan("prepare", "prepared", model.name, spec, kinds.prepared(), attrs, {})
         for source in _gradients(resolved):
             class_spec = specs.ClassesSpec(
                 model=model.spec,
@@ -248,7 +246,9 @@ def _score_plan(
         else None,
         layers=model.layers,
         responses=tuple(references[f"ingest/{t.label}"] for t in group),
-        partition=digest([coords[name][1].tolist() for name in ("stimulus", "fold", "block")]),
+        partition=digest(
+            [coords[name][1].tolist() for name in ("stimulus", "stimulus_fold", "stimulus_block")]
+        ),
         encoding=encoding,
     )
     layout = kinds.scores(
@@ -305,10 +305,10 @@ def partition_coords(study: Study, resolved: Resolved, targets: Targets) -> dict
     row = {name: i for i, name in enumerate(resolved.stimulus_ids)}
     rows = [row[name] for name in targets.stimuli]
     chosen = [resolved.stimulus_digests[i] for i in rows]
-    blocks = assign_blocks(chosen, folds[rows], study.encoding.blocks, study.seed)
+    blocks = assign_blocks(chosen, folds[rows], study.encoding.blocks, seed=study.seed)
     return kinds.stimulus_coords(targets.stimuli, chosen) | {
-        "fold": ("stimulus", folds[rows].astype("int64")),
-        "block": ("stimulus", blocks.astype("int64")),
+        "stimulus_fold": ("stimulus", folds[rows].astype("int64")),
+        "stimulus_block": ("stimulus", blocks.astype("int64")),
     }
 
 

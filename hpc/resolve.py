@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from gradenc_core.readers.images import Manifest, read_manifest
+from gradenc_core.readers.responses import ResponseDescription
 from pydantic import BaseModel, ConfigDict
 
 from gradenc_core.models import load_model, resolve_layers
+from gradenc_core.objectives import OBJECTIVES
 from gradenc_core.readers import bids, epochs
-from gradenc_core.readers.images import Manifest, read_manifest
-from gradenc_core.readers.responses import ResponseDescription
 from hpc.study import BidsResponses, EpochsResponses, Model, Study
 from jobs.spec import ModelSpec, SignalSpec
 from storage_schemas.files import replace
@@ -67,25 +68,18 @@ class Subject(BaseModel):
 
 def sources_of(study: Study) -> tuple[str, ...]:
     """Return the study's sources; `random` stands for one source per draw."""
-    sources = ["forward"]
-    for objective in study.objectives:
-        if objective == "random":
-            sources += [f"gradient:random.{draw}" for draw in range(study.random_draws)]
-        else:
-            sources.append(f"gradient:{objective}")
-    return tuple(sources)
+    gradients = [source for name in study.objectives for source in OBJECTIVES[name].sources]
+    return ("forward", *gradients)
 
 
 def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
     """Return how features of `source` are made from the model's layers."""
-    is_gradient = source != "forward"
     return SignalSpec(
         layers=model.layers,
         tokens=study.tokens,
         projection=study.projection,
         seed=study.seed,
-        gradient_scale=study.gradient_scale if is_gradient else None,
-        random_draws=study.random_draws if source.startswith("gradient:random.") else None,
+        gradient_scale=None if source == "forward" else study.gradient_scale,
     )
 
 

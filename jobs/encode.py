@@ -1,6 +1,7 @@
 """Stage encode: ridge scores of one layer for every target of all subjects who saw its stimuli."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from gradenc_core.encoding import (
-    RidgeOptions,
     bootstrap_scores,
-    encode,
+    factorise,
     permutation_scores,
+    score_targets,
 )
-from gradenc_core.projection import joint_projection
+from gradenc_core.joint import joint_projection
+from gradenc_core.ridge import RidgeOptions
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import EncodingSpec, Reference, ScoresSpec
 from storage_schemas.store import Store, Unit
@@ -37,39 +39,33 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
 
 def _encode_layer(store: Store, unit: Unit, root: Path) -> tuple[Arrays, Facts]:
     spec = ScoresSpec.model_validate(store.spec)
-    stimuli = store.dataset().coords
-    x, bands = design(spec, unit.key["layer"], root)
+    coords = store.dataset().coords
+    x, bands = features(spec, unit.key["layer"], root)
     y, summaries, weights = targets(spec, store, root)
-    rows = {
-        "folds": stimuli["fold"].values,
-        "blocks": stimuli["block"].values,
-        "weights": weights,
-        "options": ridge_options(spec.encoding),
-        "bands": bands,
-    }
-    scores = encode(x, y, **rows)
-    resampling = {"seed": spec.encoding.seed}
-    measures = [getattr(scores, str(name)) for name in store.dataset()["measure"].values]
+    encoding = spec.encoding
+    design = factorise(x, coords["stimulus_fold"].values, weights, ridge_options(encoding), bands)
+    scores = score_targets(design, y)
+    measures = [getattr(scores, str(name)) for name in coords["measure"].values]
     arrays = {
-        "scores": np.stack(measures)[None].astype(np.float32),
+        "scores": np.stack(measures)[None],
         "bootstrap": bootstrap_scores(
-            x, summaries, **rows, n_bootstrap=spec.encoding.bootstrap, **resampling
-        )[None].astype(np.float32),
-        "permutation": permutation_scores(
-            x, summaries, **rows, n_permutations=spec.encoding.permutations, **resampling
-        )[None].astype(np.float32),
+            design, summaries, coords["stimulus_block"].values, encoding.bootstrap, encoding.seed
+        )[None],
+        "permutation": permutation_scores(design, summaries, encoding.permutations, encoding.seed)[
+            None
+        ],
     }
-    return arrays, scores.counts
+    return arrays, asdict(scores.counts)
 
 
 def ridge_options(encoding: EncodingSpec) -> RidgeOptions:
     """Return the solver's options."""
     return RidgeOptions(
-        alphas=encoding.alphas, choice=encoding.alpha_choice, ratios=encoding.band_ratios
+        alphas=encoding.alphas, selection=encoding.alpha_choice, ratios=encoding.band_ratios
     )
 
 
-def design(spec: ScoresSpec, layer: int, root: Path) -> tuple[Array, tuple[int, int] | None]:
+def features(spec: ScoresSpec, layer: int, root: Path) -> tuple[Array, tuple[int, int] | None]:
     """Return the features of one layer (n_stimuli, n_features) and, if banded, the band sizes."""
     if spec.gradient is None:
         assert spec.forward is not None
@@ -89,8 +85,8 @@ def _layer(reference: Reference, layer: int, root: Path) -> Array:
 @lru_cache(maxsize=1)
 def _joint_forward(reference: Reference, root: Path, n_dims: int, seed: int) -> Array:
     """Return forward features of all layers jointly, kept for the next layer's unit."""
-    features = reference.open(root).dataset()["features"].values.astype(np.float64)
-    return joint_projection(features, n_dims, seed)
+    layers = reference.open(root).dataset()["features"].values.astype(np.float64)
+    return joint_projection(layers, n_dims, seed)
 
 
 def targets(spec: ScoresSpec, store: Store, root: Path) -> tuple[Array, Array, Array]:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gradenc_core.readers.images import read_image
 
 from gradenc_core.models import VisionModel, preprocess
-from gradenc_core.readers.images import read_image
 from gradenc_core.signals import SignalExtractor
 from jobs import models
 from jobs.runner import Arrays, Facts, Work
@@ -23,9 +23,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     source, and the planner gives gradients of one study one scale.
     """
     torch.set_num_threads(work.threads)
-    specs = {
-        store.path: FeaturesSpec.model_validate(store.spec) for store, _ in work.units
-    }
+    specs = {store.path: FeaturesSpec.model_validate(store.spec) for store, _ in work.units}
     first_store, first_unit = work.units[0]
     model = _checked_model(first_store, specs[first_store.path], work.root)
     signal = next(

@@ -64,9 +64,7 @@ def run_items(
     for item in items:
         if should_stop():
             return
-        run_item(
-            item, root=root, job=job, round_=round_, micro_batch=micro_batch, threads=threads
-        )
+        run_item(item, root=root, job=job, round_=round_, micro_batch=micro_batch, threads=threads)
 
 
 def run_item(

@@ -73,8 +73,6 @@ class SignalSpec(Spec):
     seed: int
     gradient_scale: Literal["unit", "raw", "norm_only"] | None
     """None for the forward signal, which has no scale option."""
-    random_draws: int | None
-    """Number of linear functionals of the `random` objective; None for every other source."""
 
 
 class PreparedSpec(Spec):
@@ -136,7 +134,7 @@ class EncodingSpec(Spec):
     blocks: int
     seed: int
     alphas: tuple[float, ...]
-    alpha_choice: Literal["kfold", "gcv"]
+    alpha_choice: Literal["kfold", "gcv", "loo"]
     forward_all: int
     band_ratios: tuple[float, ...]
     bootstrap: int

@@ -22,6 +22,15 @@ HEARTBEAT_LIMIT_S = 120.0
 """A holder that cannot be looked up here is taken for dead after so long without a heartbeat."""
 
 NAME = re.compile(r"(\d+)\.(\d+)\.json")
+UNREADABLE: dict[str, Any] = {
+    **dict.fromkeys(("unit", "job", "host", "started"), "unknown"),
+    **dict.fromkeys(("error", "traceback"), None),
+    "outcome": "running",
+    "round": 0,
+    "used": {},
+}
+"""What a damaged attempt reads as."""
+
 Outcome = Literal["committed", "failed", "stopped"]
 
 
@@ -127,9 +136,29 @@ def is_alive(record: dict[str, Any]) -> bool:
         return False
     boot_id = _boot_id()
     if boot_id and record.get("boot_id") == boot_id:
-        started = _process_start(int(record["pid"]))
-        return started is not None and started == record["pid_start"]
+        return process_is_alive(record["pid"], record["pid_start"])
     return time.time() - float(record["heartbeat"]) < HEARTBEAT_LIMIT_S
+
+
+def process_is_alive(pid: int, started: int | None) -> bool:
+    """Say whether the process with this number and `start_time` still runs on this machine."""
+    return started is not None and start_time(pid) == started
+
+
+def start_time(pid: int) -> int | None:
+    """Return a process's start (clock ticks since boot), or None if it is gone or a zombie."""
+    stat = _proc(f"/proc/{pid}/stat")
+    if stat is None:
+        return None
+    # The second field, the command in brackets, may itself hold spaces and brackets.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def attempts_of(store: Store, index: int) -> list[dict[str, Any]]:
+    """Return all attempts at one unit, oldest first, as `latest_attempts` does."""
+    folder = store.path / "attempts" / subfolder(index)
+    return [_read(_path(folder, index, n)) for n in sorted(_generations(folder, index))]
 
 
 def latest_attempts(store: Store) -> dict[int, dict[str, Any]]:
@@ -157,7 +186,7 @@ def _first_record(unit_id: str, n: int, job: str, round_: int) -> dict[str, Any]
         "round": round_,
         "host": platform.node(),
         "pid": pid,
-        "pid_start": _process_start(pid),
+        "pid_start": start_time(pid),
         "boot_id": _boot_id(),
         "started": _now(),
         "outcome": "running",
@@ -181,7 +210,7 @@ def _generations(folder: Path, index: int) -> list[int]:
 
 def _read(path: Path) -> dict[str, Any]:
     """Read an attempt; a torn one counts as running until its heartbeat is old."""
-    record = files.read_json(path) or {"outcome": "running"}
+    record = files.read_json(path) or {**UNREADABLE, "n": int(path.name.split(".")[1])}
     return {**record, "heartbeat": path.stat().st_mtime}
 
 
@@ -191,16 +220,6 @@ def _now() -> str:
 
 def _boot_id() -> str | None:
     return _proc("/proc/sys/kernel/random/boot_id")
-
-
-def _process_start(pid: int) -> int | None:
-    """Return a process's start (clock ticks since boot), or None if it is gone or a zombie."""
-    stat = _proc(f"/proc/{pid}/stat")
-    if stat is None:
-        return None
-    # The second field, the command in brackets, may itself hold spaces and brackets.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
 
 
 def _proc(path: str) -> str | None:

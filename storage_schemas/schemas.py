@@ -13,3 +13,6 @@ ALGORITHM_VERSION = {
     "comparisons": 1,
 }
 """Kind of store -> version of the computation that fills it; raise it when its bytes change."""
+
+SIGNAL_CLASSES = ("ok", "zero", "constant", "identical_to_forward")
+"""What a code of `signal_class` means, by its value (CF `flag_meanings`)."""

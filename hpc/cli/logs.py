@@ -16,7 +16,8 @@ from storage_schemas.store import Store
 def logs(
     run: RunPath,
     unit: Annotated[
-        str | None, typer.Argument(help="A unit id, as status prints it; all failed ones if left out.")
+        str | None,
+        typer.Argument(help="A unit id, as status prints it; default: all failed."),
     ] = None,
 ) -> None:
     """Show the attempts at a unit with their errors, tracebacks and log files.
@@ -39,7 +40,8 @@ def logs(
                 console.print(f"    log: {path}")
     if not found:
         console.print(
-            f"no unit {unit} in {run}; `gradenc status {run}` names units" if unit
+            f"no unit {unit} in {run}; `gradenc status {run}` names units"
+            if unit
             else "no unit has failed"
         )
         raise typer.Exit(1 if unit else 0)

@@ -1,6 +1,5 @@
 """`gradenc plan`: the dry run."""
 
-
 from rich.console import Console
 from rich.table import Table
 

@@ -40,9 +40,7 @@ def _table(name: str, states: dict[str, StageState]) -> Table:
     for column in ("stage", "committed", "running", "failed", "pending", "state"):
         table.add_column(column, justify="left" if column in ("stage", "state") else "right")
     for state in states.values():
-        numbers = [
-            str(state.count(s)) for s in ("committed", "running", "failed", "pending")
-        ]
+        numbers = [str(state.count(s)) for s in ("committed", "running", "failed", "pending")]
         table.add_row(state.stage, *(numbers if state.planned else "····"), _word(state))
     return table
 

@@ -23,7 +23,6 @@ def submit(
 
     Example: `gradenc submit study.yaml --run runs/first`
     """
-    from hpc.profile import load_profile
     from hpc.start import start
     from hpc.study import load_study
 
@@ -71,4 +70,4 @@ def _drive(path: Path, profile: str, wait: bool) -> None:
         drive(run, load_profile(profile))
     else:
         step(run, load_profile(profile))
-        typer.echo(f"submitted; `gradenc status {path}` shows it, `gradenc resume {path}` drives it on")
+        typer.echo(f"submitted: `gradenc status {path}` shows it, `gradenc resume {path}` goes on")

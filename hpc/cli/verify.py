@@ -1,4 +1,4 @@
-"""`gradenc verify`: are the committed units what their records say?"""
+"""`gradenc verify`: whether the committed units are what their records say."""
 
 from typing import Annotated
 

@@ -57,10 +57,100 @@ class RepeatMoments:
 
     def mean(self) -> Floats:
         """Mean over trials, (n_stimuli, ...); NaN for a stimulus without trials."""
-        counts = self._counts(self.counts > -1)
-        with np.errstate(invalid="ignore"):
-            return self.sums / counts
+        counts = _beside(self.counts, self.sums)
+        return np.divide(self.sums, counts, where=counts > 0, out=np.full_like(self.sums, np.nan))
 
     def ncsnr(self) -> Floats:
         """Noise-ceiling signal-to-noise ratio per target, see `ncsnr`."""
         return ncsnr(self.sums, self.squares, self.counts)
+
+
+def ncsnr(sums: Floats, squares: Floats, counts: NDArray[np.integer]) -> Floats:
+    """Signal-to-noise ratio `sqrt(max(0, total variance - v^2)) / v` of single trials.
+
+    `v^2` is the mean, over stimuli with at least 2 trials, of the variance over trials (n - 1).
+    The total variance is that of all trials (n), which is 1 for trials z-scored within session.
+
+    Parameters
+    ----------
+    sums, squares : arrays, (n_stimuli, ...)
+        Sums over trials of the values and of their squares.
+    counts : array of int, (n_stimuli,)
+        Trials per stimulus.
+
+    Returns
+    -------
+    array, (...)
+        NaN where no stimulus was repeated or nothing varies; inf where repeats agree exactly.
+
+    Raises
+    ------
+    ValueError
+        If `counts` has another number of stimuli than `sums`.
+    """
+    if counts.shape != sums.shape[:1] or squares.shape != sums.shape:
+        raise ValueError(
+            f"counts {counts.shape}, sums {sums.shape} and squares {squares.shape} disagree; give "
+            "one count per stimulus."
+        )
+    repeated = counts >= 2
+    if not repeated.any():
+        return np.full(sums.shape[1:], np.nan)
+    n = _beside(counts[repeated], sums)
+    within = squares[repeated] - sums[repeated] ** 2 / n
+    noise = np.maximum(within / (n - 1), 0.0).mean(axis=0)
+    n_trials = counts.sum()
+    total = squares.sum(axis=0) / n_trials - (sums.sum(axis=0) / n_trials) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio: Floats = np.sqrt(np.maximum(total - noise, 0.0) / noise)
+    return ratio
+
+
+def noise_ceiling(ncsnr: NDArray[Any], n_repeats: NDArray[Any]) -> Floats:
+    """Share of the variance of mean responses that stimuli explain.
+
+    `NC = ncsnr^2 / (ncsnr^2 + mean(1 / n_s))`; the greatest correlation is `sqrt(NC)`.
+
+    Parameters
+    ----------
+    ncsnr : array, (...)
+    n_repeats : array, (n_stimuli,)
+        Trials averaged in each *scored* row.
+
+    Raises
+    ------
+    ValueError
+        If a number of repeats is not positive.
+    """
+    repeats = np.asarray(n_repeats, dtype=np.float64)
+    if repeats.size == 0 or not (repeats > 0).all():
+        raise ValueError("n_repeats must be positive for every scored stimulus; drop unseen ones.")
+    with np.errstate(divide="ignore"):  # no signal at all: a ceiling of 0
+        noise = np.mean(1.0 / repeats) / np.asarray(ncsnr, dtype=np.float64) ** 2
+    ceiling: Floats = 1.0 / (1.0 + noise)
+    return ceiling
+
+
+def normalise(r: NDArray[Any], ceiling: NDArray[Any]) -> tuple[Floats, int]:
+    """Divide correlations by the greatest possible, `sqrt(ceiling)`.
+
+    Parameters
+    ----------
+    r : array, (..., n_targets)
+    ceiling : array, (n_targets,)
+
+    Returns
+    -------
+    normalised : array, (..., n_targets)
+        NaN where the ceiling is below .05 or NaN.
+    n_excluded : int
+        Number of such targets.
+    """
+    enough = np.asarray(ceiling) >= LEAST_CEILING
+    greatest = np.sqrt(np.where(enough, ceiling, np.nan))
+    return np.asarray(r, dtype=np.float64) / greatest, int((~enough).sum())
+
+
+def _beside(counts: NDArray[np.integer], values: Floats) -> Floats:
+    """Shape counts (n_stimuli,) to stand beside values (n_stimuli, ...)."""
+    return counts.astype(np.float64).reshape(-1, *[1] * (values.ndim - 1))

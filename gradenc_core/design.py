@@ -20,15 +20,8 @@ from gradenc_core.moments import (
     ordered_target_moments,
     weigh_rows,
 )
-from gradenc_core.ridge import (
-    Basis,
-    CentredTargets,
-    FoldScores,
-    HeldOut,
-    Ints,
-    RidgeOptions,
-    Scaler,
-)
+from gradenc_core.ridge import Basis, CentredTargets, Ints, RidgeOptions, Scaler
+from gradenc_core.scores import FoldScores, HeldOut, score_by_ratio
 
 # Squared errors (n_ratios, n_alphas, n_targets) inside the training set of one outer fold.
 InnerErrors = Callable[[int, CentredTargets, Sequence[Floats]], Floats]
@@ -148,6 +141,11 @@ class Design:
     inner: tuple[Inner, ...]
 
     @property
+    def n_ratios(self) -> tuple[int, ...]:
+        """How many ratios each fit may choose from: all, then (with two bands) the first, 0."""
+        return (len(self.scales),) if self.bands is None else (len(self.scales), 1)
+
+    @property
     def fold_of(self) -> Ints:
         """Fold of each row in the order of the cells, (n_stimuli,)."""
         return np.repeat(np.arange(self.cells.shape[0]), np.diff(self.cells.edges))
@@ -160,6 +158,15 @@ class Fit:
     scores: FoldScores
     alpha: Ints
     ratio: Ints
+
+    @classmethod
+    def map(cls, function: Callable[..., NDArray[Any]], fits: Sequence[Fit]) -> Fit:
+        """Apply a function, such as `np.stack`, to the arrays of several fits."""
+        return cls(
+            scores=FoldScores.map(function, [one.scores for one in fits]),
+            alpha=function([one.alpha for one in fits]),
+            ratio=function([one.ratio for one in fits]),
+        )
 
 
 def factorise(
@@ -226,34 +233,14 @@ def fit(design: Design, rows: Floats) -> tuple[Fit, ...]:
     shift = np.zeros(rows.shape[1])
     targets = ordered_target_moments(design.cells, design.weighted, rows, shift).per_fold()
     inner_errors = _SELECTIONS[design.options.selection](design, targets, rows)
-    n_ratios = [len(design.scales)] if design.bands is None else [len(design.scales), 1]
-    fits: list[list[Fit]] = [[] for _ in n_ratios]
+    folds = []
     for k, outer in enumerate(design.outer):
         centred = outer.training.centre(targets.others(k))
-        held = outer.centre_held(targets.part(k))
         projected = outer.training.project(centred)
         errors = inner_errors(k, centred, projected)
-        for folds, n in zip(fits, n_ratios, strict=True):
-            folds.append(_fit_fold(design, outer, centred, held, projected[:n], errors[:n]))
-    return tuple(_stack(folds) for folds in fits)
-
-
-def stack_scores(folds: Sequence[FoldScores]) -> FoldScores:
-    """Stack scores of folds to arrays (n_folds, n_targets)."""
-    return FoldScores(
-        r=np.stack([scores.r for scores in folds]),
-        sse=np.stack([scores.sse for scores in folds]),
-        sst=np.stack([scores.sst for scores in folds]),
-        flat=np.stack([scores.flat for scores in folds]),
-    )
-
-
-def _stack(folds: Sequence[Fit]) -> Fit:
-    return Fit(
-        scores=stack_scores([fold.scores for fold in folds]),
-        alpha=np.stack([fold.alpha for fold in folds]),
-        ratio=np.stack([fold.ratio for fold in folds]),
-    )
+        held = outer.centre_held(targets.part(k))
+        folds.append(_fit_fold(design, outer, projected, errors, held, held.mean - centred.mean))
+    return tuple(Fit.map(np.stack, fits) for fits in zip(*folds, strict=True))
 
 
 def _outer(features: FeatureMoments, k: int, scales: Sequence[Floats]) -> Outer:
@@ -264,16 +251,24 @@ def _outer(features: FeatureMoments, k: int, scales: Sequence[Floats]) -> Outer:
 def _fit_fold(
     design: Design,
     outer: Outer,
-    centred: CentredTargets,
-    held: CentredTargets,
     projected: Sequence[Floats],
     errors: Floats,
-) -> Fit:
-    alpha, ratio = ridge.choose(errors)
-    bases = outer.training.bases[: len(projected)]
-    penalties = design.options.alpha_grid[alpha]
-    beta = ridge.coefficients(design.x.shape[1], bases, projected, penalties, ratio)
-    return Fit(ridge.score(beta, outer.held, held, centred.mean), alpha, ratio)
+    held: CentredTargets,
+    bias: Floats,
+) -> tuple[Fit, ...]:
+    bases, sizes = outer.training.bases, [len(scale) for scale in design.scales]
+    fits: tuple[Fit, ...] = ()
+    for n in reversed(design.n_ratios):
+        alpha, ratio = ridge.choose(errors[:n])
+        penalties = design.options.alpha_grid[alpha]
+
+        def weigh(i: int, columns: Ints, penalties: Floats = penalties) -> Floats:
+            return bases[i].weigh(projected[i].take(columns, axis=1), penalties[columns])
+
+        off = fits[0].scores if fits else None
+        scores = score_by_ratio(weigh, ratio, sizes[:n], outer.held, held, bias, off)
+        fits = (Fit(scores, alpha, ratio), *fits)
+    return fits
 
 
 def _gcv(design: Design, targets: TargetMoments, rows: Floats) -> InnerErrors:

@@ -7,16 +7,15 @@ target's scores do not depend on the other targets of the call.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from gradenc_core import ridge
-from gradenc_core.design import Design, Fit, factorise, fit, stack_scores
+from gradenc_core.design import Design, Fit, factorise, fit
 from gradenc_core.moments import (
     Cells,
     FeatureMoments,
@@ -25,7 +24,8 @@ from gradenc_core.moments import (
     ordered_feature_moments,
     ordered_target_moments,
 )
-from gradenc_core.ridge import FoldScores, HeldOut, Ints, RidgeOptions, Scaler
+from gradenc_core.ridge import Ints, RidgeOptions, Scaler
+from gradenc_core.scores import FoldScores, HeldOut, analytic_p, score_by_ratio, statistic
 
 __all__ = [
     "EncodingCounts",
@@ -43,7 +43,7 @@ __all__ = [
 # Part of the algorithm's version: products of another width may differ in their last bits.
 TARGET_WIDTH = 1024
 # Bootstrap replicates whose moments are summed in one product; bounds memory.
-REPLICATES = 4
+REPLICATES = 8
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,16 @@ def score_targets(design: Design, y: NDArray[Any]) -> EncodingScores:
         highest_alpha=int((joined["alpha"] == design.options.alpha_grid[0]).sum()),
     )
     measures = {name: values.astype(np.float32) for name, values in joined.items()}
-    one_band = dict.fromkeys(("ratio", "r_off", "sse_off"))
-    return EncodingScores(**{**one_band, **measures}, counts=counts)
+    return EncodingScores(
+        r=measures["r"],
+        sse=measures["sse"],
+        sst=measures["sst"],
+        alpha=measures["alpha"],
+        ratio=measures.get("ratio"),
+        r_off=measures.get("r_off"),
+        sse_off=measures.get("sse_off"),
+        counts=counts,
+    )
 
 
 def permutation_scores(
@@ -225,12 +233,12 @@ def bootstrap_scores(
     rows = np.concatenate([block.rows for block in prepared], axis=1)[cells.order]
     targets = ordered_target_moments(cells, weighted, rows, np.zeros(y.shape[1]))
     weights = block_weights(cells.counts, n_bootstraps, seed)
-    scores = [_statistic([chosen.scores for chosen in fits])]
+    scores = [statistic([chosen.scores for chosen in fits])]
     for start in range(0, n_bootstraps, REPLICATES):
         drawn = weights[start : start + REPLICATES]
         x_sums, y_sums = features.weigh(drawn), targets.weigh(drawn)
-        for i in range(len(drawn)):
-            scores.append(_refit(design, x_sums.part(i), y_sums.part(i), fits))
+        parts = ((x_sums.part(i), y_sums.part(i)) for i in range(len(drawn)))
+        scores.extend(_refit(design, x_part, y_part, fits) for x_part, y_part in parts)
     usable = np.concatenate([block.usable for block in prepared])
     return np.where(usable, np.stack(scores), np.nan).astype(np.float32)
 
@@ -257,27 +265,6 @@ def block_weights(counts: Floats, n_bootstraps: int, seed: int) -> Floats:
         totals, filled / totals[:, None], size=(n_bootstraps, len(counts))
     )
     return drawn.astype(np.float64)
-
-
-def analytic_p(r: NDArray[Any], n_stimuli: int, n_folds: int) -> Floats:
-    """Approximate one-sided p of a mean cross-validated correlation; permutation is the test.
-
-    `z = r sqrt(n) / sqrt(K (1/K + 1/(K-1)))`: scores of folds are correlated because their
-    training sets overlap, which widens the null by the root in the denominator.
-
-    Parameters
-    ----------
-    r : array, (n_targets,)
-        Mean over folds of r.
-    n_stimuli, n_folds : int
-
-    Returns
-    -------
-    array, (n_targets,)
-    """
-    spread = np.sqrt(n_folds * (1 / n_folds + 1 / (n_folds - 1)))
-    p: Floats = norm.sf(np.asarray(r, dtype=np.float64) * np.sqrt(n_stimuli) / spread)
-    return p
 
 
 @dataclass(frozen=True)
@@ -309,10 +296,10 @@ def _blocks(design: Design, y: NDArray[Any]) -> Iterator[_Block]:
 
 
 def _prepare(cells: Cells, y: Floats) -> _Block:
-    is_nan = ~np.isfinite(y).all(axis=0)
+    is_nan = np.array(~np.isfinite(y).all(axis=0))
     y[:, is_nan] = 0.0
     mean, scale = y.mean(axis=0), y.std(axis=0)
-    is_constant = (scale <= ridge.RELATIVE_ZERO_SD * np.abs(mean)) & ~is_nan
+    is_constant = np.array(~is_nan & (scale <= ridge.RELATIVE_ZERO_SD * np.abs(mean)))
     y[:, is_constant] = 0.0
     scale[is_nan | is_constant] = 1.0
     rows = (y[cells.order] - cells.first_mean(y)) / scale
@@ -350,17 +337,6 @@ def _measures(block: _Block, options: RidgeOptions, fits: Sequence[Fit]) -> dict
     return measures
 
 
-def _statistic(fits: Sequence[FoldScores]) -> Floats:
-    """Mean r of one band, or unique variance U of the second of two, (n_targets,)."""
-    full, *rest = fits
-    if not rest:
-        mean: Floats = full.r.mean(axis=0)
-        return mean
-    with np.errstate(invalid="ignore"):
-        unique: Floats = (rest[0].sse.sum(axis=0) - full.sse.sum(axis=0)) / full.sst.sum(axis=0)
-    return unique
-
-
 def _permuted(design: Design, block: _Block, orders: Ints) -> Floats:
     """Scores of one block of targets under each order of stimuli, (n_orders, n_targets)."""
     n_targets = block.rows.shape[1]
@@ -369,28 +345,18 @@ def _permuted(design: Design, block: _Block, orders: Ints) -> Floats:
     for start in range(0, len(orders), at_once):
         rows = block.rows.take(orders[start : start + at_once].T, axis=0)
         columns = rows.reshape(len(rows), -1)
-        statistic = _statistic([chosen.scores for chosen in fit(design, _pad(columns))])
-        scores.append(statistic[: columns.shape[1]].reshape(-1, n_targets))
+        values = statistic([chosen.scores for chosen in fit(design, _pad(columns))])
+        scores.append(values[: columns.shape[1]].reshape(-1, n_targets))
     return np.where(block.usable, np.concatenate(scores), np.nan)
 
 
 def _join(blocks: Sequence[tuple[Fit, ...]], n_targets: int) -> list[Fit]:
     """Join the fits of blocks of targets; only the last block is padded."""
 
-    def joined(arrays: Iterable[NDArray[Any]]) -> NDArray[Any]:
-        return np.concatenate(list(arrays), axis=-1)[..., :n_targets]
+    def joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        return np.concatenate(arrays, axis=-1)[..., :n_targets]
 
-    fits = []
-    for parts in zip(*blocks, strict=True):
-        scores = FoldScores(
-            r=joined(part.scores.r for part in parts),
-            sse=joined(part.scores.sse for part in parts),
-            sst=joined(part.scores.sst for part in parts),
-            flat=joined(part.scores.flat for part in parts),
-        )
-        alpha, ratio = joined(part.alpha for part in parts), joined(part.ratio for part in parts)
-        fits.append(Fit(scores, alpha, ratio))
-    return fits
+    return [Fit.map(joined, parts) for parts in zip(*blocks, strict=True)]
 
 
 def _refit(
@@ -398,34 +364,29 @@ def _refit(
 ) -> Floats:
     """Statistic of one replicate from its sums per fold, (n_targets,)."""
     folds = [_refit_fold(design, x_sums, y_sums, fits, k) for k in range(len(design.outer))]
-    return _statistic([stack_scores(scores) for scores in zip(*folds, strict=True)])
+    return statistic([FoldScores.map(np.stack, scores) for scores in zip(*folds, strict=True)])
 
 
 def _refit_fold(
-    design: Design,
-    x_sums: FeatureMoments,
-    y_sums: TargetMoments,
-    fits: Sequence[Fit],
-    k: int,
-) -> list[FoldScores]:
+    design: Design, x_sums: FeatureMoments, y_sums: TargetMoments, fits: Sequence[Fit], k: int
+) -> tuple[FoldScores, ...]:
     training = x_sums.others(k)
     scaler = Scaler.of(training)
     gram = scaler.gram(training)
     centred = scaler.centre(scaler.weight, scaler.mean, y_sums.others(k))
     rows = HeldOut.of(scaler, x_sums.part(k))
     held = scaler.centre(rows.weight, rows.mean, y_sums.part(k))
-    alphas = design.options.alpha_grid
-    beta = np.zeros_like(centred.xy)
-    scores: list[FoldScores] = []
+    bias = held.mean - centred.mean
+    sizes = [len(scale) for scale in design.scales]
+    scores: tuple[FoldScores, ...] = ()
     for chosen in reversed(fits):
-        # The fit without the second band comes first; where the full fit has the band off (ratio
-        # index 0) its alpha is the same one, so those weights stand.
-        for ratio in range(len(scores), len(design.scales)):
-            columns = np.flatnonzero(chosen.ratio[k] == ratio)
-            penalties = alphas[chosen.alpha[k, columns]]
-            scale = design.scales[ratio]
-            beta[: len(scale), columns] = ridge.solve(
-                gram, centred.xy[:, columns], scale, penalties
-            )
-        scores.insert(0, ridge.score(beta, rows, held, centred.mean))
+        penalties = design.options.alpha_grid[chosen.alpha[k]]
+
+        def weigh(i: int, columns: Ints, penalties: Floats = penalties) -> Floats:
+            xy = centred.xy.take(columns, axis=1)
+            return ridge.solve(gram, xy, design.scales[i], penalties[columns])
+
+        off = scores[0] if scores else None
+        new = score_by_ratio(weigh, chosen.ratio[k], sizes, rows, held, bias, off)
+        scores = (new, *scores)
     return scores

@@ -86,11 +86,11 @@ def assign_blocks(
     if len(digests) != len(folds):
         raise ValueError(f"folds has {len(folds)} rows but digests has {len(digests)}.")
     fold_of = dict(zip(digests, map(int, folds), strict=True))
-    parted = [
-        digest for digest, fold in zip(digests, folds, strict=True) if fold_of[digest] != fold
-    ]
-    if parted:
-        raise ValueError(f"Stimuli of digest {parted[0]} are in different folds; use assign_folds.")
+    for digest, fold in zip(digests, folds, strict=True):
+        if fold_of[digest] != fold:
+            raise ValueError(
+                f"Stimuli of digest {digest} are in different folds; use assign_folds."
+            )
     block_of: dict[str, int] = {}
     for fold in sorted(set(fold_of.values())):
         members = [digest for digest in fold_of if fold_of[digest] == fold]

@@ -75,7 +75,9 @@ class Preprocessing:
         if image_size is None or image_size == self.image_size:
             return self
         resize_size = round(self.resize_size * image_size / self.image_size)
-        return Preprocessing(**{**asdict(self), "image_size": image_size, "resize_size": resize_size})
+        return Preprocessing(
+            **{**asdict(self), "image_size": image_size, "resize_size": resize_size}
+        )
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,7 @@ def load_model(
         raise ValueError(f"weights is {weights!r}: use 'pretrained' or 'untrained'")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module, preprocessing = builders[library](
-            architecture, weights == "pretrained", image_size
-        )
+        module, preprocessing = builders[library](architecture, weights == "pretrained", image_size)
     if weights == "untrained":
         _open_layer_scale(module)
     return from_module(
@@ -302,7 +302,7 @@ def output_shape(model: VisionModel, name: str) -> tuple[int, ...]:
 
 def _matches(model: VisionModel, pattern: str) -> list[str]:
     if pattern == "blocks":
-        return list(_require_blocks(model))
+        return list(require_blocks(model))
     names = [name for name, _ in model.module.named_modules() if name]
     if pattern in names:
         return [pattern]
@@ -314,7 +314,8 @@ def _matches(model: VisionModel, pattern: str) -> list[str]:
     return matches
 
 
-def _require_blocks(model: VisionModel) -> tuple[str, ...]:
+def require_blocks(model: VisionModel) -> tuple[str, ...]:
+    """Return the names of the model's blocks, or say that it has none."""
     if not model.blocks:
         raise ValueError(
             f"no repeated blocks were found in {model.architecture}; name its layers instead of "
@@ -324,7 +325,7 @@ def _require_blocks(model: VisionModel) -> tuple[str, ...]:
 
 
 def _depth(model: VisionModel, name: str) -> float:
-    blocks = _require_blocks(model)
+    blocks = require_blocks(model)
     end = model.calls[name].end
     return sum(model.calls[block].begin < end for block in blocks) / len(blocks)
 
@@ -336,7 +337,11 @@ def _trace(module: nn.Module, image_size: int) -> tuple[dict[str, Call], Any]:
     clock = iter(range(2**62))
 
     def before(name: str) -> Any:
-        return lambda *_: begins.setdefault(name, next(clock))
+        # A hook that returns a value replaces the module's input.
+        def record(*_: Any) -> None:
+            begins.setdefault(name, next(clock))
+
+        return record
 
     def after(name: str) -> Any:
         def record(_module: nn.Module, _inputs: Any, output: Any) -> None:

@@ -68,8 +68,10 @@ class Cells:
 
     def products(self, left: Floats, right: Floats) -> Floats:
         """Sum `left' right` of rows given in `order` to (n_folds, n_blocks, p, m)."""
-        parts = np.stack([left[part].T @ right[part] for part in self._slices()])
-        return parts.reshape(*self.shape, *parts.shape[1:])
+        out = np.empty((len(self.edges) - 1, left.shape[1], right.shape[1]))
+        for cell, part in enumerate(self._slices()):
+            np.matmul(left[part].T, right[part], out=out[cell])
+        return out.reshape(*self.shape, *out.shape[1:])
 
     def _slices(self) -> Iterator[slice]:
         return (slice(int(a), int(b)) for a, b in zip(self.edges, self.edges[1:], strict=False))
@@ -88,7 +90,7 @@ class _Moments:
         return replace(self, **{name: mine[name] + theirs[name] for name in mine})
 
     def weigh(self, block_weights: Floats) -> Self:
-        """Sum blocks with weights (..., n_folds, n_blocks); the result leads with (..., n_folds)."""
+        """Sum blocks with weights (..., n_folds, n_blocks) to leading axes (..., n_folds)."""
         return self._map(lambda values: _weigh(values, block_weights))
 
     def per_fold(self) -> Self:
@@ -217,7 +219,9 @@ def ordered_target_moments(
 ) -> TargetMoments:
     """Accumulate targets whose rows, already shifted, stand in the order of the cells."""
     products = cells.products(weighted, ordered)
-    yy = cells.sums(ordered * ordered * weighted[:, -1:])
+    squares = ordered * ordered
+    squares *= weighted[:, -1:]  # in place: a second temporary of this size costs much more
+    yy = cells.sums(squares)
     return TargetMoments(shift=shift, y=products[..., -1, :], yy=yy, xy=products[..., :-1, :])
 
 

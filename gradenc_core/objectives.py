@@ -56,9 +56,7 @@ class Objective:
 OBJECTIVES: dict[str, Objective] = {}
 
 
-def register(
-    name: str, *, n_draws: int = 1, needs_head: bool = False
-) -> Callable[[Loss], Loss]:
+def register(name: str, *, n_draws: int = 1, needs_head: bool = False) -> Callable[[Loss], Loss]:
     """Enter a loss into the registry under `name`.
 
     A loss maps a readout, a seed and the number of a draw to one value per stimulus, which must
@@ -111,7 +109,9 @@ def random(readout: Readout, seed: int, draw: int) -> torch.Tensor:
 def supported_objectives(model: VisionModel) -> tuple[str, ...]:
     """Return the names of the objectives that the model can run."""
     return tuple(
-        name for name, objective in OBJECTIVES.items() if model.n_classes or not objective.needs_head
+        name
+        for name, objective in OBJECTIVES.items()
+        if model.n_classes or not objective.needs_head
     )
 
 

@@ -8,7 +8,6 @@ band's own penalty is alpha / ratio and ratio 0 leaves it out (banded ridge, Nun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,11 +23,6 @@ Ints = NDArray[np.intp]
 RELATIVE_ZERO_SD = 1e-6
 # Share of the second moment about the shift that float64 sums may lose by cancellation.
 CANCELLATION = 1e-13
-# Variance of predictions, as a share of the target's, below which they are called flat.
-FLAT_PREDICTION = 1e-12
-# Columns of a product are padded to a multiple of this, so that a column's bits do not depend on
-# how many columns stand beside it.
-COLUMN_STEP = 64
 
 
 @dataclass(frozen=True)
@@ -137,6 +131,11 @@ class CentredTargets:
     yy: Floats
     xy: Floats
 
+    def take(self, n_features: int, columns: Ints) -> CentredTargets:
+        """Select the first features and some targets."""
+        xy = self.xy[:n_features].take(columns, axis=1)
+        return CentredTargets(self.mean[columns], self.yy[columns], xy)
+
 
 @dataclass(frozen=True)
 class Basis:
@@ -148,6 +147,13 @@ class Basis:
     def project(self, xy: Floats) -> Floats:
         """Project X'Y, (p, n_targets) -> (rank, n_targets)."""
         return self.vectors.T @ xy[: len(self.vectors)]
+
+    def weigh(self, c: Floats, alphas: Floats) -> Floats:
+        """Weights (p, n_targets) from projected targets, at each target's own alpha."""
+        # In place: a second temporary of this size costs more than the arithmetic.
+        shrunk = self.values[:, None] + alphas
+        np.divide(c, shrunk, out=shrunk)
+        return self.vectors @ shrunk
 
 
 def band_scale(n_features: int, bands: tuple[int, ...] | None, ratio: float) -> Floats:
@@ -216,8 +222,14 @@ def loo_errors(
     for i, alpha in enumerate(alphas):
         gain = 1.0 / (basis.values + alpha)
         leverage = weights * (1.0 / weights.sum() + (z * z) @ gain)
-        left_out = (y - z @ (gain[:, None] * c)) / (1.0 - leverage)[:, None]
-        errors[i] = (weights[:, None] * left_out**2).sum(axis=0)
+        left_out = z @ (gain[:, None] * c)
+        left_out -= y
+        left_out *= left_out  # in place: a second temporary of this size costs much more
+        with np.errstate(divide="ignore", invalid="ignore"):
+            left_out *= (weights / (1.0 - leverage) ** 2)[:, None]
+        errors[i] = left_out.sum(axis=0)
+    # A row that only itself determines, to the last bit, says nothing for that alpha.
+    errors[np.isnan(errors)] = np.inf
     return errors
 
 
@@ -242,9 +254,12 @@ def held_out_errors(
     """
     gains = 1.0 / (basis.values + alphas[:, None])
     predict = held_root[: len(basis.vectors)].T @ basis.vectors
-    covariance = gains @ (c * basis.project(held.xy))
-    power = np.stack([((predict @ (gain[:, None] * c)) ** 2).sum(axis=0) for gain in gains])
-    return np.maximum(held.yy - 2 * covariance + power, 0.0)
+    errors: Floats = held.yy - 2 * (gains @ (c * basis.project(held.xy)))
+    for gain, error in zip(gains, errors, strict=True):
+        guess = predict @ (gain[:, None] * c)
+        guess *= guess  # in place: a second temporary of this size costs much more
+        error += guess.sum(axis=0)
+    return np.maximum(errors, 0.0)
 
 
 def choose(errors: Floats) -> tuple[Ints, Ints]:
@@ -259,20 +274,6 @@ def choose(errors: Floats) -> tuple[Ints, Ints]:
     flat = errors.transpose(1, 0, 2).reshape(n_alphas * n_ratios, n_targets)
     alpha, ratio = np.divmod(flat.argmin(axis=0), n_ratios)
     return alpha, ratio
-
-
-def coefficients(
-    n_features: int, bases: Sequence[Basis], projected: Sequence[Floats], alpha: Floats, ratio: Ints
-) -> Floats:
-    """Ridge weights of the standardised features at each target's alpha and ratio index, (p, T)."""
-    beta = np.zeros((n_features, len(alpha)))
-    for i, (basis, c) in enumerate(zip(bases, projected, strict=True)):
-        chosen = np.flatnonzero(ratio == i)
-        if chosen.size:
-            shrunk = c[:, chosen] / (basis.values[:, None] + alpha[chosen])
-            product = basis.vectors @ _pad_columns(shrunk)
-            beta[: len(basis.vectors), chosen] = product[:, : chosen.size]
-    return beta
 
 
 def solve(gram: Floats, xy: Floats, scale: Floats, alphas: Floats) -> Floats:
@@ -293,81 +294,22 @@ def solve(gram: Floats, xy: Floats, scale: Floats, alphas: Floats) -> Floats:
     """
     n = len(scale)
     scaled = gram[:n, :n] * scale[:, None] * scale
-    right = scale[:, None] * xy[:n]
-    weights = np.empty_like(right)
-    for alpha in np.unique(alphas):
-        columns = alphas == alpha
-        weights[:, columns] = _solve_one(scaled, right[:, columns], float(alpha))
-    return scale[:, None] * weights
+    order = np.argsort(alphas, kind="stable")
+    # Targets of one alpha stand together as rows, in the memory order that LAPACK solves in place.
+    right = np.ascontiguousarray((scale[:, None] * xy[:n]).T[order])
+    penalties, starts = np.unique(alphas[order], return_index=True)
+    for alpha, start, stop in zip(penalties, starts, [*starts[1:], len(order)], strict=True):
+        right[start:stop] = _solve_one(scaled, right[start:stop].T, float(alpha)).T
+    right *= scale
+    return np.ascontiguousarray(right[np.argsort(order)].T)
 
 
 def _solve_one(gram: Floats, right: Floats, alpha: float) -> Floats:
     # So small an alpha leaves a singular matrix singular to Cholesky.
     if alpha <= len(gram) * np.finfo(np.float64).eps * np.trace(gram):
         basis = factor(gram, np.ones(len(gram)))
-        return basis.vectors @ (basis.project(right) / (basis.values[:, None] + alpha))
-    penalised = gram + alpha * np.eye(len(gram))
-    solution: Floats = lapack.dposv(penalised, right, lower=1, overwrite_a=1)[1]
+        return basis.weigh(basis.project(right), np.full(right.shape[1], alpha))
+    penalised = gram.copy()
+    penalised.flat[:: len(gram) + 1] += alpha
+    solution: Floats = lapack.dposv(penalised.T, right, lower=1, overwrite_a=1, overwrite_b=1)[1]
     return solution
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """Features of held-out rows.
-
-    Attributes
-    ----------
-    weight : float
-        Sum of the rows' weights.
-    mean : array, (n_features,)
-        Mean about the moments' shift.
-    offset : array, (n_features,)
-        Mean in units of the training set's standardisation.
-    gram : array, (n_features, n_features)
-        Second moments of the standardised features about their own mean.
-    """
-
-    weight: float
-    mean: Floats
-    offset: Floats
-    gram: Floats
-
-    @classmethod
-    def of(cls, scaler: Scaler, sums: FeatureMoments) -> HeldOut:
-        """Describe held-out rows from their sums."""
-        weight = float(sums.weight)
-        mean = sums.x / weight
-        return cls(weight, mean, (mean - scaler.mean) * scaler.unit, scaler.gram(sums))
-
-
-@dataclass(frozen=True)
-class FoldScores:
-    """Scores on one held-out fold, each (n_targets,); `flat` marks predictions without variance."""
-
-    r: Floats
-    sse: Floats
-    sst: Floats
-    flat: NDArray[np.bool_]
-
-
-def score(beta: Floats, rows: HeldOut, held: CentredTargets, training_mean: Floats) -> FoldScores:
-    """Score ridge weights (n_features, n_targets) on held-out rows, from their moments.
-
-    Pearson r and the total sum of squares use the held-out rows' own means; the squared error uses
-    the prediction as it is, with the training intercept. A target constant among the held-out rows
-    has r NaN.
-    """
-    covariance = (beta * held.xy).sum(axis=0)
-    variance = np.maximum((beta * (rows.gram @ beta)).sum(axis=0), 0.0)
-    bias = held.mean - training_mean - (beta * rows.offset[:, None]).sum(axis=0)
-    sse = np.maximum(held.yy - 2 * covariance + variance, 0.0) + rows.weight * bias**2
-    flat = (variance <= FLAT_PREDICTION * held.yy) & (held.yy > 0)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r = np.clip(covariance / np.sqrt(variance * held.yy), -1.0, 1.0)
-    r[flat] = 0.0
-    r[held.yy == 0] = np.nan
-    return FoldScores(r, sse, held.yy, flat)
-
-
-def _pad_columns(values: Floats) -> Floats:
-    return np.pad(values, ((0, 0), (0, -values.shape[1] % COLUMN_STEP)))

@@ -1,17 +1,18 @@
 """Forward activations and backpropagated gradients of the same layers, from one pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import product
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from gradenc_core.models import VisionModel
+from gradenc_core.models import VisionModel, require_blocks
 from gradenc_core.objectives import Readout, parse_source
 from gradenc_core.projection import sparse_projection
-from gradenc_core.tokens import Layout, Tokens, layer_layout, pool
+from gradenc_core.tokens import Tokens, layer_layout, pool
 
 Scale = Literal["unit", "raw", "norm_only"]
 SignalClass = Literal["ok", "zero", "constant", "identical_to_forward"]
@@ -75,12 +76,13 @@ class SignalExtractor:
         self.tokens, self.projection, self.seed = tokens, projection, seed
         self.scale, self.micro_batch = scale, micro_batch
         self._losses = {s: parse_source(model, s) for s in sources if s != "forward"}
-        self._layouts = {name: layer_layout(model, name, tokens) for name in self.layers}
-        self._readout = layer_layout(model, model.blocks[-1], "mean")
+        self._readout_layer = require_blocks(model)[-1]
+        self._readout_layout = layer_layout(model, self._readout_layer, "mean")
+        self._layouts = [layer_layout(model, name, tokens) for name in self.layers]
         device = next(model.module.parameters()).device
         self._projections = [
             sparse_projection(seed, name, layout.n_features(tokens), projection).to(device)
-            for name, layout in self._layouts.items()
+            for name, layout in zip(self.layers, self._layouts, strict=True)
         ]
 
     def n_features(self, source: str) -> int:
@@ -110,10 +112,9 @@ class SignalExtractor:
             for source in self.sources
         }
         for rows, signals in self._passes(images, labels):
-            for source, layers in signals.items():
-                for index, pooled in enumerate(layers):
-                    projected = self._features(source, index, pooled)
-                    features[source][index, rows] = projected[: rows.stop - rows.start]
+            for source, index in product(self.sources, range(len(self.layers))):
+                projected = self._features(source, index, signals[source][index])
+                features[source][index, rows] = projected[: rows.stop - rows.start]
         return features
 
     def pooled(
@@ -124,7 +125,7 @@ class SignalExtractor:
         Returns
         -------
         dict of str to list of torch.Tensor, (n_stimuli, n_layer_features)
-            By source, then layer.
+            By source, then layer; `forward` is always among the sources.
         """
         batches = [
             {s: [x[: rows.stop - rows.start] for x in layers] for s, layers in signals.items()}
@@ -132,7 +133,7 @@ class SignalExtractor:
         ]
         return {
             source: [torch.cat(parts) for parts in zip(*(b[source] for b in batches), strict=True)]
-            for source in self.sources
+            for source in batches[0]
         }
 
     def _passes(
@@ -147,13 +148,150 @@ class SignalExtractor:
     def _pass(
         self, images: torch.Tensor, labels: torch.Tensor | None
     ) -> dict[str, list[torch.Tensor]]:
+        """Run one micro-batch and return the pooled signals of every source, by layer."""
         parameter = next(self.model.module.parameters())
-        images = images.to(parameter)
         labels = None if labels is None else labels.to(parameter.device)
         with _reproducible(), torch.set_grad_enabled(bool(self._losses)):
-            names = dict.fromkeys([*self.layers, self.model.blocks[-1]])
-            with _capture(self.model.module, names, self._layouts, self.tokens) as captured:
-                logits = self.model.module(images)
-            signals = self._gradients(captured, logits, labels)
-        forward = [captured.pooled[name] for name in self.layers]
-        return {s: forward if s == "forward" else signals[s] for s in self.sources}
+            with _capture(self.model.module, {*self.layers, self._readout_layer}) as outputs:
+                logits = self.model.module(images.to(parameter))
+            last = pool(outputs[self._readout_layer], self._readout_layout, "mean")
+            readout = Readout(last, logits if self.model.n_classes else None, labels)
+            signals = self._gradients(readout, [outputs[name] for name in self.layers])
+        signals["forward"] = [outputs[name].detach() for name in self.layers]
+        return {
+            source: [
+                pool(signal, layout, self.tokens)
+                for signal, layout in zip(layers, self._layouts, strict=True)
+            ]
+            for source, layers in signals.items()
+        }
+
+    def _gradients(
+        self, readout: Readout, outputs: Sequence[torch.Tensor]
+    ) -> dict[str, Sequence[torch.Tensor]]:
+        """Backpropagate every loss to the layers' outputs; a layer it does not reach gets zeros."""
+        gradients: dict[str, Sequence[torch.Tensor]] = {}
+        for source, (objective, draw) in self._losses.items():
+            losses = objective.loss(readout, self.seed, draw)
+            gradients[source] = torch.autograd.grad(
+                losses.sum(),
+                outputs,
+                retain_graph=len(gradients) + 1 < len(self._losses),
+                allow_unused=True,
+                materialize_grads=True,
+            )
+        return gradients
+
+    def _features(self, source: str, index: int, pooled: torch.Tensor) -> np.ndarray:
+        """Scale and project one layer's pooled signal, (micro_batch, n_features) float32."""
+        project = self._projections[index]
+        if source == "forward" or self.scale == "raw":
+            return project(pooled.float()).cpu().numpy()
+        unit, log_norm = _unit_norm(pooled)
+        if self.scale == "norm_only":
+            return log_norm.cpu().numpy()
+        return torch.cat([project(unit), log_norm], dim=1).cpu().numpy()
+
+
+def classify_signals(
+    extractor: SignalExtractor, images: torch.Tensor
+) -> dict[str, list[SignalClass]]:
+    """Say of every gradient and layer whether it carries a signal of its own.
+
+    Classes are decided on the pooled signals, before scale and projection:
+    `zero`: the largest norm over stimuli is below 1e-12 of the largest layer's.
+    `constant`: the variance over stimuli is below 1e-10 of the mean square.
+    `identical_to_forward`: after unit normalisation of every stimulus and centring, the matrices of
+    gradient and forward features have a cosine beyond ±(1 - 1e-6). (Linear CKA, which forgives any
+    rotation, tends to 1 for unrelated signals with far more features than stimuli.)
+
+    Parameters
+    ----------
+    images : torch.Tensor, (n_stimuli, 3, image_size, image_size)
+        At least 3 distinct stimuli; 16 in `prepare`.
+
+    Returns
+    -------
+    dict of str to list
+        By gradient source, one class per layer.
+    """
+    if len(images) < 3:
+        raise ValueError(f"{len(images)} images cannot class a signal; give at least 3")
+    signals = extractor.pooled(images)
+    forward = signals.pop("forward")
+    return {source: _classes(layers, forward) for source, layers in signals.items()}
+
+
+def _classes(
+    gradients: Sequence[torch.Tensor], forward: Sequence[torch.Tensor]
+) -> list[SignalClass]:
+    norms = [float(_norm(gradient).max()) for gradient in gradients]
+    return [
+        "zero" if norm <= ZERO_NORM * max(norms) else _class(gradient.double(), activation.double())
+        for norm, gradient, activation in zip(norms, gradients, forward, strict=True)
+    ]
+
+
+def _class(gradient: torch.Tensor, activation: torch.Tensor) -> SignalClass:
+    """Class one layer's non-zero gradient, (n_stimuli, n_features) float64."""
+    gradient = gradient / _norm(gradient).max()  # tiny gradients must not underflow when squared
+    centred = gradient - gradient.mean(dim=0)
+    if centred.square().sum() <= CONSTANT_VARIANCE * gradient.square().sum():
+        return "constant"
+    first, second = (_unit_norm(x)[0].double() for x in (gradient, activation))
+    first, second = first - first.mean(dim=0), second - second.mean(dim=0)
+    cosine = (first * second).sum() / (first.norm() * second.norm())
+    return "identical_to_forward" if abs(float(cosine)) > IDENTICAL else "ok"
+
+
+def _norm(pooled: torch.Tensor) -> torch.Tensor:
+    """Return each stimulus's L2 norm, (n_stimuli, 1); float64, in which no square underflows."""
+    return torch.linalg.vector_norm(pooled, dim=1, keepdim=True, dtype=torch.float64)
+
+
+def _unit_norm(pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float32 rows of norm 1 and their log-norms, (n_stimuli, 1); a zero row stays zero."""
+    norm = _norm(pooled).clamp(min=torch.finfo(torch.float32).tiny)
+    return (pooled / norm).float(), norm.log().float()
+
+
+@contextmanager
+def _capture(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Collect the outputs of named modules in one forward pass.
+
+    The network goes on with a copy, so that no later in-place operation reaches what was captured.
+    The first captured output becomes a leaf of the graph: nothing before it is kept for backward.
+    """
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]:
+        def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+            if torch.is_grad_enabled() and not output.requires_grad:
+                output = output.detach().requires_grad_()
+            outputs[name] = output
+            return output.clone()
+
+        return hook
+
+    hooks = [module.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+@contextmanager
+def _reproducible() -> Iterator[None]:
+    """Hold every choice of kernel that could depend on the device's mood or on who needs a gradient.
+
+    PyTorch's fused attention of `nn.MultiheadAttention` runs only where no gradient is needed, which
+    would give `forward` other bytes beside a gradient source than alone.
+    """
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)

@@ -22,7 +22,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     for store, unit in work.units:
         spec = ClassesSpec.model_validate(store.spec)
         model, _ = models.load(spec.model)
-        extractor = build_extractor(model, [spec.source], spec.signal, spec.bank.n_images)
+        extractor = build_extractor(model, ["forward", spec.source], spec.signal, spec.bank.n_images)
         names = classify_signals(extractor, bank_images(model, spec.bank))[spec.source]
         codes = np.array([SIGNAL_CLASSES.index(name) for name in names], dtype=np.int8)
         yield store, unit, {"signal_class": codes}, {"classes": names}

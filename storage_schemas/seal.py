@@ -48,6 +48,7 @@ def seal(store: Store) -> dict[str, Any]:
     if existing := store.sealed():
         return existing
     _check(store, deep=True)
+    _remove_orphans(store)
     statement = {
         "version": SCHEMA_VERSION,
         "identity": store.identity,
@@ -80,6 +81,12 @@ def _check(store: Store, deep: bool) -> None:
     found = {unit.index: problems(store, unit, deep) for unit in store.units}
     if bad := {index: sentences for index, sentences in found.items() if sentences}:
         raise Unsealable(store, bad)
+
+
+def _remove_orphans(store: Store) -> None:
+    """Delete what writers left that were killed between naming a file and tidying up."""
+    shards = [store.data / name for unit in store.units for name in store.owned_files(unit)]
+    files.remove_partials([*shards, *map(store.record_path, store.units)])
 
 
 def _entries(store: Store) -> Iterator[Entry]:

@@ -28,7 +28,11 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
     """Create a features store: 2 layers, `per_unit` stimuli per unit, the last unit one less."""
 
     def make(
-        n_units: int = 4, per_unit: int = 2, n_features: int = 8, root: Path | None = None, **spec: Any
+        n_units: int = 4,
+        per_unit: int = 2,
+        n_features: int = 8,
+        root: Path | None = None,
+        **spec: Any,
     ) -> Store:
         n = n_units * per_unit - 1
         array = ArrayLayout(

@@ -71,5 +71,7 @@ def test_partials_of_other_files_stay(tmp_path: Path) -> None:
 
 def test_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
-    with pytest.raises(NotADirectoryError, match=r"gradenc resume RUN.*plain/record\.json"):
+    with pytest.raises(FileExistsError, match=r"cannot create it.*gradenc resume RUN.*/plain'"):
         files.replace(tmp_path / "plain" / "record.json", b"")
+    with pytest.raises(IsADirectoryError, match=r"cannot delete it.*gradenc resume RUN"):
+        files.remove(tmp_path)

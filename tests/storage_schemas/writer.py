@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from storage_schemas import attempts
-from storage_schemas.commit import commit
+from storage_schemas.commit import commit, is_committed
 from storage_schemas.store import Store, Unit
 
 NOBODY = 65534
@@ -26,7 +26,9 @@ def values(store: Store, unit: Unit) -> dict[str, np.ndarray]:
     for name, region in unit.regions.items():
         shape = [stop - start for start, stop in region]
         dtype = store.arrays[name].dtype
-        noise = rng.standard_normal(shape) if dtype.startswith("float") else rng.integers(99, shape)
+        noise = (
+            rng.standard_normal(shape) if dtype.startswith("float") else rng.integers(0, 99, shape)
+        )
         special = {1: np.full(shape, store.arrays[name].fill_value), 2: np.zeros(shape)}
         arrays[name] = special.get(unit.index, noise).astype(dtype)
     return arrays
@@ -34,6 +36,8 @@ def values(store: Store, unit: Unit) -> dict[str, np.ndarray]:
 
 def fill(store: Store) -> None:
     for unit in store.units:
+        if is_committed(store, unit):
+            continue
         attempt = attempts.begin(store, unit, job="writer", round_=0)
         if attempt is not None:
             commit(store, unit, values(store, unit), {"micro_batch": 4}, attempt)

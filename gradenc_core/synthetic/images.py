@@ -1,0 +1,101 @@
+"""Dead leaves: images of occluding discs, whose statistics resemble those of natural images.
+
+After Lee, Mumford and Huang (2001, International Journal of Computer Vision 41).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+N_DISCS = 300
+RADII = (0.035, 0.45)
+"""Smallest and largest radius in units of the image's side."""
+
+
+def dead_leaves(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
+    """Draw an image of discs that occlude each other, with power-law radii, colours and textures.
+
+    Parameters
+    ----------
+    rng : Generator
+    size : int
+        Side in pixels.
+
+    Returns
+    -------
+    array of uint8, (size, size, 3)
+    """
+    leaf = _nearest_disc(rng, size)
+    n = N_DISCS + 1  # the last is the background
+    colour = _colours(rng, n)
+    texture = _pink_noise(rng, size)
+    # Every disc shows its own patch of the same texture, at its own contrast.
+    shift = rng.integers(size, size=(2, n))
+    y, x = np.indices((size, size))
+    patch = texture[(y + shift[0][leaf]) % size, (x + shift[1][leaf]) % size]
+    shading = (rng.normal(0, 0.15, (n, 2))[leaf] * (np.stack([y, x], -1) / size - 0.5)).sum(-1)
+    luminance = patch * rng.uniform(0.0, 0.15, n)[leaf] + shading
+    image = colour[leaf] + luminance[..., None]
+    return np.round(255 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
+
+
+def write_images(folder: Path, n: int, size: int, seed: int) -> list[str]:
+    """Write PNG images `image_00000.png`, …; the same seed gives the same files.
+
+    Returns
+    -------
+    list of str, (n,)
+        File names; an image depends on its number and the seed, not on `n`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"image_{i:05d}.png" for i in range(n)]
+    for i, name in enumerate(names):
+        pixels = dead_leaves(np.random.default_rng([seed, i]), size)
+        Image.fromarray(pixels).save(folder / name, format="PNG")
+    return names
+
+
+def _nearest_disc(rng: np.random.Generator, size: int) -> NDArray[np.int64]:
+    """Return which disc each pixel shows, (size, size); `N_DISCS` where none covers it."""
+    # Density r^-3, the scale-invariant one, by inversion of its distribution.
+    low, high = (bound * size for bound in RADII)
+    u = rng.uniform(size=N_DISCS)
+    radius = (low**-2 + u * (high**-2 - low**-2)) ** -0.5
+    centre = rng.uniform(-0.1 * size, 1.1 * size, (2, N_DISCS))
+    leaf = np.full((size, size), N_DISCS)
+    pixels = np.arange(size)
+    for i in range(N_DISCS):  # each falls on top of those before
+        y, x = (slice(*_span(centre[axis, i], radius[i], size)) for axis in (0, 1))
+        distance = (pixels[y, None] - centre[0, i]) ** 2 + (pixels[None, x] - centre[1, i]) ** 2
+        leaf[y, x][distance <= radius[i] ** 2] = i
+    return leaf
+
+
+def _span(centre: float, radius: float, size: int) -> tuple[int, int]:
+    start, stop = int(np.ceil(centre - radius)), int(np.floor(centre + radius)) + 1
+    return min(max(start, 0), size), min(max(stop, 0), size)
+
+
+def _colours(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
+    """Draw colours, (n, 3), that vary most in luminance and least from red to green."""
+    luminance, blue_yellow, red_green = rng.normal(size=(3, n, 1)) * [[[0.22]], [[0.08]], [[0.04]]]
+    colours: NDArray[np.float64] = (
+        0.45
+        + luminance
+        + blue_yellow * np.array([0.5, 0.5, -1.0])
+        + red_green * np.array([1.0, -1.0, 0.0])
+    )
+    return colours
+
+
+def _pink_noise(rng: np.random.Generator, size: int) -> NDArray[np.float64]:
+    """Draw periodic noise of amplitude 1/f, (size, size), with mean 0 and variance 1."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
+    frequency[0, 0] = np.inf
+    spectrum = np.fft.rfft2(rng.normal(size=(size, size))) / frequency
+    noise = np.fft.irfft2(spectrum, s=(size, size))
+    return noise / noise.std()

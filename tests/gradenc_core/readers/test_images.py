@@ -1,0 +1,80 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gradenc_core.readers.images import read_image, read_manifest
+
+
+def test_manifest_lists_distinct_images_by_first_path(stimuli: Path) -> None:
+    manifest = read_manifest(stimuli)
+    assert manifest.ids == ("a.png", "b.png", "d.png", "e.JPG", "more/f.jpeg")
+    assert manifest.digests == tuple(
+        hashlib.sha256((stimuli / name).read_bytes()).hexdigest() for name in manifest.ids
+    )
+    assert manifest.first_of == {name: name for name in manifest.ids} | {"c.png": "a.png"}
+
+
+def test_hidden_files_and_other_types_are_passed_over(stimuli: Path) -> None:
+    before = read_manifest(stimuli)
+    (stimuli / "._a.png").write_bytes(b"resource fork")
+    (stimuli / ".hidden.png").write_bytes(b"")
+    (stimuli / ".cache").mkdir()
+    (stimuli / ".cache" / "a.png").write_bytes(b"no image")
+    (stimuli / "notes.txt").write_text("no image")
+    assert read_manifest(stimuli) == before
+
+
+def test_missing_and_empty_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no stimulus folder .*nowhere"):
+        read_manifest(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="holds no image"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
+def test_file_that_is_no_image_is_refused_by_name(stimuli: Path, data: bytes) -> None:
+    (stimuli / "bad.PNG").write_bytes(data)
+    with pytest.raises(ValueError, match=r"bad\.PNG.*replace or remove"):
+        read_manifest(stimuli)
+    with pytest.raises(ValueError, match=r"bad\.PNG.*replace or remove"):
+        read_image(stimuli / "bad.PNG")
+
+
+def test_link_to_nothing_is_refused(stimuli: Path) -> None:
+    (stimuli / "link.png").symlink_to("gone.png")
+    with pytest.raises(FileNotFoundError, match=r"link\.png is a link to nothing"):
+        read_manifest(stimuli)
+
+
+@pytest.mark.parametrize("name", ["image.png", "image.jpg"])
+def test_truncated_image_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    path.write_bytes(path.read_bytes()[:-400])
+    with pytest.raises(ValueError, match=name.replace(".", r"\.")):
+        read_image(path)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "CMYK"])
+def test_every_mode_of_8_bits_becomes_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")
+    Image.new("RGB", (5, 4), (255, 255, 255)).convert(mode).save(path)
+    image = read_image(path)
+    assert (image.mode, image.size) == ("RGB", (5, 4))
+    assert (np.asarray(image) == 255).all()
+
+
+def test_16_bits_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.png"
+    Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(path)
+    with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits"):
+        read_image(path)
+
+
+def test_missing_image_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        read_image(tmp_path / "gone.png")

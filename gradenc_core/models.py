@@ -7,24 +7,21 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import timm
 import torch
-import torchvision
 from PIL import Image
 from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-Library = Literal["torchvision", "timm"]
+from gradenc_core.library import Library, Preprocessing, build
+
 Weights = Literal["pretrained", "untrained"]
 
 _BLOCK_CLASS = re.compile(
-    r"Block|Bottleneck|Residual|DepthwiseSeparable|Inception(?!Aux)|Fire|MB[Cc]onv|MbConv"
+    r"Block|Bottleneck|Residual|DepthwiseSeparable|Inception(?!Aux)|Fire|M[Bb]Conv"
 )
-_LAYER_SCALE = re.compile(r"(^|\.)(gamma(_?\d)?|layer_scale(_?\d)?(\.scale)?)$")
 _NEVER_BLOCKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Dropout, nn.Identity)
 
 
@@ -45,39 +42,6 @@ class Call(NamedTuple):
     end: int
     shape: tuple[int, ...] | None
     n_calls: int
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """From an image to the network's input: resize, centre crop, scale to [0, 1], normalise.
-
-    Attributes
-    ----------
-    image_size, resize_size : int
-        Side of the crop, and of the resized image (its shorter side, or both for `squash`), pixels.
-    squash : bool
-        Whether the resize ignores the aspect ratio.
-    interpolation : str
-        Name of a torchvision `InterpolationMode`.
-    mean, std : tuple of float
-        Per channel, of values in [0, 1].
-    """
-
-    image_size: int
-    resize_size: int
-    squash: bool
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def resized(self, image_size: int | None) -> "Preprocessing":
-        """Return the same steps for another crop size, the resize scaled in proportion."""
-        if image_size is None or image_size == self.image_size:
-            return self
-        resize_size = round(self.resize_size * image_size / self.image_size)
-        return Preprocessing(
-            **{**asdict(self), "image_size": image_size, "resize_size": resize_size}
-        )
 
 
 @dataclass(frozen=True)
@@ -164,16 +128,11 @@ def load_model(
     FileNotFoundError
         Pretrained weights that are neither here nor reachable.
     """
-    builders = {"torchvision": _build_torchvision, "timm": _build_timm}
-    if library not in builders:
-        raise ValueError(f"library is {library!r}: use one of {', '.join(builders)}")
     if weights not in ("pretrained", "untrained"):
         raise ValueError(f"weights is {weights!r}: use 'pretrained' or 'untrained'")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module, preprocessing = builders[library](architecture, weights == "pretrained", image_size)
-    if weights == "untrained":
-        _open_layer_scale(module)
+        module, preprocessing = build(library, architecture, weights == "pretrained", image_size)
     return from_module(
         module,
         preprocessing,
@@ -205,7 +164,7 @@ def from_module(
     blocks = _find_blocks(module, calls)
     last = calls[blocks[-1]].shape if blocks else None
     n_class_tokens, n_register_tokens = _prefix_tokens(module)
-    has_head = isinstance(output, torch.Tensor) and output.ndim == 2
+    n_classes = output.shape[1] if isinstance(output, torch.Tensor) and output.ndim == 2 else 0
     return VisionModel(
         library=library,
         architecture=architecture,
@@ -219,7 +178,7 @@ def from_module(
         n_register_tokens=n_register_tokens,
         n_patches=_count_patches(module, last, n_class_tokens + n_register_tokens),
         channels_last=any(_is_channels_last(calls[name].shape) for name in blocks),
-        n_classes=output.shape[1] if has_head and getattr(module, "num_classes", 1) else 0,
+        n_classes=0 if getattr(module, "num_classes", None) == 0 else n_classes,
     )
 
 
@@ -246,7 +205,7 @@ def weights_digest(module: nn.Module) -> str:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -399,10 +358,13 @@ def _is_channels_last(shape: tuple[int, ...] | None) -> bool:
 
 
 def _prefix_tokens(module: nn.Module) -> tuple[int, int]:
-    """Return the number of class and of register tokens: timm's own counts, else torchvision's."""
-    n_registers = int(getattr(module, "num_reg_tokens", 0))
-    n_prefix = int(getattr(module, "num_prefix_tokens", hasattr(module, "class_token")))
-    return n_prefix - n_registers, n_registers
+    """Return the number of class (and distillation) tokens and of register tokens."""
+    registers = getattr(module, "reg_token", None)
+    n_registers = registers.shape[1] if isinstance(registers, torch.Tensor) else 0
+    n_class = 1 if hasattr(module, "class_token") else 0
+    return int(
+        getattr(module, "num_prefix_tokens", n_class + n_registers)
+    ) - n_registers, n_registers
 
 
 def _count_patches(module: nn.Module, last: tuple[int, ...] | None, n_prefix: int) -> int:
@@ -410,92 +372,3 @@ def _count_patches(module: nn.Module, last: tuple[int, ...] | None, n_prefix: in
         return 0
     n_patches = getattr(getattr(module, "patch_embed", None), "num_patches", None)
     return int(n_patches or last[1] - n_prefix)
-
-
-def _open_layer_scale(module: nn.Module) -> None:
-    """Set every LayerScale gamma to 1 (1e-5 or 1e-6 would make an untrained block the identity)."""
-    with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if _LAYER_SCALE.search(name):
-                parameter.fill_(1.0)
-
-
-def _build_torchvision(
-    architecture: str, pretrained: bool, image_size: int | None
-) -> tuple[nn.Module, Preprocessing]:
-    known = torchvision.models.list_models(module=torchvision.models)
-    _check_known(architecture, known, "torchvision")
-    weights = torchvision.models.get_model_weights(architecture).DEFAULT
-    recipe = weights.transforms()
-    native = Preprocessing(
-        image_size=recipe.crop_size[0],
-        resize_size=recipe.resize_size[0],
-        squash=False,
-        interpolation=recipe.interpolation.value,
-        mean=tuple(recipe.mean),
-        std=tuple(recipe.std),
-    )
-    steps = native.resized(image_size)
-    options: dict[str, Any] = {}
-    if architecture.startswith("vit_") and steps != native:
-        if pretrained:
-            raise ValueError(
-                f"image_size is {image_size}, but torchvision's pretrained {architecture} takes "
-                f"{native.image_size} only; leave image_size out, or use the library timm"
-            )
-        options["image_size"] = steps.image_size
-    try:
-        module = torchvision.models.get_model(
-            architecture, weights=weights if pretrained else None, **options
-        )
-    except OSError as error:
-        target = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
-        raise FileNotFoundError(
-            f"the pretrained weights of torchvision's {architecture} could not be downloaded; "
-            f"download {weights.url} and save it as {target}"
-        ) from error
-    return module, steps
-
-
-def _build_timm(
-    architecture: str, pretrained: bool, image_size: int | None
-) -> tuple[nn.Module, Preprocessing]:
-    _check_known(architecture.partition(".")[0], timm.list_models(), "timm")
-    try:
-        module = _create_timm(architecture, pretrained, image_size)
-    except OSError as error:
-        repository = timm.get_pretrained_cfg(architecture).hf_hub_id
-        raise FileNotFoundError(
-            f"the pretrained weights of timm's {architecture} could not be downloaded; where there "
-            f"is a network, run `hf download {repository}` and copy the Hugging Face cache (HF_HOME) "
-            "here"
-        ) from error
-    config = timm.data.resolve_model_data_config(module)
-    size = config["input_size"][-1]
-    native = Preprocessing(
-        image_size=size,
-        resize_size=int(size / config["crop_pct"]),
-        squash=config["crop_mode"] == "squash",
-        interpolation=config["interpolation"],
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-    )
-    return module, native.resized(image_size)
-
-
-def _create_timm(architecture: str, pretrained: bool, image_size: int | None) -> nn.Module:
-    """Build with a fixed input size where the architecture has one (transformers)."""
-    if image_size is not None:
-        try:
-            return timm.create_model(architecture, pretrained=pretrained, img_size=image_size)
-        except TypeError as error:
-            if "img_size" not in str(error):
-                raise
-    return timm.create_model(architecture, pretrained=pretrained)
-
-
-def _check_known(architecture: str, known: Sequence[str], library: str) -> None:
-    if architecture not in known:
-        close = get_close_matches(architecture, known, n=3)
-        hint = f"; did you mean {' or '.join(close)}?" if close else ""
-        raise ValueError(f"{library} has no architecture {architecture!r}{hint}")

@@ -98,7 +98,8 @@ def random(readout: Readout, seed: int, draw: int) -> torch.Tensor:
     """Seeded linear functional of the same pooled output as `energy`, (n_stimuli,).
 
     `L_s = w_k . z_s` with w_k ~ N(0, 1/n_channels), keyed by (seed, draw k, n_channels). The
-    distribution over draws is the control for any other objective. Source: science.md, "Objectives".
+    distribution over draws is the control for any other objective.
+    Source: science.md, "Objectives".
     """
     n_channels = readout.pooled.shape[1]
     rng = keyed_generator("random objective", seed, draw, n_channels)

@@ -106,6 +106,11 @@ class SignalExtractor:
         -------
         dict of str to np.ndarray, (n_layers, n_stimuli, n_features) float32
             By source.
+
+        Raises
+        ------
+        ValueError
+            A feature is not finite.
         """
         features = {
             source: np.empty((len(self.layers), len(images), self.n_features(source)), np.float32)
@@ -115,6 +120,7 @@ class SignalExtractor:
             for source, index in product(self.sources, range(len(self.layers))):
                 projected = self._features(source, index, signals[source][index])
                 features[source][index, rows] = projected[: rows.stop - rows.start]
+        self._require_finite(features)
         return features
 
     def pooled(
@@ -191,6 +197,15 @@ class SignalExtractor:
         if self.scale == "norm_only":
             return log_norm.cpu().numpy()
         return torch.cat([project(unit), log_norm], dim=1).cpu().numpy()
+
+    def _require_finite(self, features: dict[str, np.ndarray]) -> None:
+        for source, index in product(self.sources, range(len(self.layers))):
+            n_bad = int((~np.isfinite(features[source][index])).any(axis=1).sum())
+            if n_bad:
+                raise ValueError(
+                    f"{source} of layer {self.layers[index]!r} of {self.model.architecture} is not "
+                    f"finite for {n_bad} stimuli; check the weights and the preprocessing"
+                )
 
 
 def classify_signals(
@@ -283,10 +298,10 @@ def _capture(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, torc
 
 @contextmanager
 def _reproducible() -> Iterator[None]:
-    """Hold every choice of kernel that could depend on the device's mood or on who needs a gradient.
+    """Hold every choice of kernel that could depend on timing or on what needs a gradient.
 
-    PyTorch's fused attention of `nn.MultiheadAttention` runs only where no gradient is needed, which
-    would give `forward` other bytes beside a gradient source than alone.
+    The fused path of `nn.MultiheadAttention` runs only where no gradient is needed, which would
+    give `forward` other bytes alone than beside a gradient source.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)

@@ -94,7 +94,7 @@ def _layout(model: VisionModel, layer: str) -> Layout:
         if shape[0] == model.n_patches + model.n_prefix_tokens:
             return Layout("tokens", model.n_class_tokens, model.n_register_tokens, shape)
     raise ValueError(
-        f"layer {layer!r} of {model.architecture} returns shape {shape} per image, which is neither "
-        f"a map, a vector, nor {model.n_patches} patches with or without the model's "
+        f"layer {layer!r} of {model.architecture} returns shape {shape} per image, which is "
+        f"neither a map, a vector, nor {model.n_patches} patches with or without the model's "
         f"{model.n_prefix_tokens} other tokens; name another layer"
     )

@@ -16,7 +16,8 @@ from hpc.study import Study
 from hpc.submit import submissions, submit
 from jobs.runner import Item
 from jobs.spec import STAGES, Reference
-from storage_schemas.seal import seal
+from storage_schemas.commit import committed_units, problems, withdraw
+from storage_schemas.seal import Unsealable, seal
 from storage_schemas.store import Store
 
 ENGINES = {"encode": "dask"}
@@ -59,14 +60,40 @@ def _advance_stage(run: RunFolder, stage: str, profile: Profile) -> None:
     if state.sealed:
         return
     if state.complete:
-        for store in stores:
-            seal(store)
+        _seal_or_withdraw(stores)
         return
     if run.cancelled or any(s.stage == stage and s.alive() for s in submissions(run)):
         return
     missing = items(state)
     if missing:
         submit(run, stage, missing, profile.stage(stage), ENGINES.get(stage, "serial"))
+
+
+def _seal_or_withdraw(stores: Iterable[Store]) -> None:
+    """Seal stores; units that fail the deep check are made again by the next advance."""
+    for store in stores:
+        try:
+            seal(store)
+        except Unsealable as error:
+            for index in error.problems:
+                withdraw(store, store.units[index])
+
+
+def withdraw_damaged(run: RunFolder) -> int:
+    """Withdraw committed units whose files differ from their records; return how many.
+
+    Reads every committed byte. Nothing else is touched.
+    """
+    damaged = [
+        (store, store.units[index])
+        for stage in STAGES
+        for store in run.stores(stage)
+        for index in sorted(committed_units(store))
+        if problems(store, store.units[index], deep=True)
+    ]
+    for store, unit in damaged:
+        withdraw(store, unit)
+    return len(damaged)
 
 
 def plan_stage(run: RunFolder, stage: str) -> list[StorePlan]:

@@ -4,7 +4,9 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import dask
 from distributed import Client, LocalCluster, as_completed
 
 from jobs.runner import Item, run_item
@@ -39,7 +41,7 @@ def run_items_on_dask(
         Client(cluster) as client,
     ):
         futures = client.map(
-            run_item,
+            _run_alone,
             list(items),
             root=root,
             job=job,
@@ -55,3 +57,13 @@ def run_items_on_dask(
             if should_stop():
                 client.cancel(futures)
                 return
+
+
+def _run_alone(item: Item, **how: Any) -> None:
+    """Run an item in this worker's one thread.
+
+    Reading a store lazily inside a task would otherwise hand its chunks to the cluster and let the
+    worker begin further items meanwhile.
+    """
+    with dask.config.set(scheduler="synchronous"):
+        run_item(item, **how)

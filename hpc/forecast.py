@@ -42,7 +42,9 @@ def forecast(study: Study, profile: Profile) -> list[StageForecast]:
     check_models(study)
     resolved, subjects, _ = resolve(study)
     targets = [Targets.of_subject(subject) for subject in subjects]
-    sealed = defaultdict(lambda: Reference(store="planned", seal="planned"))
+    sealed: defaultdict[str, Reference] = defaultdict(
+        lambda: Reference(store="planned", seal="planned")
+    )
     plans = [
         *plan.prepare_plans(study, resolved),
         *plan.ingest_plans(resolved, subjects),

@@ -113,7 +113,7 @@ def _syntax_problem(text: bytes, error: yaml.MarkedYAMLError) -> str:
     if mark is None:
         return f" {error}"
     line = "".join(text.decode(errors="replace").splitlines()[mark.line : mark.line + 1])
-    tab = "\t" in line[: len(line) - len(line.lstrip())] or r"'\t'" in str(error.problem)
+    tab = "\t" in line[: len(line) - len(line.lstrip())]
     problem = "YAML does not allow tabs for indentation: use spaces" if tab else error.problem
     return f"{mark.line + 1}:{mark.column + 1}: {problem}"
 
@@ -253,7 +253,7 @@ def _follows_from_another(details: ErrorDetails) -> bool:
 
 def _is_about(override: KeyPath, path: KeyPath) -> bool:
     common = min(len(override), len(path))
-    return common > 0 and override[:common] == path[:common]
+    return override[:common] == path[:common]
 
 
 def _location(details: ErrorDetails) -> KeyPath:

@@ -112,7 +112,7 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
         attrs = {"model": model.name}
         spec = specs.PreparedSpec(model=model.spec)
         yield StorePlan("prepare", "prepared", model.name, spec, kinds.prepared(), attrs, {})
-        for source in _gradients(resolved):
+        for source in gradients(resolved):
             class_spec = specs.ClassesSpec(
                 model=model.spec,
                 source=source,
@@ -267,8 +267,86 @@ def _score_plan(
         "groups": groups,
         "summary_groups": summary_groups,
     }
-    label = f"{model.name}-{_safe(bands)}-{'-'.join(t.label for t in group)[:60]}"
+    label = score_label(model, bands, group)
     return StorePlan("encode", "scores", label, spec, layout, attrs, {})
+
+
+def compare_plans(
+    study: Study, resolved: Resolved, targets: Sequence[Targets], references: References
+) -> Iterator[StorePlan]:
+    """Plan stage compare: one store per model."""
+    numbers = range(len(list(stimulus_sets(targets))))
+    groups = encode_groups(targets)
+    for model in resolved.models:
+        scores = {
+            bands: tuple(references[f"encode/{score_label(model, bands, g)}"] for g in groups)
+            for bands in bands_of(resolved)
+        }
+        collinearity = {
+            source: tuple(
+                references[f"encode/cka-{feature_label(model.name, source, n)}"] for n in numbers
+            )
+            for source in resolved.sources
+        }
+        spec = specs.ComparisonsSpec(
+            scores=scores,
+            classes={
+                source: references[f"prepare/{model.name}-{_safe(source)}"]
+                for source in gradients(resolved)
+            },
+            collinearity=collinearity,
+            responses=tuple(references[f"ingest/{t.label}"] for t in targets),
+            options=compare_options(study),
+        )
+        layout = comparison_layout(study, resolved, model, targets)
+        attrs = {"model": model.name, "control": model.control}
+        yield StorePlan("compare", "comparisons", model.name, spec, layout, attrs, {})
+
+
+def comparison_layout(
+    study: Study, resolved: Resolved, model: ResolvedModel, targets: Sequence[Targets]
+) -> Layout:
+    """Return the tables of one model's comparisons."""
+    fmri = [t for t in targets if t.modality == "fmri"]
+    meg = [t for t in targets if t.modality == "meg"]
+    regions = dict.fromkeys(str(name) for t in fmri for name in t.coords["roi"].values)
+    windows = dict.fromkeys(tuple(w) for t in meg for w in summaries(t, windows_of(study))[1] or ())
+    return kinds.comparisons(
+        signals_of(resolved),
+        model.layers,
+        in_order(regions, study.comparisons.ladders.values()),
+        ["distance", *study.comparisons.ladders],
+        [t.subject for t in fmri],
+        [t.subject for t in meg],
+        [(a, b) for a, b in windows],
+    )
+
+
+def in_order(regions: Iterable[str], ladders: Iterable[Sequence[str]]) -> list[str]:
+    """Return regions in the order of the ladders that name them, then the rest by name."""
+    known = list(regions)
+    ladder_order = dict.fromkeys(name for ladder in ladders for name in ladder if name in known)
+    return [*ladder_order, *sorted(set(known) - set(ladder_order))]
+
+
+def signals_of(resolved: Resolved) -> list[str]:
+    """Return what is compared: forward and gradient scores in r, gradient scores in U."""
+    unique = [source.replace("gradient:", "unique:") for source in gradients(resolved)]
+    return [*resolved.sources, *unique]
+
+
+def compare_options(study: Study) -> specs.CompareOptions:
+    """Return the study's comparison options in the form that is hashed."""
+    comparisons = study.comparisons
+    return specs.CompareOptions(
+        search_window=(comparisons.search_window[0], comparisons.search_window[1]),
+        ladders={name: tuple(ladder) for name, ladder in comparisons.ladders.items()},
+        seed_region=comparisons.seed_region,
+        significance=comparisons.significance,
+        smallest_effect=comparisons.smallest_effect,
+        folds=study.encoding.folds,
+        seed=study.seed,
+    )
 
 
 def encoding_spec(study: Study) -> specs.EncodingSpec:
@@ -286,17 +364,16 @@ def encoding_spec(study: Study) -> specs.EncodingSpec:
         band_ratios=tuple(sorted(encoding.band_ratios)),
         bootstrap=encoding.bootstrap,
         permutations=encoding.permutations,
-        windows=tuple(window_edges(study)),
+        windows=windows_of(study),
     )
 
 
-def window_edges(study: Study) -> Iterator[tuple[float, float]]:
-    """Yield (start, stop) in s of every inference window."""
+def windows_of(study: Study) -> tuple[tuple[float, float], ...]:
+    """Return (start, stop) in s of every inference window."""
     windows = study.encoding.windows
     n = int(np.floor((windows.stop - windows.start - windows.width) / windows.step + 1e-9)) + 1
-    for i in range(n):
-        start = windows.start + i * windows.step
-        yield round(start, 9), round(start + windows.width, 9)
+    starts = [windows.start + i * windows.step for i in range(n)]
+    return tuple((round(start, 9), round(start + windows.width, 9)) for start in starts)
 
 
 def partition_coords(study: Study, resolved: Resolved, targets: Targets) -> dict[str, Any]:
@@ -320,14 +397,14 @@ def target_groups(
     Summaries are region means (fMRI, by region and hemisphere) and sensor x window means (MEG).
     """
     groups: list[dict[str, Any]] = []
-    summaries: list[dict[str, Any]] = []
+    summary_groups: list[dict[str, Any]] = []
     start = summary_start = 0
     for targets in group:
         entry: dict[str, Any] = {"subject": targets.subject, "modality": targets.modality}
         groups.append(entry | {"start": start, "stop": start + targets.n_targets})
-        names, inside = _summaries(targets, windows)
+        names, inside = summaries(targets, windows)
         n = len(names) * (len(inside) if inside is not None else 1)
-        summaries.append(
+        summary_groups.append(
             entry
             | {
                 "start": summary_start,
@@ -338,17 +415,18 @@ def target_groups(
         )
         start += targets.n_targets
         summary_start += n
-    return groups, summaries
+    return groups, summary_groups
 
 
-def _summaries(
+def summaries(
     targets: Targets, windows: Sequence[tuple[float, float]]
-) -> tuple[list[str], list[list[float]] | None]:
+) -> tuple[list[str], list[tuple[float, float]] | None]:
+    """Return the names of regions (fMRI) or sensors (MEG), and the windows that hold samples."""
     if targets.modality == "fmri":
         roi, side = targets.coords["roi"].values, targets.coords["hemisphere"].values
         return sorted({f"{r}:{h}" for r, h in zip(roi, side, strict=True)}), None
     times = targets.coords["time"].values
-    inside = [[a, b] for a, b in windows if np.any((times >= a) & (times < b))]
+    inside = [(a, b) for a, b in windows if np.any((times >= a) & (times < b))]
     return [str(name) for name in targets.coords["sensor"].values], inside
 
 
@@ -369,7 +447,7 @@ def encode_groups(targets: Iterable[Targets]) -> list[list[Targets]]:
 def bands_of(resolved: Resolved) -> Iterator[str]:
     """Yield the bands that are fitted: every source alone, every gradient beside all forward."""
     yield from resolved.sources
-    for source in _gradients(resolved):
+    for source in gradients(resolved):
         yield f"forward_all+{source}"
 
 
@@ -388,12 +466,18 @@ def n_features(study: Study, source: str) -> int:
     return 1 if study.gradient_scale == "norm_only" else study.projection + 1
 
 
+def score_label(model: ResolvedModel, bands: str, group: Sequence[Targets]) -> str:
+    """Return the label of a scores store, after the first subject of its group."""
+    return f"{model.name}-{_safe(bands)}-{group[0].label}"
+
+
 def feature_label(model: str, source: str, number: int) -> str:
     """Return the label of a features store; further stimulus sets are numbered."""
     return f"{model}-{_safe(source)}" + (f"-set{number}" if number else "")
 
 
-def _gradients(resolved: Resolved) -> list[str]:
+def gradients(resolved: Resolved) -> list[str]:
+    """Return the gradient sources."""
     return [source for source in resolved.sources if source != "forward"]
 
 

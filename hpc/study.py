@@ -282,7 +282,6 @@ class Study(_Section):
     """forward alone, or forward and gradient"""
     objectives: tuple[Objective, ...] = Field(default_factory=_default_objectives)
     """losses whose gradients are taken: classification, energy, random"""
-    random_draws: Count = 10
     """draws of the objective random"""
     gradient_scale: Literal["unit", "raw", "norm_only"] = "unit"
     """unit: divided by each stimulus's norm, its logarithm kept; raw; or norm_only (a control)"""
@@ -468,11 +467,16 @@ def _build(spec: Model) -> "VisionModel":
 
     from gradenc_core.models import load_model
 
-    device = "meta" if spec.weights == "untrained" else "cpu"
-    with torch.device(device):
-        return load_model(
-            spec.library, spec.architecture, spec.weights, spec.seed, image_size=spec.image_size
-        )
+    size = spec.image_size
+    with torch.device("meta" if spec.weights == "untrained" else "cpu"):
+        try:
+            return load_model(
+                spec.library, spec.architecture, spec.weights, spec.seed, image_size=size
+            )
+        except (RuntimeError, AssertionError) as error:  # how networks refuse an image's size
+            if size is None:
+                raise
+            raise ValueError(f"image_size does not fit {spec.architecture}: {error}") from error
 
 
 def _layer_problems(study: Study, model: "VisionModel", about: str) -> Iterator[str]:

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from gradenc_core.synthetic.images import dead_leaves
 from PIL import Image
 
 from gradenc_core.models import VisionModel, preprocess
 from gradenc_core.signals import classify_signals
+from gradenc_core.synthetic.images import dead_leaves
 from jobs import models
 from jobs.extract import build_extractor
 from jobs.runner import Arrays, Facts, Work
@@ -22,7 +22,8 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     for store, unit in work.units:
         spec = ClassesSpec.model_validate(store.spec)
         model, _ = models.load(spec.model)
-        extractor = build_extractor(model, ["forward", spec.source], spec.signal, spec.bank.n_images)
+        sources = ["forward", spec.source]
+        extractor = build_extractor(model, sources, spec.signal, spec.bank.n_images)
         names = classify_signals(extractor, bank_images(model, spec.bank))[spec.source]
         codes = np.array([SIGNAL_CLASSES.index(name) for name in names], dtype=np.int8)
         yield store, unit, {"signal_class": codes}, {"classes": names}

@@ -113,9 +113,8 @@ def summarise(data: xr.Dataset, group: dict[str, Any]) -> Array:
     responses = data["responses"].values.astype(np.float64)
     if group["windows"] is None:
         finite = np.isfinite(responses).all(axis=0)
-        names = np.char.add(
-            np.char.add(data["roi"].values.astype(str), ":"), data["hemisphere"].values.astype(str)
-        )
+        sites = zip(data["roi"].values, data["hemisphere"].values, strict=True)
+        names = np.array([f"{roi}:{hemisphere}" for roi, hemisphere in sites], dtype=object)
         return np.stack(
             [_mean_of(responses, finite & (names == name)) for name in group["names"]], axis=1
         )

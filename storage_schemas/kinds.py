@@ -5,12 +5,13 @@ creating anything, to count its units, bytes and files.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from storage_schemas.schemas import SIGNAL_CLASSES
 from storage_schemas.store import ArrayLayout, Unit
 
 Layers = Sequence[tuple[str, float]]
@@ -21,6 +22,46 @@ TARGETS_PER_CHUNK = 16_384
 
 SINGLE_MEASURES = ("r", "sse", "sst", "alpha")
 BANDED_MEASURES = (*SINGLE_MEASURES, "ratio", "r_off", "sse_off")
+
+RESOLUTIONS = ("voxel", "region")
+KSTARS = ("argmax", "centre_of_mass")
+CORRELATIONS = ("pearson", "spearman")
+_SPATIAL = ("signal", "position", "resolution", "kstar", "correlation")
+
+VERDICT_TABLES: dict[str, tuple[str, ...]] = {
+    "verdict": ("signal",),
+    "gradient_p": ("signal",),
+    "identifiable": ("signal",),
+    "usable": ("signal", "layer"),
+}
+"""`verdict` codes VERDICTS, NaN where a signal gets none; p of U over all subjects; whether the
+layers can be told apart; whether a layer entered the order scores."""
+
+FMRI_TABLES: dict[str, tuple[str, ...]] = {
+    "spatial_score": (*_SPATIAL, "fmri_subject"),
+    "spatial_p": (*_SPATIAL, "fmri_subject"),
+    "spatial_mean": _SPATIAL,
+    "spatial_interval": (*_SPATIAL, "bound"),
+    "spatial_combined_p": _SPATIAL,
+    "region_profile": ("signal", "layer", "region", "fmri_subject"),
+    "region_depth": ("signal", "kstar", "region", "fmri_subject"),
+    "region_position": ("position", "region", "fmri_subject"),
+    "significant_voxels": ("signal", "fmri_subject"),
+    "gradient_p_fmri": ("signal", "fmri_subject"),
+}
+
+MEG_TABLES: dict[str, tuple[str, ...]] = {
+    "temporal_score": ("signal", "correlation", "meg_subject"),
+    "temporal_p": ("signal", "correlation", "meg_subject"),
+    "temporal_mean": ("signal", "correlation"),
+    "temporal_interval": ("signal", "correlation", "bound"),
+    "temporal_combined_p": ("signal", "correlation"),
+    "latency": ("signal", "layer", "meg_subject"),
+    "onset": ("signal", "layer", "meg_subject"),
+    "curve": ("signal", "layer", "window", "meg_subject"),
+    "significant_sensors": ("signal", "meg_subject"),
+    "gradient_p_meg": ("signal", "meg_subject"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,7 +92,13 @@ def prepared() -> Layout:
 
 def classes(layers: Layers) -> Layout:
     """Return the class of every layer's gradient, (n_layers,) int8 (see schemas)."""
-    array = _array("signal_class", ("layer",), (len(layers),), "int8", "class of the gradient")
+    array = replace(
+        _array("signal_class", ("layer",), (len(layers),), "int8", "class of the gradient"),
+        attrs={
+            "flag_values": list(range(len(SIGNAL_CLASSES))),
+            "flag_meanings": " ".join(SIGNAL_CLASSES),
+        },
+    )
     return _whole([array], layer_coords(layers))
 
 
@@ -150,13 +197,45 @@ def scores(
     return Layout(tuple(arrays), xr.Dataset(coords=coords), units)
 
 
-def tables(variables: Mapping[str, tuple[str, ...]], coords: xr.Dataset) -> Layout:
-    """Return small float64 arrays named by `variables` over dimensions of `coords`, one unit."""
+def comparisons(
+    signals: Sequence[str],
+    layers: Layers,
+    regions: Sequence[str],
+    positions: Sequence[str],
+    fmri_subjects: Sequence[str],
+    meg_subjects: Sequence[str],
+    windows: Sequence[tuple[float, float]],
+) -> Layout:
+    """Return the tables of one model's hierarchy comparisons; a single unit owns them all.
+
+    `signals` are "forward", "gradient:<objective>" (both in r) and "unique:<objective>" (in U).
+    Tables of a modality that nobody was recorded in are left out.
+    """
+    coords: dict[str, Any] = layer_coords(layers)
+    labels = {
+        "signal": signals,
+        "resolution": RESOLUTIONS,
+        "kstar": KSTARS,
+        "correlation": CORRELATIONS,
+        "bound": ("low", "high"),
+        "region": regions,
+        "position": positions,
+        "fmri_subject": fmri_subjects,
+        "meg_subject": meg_subjects,
+    }
+    coords |= {dim: (dim, np.array(names, dtype=object)) for dim, names in labels.items()}
+    coords["window"] = ("window", np.array([(a + b) / 2 for a, b in windows]), {"units": "s"})
+    tables = dict(VERDICT_TABLES)
+    tables |= FMRI_TABLES if fmri_subjects else {}
+    tables |= MEG_TABLES if meg_subjects else {}
+    sizes = {str(d): len(c[1]) for d, c in coords.items() if c[0] == d or c[0] == (d,)}
     arrays = [
-        _array(name, dims, tuple(coords.sizes[d] for d in dims), "float64", name.replace("_", " "))
-        for name, dims in variables.items()
+        _array(name, dims, tuple(sizes[d] for d in dims), "float64", name.replace("_", " "))
+        for name, dims in tables.items()
     ]
-    return _whole(arrays, _coords_of(coords))
+    used = {dim for dims in tables.values() for dim in dims}
+    kept = {name: c for name, c in coords.items() if c[0] in used}
+    return _whole(arrays, kept)
 
 
 def layer_coords(layers: Layers) -> dict[str, Any]:

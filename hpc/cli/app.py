@@ -32,7 +32,9 @@ def main() -> None:
     try:
         app()
     except (ValueError, OSError) as error:
-        Console(stderr=True, highlight=False).print(f"[red]error:[/red] {_escape(str(error))}")
+        Console(stderr=True, highlight=False).print(
+            f"[red]error:[/red] {_escape(str(error))}", soft_wrap=True
+        )
         sys.exit(1)
 
 

@@ -36,13 +36,19 @@ def resume(
     profile: ProfileName = "local",
     wait: Annotated[bool, typer.Option(help="Stay and drive the run until it ends.")] = True,
 ) -> None:
-    """Go on with a run: try failed units again and run whatever is not committed.
+    """Go on with a run: repair damaged units, try failed ones again, run whatever is missing.
 
     Example: `gradenc resume runs/first`
     """
+    from hpc.advance import withdraw_damaged
     from hpc.folder import RunFolder
 
-    RunFolder.open(run).next_round()
+    folder = RunFolder.open(run)
+    with folder.lock():
+        folder.next_round()
+        n = withdraw_damaged(folder)
+    if n:
+        typer.echo(f"{n} committed unit(s) were damaged and are made again")
     _drive(run, profile, wait)
 
 

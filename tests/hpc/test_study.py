@@ -1,5 +1,6 @@
 """The study file: what it accepts, and every refusal with its message."""
 
+import json
 import subprocess
 import sys
 from importlib.resources import files
@@ -7,7 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
@@ -61,6 +62,11 @@ def write(tmp_path, **keys):
     path = tmp_path / "study.yaml"
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+def model_entry(**keys):
+    """Return YAML of a list with one model."""
+    return json.dumps([parse_yaml(MODEL) | keys])
 
 
 def refusal(path, overrides=()):
@@ -187,6 +193,7 @@ def studies(draw):
     }
 
 
+@settings(max_examples=40)
 @given(studies())
 def test_dump_then_load_is_the_identity(tmp_path_factory, data):
     path = tmp_path_factory.getbasetemp() / "round-trip.yaml"
@@ -371,9 +378,7 @@ def test_refusals(tmp_path, key, place, value, line):
     ],
 )
 def test_refusals_in_a_model(tmp_path, entry, place, line):
-    key, value = entry.split(": ")
-    model = parse_yaml(MODEL) | {key: parse_yaml(value)}
-    path = write(tmp_path, models=dump_yaml([model]).replace("\n", " "))
+    path = write(tmp_path, models=model_entry(**parse_yaml(entry)))
     message = refusal(path)
     assert message.startswith(f"{path}: {place}: ")
     assert line in message
@@ -439,6 +444,7 @@ def test_overrides_are_named_where_they_are_the_problem(tmp_path):
     )
 
 
+@settings(max_examples=40)
 @given(st.integers(3, 50), st.integers(2, 30), st.floats(1.5, 1e9))
 def test_overrides_are_the_same_as_writing_the_file(tmp_path_factory, folds, count, high):
     path = tmp_path_factory.getbasetemp() / "overridden.yaml"
@@ -566,31 +572,47 @@ def models_refusal(path):
     return str(caught.value)
 
 
-def entry(**keys):
-    return dump_yaml([parse_yaml(MODEL) | keys]).strip().replace("\n", " ")
-
-
+HEADLESS = {"library": "timm", "architecture": "vit_small_patch16_dinov3", "image_size": 64}
 VIT = {"library": "timm", "architecture": "vit_tiny_patch16_224", "image_size": 64}
 
 
 @pytest.mark.parametrize("keys", [{}, VIT, {"architecture": "swin_t"}])
 def test_models_that_can_run_pass(tmp_path, keys):
-    check_models(load_study(write(tmp_path, models=entry(**keys), objectives="[classification]")))
+    check_models(
+        load_study(write(tmp_path, models=model_entry(**keys), objectives="[classification]"))
+    )
 
 
 def test_a_transformer_has_class_tokens(tmp_path):
-    check_models(load_study(write(tmp_path, models=entry(**VIT), tokens="cls")))
+    check_models(load_study(write(tmp_path, models=model_entry(**VIT), tokens="cls")))
 
 
 def test_unknown_architecture(tmp_path):
-    path = write(tmp_path, models=entry(architecture="resnet81"))
+    path = write(tmp_path, models=model_entry(architecture="resnet81"))
     message = models_refusal(path)
     assert message.startswith(f'{path}: models[0].architecture: given "resnet81"; torchvision has')
     assert "did you mean resnet18" in message
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [{"architecture": "vit_b_16"}, HEADLESS, {"architecture": "maxvit_t"}],
+)
+def test_an_image_size_that_the_network_cannot_take(tmp_path, keys):
+    path = write(tmp_path, models=model_entry(**keys | {"image_size": 100}))
+    message = models_refusal(path)
+    assert message.startswith(f"{path}: models[0].image_size: given 100; image_size does not fit")
+
+
+def test_a_pretrained_transformer_has_its_own_image_size(tmp_path):
+    keys = {"architecture": "vit_b_16", "weights": "pretrained", "image_size": 64}
+    message = models_refusal(write(tmp_path, models=model_entry(**keys)))
+    assert "models[0].image_size: given 64; " in message
+    assert "takes 224 only" in message
+
+
 def test_layers_that_do_not_exist_are_all_listed(tmp_path):
-    path = write(tmp_path, layers='["layer1.*", layer9, "stage*"]')
+    path = write(tmp_path, layers='["layer1.?", layer9, "stage*"]')
     lines = models_refusal(path).splitlines()
     assert keys_of("\n".join(lines)) == ["layers[1]", "layers[2]"]
     assert 'given "layer9"; model a: resnet18 has no layer' in lines[0]
@@ -605,8 +627,7 @@ def test_a_convolutional_network_has_no_class_token(tmp_path):
 
 
 def test_a_model_without_head_has_no_classification(tmp_path):
-    headless = VIT | {"architecture": "vit_small_patch16_dinov3"}
-    path = write(tmp_path, models=entry(**headless), objectives="[energy, classification]")
+    path = write(tmp_path, models=model_entry(**HEADLESS), objectives="[energy, classification]")
     assert models_refusal(path) == (
         f'{path}: objectives[1]: given "classification"; accepted for model a '
         "(vit_small_patch16_dinov3): energy, random"

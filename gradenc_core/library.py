@@ -1,0 +1,164 @@
+"""Networks as torchvision and timm build them, and the preprocessing that goes with them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+import torchvision
+from timm.data.config import resolve_model_data_config
+from torch import nn
+
+Library = Literal["torchvision", "timm"]
+
+_LAYER_SCALE = re.compile(r"(^|\.)(gamma(_?\d)?|layer_scale(_?\d)?(\.scale)?)$")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """From an image to the network's input: resize, centre crop, scale to [0, 1], normalise.
+
+    Attributes
+    ----------
+    image_size, resize_size : int
+        Side of the crop, and of the resized image (its shorter side, or both for `squash`), pixels.
+    squash : bool
+        Whether the resize ignores the aspect ratio.
+    interpolation : str
+        Name of a torchvision `InterpolationMode`.
+    mean, std : tuple of float
+        Per channel, of values in [0, 1].
+    """
+
+    image_size: int
+    resize_size: int
+    squash: bool
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def resized(self, image_size: int | None) -> "Preprocessing":
+        """Return the same steps for another crop size, the resize scaled in proportion."""
+        if image_size is None or image_size == self.image_size:
+            return self
+        resize_size = round(self.resize_size * image_size / self.image_size)
+        return Preprocessing(
+            **{**asdict(self), "image_size": image_size, "resize_size": resize_size}
+        )
+
+
+def build(
+    library: Library, architecture: str, pretrained: bool, image_size: int | None
+) -> tuple[nn.Module, Preprocessing]:
+    """Build a network, untrained ones by the published initialisation with LayerScale gammas of 1.
+
+    Raises
+    ------
+    ValueError
+        Unknown library or architecture, no pretrained weights, or a size that it cannot take.
+    FileNotFoundError
+        Pretrained weights that are neither here nor reachable.
+    """
+    builders = {"torchvision": _build_torchvision, "timm": _build_timm}
+    if library not in builders:
+        raise ValueError(f"library is {library!r}: use one of {', '.join(builders)}")
+    module, preprocessing = builders[library](architecture, pretrained, image_size)
+    if not pretrained:
+        _open_layer_scale(module)
+    return module, preprocessing
+
+
+def _open_layer_scale(module: nn.Module) -> None:
+    """Set every LayerScale gamma to 1 (1e-5 or 1e-6 would make an untrained block the identity)."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            if _LAYER_SCALE.search(name):
+                parameter.fill_(1.0)
+
+
+def _build_torchvision(
+    architecture: str, pretrained: bool, image_size: int | None
+) -> tuple[nn.Module, Preprocessing]:
+    known = torchvision.models.list_models(module=torchvision.models)
+    _check_known(architecture, known, "torchvision")
+    weights = torchvision.models.get_model_weights(architecture).DEFAULT
+    recipe = weights.transforms()
+    native = Preprocessing(
+        image_size=recipe.crop_size[0],
+        resize_size=recipe.resize_size[0],
+        squash=False,
+        interpolation=recipe.interpolation.value,
+        mean=tuple(recipe.mean),
+        std=tuple(recipe.std),
+    )
+    steps = native.resized(image_size)
+    options: dict[str, Any] = {}
+    if architecture.startswith("vit_") and steps != native:
+        if pretrained:
+            raise ValueError(
+                f"image_size is {image_size}, but torchvision's pretrained {architecture} takes "
+                f"{native.image_size} only; leave image_size out, or use the library timm"
+            )
+        options["image_size"] = steps.image_size
+    try:
+        module = torchvision.models.get_model(
+            architecture, weights=weights if pretrained else None, **options
+        )
+    except OSError as error:
+        target = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+        raise FileNotFoundError(
+            f"the pretrained weights of torchvision's {architecture} could not be downloaded; "
+            f"download {weights.url} and save it as {target}"
+        ) from error
+    return module, steps
+
+
+def _build_timm(
+    architecture: str, pretrained: bool, image_size: int | None
+) -> tuple[nn.Module, Preprocessing]:
+    _check_known(architecture.partition(".")[0], timm.list_models(), "timm")
+    published = timm.get_pretrained_cfg(architecture)
+    if pretrained and (published is None or not published.has_weights):
+        raise ValueError(f"timm has no pretrained weights of {architecture}; use 'untrained'")
+    try:
+        module = _create_timm(architecture, pretrained, image_size)
+    except OSError as error:
+        repository = published.hf_hub_id if published else architecture
+        raise FileNotFoundError(
+            f"the pretrained weights of timm's {architecture} could not be downloaded; where there "
+            f"is a network, run `hf download {repository}` and copy the Hugging Face cache "
+            "(HF_HOME) here"
+        ) from error
+    config = resolve_model_data_config(module)
+    size = config["input_size"][-1]
+    native = Preprocessing(
+        image_size=size,
+        resize_size=int(size / config["crop_pct"]),
+        squash=config["crop_mode"] == "squash",
+        interpolation=config["interpolation"],
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+    )
+    return module, native.resized(image_size)
+
+
+def _create_timm(architecture: str, pretrained: bool, image_size: int | None) -> nn.Module:
+    """Build with a fixed input size where the architecture has one (transformers)."""
+    if image_size is not None:
+        try:
+            return timm.create_model(architecture, pretrained=pretrained, img_size=image_size)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+    return timm.create_model(architecture, pretrained=pretrained)
+
+
+def _check_known(architecture: str, known: Sequence[str], library: str) -> None:
+    if architecture not in known:
+        close = get_close_matches(architecture, known, n=3)
+        hint = f"; did you mean {' or '.join(close)}?" if close else ""
+        raise ValueError(f"{library} has no architecture {architecture!r}{hint}")

@@ -1,0 +1,116 @@
+"""Tests and intervals that the hierarchy comparisons share; scipy where it has the thing."""
+
+from collections.abc import Sequence
+from itertools import permutations
+from math import factorial
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+Array = NDArray[np.float64]
+
+EXACT_UP_TO = 8
+"""Regions up to which every permutation is enumerated (8! = 40,320)."""
+FEWEST_REGIONS = 6
+N_PERMUTATIONS = 10_000
+LEVEL = 0.95
+
+
+def significant(p: Array, level: float) -> NDArray[np.bool_]:
+    """Select tests by the false discovery rate (Benjamini & Hochberg 1995); NaN is not selected."""
+    chosen = np.zeros(p.shape, dtype=bool)
+    known = np.isfinite(p)
+    if known.any():
+        chosen[known] = stats.false_discovery_control(p[known]) < level
+    return chosen
+
+
+def max_statistic_p(scores: Array) -> float:
+    """Return p of the largest score over all other axes against that of each permutation.
+
+    Parameters
+    ----------
+    scores : array, (n_permutations + 1, …)
+        Index 0 is observed. NaN scores, of targets without variance, are ignored.
+    """
+    flat = scores.reshape(len(scores), -1)
+    known = flat[:, np.isfinite(flat).all(axis=0)]
+    if known.shape[1] == 0:
+        return float("nan")
+    largest = known.max(axis=1)
+    return float((1 + (largest[1:] >= largest[0]).sum()) / len(largest))
+
+
+def pooled_null_p(observed: Array, null: Array) -> Array:
+    """Return p of each value against one pooled null sample; NaN stays NaN."""
+    ordered = np.sort(null[np.isfinite(null)])
+    above = len(ordered) - np.searchsorted(ordered, observed, side="left")
+    return np.where(np.isfinite(observed), (1 + above) / (1 + len(ordered)), np.nan)
+
+
+def region_permutations(n_regions: int, seed: int) -> NDArray[np.intp]:
+    """Return orders of regions, (n_orders, n_regions), identity first: all of them up to 8."""
+    if n_regions <= EXACT_UP_TO:
+        flat = (i for order in permutations(range(n_regions)) for i in order)
+        count = factorial(n_regions) * n_regions
+        return np.fromiter(flat, dtype=np.intp, count=count).reshape(-1, n_regions)
+    generator = np.random.default_rng(seed)
+    drawn = np.tile(np.arange(n_regions), (N_PERMUTATIONS, 1))
+    drawn[1:] = generator.permuted(drawn[1:], axis=1)
+    return drawn
+
+
+def rows_correlation(x: Array, y: Array) -> Array:
+    """Return the Pearson correlation of rows over the last axis; NaN without variance."""
+    x = x - x.mean(axis=-1, keepdims=True)
+    y = y - y.mean(axis=-1, keepdims=True)
+    size = np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
+    covariance = (x * y).sum(axis=-1)
+    small = 1e-12 * np.maximum(np.abs(covariance), 1e-300)
+    out = np.full(np.broadcast(covariance, size).shape, np.nan)
+    return np.divide(covariance, size, out=out, where=size > small)
+
+
+def correlation(x: Array, y: Array, method: str) -> float:
+    """Return Pearson's or Spearman's correlation over entries known in both; NaN below 3."""
+    known = np.isfinite(x) & np.isfinite(y)
+    if known.sum() < 3:
+        return float("nan")
+    x, y = x[known], y[known]
+    if method == "spearman":
+        x, y = stats.rankdata(x), stats.rankdata(y)
+    return float(rows_correlation(x, y))
+
+
+def bootstrap_null_p(observed: float, null: Array) -> float:
+    """Return the two-sided p of a value against a sample of its null distribution."""
+    known = null[np.isfinite(null)]
+    if not np.isfinite(observed) or len(known) == 0:
+        return float("nan")
+    return float((1 + (np.abs(known) >= abs(observed)).sum()) / (1 + len(known)))
+
+
+def percentile_interval(values: Array) -> tuple[float, float]:
+    """Return the 95 % percentile interval; NaN if most replicates are undefined."""
+    known = values[np.isfinite(values)]
+    if len(known) < len(values) / 2 or len(known) == 0:
+        return float("nan"), float("nan")
+    tail = (1 - LEVEL) / 2
+    low, high = np.quantile(known, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def stouffer(p: Sequence[float]) -> float:
+    """Combine one-sided p values of subjects (Stouffer); NaN values are left out."""
+    known = [value for value in p if np.isfinite(value)]
+    return float(stats.combine_pvalues(known, "stouffer").pvalue) if known else float("nan")
+
+
+def stouffer_signed(p: Sequence[float], signs: Sequence[float]) -> float:
+    """Combine two-sided p values of subjects whose effects have signs; two-sided."""
+    known = [(v, s) for v, s in zip(p, signs, strict=True) if np.isfinite(v) and np.isfinite(s)]
+    if not known:
+        return float("nan")
+    z = sum(np.sign(s) * stats.norm.isf(v / 2) for v, s in known) / np.sqrt(len(known))
+    return float(2 * stats.norm.sf(abs(z)))

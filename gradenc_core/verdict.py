@@ -1,0 +1,158 @@
+"""The verdict on one model's gradient signal (science.md, "Verdicts").
+
+Never "not significant, hence misaligned": a departure needs an interval that excludes the smallest
+effect of interest.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+
+
+class Verdict(StrEnum):
+    """What a study says of a gradient signal."""
+
+    NO_GRADIENT_SIGNAL = "no_gradient_signal"
+    BACKPROP_LIKE = "backprop_like"
+    MISALIGNED = "misaligned"
+    UNDECIDED = "undecided"
+    NOT_IDENTIFIABLE = "not_identifiable"
+
+
+VERDICTS: tuple[Verdict, ...] = tuple(Verdict)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score's mean over subjects and its 95 % interval; NaN where undefined."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Return the numbers as a report prints them."""
+        if not np.isfinite(self.mean):
+            return "undefined"
+        if not np.isfinite(self.low):
+            return f"{self.mean:.2f} (no interval)"
+        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a verdict rests on; scores of a modality that was not recorded are None.
+
+    Attributes
+    ----------
+    gradient_p : float
+        Maximum-statistic p of U over subjects and modalities.
+    forward_space, gradient_space : Score or None
+        Spatial scores of forward (in r) and gradient (in U).
+    forward_time, gradient_time : Score or None
+        Temporal scores.
+    identifiable : bool
+        Whether the layers can be told apart in both signals.
+    significance : float
+    smallest_effect : float
+        Share of the forward score that a gradient order must reach to count as an order.
+    """
+
+    gradient_p: float
+    forward_space: Score | None
+    gradient_space: Score | None
+    forward_time: Score | None
+    gradient_time: Score | None
+    identifiable: bool
+    significance: float
+    smallest_effect: float
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict and the sentence that explains it."""
+
+    verdict: Verdict
+    sentence: str
+
+
+def judge(evidence: Evidence) -> Judgement:
+    """Judge a gradient signal.
+
+    `backprop_like` needs every recorded modality; `misaligned` needs one, in which the forward
+    hierarchy itself is established (its interval is above 0): half of no order is no order.
+    """
+    if not evidence.identifiable:
+        return Judgement(
+            Verdict.NOT_IDENTIFIABLE,
+            "The layers of this model are too alike (linear CKA) for their order to mean anything.",
+        )
+    if not evidence.gradient_p < evidence.significance:
+        return Judgement(
+            Verdict.NO_GRADIENT_SIGNAL,
+            "Gradients predict nothing beyond the activations of all layers together "
+            f"(U: p = {evidence.gradient_p:.3f}).",
+        )
+    departures = _departures(evidence)
+    if departures:
+        return Judgement(
+            Verdict.MISALIGNED,
+            "Gradients do predict the brain beyond all activations "
+            f"(U: p = {evidence.gradient_p:.3f}), but {' and '.join(departures)}.",
+        )
+    if _follows(evidence):
+        return Judgement(
+            Verdict.BACKPROP_LIKE,
+            "Gradients predict the brain beyond all activations "
+            f"(U: p = {evidence.gradient_p:.3f}) in the order that backpropagation needs: "
+            f"{_scores(evidence)}.",
+        )
+    return Judgement(
+        Verdict.UNDECIDED,
+        "Gradients predict the brain beyond all activations "
+        f"(U: p = {evidence.gradient_p:.3f}), but the intervals neither show nor exclude the order "
+        f"that backpropagation needs: {_scores(evidence)}.",
+    )
+
+
+def _follows(evidence: Evidence) -> bool:
+    space, time = evidence.gradient_space, evidence.gradient_time
+    recorded = [score for score in (space, time) if score is not None]
+    in_space = space is None or space.low > 0
+    in_time = time is None or time.high < 0
+    return bool(recorded) and in_space and in_time
+
+
+def _departures(evidence: Evidence) -> list[str]:
+    """Return the modalities whose interval excludes the smallest effect of interest."""
+    found = []
+    forward, gradient = evidence.forward_space, evidence.gradient_space
+    if forward and gradient and forward.low > 0:
+        least = evidence.smallest_effect * forward.mean
+        if gradient.high < least:
+            found.append(
+                f"their spatial order, {gradient}, is below {least:.2f}, the smallest effect of "
+                f"interest (forward: {forward})"
+            )
+    forward, gradient = evidence.forward_time, evidence.gradient_time
+    if forward and gradient and forward.low > 0:
+        least = -evidence.smallest_effect * forward.mean
+        if gradient.low > least:
+            found.append(
+                f"their temporal order, {gradient}, is above {least:.2f}, the smallest effect of "
+                f"interest (forward: {forward})"
+            )
+    return found
+
+
+def _scores(evidence: Evidence) -> str:
+    parts = [
+        f"{name} {score}"
+        for name, score in (
+            ("spatial score", evidence.gradient_space),
+            ("temporal score", evidence.gradient_time),
+        )
+        if score is not None
+    ]
+    return ", ".join(parts)

@@ -134,7 +134,12 @@ def _build_timm(
             "(HF_HOME) here"
         ) from error
     config = resolve_model_data_config(module)
-    size = config["input_size"][-1]
+    _, height, size = config["input_size"]
+    if height != size or config["crop_mode"] not in ("center", "squash"):
+        raise ValueError(
+            f"timm's {architecture} takes {height} x {size} images cropped by "
+            f"{config['crop_mode']!r}; use a model of square images with a centre crop"
+        )
     native = Preprocessing(
         image_size=size,
         resize_size=int(size / config["crop_pct"]),

@@ -5,7 +5,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
 from typing import Any, Literal, NamedTuple
 
@@ -68,10 +68,10 @@ class VisionModel:
     architecture: str
     weights: str
     seed: int
-    module: nn.Module
+    module: nn.Module = field(repr=False)
     preprocessing: Preprocessing
     blocks: tuple[str, ...]
-    calls: Mapping[str, Call]
+    calls: Mapping[str, Call] = field(repr=False)
     n_class_tokens: int
     n_register_tokens: int
     n_patches: int

@@ -8,12 +8,13 @@ from collections.abc import Iterable
 
 from hpc import plan
 from hpc.folder import RunFolder
-from hpc.plan import StorePlan, Targets
+from hpc.plan import StorePlan
 from hpc.profile import Profile
 from hpc.resolve import Resolved
 from hpc.state import StageState, run_state, stage_state
 from hpc.study import Study
 from hpc.submit import submissions, submit
+from hpc.targets import Targets
 from jobs.runner import Item
 from jobs.spec import STAGES, Reference
 from storage_schemas.commit import committed_units, problems, withdraw

@@ -11,7 +11,7 @@ from hpc.profile import Profile
 from hpc.start import start
 from hpc.study import load_study
 
-N_STIMULI = 1000
+N_STIMULI = 800
 SEED = 0
 
 

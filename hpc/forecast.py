@@ -10,10 +10,11 @@ import torch
 
 from gradenc_core.models import load_model
 from hpc import plan
-from hpc.plan import StorePlan, Targets
+from hpc.plan import StorePlan
 from hpc.profile import Profile
 from hpc.resolve import Resolved, ResolvedModel, resolve, signal_spec
 from hpc.study import Study, check_models, check_paths
+from hpc.targets import Targets, stimulus_sets
 from jobs.extract import build_extractor
 from jobs.spec import STAGES, EncodingSpec, Reference
 
@@ -76,7 +77,7 @@ def _extract_seconds(
 ) -> float:
     """Time one micro-batch of each model with all its sources."""
     stage = profile.stage("extract")
-    n_stimuli = sum(len(stimuli) for stimuli in plan.stimulus_sets(targets))
+    n_stimuli = sum(len(stimuli) for stimuli in stimulus_sets(targets))
     per_image = [
         _seconds_per_image(study, resolved, model, stage.micro_batch, stage.threads)
         for model in resolved.models

@@ -10,12 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
-from numpy.typing import NDArray
 
 from gradenc_core.folds import assign_blocks, assign_folds
 from hpc.resolve import Resolved, ResolvedModel, Subject, signal_spec
 from hpc.study import Study
+from hpc.targets import (
+    Targets,
+    encode_groups,
+    in_order,
+    stimulus_sets,
+    summaries,
+    target_groups,
+)
 from jobs import spec as specs
 from jobs.spec import Reference
 from storage_schemas import kinds
@@ -52,57 +58,6 @@ class StorePlan:
             self.layout.units,
             self.attrs,
             self.locations,
-        )
-
-
-@dataclass(frozen=True)
-class Targets:
-    """One subject's targets in one modality and the stimuli they responded to."""
-
-    subject: str
-    modality: str
-    stimuli: tuple[str, ...]
-    n_repeats: NDArray[np.float64]
-    coords: xr.Dataset
-
-    @property
-    def label(self) -> str:
-        """Label of the responses store."""
-        return f"{self.subject}-{self.modality}"
-
-    @property
-    def dims(self) -> tuple[str, ...]:
-        """Dimensions of the targets."""
-        return ("voxel",) if self.modality == "fmri" else ("sensor", "time")
-
-    @property
-    def n_targets(self) -> int:
-        """Number of voxels, or of sensors x times."""
-        return int(np.prod([self.coords.sizes[dim] for dim in self.dims]))
-
-    @classmethod
-    def of_subject(cls, subject: Subject) -> "Targets":
-        """Return the targets that a reader described."""
-        described = subject.description
-        return cls(
-            described.subject,
-            described.modality,
-            tuple(described.stimuli),
-            np.asarray(described.n_repeats, dtype=np.float64),
-            described.coords,
-        )
-
-    @classmethod
-    def of_store(cls, store: Store) -> "Targets":
-        """Return the targets of a sealed responses store."""
-        data = store.dataset().load()
-        stimulus = [name for name, c in data.coords.items() if "stimulus" in c.dims]
-        return cls(
-            store.attrs["subject"],
-            store.attrs["modality"],
-            tuple(data["stimulus"].values.tolist()),
-            data["n_repeats"].values.astype(np.float64),
-            data.drop_vars([*data.data_vars, *stimulus]),
         )
 
 
@@ -322,13 +277,6 @@ def comparison_layout(
     )
 
 
-def in_order(regions: Iterable[str], ladders: Iterable[Sequence[str]]) -> list[str]:
-    """Return regions in the order of the ladders that name them, then the rest by name."""
-    known = list(regions)
-    ladder_order = dict.fromkeys(name for ladder in ladders for name in ladder if name in known)
-    return [*ladder_order, *sorted(set(known) - set(ladder_order))]
-
-
 def signals_of(resolved: Resolved) -> list[str]:
     """Return what is compared: forward and gradient scores in r, gradient scores in U."""
     unique = [source.replace("gradient:", "unique:") for source in gradients(resolved)]
@@ -387,61 +335,6 @@ def partition_coords(study: Study, resolved: Resolved, targets: Targets) -> dict
         "stimulus_fold": ("stimulus", folds[rows].astype("int64")),
         "stimulus_block": ("stimulus", blocks.astype("int64")),
     }
-
-
-def target_groups(
-    group: Sequence[Targets], windows: Sequence[tuple[float, float]]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return how the flat axes `target` and `summary` divide into subjects and modalities.
-
-    Summaries are region means (fMRI, by region and hemisphere) and sensor x window means (MEG).
-    """
-    groups: list[dict[str, Any]] = []
-    summary_groups: list[dict[str, Any]] = []
-    start = summary_start = 0
-    for targets in group:
-        entry: dict[str, Any] = {"subject": targets.subject, "modality": targets.modality}
-        groups.append(entry | {"start": start, "stop": start + targets.n_targets})
-        names, inside = summaries(targets, windows)
-        n = len(names) * (len(inside) if inside is not None else 1)
-        summary_groups.append(
-            entry
-            | {
-                "start": summary_start,
-                "stop": summary_start + n,
-                "names": names,
-                "windows": inside,
-            }
-        )
-        start += targets.n_targets
-        summary_start += n
-    return groups, summary_groups
-
-
-def summaries(
-    targets: Targets, windows: Sequence[tuple[float, float]]
-) -> tuple[list[str], list[tuple[float, float]] | None]:
-    """Return the names of regions (fMRI) or sensors (MEG), and the windows that hold samples."""
-    if targets.modality == "fmri":
-        roi, side = targets.coords["roi"].values, targets.coords["hemisphere"].values
-        return sorted({f"{r}:{h}" for r, h in zip(roi, side, strict=True)}), None
-    times = targets.coords["time"].values
-    inside = [(a, b) for a, b in windows if np.any((times >= a) & (times < b))]
-    return [str(name) for name in targets.coords["sensor"].values], inside
-
-
-def stimulus_sets(targets: Iterable[Targets]) -> Iterator[tuple[str, ...]]:
-    """Yield the distinct stimulus sets that subjects saw."""
-    yield from dict.fromkeys(t.stimuli for t in targets)
-
-
-def encode_groups(targets: Iterable[Targets]) -> list[list[Targets]]:
-    """Group subjects whose rows and repeat weights agree: one factorisation serves each group."""
-    groups: dict[tuple[Any, ...], list[Targets]] = {}
-    for item in targets:
-        weights = np.round(item.n_repeats / item.n_repeats.mean(), 12)
-        groups.setdefault((item.stimuli, weights.tobytes()), []).append(item)
-    return list(groups.values())
 
 
 def bands_of(resolved: Resolved) -> Iterator[str]:

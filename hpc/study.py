@@ -282,7 +282,6 @@ class Study(_Section):
     """forward alone, or forward and gradient"""
     objectives: tuple[Objective, ...] = Field(default_factory=_default_objectives)
     """losses whose gradients are taken: classification, energy, random"""
-    """draws of the objective random"""
     gradient_scale: Literal["unit", "raw", "norm_only"] = "unit"
     """unit: divided by each stimulus's norm, its logarithm kept; raw; or norm_only (a control)"""
     projection: Count = 1024

@@ -86,7 +86,7 @@ def test_defaults_are_those_of_the_science(tmp_path):
     study = load_study(write(tmp_path))
     assert (study.seed, study.layers, study.tokens) == (0, "blocks", "mean")
     assert (study.signals, study.objectives) == (("forward", "gradient"), ("energy",))
-    assert (study.gradient_scale, study.projection, study.random_draws) == ("unit", 1024, 10)
+    assert (study.gradient_scale, study.projection) == ("unit", 1024)
     encoding = study.encoding
     assert (encoding.folds, encoding.blocks, encoding.alpha_choice) == (5, 20, "kfold")
     assert encoding.alphas == Alphas(low=1.0, high=1e8, count=10)
@@ -267,7 +267,6 @@ REFUSED = {
         ),
         ("objectives", "[energy, energy]", "(twice: energy)"),
     ],
-    "random_draws": [("random_draws", "0", "0; accepted: greater than or equal to 1")],
     "gradient_scale": [("gradient_scale", "norm", "accepted: unit, raw, norm_only")],
     "projection": [
         ("projection", "1e3", "1000.0; accepted: a whole number"),

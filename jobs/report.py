@@ -1,0 +1,260 @@
+"""The one-page report of a run: verdicts, predictions against findings, figures, counts."""
+
+import base64
+import io
+from collections.abc import Iterator, Sequence
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import xarray as xr
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from gradenc_core import figures
+from gradenc_core.hierarchy import KSTARS
+from gradenc_core.verdict import Verdict
+from jobs.predictions import hypothesis_table, plain
+from storage_schemas import files as durable
+from storage_schemas.run import open_run, read_run
+from storage_schemas.seal import run_digest
+from storage_schemas.store import Store
+
+COLOURS = {
+    Verdict.BACKPROP_LIKE: "#17692c",
+    Verdict.MISALIGNED: "#a32020",
+    Verdict.NO_GRADIENT_SIGNAL: "#6b6b6b",
+    Verdict.UNDECIDED: "#b07d12",
+    Verdict.NOT_IDENTIFIABLE: "#6b6b6b",
+}
+TITLES = {
+    Verdict.BACKPROP_LIKE: "The gradients follow the order that backpropagation needs",
+    Verdict.MISALIGNED: "Gradients are there, but not in the order that backpropagation needs",
+    Verdict.NO_GRADIENT_SIGNAL: "No sign of gradients beyond the activations",
+    Verdict.UNDECIDED: "Undecided",
+    Verdict.NOT_IDENTIFIABLE: "Not identifiable: the layers are too alike",
+}
+SIGNAL_TITLES = {
+    "forward": "activations (r)",
+    "gradient": "gradient, {0} (r)",
+    "unique": "gradient, {0}: unique (U)",
+}
+
+
+def write_report(run: Path, path: Path) -> None:
+    """Write the report of a complete run as one HTML file without outside links."""
+    stores = [
+        Store.find(run / read_run(run)["root"], reference)
+        for references in read_run(run)["stores"].values()
+        for reference in references
+    ]
+    tree = open_run(run)
+    comparisons = [store for store in stores if store.kind == "comparisons"]
+    template = jinja2.Environment(autoescape=True).from_string(
+        files("jobs").joinpath("report.html.j2").read_text()
+    )
+    page = template.render(
+        name=read_run(run)["name"],
+        summary=_summary(tree),
+        verdicts=[v for store in comparisons for v in _verdicts(store)],
+        hypotheses=[t for store in comparisons for t in _hypotheses(store)],
+        models=[_model(store) for store in comparisons],
+        counts=list(_counts(stores)),
+        version=version("gradenc"),
+        digest=run_digest(stores),
+        study=(run / "study.yaml").read_text(),
+    )
+    durable.replace(path, page.encode())
+
+
+def _summary(tree: xr.DataTree) -> str:
+    subjects = [
+        f"{subject} ({modality}, {leaf.sizes['stimulus']} stimuli)"
+        for subject, node in tree["responses"].children.items()
+        for modality, leaf in node.children.items()
+    ]
+    models = ", ".join(tree["comparisons"].children)
+    return f"models {models}; recordings of {', '.join(subjects)}"
+
+
+def facts_of(store: Store) -> dict[str, Any]:
+    """Return the facts in the commit record of a store's first unit."""
+    record = durable.read_json(store.record_path(store.units[0])) or {}
+    return dict(record["facts"])
+
+
+def _verdicts(store: Store) -> Iterator[dict[str, str]]:
+    role = " (control)" if store.attrs["control"] else ""
+    for signal, judgement in facts_of(store)["verdicts"].items():
+        verdict = Verdict(judgement["verdict"])
+        objective = signal.partition(":")[2]
+        yield {
+            "title": f"{store.attrs['model']}{role}, objective {objective}: {TITLES[verdict]}",
+            "verdict": verdict.value,
+            "colour": COLOURS[verdict],
+            "sentence": judgement["sentence"],
+        }
+
+
+def _hypotheses(store: Store) -> Iterator[dict[str, Any]]:
+    tables = store.dataset().load()
+    for signal in plain(tables, "signal"):
+        if signal.startswith("unique:"):
+            title = f"{store.attrs['model']}, objective {signal.partition(':')[2]}"
+            yield {"title": title, **hypothesis_table(tables, signal)}
+
+
+def signal_title(signal: str) -> str:
+    """Return a signal's name for people."""
+    kind, _, objective = signal.partition(":")
+    return SIGNAL_TITLES[kind].format(objective)
+
+
+def _model(store: Store) -> dict[str, Any]:
+    tables = store.dataset().load()
+    return {
+        "name": store.attrs["model"],
+        "control": store.attrs["control"],
+        "figures": list(_figures(tables)),
+        "subjects": list(_subject_rows(tables)),
+    }
+
+
+def _figures(tables: xr.Dataset) -> Iterator[dict[str, str]]:
+    signals = [signal_title(s) for s in plain(tables, "signal")]
+    depth = tables["layer_depth"].values
+    if "region_profile" in tables:
+        yield _figure(
+            "Layer by region",
+            "Mean score of each region's significant voxels, mean over subjects. The circle marks "
+            "the layer that predicts a region best; a hierarchy climbs from lower left to upper "
+            "right.",
+            figures.profile_heatmaps(
+                _mean(tables["region_profile"], "fmri_subject"),
+                signals,
+                plain(tables, "layer"),
+                plain(tables, "region"),
+            ),
+        )
+        yield _figure(
+            "Depth against position",
+            "The layer that predicts a region best against the region's distance from V1; a dot "
+            "per region and subject.",
+            figures.depth_against_position(
+                tables["region_depth"].sel(kstar=KSTARS[0]).values,
+                tables["region_position"].sel(position="distance").values,
+                signals,
+                "distance from V1 (mm)",
+            ),
+        )
+    if "curve" in tables:
+        yield _figure(
+            "Layer by time",
+            "Mean score over significant sensors, mean over subjects; dotted lines mark the "
+            "layers' peak latencies.",
+            figures.curves(
+                _mean(tables["curve"], "meg_subject"),
+                tables["window"].values,
+                depth,
+                signals,
+                _mean(tables["latency"], "meg_subject"),
+            ),
+        )
+        yield _figure(
+            "Depth against latency",
+            "When each layer predicts the sensors best; a dot per layer and subject. "
+            "Backpropagation needs a fall for gradients: deep layers first.",
+            figures.depth_against_latency(tables["latency"].values, depth, signals),
+        )
+    if "curve" in tables and "region_profile" in tables:
+        yield _figure(
+            "Place and time together",
+            "Each layer where it predicts the cortex (mean position of the regions, weighted by "
+            "score) and when it predicts the sensors; the number is the layer's depth.",
+            figures.position_against_latency(
+                layer_positions(tables),
+                _mean(tables["latency"], "meg_subject"),
+                depth,
+                signals,
+            ),
+        )
+
+
+def layer_positions(tables: xr.Dataset) -> NDArray[np.float64]:
+    """Return where each layer is found: regions' mm from V1 weighted by how well it does there.
+
+    Weights are a layer's positive scores less its lowest over regions, as for k*'s centre of mass.
+
+    Returns
+    -------
+    array, (n_signals, n_layers)
+    """
+    profile = tables["region_profile"].clip(min=0)
+    weights = (profile - profile.min("region")).fillna(0.0)
+    position = tables["region_position"].sel(position="distance")
+    total = weights.sum("region")
+    found = (weights * position).sum("region") / total.where(total > 0)
+    return _mean(found, "fmri_subject")
+
+
+def _mean(data: xr.DataArray, dim: str) -> NDArray[np.float64]:
+    return np.asarray(data.mean(dim).values)
+
+
+def _figure(title: str, caption: str, figure: Figure) -> dict[str, str]:
+    buffer = io.BytesIO()
+    # Without date and with a fixed salt, the same run gives the same page.
+    with rc_context({"svg.hashsalt": "gradenc"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    svg = base64.b64encode(buffer.getvalue()).decode()
+    return {"title": title, "caption": caption, "svg": svg}
+
+
+def _subject_rows(tables: xr.Dataset) -> Iterator[dict[str, str]]:
+    chosen = {"position": "distance", "resolution": "voxel", "kstar": "argmax"}
+    scores: list[tuple[str, str, dict[str, str]]] = []
+    if "spatial_score" in tables:
+        scores.append(("spatial", "fmri_subject", chosen))
+    if "temporal_score" in tables:
+        scores.append(("temporal", "meg_subject", {}))
+    for name, dim, selection in scores:
+        for signal in plain(tables, "signal"):
+            for subject in plain(tables, dim):
+                at = {"signal": signal, dim: subject, "correlation": "pearson", **selection}
+                yield {
+                    "subject": subject,
+                    "signal": signal_title(signal),
+                    "score": name,
+                    "value": number(tables[f"{name}_score"].sel(at).item()),
+                    "p": number(tables[f"{name}_p"].sel(at).item(), digits=3),
+                }
+
+
+def number(value: float, digits: int = 2) -> str:
+    """Return a number for a table."""
+    return f"{value:.{digits}f}" if np.isfinite(value) else "undefined"
+
+
+def _counts(stores: Sequence[Store]) -> Iterator[str]:
+    for store in stores:
+        if store.kind == "responses":
+            n = facts_of(store)["n_nan_targets"]
+            yield f"{store.label}: {n} target(s) with missing values, which have no score"
+        elif store.kind == "comparisons":
+            left_out = facts_of(store)["left_out"] or ["none"]
+            yield f"{store.label}: layers without a gradient of their own: {', '.join(left_out)}"
+        elif store.kind == "scores":
+            yield f"{store.label}: {_encoding_counts(store)}"
+
+
+def _encoding_counts(store: Store) -> str:
+    records = [durable.read_json(store.record_path(unit)) or {} for unit in store.units]
+    totals: dict[str, int] = {}
+    for record in records:
+        for name, value in record["facts"].items():
+            totals[name] = totals.get(name, 0) + value
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in totals.items())

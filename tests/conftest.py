@@ -1,0 +1,75 @@
+"""A small planted study, written once per test session as real files."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from gradenc_core.synthetic.study import write_planted_study
+from gradenc_core.synthetic.truth import Sizes
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
+
+SIZES = Sizes(fmri_subjects=1, meg_subjects=1, sessions=2, sensors=3, sampling_hz=20.0)
+N_STIMULI = 96
+LAYERS = ["layer1.0", "layer2.0", "layer3.0", "layer3.1", "layer4.0"]
+
+
+def study_data(folder: Path) -> dict:
+    """Return the study file's content for the files below `folder`."""
+    return {
+        "name": "small",
+        "stimuli": str(folder / "stimuli"),
+        "models": [
+            {
+                "name": "planted",
+                "library": "torchvision",
+                "architecture": "resnet18",
+                "weights": "untrained",
+                "image_size": 64,
+            }
+        ],
+        "layers": LAYERS,
+        "objectives": ["classification"],
+        "projection": 16,
+        "responses": [
+            {"reader": "bids", "path": str(folder / "bids")},
+            {"reader": "epochs", "path": str(folder / "meg")},
+        ],
+        "encoding": {
+            "folds": 4,
+            "alpha_choice": "gcv",
+            "forward_all": 24,
+            "band_ratios": [0, 0.1, 1],
+            "blocks": 5,
+            "bootstrap": 10,
+            "permutations": 19,
+            "windows": {"start": 0.0, "stop": 0.9, "width": 0.1, "step": 0.1},
+        },
+        "extraction": {"stimuli_per_shard": 32},
+    }
+
+
+@pytest.fixture(scope="session")
+def small_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a small planted study's recordings and images."""
+    folder = tmp_path_factory.mktemp("small")
+    write_planted_study(folder, folder / "truth.json", "plausible_backprop", 3, N_STIMULI, SIZES)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small_data(small_files: Path) -> dict:
+    """Return the content of a study file for the small study."""
+    return study_data(small_files)
+
+
+@pytest.fixture
+def small_study(small_data: dict, tmp_path: Path) -> Path:
+    """Write a study file for the small study into the test's own folder."""
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump(small_data))
+    return path

@@ -92,26 +92,26 @@ def judge(evidence: Evidence) -> Judgement:
         return Judgement(
             Verdict.NO_GRADIENT_SIGNAL,
             "Gradients predict nothing beyond the activations of all layers together "
-            f"(U: p = {evidence.gradient_p:.3f}).",
+            f"(U: {_p(evidence)}).",
         )
     departures = _departures(evidence)
     if departures:
         return Judgement(
             Verdict.MISALIGNED,
             "Gradients do predict the brain beyond all activations "
-            f"(U: p = {evidence.gradient_p:.3f}), but {' and '.join(departures)}.",
+            f"(U: {_p(evidence)}), but {' and '.join(departures)}.",
         )
     if _follows(evidence):
         return Judgement(
             Verdict.BACKPROP_LIKE,
             "Gradients predict the brain beyond all activations "
-            f"(U: p = {evidence.gradient_p:.3f}) in the order that backpropagation needs: "
+            f"(U: {_p(evidence)}) in the order that backpropagation needs: "
             f"{_scores(evidence)}.",
         )
     return Judgement(
         Verdict.UNDECIDED,
         "Gradients predict the brain beyond all activations "
-        f"(U: p = {evidence.gradient_p:.3f}), but the intervals neither show nor exclude the order "
+        f"(U: {_p(evidence)}), but the intervals neither show nor exclude the order "
         f"that backpropagation needs: {_scores(evidence)}.",
     )
 
@@ -156,3 +156,8 @@ def _scores(evidence: Evidence) -> str:
         if score is not None
     ]
     return ", ".join(parts)
+
+
+def _p(evidence: Evidence) -> str:
+    p = evidence.gradient_p
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

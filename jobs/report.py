@@ -230,13 +230,18 @@ def _subject_rows(tables: xr.Dataset) -> Iterator[dict[str, str]]:
                     "signal": signal_title(signal),
                     "score": name,
                     "value": number(tables[f"{name}_score"].sel(at).item()),
-                    "p": number(tables[f"{name}_p"].sel(at).item(), digits=3),
+                    "p": p_value(tables[f"{name}_p"].sel(at).item()),
                 }
 
 
 def number(value: float, digits: int = 2) -> str:
     """Return a number for a table."""
     return f"{value:.{digits}f}" if np.isfinite(value) else "undefined"
+
+
+def p_value(p: float) -> str:
+    """Return a p value for a table."""
+    return "< 0.001" if p < 0.001 else number(p, digits=3)
 
 
 def _counts(stores: Sequence[Store]) -> Iterator[str]:

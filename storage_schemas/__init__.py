@@ -1,1 +1,5 @@
-"""What is on disk: Zarr stores with owners, commit records and seals, read as xarray."""
+"""What is on disk: stores, schemas, commit records, leases and seals; opens runs as xarray."""
+
+from storage_schemas.run import open_run
+
+__all__ = ["open_run"]

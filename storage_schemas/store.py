@@ -13,6 +13,7 @@
 import re
 import shutil
 import uuid
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -270,6 +271,11 @@ def _write_store(
     group = zarr.open_group(data, mode="r+")
     for layout in arrays:
         _create_array(group, layout)
+    with warnings.catch_warnings():
+        # Zarr warns that its specification is silent on this; here it cannot go stale, since no
+        # metadata changes after this line, and plain xarray opens the store without a warning.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(data)
 
 
 def _create_array(group: zarr.Group, layout: ArrayLayout) -> None:

@@ -30,6 +30,7 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
                 f"[red]{state.stage}: {n} unit(s) failed:[/red] {error}\n"
                 f"    see `gradenc logs {run} {example}`, then `gradenc resume {run}`",
                 highlight=False,
+                soft_wrap=True,
             )
     if folder.cancelled:
         console.print(f"The run is cancelled; `gradenc resume {run}` goes on.")

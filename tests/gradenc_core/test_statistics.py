@@ -1,0 +1,79 @@
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from gradenc_core import statistics
+
+
+def test_false_discovery_rate_is_benjamini_hochbergs_and_passes_over_nan() -> None:
+    p = np.array([0.001, 0.02, np.nan, 0.04, 0.9])
+    # Step-up by hand: .001 <= .0125, .02 <= .025, .04 > .0375.
+    assert statistics.significant(p, 0.05).tolist() == [True, True, False, False, False]
+    assert not statistics.significant(np.full(3, np.nan), 0.05).any()
+
+
+def test_max_statistic_p_counts_permutations_at_or_above() -> None:
+    scores = np.array([[0.5, 0.1], [0.4, 0.6], [0.1, 0.2], [0.5, 0.0]])
+    assert statistics.max_statistic_p(scores) == 3 / 4
+    scores[:, 1] = np.nan
+    assert statistics.max_statistic_p(scores) == 2 / 4
+    assert np.isnan(statistics.max_statistic_p(np.full((4, 2), np.nan)))
+
+
+def test_pooled_null_p() -> None:
+    p = statistics.pooled_null_p(np.array([0.5, 2.0, np.nan]), np.array([0.1, 0.5, 1.0, np.nan]))
+    assert p[:2] == pytest.approx([3 / 4, 1 / 4])
+    assert np.isnan(p[2])
+
+
+def test_all_orders_of_few_regions_are_enumerated() -> None:
+    orders = statistics.region_permutations(6, seed=0)
+    assert sorted(map(tuple, orders)) == sorted(permutations(range(6)))
+    assert orders[0].tolist() == list(range(6))
+    many = statistics.region_permutations(9, seed=0)
+    assert many.shape == (statistics.N_PERMUTATIONS, 9)
+    assert (np.sort(many, axis=1) == np.arange(9)).all()
+
+
+@given(st.integers(3, 30), st.integers(0, 100), st.sampled_from(["pearson", "spearman"]))
+def test_correlation_is_scipys(n: int, seed: int, method: str) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, 6, (2, n)).astype(float)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        assert np.isnan(statistics.correlation(x, y, method))
+        return
+    test = stats.pearsonr if method == "pearson" else stats.spearmanr
+    assert statistics.correlation(x, y, method) == pytest.approx(test(x, y).statistic, abs=1e-12)
+
+
+def test_correlation_leaves_out_unknown_entries() -> None:
+    x = np.array([1.0, 2.0, np.nan, 4.0])
+    y = np.array([2.0, 4.0, 9.0, 8.0])
+    assert statistics.correlation(x, y, "pearson") == pytest.approx(1)
+    assert np.isnan(statistics.correlation(x[:2], y[:2], "pearson"))
+
+
+def test_bootstrap_null_p_is_two_sided() -> None:
+    assert statistics.bootstrap_null_p(-0.5, np.array([0.6, -0.1, 0.2, np.nan])) == 2 / 4
+    assert np.isnan(statistics.bootstrap_null_p(np.nan, np.zeros(3)))
+
+
+def test_percentile_interval() -> None:
+    low, high = statistics.percentile_interval(np.arange(101.0))
+    assert (low, high) == pytest.approx((2.5, 97.5))
+    assert np.isnan(statistics.percentile_interval(np.array([1.0, np.nan, np.nan]))).all()
+
+
+def test_stouffer() -> None:
+    z = (stats.norm.isf(0.01) + stats.norm.isf(0.2)) / np.sqrt(2)
+    assert statistics.stouffer([0.01, 0.2, np.nan]) == pytest.approx(stats.norm.sf(z))
+    assert np.isnan(statistics.stouffer([np.nan]))
+
+
+def test_stouffer_of_opposite_signs_cancels() -> None:
+    assert statistics.stouffer_signed([0.01, 0.01], [1, -1]) == pytest.approx(1)
+    assert statistics.stouffer_signed([0.03, 0.03], [-1, -1]) < 0.03

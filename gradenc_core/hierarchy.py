@@ -246,24 +246,54 @@ def _permuted_scores(
 
 
 def _cluster_interval(subjects: Sequence[Points], method: str, seed: int) -> tuple[float, float]:
+    """Return the interval of the subjects' mean score over resampled regions."""
     present = sorted({int(r) for points in subjects for r in points.region})
     if len(present) < FEWEST_DRAWN_REGIONS:
         return float("nan"), float("nan")
+    counts = _region_counts(len(present), seed)
+    scores = np.stack([_drawn_scores(points, present, counts, method) for points in subjects])
+    known = np.isfinite(scores)
+    means = np.full(len(counts), np.nan)
+    np.divide(np.where(known, scores, 0).sum(0), known.sum(0), out=means, where=known.any(0))
+    return percentile_interval(means)
+
+
+def _region_counts(n_regions: int, seed: int) -> Array:
+    """Draw how often each region enters each resample, at least 3 distinct ones, (n_draws, n)."""
     generator = np.random.default_rng(seed)
-    means: list[float] = []
-    while len(means) < N_CLUSTER_DRAWS:
-        drawn = generator.choice(present, len(present))
-        if len(set(drawn.tolist())) < FEWEST_DRAWN_REGIONS:
-            continue
-        values = [_drawn_score(points, drawn, method) for points in subjects]
-        known = [v for v in values if np.isfinite(v)]
-        means.append(float(np.mean(known)) if known else float("nan"))
-    return percentile_interval(np.array(means))
+    kept: list[Array] = []
+    while len(kept) < N_CLUSTER_DRAWS:
+        drawn = generator.multinomial(n_regions, np.full(n_regions, 1 / n_regions), N_CLUSTER_DRAWS)
+        kept += list(drawn[(drawn > 0).sum(axis=1) >= FEWEST_DRAWN_REGIONS].astype(np.float64))
+    return np.stack(kept[:N_CLUSTER_DRAWS])
 
 
-def _drawn_score(points: Points, drawn: NDArray[np.int64], method: str) -> float:
-    rows = np.concatenate([np.flatnonzero(points.region == r) for r in drawn])
-    return correlation(points.depth[rows], points.position[rows], method)
+def _drawn_scores(points: Points, present: Sequence[int], counts: Array, method: str) -> Array:
+    """Return the score of every resample from sums within regions, (n_draws,).
+
+    Spearman's ranks are those of the whole sample.
+    """
+    x, y = points.depth, points.position
+    if method == "spearman":
+        x, y = rankdata(x), rankdata(y)
+    if len(x) == 0:
+        return np.full(len(counts), np.nan)
+    x, y = x - x.mean(), y - y.mean()
+    member = np.searchsorted(present, points.region)
+
+    def drawn(values: Array) -> Array:
+        return counts @ np.bincount(member, weights=values, minlength=len(present))
+
+    n = drawn(np.ones_like(x))
+    n = np.where(n > 0, n, np.nan)
+    mean_x, mean_y = drawn(x) / n, drawn(y) / n
+    covariance = drawn(x * y) / n - mean_x * mean_y
+    variances = (drawn(x**2) / n - mean_x**2, drawn(y**2) / n - mean_y**2)
+    # Rounding leaves a constant resample a variance of this share of the whole sample's.
+    floors = (1e-12 * (x**2).mean(), 1e-12 * (y**2).mean())
+    defined = (variances[0] > floors[0]) & (variances[1] > floors[1])
+    size = np.sqrt(np.where(defined, variances[0] * variances[1], np.nan))
+    return np.asarray(covariance / size)
 
 
 def peak_latency(curves: Array, times: Array, window: tuple[float, float]) -> Array:

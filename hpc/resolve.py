@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gradenc_core.readers.images import Manifest, read_manifest
-from gradenc_core.readers.responses import ResponseDescription
 from pydantic import BaseModel, ConfigDict
 
 from gradenc_core.models import load_model, resolve_layers
 from gradenc_core.objectives import OBJECTIVES
 from gradenc_core.readers import bids, epochs
+from gradenc_core.readers.images import Manifest, read_manifest
+from gradenc_core.readers.responses import ResponseDescription
 from hpc.study import BidsResponses, EpochsResponses, Model, Study
 from jobs.spec import ModelSpec, SignalSpec
 from storage_schemas.files import replace

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from gradenc_core.similarity import linear_cka
 from threadpoolctl import threadpool_limits
 
+from gradenc_core.similarity import linear_cka
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import CollinearitySpec
 from storage_schemas.store import Store, Unit

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gradenc_core.readers.images import read_image
 
 from gradenc_core.models import VisionModel, preprocess
+from gradenc_core.readers.images import read_image
 from gradenc_core.signals import SignalExtractor
 from jobs import models
 from jobs.runner import Arrays, Facts, Work

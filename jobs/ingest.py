@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from gradenc_core.readers.images import read_manifest
 
 from gradenc_core.readers import bids, epochs
+from gradenc_core.readers.images import read_manifest
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import ResponsesSpec
 from storage_schemas.store import Store, Unit

@@ -1,203 +1,378 @@
-from itertools import pairwise
+import math
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
-from gradenc_core.models import VisionModel, load_model
-from gradenc_core.objectives import supported_objectives
+from gradenc_core.library import Preprocessing
+from gradenc_core.models import VisionModel, from_module, load_model
 from gradenc_core.signals import SignalExtractor, classify_signals
 
-OBJECTIVES = ["gradient:classification", "gradient:energy", "gradient:random.3"]
+SIZE = 16
+STEPS = Preprocessing(SIZE, SIZE, False, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+ALL = ["forward", "gradient:classification", "gradient:energy", "gradient:random.0"]
 
 
-@pytest.fixture(scope="module")
-def resnet() -> VisionModel:
-    return load_model("torchvision", "resnet18", "untrained", 0, image_size=64)
+class AddBlock(nn.Module):
+    """A residual block with two in-place operations."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.act = nn.SiLU(inplace=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = self.act(self.conv(x))
+        out += x
+        return out
 
 
-@pytest.fixture(scope="module")
-def vit() -> VisionModel:
-    return load_model("timm", "test_vit", "untrained", 0, image_size=64)
+class SmallNet(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 4, stride=4)
+        self.first, self.second, self.third = (AddBlock(6) for _ in range(3))
+        self.norm, self.head = nn.BatchNorm2d(6), nn.Linear(6, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(self.stem(x))
+        x *= 0.5  # overwrites the block's output
+        x = self.third(self.second(x))
+        return self.head(self.norm(x).mean((2, 3)))
 
 
-def images(n: int, size: int = 64, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(n, 3, size, size, generator=generator)
+def small_model(dtype: torch.dtype = torch.float64) -> VisionModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = SmallNet().to(dtype)
+    nn.init.constant_(module.norm.running_mean, 0.3)
+    return from_module(module, STEPS)
 
 
-def extractor(model: VisionModel, sources: list[str], **options: object) -> SignalExtractor:
-    settings: dict = {
-        "layers": list(model.blocks),
-        "sources": sources,
+def extractor(model, sources=ALL, layers=None, **options):
+    settings = {
         "tokens": "mean",
-        "projection": 24,
+        "projection": 16,
         "seed": 0,
-        "scale": "raw",
+        "scale": "unit",
         "micro_batch": 4,
-    }
-    return SignalExtractor(model, **(settings | options))
+    } | options
+    return SignalExtractor(model, layers or model.blocks, sources, **settings)
 
 
-def loss_of(source: str, model: VisionModel, batch: torch.Tensor) -> torch.Tensor:
-    """Compute the summed loss from the definitions, apart from the code under test."""
-    kept = {}
-    block = dict(model.module.named_modules())[model.blocks[-1]]
-    handle = block.register_forward_hook(lambda _m, _i, out: kept.update(last=out))
-    logits = model.module(batch)
-    handle.remove()
-    pooled = kept["last"].mean(dim=(2, 3))
-    if source == "gradient:energy":
-        return (pooled**2).sum() / 2
-    assert source == "gradient:classification"
-    chosen = logits.argmax(dim=1)
-    return -torch.log_softmax(logits, dim=1)[torch.arange(len(batch)), chosen].sum()
+def images(n, size=SIZE, seed=0):
+    return torch.randn(n, 3, size, size, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.mark.parametrize("source", ["gradient:energy", "gradient:classification"])
-@pytest.mark.parametrize("layer", ["layer1.1", "layer3.0", "layer4.1"])
-def test_gradients_equal_finite_differences(source: str, layer: str) -> None:
-    model = load_model("torchvision", "resnet18", "untrained", 1, image_size=32)
-    model.module.double()
-    batch = images(2, 32).double()
-    pooled = extractor(model, [source], layers=[layer]).pooled(batch)[source][0]
-    # A shift of one channel at every position moves the loss by the channel's mean gradient x area.
-    module = dict(model.module.named_modules())[layer]
-    channels, area = pooled.shape[1], 1
-    differences = []
-    for channel in (0, channels // 2, channels - 1):
-        values = []
-        for step in (1e-5, -1e-5):
-
-            def shift(
-                _m: nn.Module, _i: object, out: torch.Tensor, step: float = step
-            ) -> torch.Tensor:
-                nonlocal area
-                area = out.shape[2] * out.shape[3]
-                moved = out.clone()
-                moved[0, channel] += step  # noqa: B023
-                return moved
-
-            handle = module.register_forward_hook(shift)
-            values.append(loss_of(source, model, batch))
-            handle.remove()
-        difference = (values[0] - values[1]) / 2e-5 / area
-        differences.append((difference.item(), pooled[0, channel].item()))
-    for numeric, captured in differences:
-        assert captured == pytest.approx(numeric, rel=1e-5, abs=1e-10)
+@pytest.fixture(scope="module")
+def resnet():
+    return load_model("torchvision", "resnet18", "untrained", 0, 64)
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit"])
-def test_features_are_the_same_bytes_for_any_sharding(
-    name: str, request: pytest.FixtureRequest
-) -> None:
-    model = request.getfixturevalue(name)
-    batch = images(13)
-    extract = extractor(model, ["forward", *OBJECTIVES], scale="unit")
-    whole = extract(batch)
-    rng = np.random.default_rng(0)
-    for _ in range(4):
-        cuts = [0, *sorted(rng.choice(np.arange(1, 13), 3, replace=False).tolist()), 13]
-        parts = [extract(batch[a:b]) for a, b in pairwise(cuts)]
-        for source, features in whole.items():
-            joined = np.concatenate([part[source] for part in parts], axis=1)
-            assert joined.tobytes() == features.tobytes(), (source, cuts)
+@pytest.fixture(scope="module")
+def vit():
+    return load_model("timm", "test_vit", "untrained", 0, 64)
 
 
-@pytest.mark.parametrize("name", ["resnet", "vit"])
-def test_a_batch_equals_single_stimuli(name: str, request: pytest.FixtureRequest) -> None:
-    model = request.getfixturevalue(name)
-    batch = images(5)
-    together = extractor(model, ["forward", *OBJECTIVES], micro_batch=5)(batch)
-    alone = extractor(model, ["forward", *OBJECTIVES], micro_batch=1)(batch)
-    for source, features in together.items():
-        scale = np.abs(alone[source]).max(axis=(1, 2), keepdims=True)
-        assert (np.abs(features - alone[source]) <= 1e-5 * scale).all()
+@pytest.fixture(scope="module", params=["resnet18", "test_vit"])
+def network(request, resnet, vit):
+    return {"resnet18": resnet, "test_vit": vit}[request.param]
 
 
-def test_no_parameter_gets_a_gradient(resnet: VisionModel) -> None:
-    extractor(resnet, OBJECTIVES)(images(2))
-    assert all(p.grad is None and not p.requires_grad for p in resnet.module.parameters())
+# --- what the signals are -------------------------------------------------------------------------
 
 
-def test_forward_does_not_depend_on_the_objectives(resnet: VisionModel) -> None:
-    batch = images(3)
-    alone = extractor(resnet, ["forward"])(batch)["forward"]
-    beside = extractor(resnet, ["forward", *OBJECTIVES])(batch)["forward"]
-    assert alone.tobytes() == beside.tobytes()
-
-
-def test_unit_scale_keeps_direction_and_log_norm(resnet: VisionModel) -> None:
-    batch = images(4)
-    pooled = extractor(resnet, ["gradient:energy"]).pooled(batch)["gradient:energy"]
-    unit = extractor(resnet, ["gradient:energy"], scale="unit")(batch)["gradient:energy"]
-    only = extractor(resnet, ["gradient:energy"], scale="norm_only")(batch)["gradient:energy"]
-    raw = extractor(resnet, ["gradient:energy"])(batch)["gradient:energy"]
-    for layer, gradient in enumerate(pooled):
-        norm = gradient.double().norm(dim=1).numpy()
-        assert unit[layer, :, -1] == pytest.approx(np.log(norm), abs=1e-5)
-        difference = unit[layer, :, :-1] * norm[:, None] - raw[layer]
-        assert np.abs(difference).max() < 1e-5 * np.abs(raw[layer]).max()
-    assert (only[..., 0] == unit[..., -1]).all()
-
-
-def test_classes_of_gradients(resnet: VisionModel) -> None:
-    sources = ["forward", *OBJECTIVES]
-    classes = classify_signals(extractor(resnet, sources), images(8))
-    assert classes["gradient:energy"][-1] == "identical_to_forward"
-    assert classes["gradient:random.3"][-1] == "constant"
-    assert set(classes["gradient:classification"]) == {"ok"}
-    assert set(classes["gradient:energy"][:-1]) == {"ok"}
-
-
-def test_a_layer_that_no_loss_reaches_is_classed_zero(vit: VisionModel) -> None:
-    # The head reads the class token, which the last block's patches no longer influence.
-    sources = ["forward", "gradient:classification"]
-    classes = classify_signals(extractor(vit, sources), images(8))
-    assert classes["gradient:classification"][-1] == "zero"
-
-
-def test_captured_outputs_are_safe_from_inplace_activations() -> None:
-    model = load_model("torchvision", "vgg11", "untrained", 0, image_size=32)
-    batch = images(2, 32)
-    # features.0 is a convolution whose output torchvision's ReLU(inplace=True) would overwrite.
-    captured = extractor(model, ["forward", "gradient:energy"], layers=["features.0"]).pooled(batch)
-    expected = model.module.features[0](batch).mean(dim=(2, 3))
-    assert torch.equal(captured["forward"][0], expected)
-
-
-def test_a_model_without_a_head_offers_no_classification() -> None:
-    names = supported_objectives(load_model("timm", "test_vit", "untrained", 0))
-    assert names == ("classification", "energy", "random")
-    with pytest.raises(ValueError, match="not one of"):
-        extractor(load_model("timm", "test_vit", "untrained", 0), ["gradient:dino"])
-
-
-@pytest.mark.parametrize("tokens", ["cls", "registers", "patches", "mean"])
-def test_tokens_of_a_transformer_with_registers(tokens: str) -> None:
-    model = load_model("timm", "vit_small_patch16_dinov3", "untrained", 0, image_size=32)
-    assert (model.n_class_tokens, model.n_register_tokens, model.n_patches) == (1, 4, 4)
-    batch = images(2, 32)
-    kept = {}
-    module = dict(model.module.named_modules())[model.blocks[3]]
-    handle = module.register_forward_hook(lambda _m, _i, out: kept.update(out=out))
+def energy_after(module, name, x, replacement):
+    """Energy of the network when the output of `name` is replaced."""
+    seen = {}
+    hooks = [
+        module.get_submodule(name).register_forward_hook(lambda *_: replacement.clone()),
+    ]
+    last = "third" if isinstance(module, SmallNet) else "layer4.1"
+    hooks.append(
+        module.get_submodule(last).register_forward_hook(
+            lambda _m, _i, output: seen.update(z=output.clone())
+        )
+    )
     with torch.no_grad():
-        model.module(batch)
-    handle.remove()
-    out = kept["out"]
-    expected = {
-        "cls": out[:, 0],
-        "registers": out[:, 1:5].mean(dim=1),
-        "patches": out[:, 5:].flatten(1),
-        "mean": out[:, 5:].mean(dim=1),
-    }[tokens]
-    captured = extractor(
-        model, ["forward"], layers=[model.blocks[3]], tokens=tokens, micro_batch=2
-    ).pooled(batch)["forward"][0]
-    assert torch.equal(captured, expected)
+        module(x)
+    for hook in hooks:
+        hook.remove()
+    return float(seen["z"].mean((2, 3)).square().sum() / 2)
 
 
-def test_tokens_that_a_conv_net_lacks_are_refused(resnet: VisionModel) -> None:
-    with pytest.raises(ValueError, match="has none; use 'mean' or 'patches'"):
-        extractor(resnet, ["forward"], tokens="cls")
+def output_of(module, name, x):
+    seen = {}
+    hook = module.get_submodule(name).register_forward_hook(
+        lambda _m, _i, output: seen.update(z=output.clone())
+    )
+    with torch.no_grad():
+        module(x)
+    hook.remove()
+    return seen["z"]
+
+
+def check_finite_differences(model, names, size, step):
+    x = images(1, size).double()
+    pooled = extractor(model, ["gradient:energy"], names, tokens="patches", micro_batch=1).pooled(x)
+    rng = np.random.default_rng(0)
+    for name, gradient in zip(names, pooled["gradient:energy"], strict=True):
+        output = output_of(model.module, name, x)
+        direction = torch.from_numpy(rng.standard_normal(tuple(output.shape)))
+        up, down = (
+            energy_after(model.module, name, x, output + sign * step * direction)
+            for sign in (1, -1)
+        )
+        expected = float((gradient * direction.permute(0, 2, 3, 1).flatten(1)).sum())
+        assert (up - down) / (2 * step) == pytest.approx(expected, rel=1e-5)
+
+
+def test_gradients_equal_finite_differences():
+    check_finite_differences(small_model(), ["stem", "first", "second", "third"], SIZE, 1e-5)
+
+
+def test_gradients_of_resnet18_equal_finite_differences():
+    model = load_model("torchvision", "resnet18", "untrained", 0, 32)
+    model.module.double()
+    check_finite_differences(model, ["layer1.0", "layer2.1", "layer4.0", "layer4.1"], 32, 1e-7)
+
+
+def test_classification_gradients_equal_autograd_on_single_stimuli(resnet):
+    x, labels = images(3, 64), torch.tensor([1, 2, 3])
+    signals = extractor(resnet, ALL, ["layer2.0"]).pooled(x, labels)
+    for row in range(3):
+        stem = nn.Sequential(*list(resnet.module.children())[:5], resnet.module.layer2[0])
+        output = stem(x[row : row + 1]).detach().requires_grad_()
+        rest = nn.Sequential(
+            resnet.module.layer2[1], resnet.module.layer3, resnet.module.layer4, nn.Flatten(2)
+        )
+        logits = resnet.module.fc(rest(output).mean(2))
+        loss = nn.functional.cross_entropy(logits, labels[row : row + 1])
+        (gradient,) = torch.autograd.grad(loss, output)
+        expected = gradient.mean((2, 3))[0]
+        error = signals["gradient:classification"][0][row] - expected
+        assert error.norm() <= 1e-5 * expected.norm()
+        torch.testing.assert_close(signals["forward"][0][row], output.detach().mean((2, 3))[0])
+
+
+def test_in_place_operations_do_not_reach_what_was_captured():
+    model, x = small_model(), images(2).double()
+    names = ["stem", "first", "first.conv", "second", "third"]
+    signals = extractor(model, ["forward"], names).pooled(x)
+    module = model.module
+    stem = module.stem(x)
+    convolved = module.first.conv(stem)
+    first = nn.functional.silu(convolved) + stem
+    second = nn.functional.silu(module.second.conv(first / 2)) + first / 2
+    third = nn.functional.silu(module.third.conv(second)) + second
+    truth = [stem, first, convolved, second, third]
+    for signal, expected in zip(signals["forward"], truth, strict=True):
+        torch.testing.assert_close(signal, expected.mean((2, 3)))
+    np.testing.assert_allclose(
+        extractor(model, ALL, names).pooled(x)["forward"][1], signals["forward"][1]
+    )
+
+
+def test_gradient_of_the_readout_layer_is_that_of_the_formula(resnet):
+    signals = extractor(resnet, ["gradient:energy"], ["layer4.1"]).pooled(images(5, 64))
+    torch.testing.assert_close(signals["gradient:energy"][0], signals["forward"][0] / 4)
+
+
+def test_a_batch_equals_its_singles(network):
+    x = images(6, 64)
+    together = extractor(network, micro_batch=6).pooled(x)
+    for source in ALL:
+        singles = extractor(network, micro_batch=1).pooled(x)[source]
+        for batched, single in zip(together[source], singles, strict=True):
+            error = torch.linalg.vector_norm(batched - single, dim=1)
+            norm = torch.linalg.vector_norm(single, dim=1)
+            assert bool((error <= 1e-5 * norm).all())
+
+
+def test_a_stimulus_gradient_depends_on_no_other_stimulus(network):
+    x, y = images(4, 64), images(4, 64, seed=1)
+    y[2] = x[2]
+    first, second = extractor(network)(x), extractor(network)(y)
+    for source in ALL:
+        assert first[source][:, 2].tobytes() == second[source][:, 2].tobytes()
+        assert source == "gradient:random.0" or not np.array_equal(
+            first[source][:, 1], second[source][:, 1]
+        )
+
+
+def test_layers_after_the_readout_have_no_gradient(resnet):
+    pooled = extractor(resnet, ["gradient:energy"], ["fc"]).pooled(images(2, 64))
+    assert not pooled["gradient:energy"][0].any()
+    assert extractor(resnet, ["gradient:energy"], ["fc"])(images(2, 64))
+
+
+# --- same bytes -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reference(network):
+    x = images(14, 64)
+    extract = extractor(network, micro_batch=4)
+    return extract, x, extract(x)
+
+
+@settings(max_examples=12, deadline=None)
+@given(order=st.permutations(range(14)), cuts=st.sets(st.integers(1, 13), min_size=1, max_size=3))
+def test_bytes_do_not_depend_on_the_partition(reference, order, cuts):
+    extract, x, whole = reference
+    for part in np.split(np.array(order), sorted(cuts)):
+        for source, features in extract(x[part]).items():
+            assert features.tobytes() == whole[source][:, part].tobytes()
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "vit_b_16"])
+def test_bytes_do_not_depend_on_the_other_sources_and_layers(architecture):
+    model = load_model("torchvision", architecture, "untrained", 0, 32)
+    x = images(3, 32)
+    together = extractor(model)(x)
+    for source in ALL:
+        alone = extractor(model, [source], model.blocks[1::3])(x)[source]
+        assert alone.tobytes() == together[source][1::3].tobytes()
+
+
+def test_extraction_leaves_the_network_and_the_flags_as_they_were(resnet):
+    fused, deterministic = (
+        torch.backends.mha.get_fastpath_enabled(),
+        torch.backends.cudnn.deterministic,
+    )
+    x = images(2, 64)
+    with torch.no_grad():
+        before = resnet.module(x)
+        extractor(resnet)(x)
+        assert torch.equal(resnet.module(x), before)
+    assert not any(part._forward_hooks for part in resnet.module.modules())
+    assert torch.backends.mha.get_fastpath_enabled() == fused
+    assert torch.backends.cudnn.deterministic == deterministic
+
+
+# --- scale and shapes -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scale", "width"), [("unit", 17), ("raw", 16), ("norm_only", 1)])
+def test_shapes(scale, width):
+    extract = extractor(small_model(torch.float32), scale=scale)
+    features = extract(images(5))
+    assert features["forward"].shape == (3, 5, 16)
+    assert features["forward"].dtype == np.float32
+    for source in ALL[1:]:
+        assert extract.n_features(source) == width
+        assert features[source].shape == (3, 5, width)
+    assert extract(images(0))["gradient:energy"].shape == (3, 0, width)
+
+
+def test_unit_scale_divides_by_the_norm_and_appends_its_log():
+    model, x = small_model(torch.float32), images(5)
+    pooled = extractor(model).pooled(x)["gradient:energy"]
+    unit, raw, norm_only = (
+        extractor(model, scale=scale)(x)["gradient:energy"]
+        for scale in ("unit", "raw", "norm_only")
+    )
+    norms = np.stack([np.linalg.norm(layer.numpy(), axis=1) for layer in pooled])
+    np.testing.assert_allclose(unit[..., -1], np.log(norms), rtol=1e-5)
+    np.testing.assert_allclose(unit[..., :-1] * norms[..., None], raw, rtol=1e-4, atol=1e-7)
+    np.testing.assert_array_equal(norm_only[..., 0], unit[..., -1])
+
+
+def test_zero_and_tiny_gradients_stay_finite():
+    model, x = small_model(torch.float32), images(4)
+    for factor, log_norm in ((0.0, math.log(torch.finfo(torch.float32).tiny)), (1e-15, None)):
+        scaled = small_model(torch.float32)
+        nn.init.zeros_(scaled.module.head.bias)
+        scaled.module.head.weight.mul_(factor)
+        unit = extractor(scaled, ["gradient:classification"])(x)["gradient:classification"]
+        assert np.isfinite(unit).all()
+        if log_norm is not None:
+            assert not unit[..., :-1].any()
+            np.testing.assert_allclose(unit[..., -1], log_norm)
+        else:
+            norms = np.linalg.norm(unit[..., :-1], axis=2)
+            assert ((norms > 0.3) & (norms < 2)).all()
+    assert np.isfinite(extractor(model)(x)["gradient:energy"]).all()
+
+
+def test_both_signals_pass_through_the_same_projection(resnet):
+    options = {"layers": ["layer4.1"], "scale": "raw"}
+    features = extractor(resnet, ["forward", "gradient:energy"], **options)(images(3, 64))
+    np.testing.assert_allclose(features["gradient:energy"], features["forward"] / 4, rtol=1e-5)
+
+
+def test_class_tokens_and_patches_differ(vit):
+    x = images(2, 64)
+    cls, patches = (extractor(vit, ["forward"], tokens=t).pooled(x) for t in ("cls", "patches"))
+    assert cls["forward"][0].shape == (2, 64)
+    assert patches["forward"][0].shape == (2, 16 * 64)
+
+
+# --- classes --------------------------------------------------------------------------------------
+
+
+def test_gradients_without_a_signal_of_their_own_are_named(resnet, vit):
+    for model in (resnet, vit):
+        classes = classify_signals(extractor(model, micro_batch=16), images(16, 64))
+        assert set(classes) == set(ALL[1:])
+        for source, last in (("energy", "identical_to_forward"), ("random.0", "constant")):
+            layers = classes[f"gradient:{source}"]
+            assert layers == ["ok"] * (len(model.blocks) - 1) + [last]
+    # the head reads the class token alone: the last block's patches get no gradient
+    assert classes["gradient:classification"] == ["ok"] * 5 + ["zero"]
+
+
+def test_classes_hold_for_all_patches_and_raw_scale(vit):
+    extract = extractor(vit, tokens="patches", scale="raw", micro_batch=16)
+    classes = classify_signals(extract, images(16, 64))
+    assert classes["gradient:energy"] == ["ok"] * 6
+    assert classes["gradient:random.0"] == ["ok"] * 5 + ["constant"]
+
+
+def test_small_but_varying_gradients_are_ok():
+    model = small_model(torch.float32)
+    model.module.head.weight.mul_(1e-12)
+    nn.init.zeros_(model.module.head.bias)
+    classes = classify_signals(extractor(model, ["gradient:classification"]), images(8))
+    assert classes["gradient:classification"] != ["zero"] * 3
+
+
+def test_everything_zero_is_zero():
+    model = small_model(torch.float32)
+    nn.init.zeros_(model.module.head.weight)
+    classes = classify_signals(extractor(model, ["gradient:classification"]), images(8))
+    assert classes == {"gradient:classification": ["zero"] * 3}
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scale": "z"}, "scale is 'z'"),
+        ({"micro_batch": 0}, "micro_batch is 0"),
+        ({"sources": ["gradient:dino"]}, "'gradient:dino' is not one of"),
+        ({"layers": ["layer9"]}, "no layer 'layer9'"),
+        ({"tokens": "cls"}, "has none; use 'mean'"),
+        ({"projection": 0}, "projection is 0"),
+    ],
+)
+def test_wrong_options_are_refused(resnet, options, message):
+    with pytest.raises(ValueError, match=message):
+        extractor(resnet, **options)
+
+
+def test_features_that_are_not_finite_are_refused():
+    model, x = small_model(torch.float32), images(4)
+    x[1, 0, 0, 0] = math.inf
+    with pytest.raises(ValueError, match=r"forward of layer 'first'.*not finite for 1 stimuli"):
+        extractor(model, ["forward"])(x)
+
+
+def test_classes_need_some_images(resnet):
+    with pytest.raises(ValueError, match="2 images cannot class"):
+        classify_signals(extractor(resnet), images(2, 64))

@@ -98,6 +98,30 @@ def test_every_store_opens_with_plain_xarray(finished: Path) -> None:
         assert xr.open_datatree(store, engine="zarr").ds.data_vars
 
 
+def test_the_report_renders_in_a_browser(finished: Path, tmp_path: Path) -> None:
+    chromium = shutil.which("chromium")
+    assert chromium, "no chromium: run `make browser` as root"
+    result = subprocess.run(
+        [
+            chromium,
+            *("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run"),
+            *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--window-size=1100,3000",
+            f"--screenshot={tmp_path / 'page.png'}",
+            "--dump-dom",
+            f"{(finished / 'report.html').as_uri()}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.stdout.count("<figure>") == 5
+    assert "What each hypothesis predicts" in result.stdout
+    assert digest_of(finished) in result.stdout
+    assert "http" not in (finished / "report.html").read_text()
+
+
 def test_submitting_again_runs_nothing(finished: Path) -> None:
     before = sorted((finished / "submissions").iterdir())
     gradenc("submit", finished.parent / "study.yaml", "--run", finished)

@@ -1,0 +1,66 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+GRADENC = str(Path(sys.executable).with_name("gradenc"))
+COMMANDS = (
+    "init",
+    "demo",
+    "plan",
+    "submit",
+    "status",
+    "resume",
+    "cancel",
+    "logs",
+    "verify",
+    "report",
+)
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([GRADENC, *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(command: str) -> None:
+    result = run(command, "--help")
+    assert result.returncode == 0
+    assert f"Example: gradenc {command}" in " ".join(result.stdout.replace("│", " ").split())
+
+
+def test_looking_at_a_run_imports_nothing_slow() -> None:
+    code = (
+        "import sys, hpc.cli.app, hpc.state, hpc.folder; "
+        "slow = {'torch', 'sklearn', 'mne', 'timm', 'matplotlib'} & set(sys.modules); "
+        "sys.exit(str(slow) if slow else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+def test_init_writes_a_study_and_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "study.yaml"
+    assert run("init", path).returncode == 0
+    path.write_text("mine")
+    result = run("init", path)
+    assert result.returncode == 1
+    assert "exists already" in result.stderr
+    assert path.read_text() == "mine"
+
+
+def test_a_refusal_is_one_message_without_a_traceback(tmp_path: Path) -> None:
+    study = tmp_path / "study.yaml"
+    study.write_text("name: x\nstimuli: pictures\nmodles: []\n")
+    result = run("plan", study)
+    assert result.returncode == 1
+    assert "did you mean `models`?" in result.stderr
+    assert "Traceback" not in result.stderr + result.stdout
+
+
+@pytest.mark.parametrize("command", ["status", "resume", "cancel", "logs", "verify", "report"])
+def test_a_folder_that_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
+    result = run(command, tmp_path)
+    assert result.returncode == 1
+    assert "no run folder" in result.stderr

@@ -1,0 +1,86 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from gradenc_core.readers.images import read_manifest
+from hpc.forecast import forecast
+from hpc.plan import windows_of
+from hpc.profile import load_profile
+from hpc.study import Study, load_study
+from hpc.targets import Targets, encode_groups, in_order, stimulus_sets, summaries, target_groups
+from jobs.spec import STAGES
+
+
+@pytest.fixture
+def study(small_study: Path) -> Study:
+    return load_study(small_study)
+
+
+def voxels(subject: str, stimuli: tuple[str, ...], repeats: list[float]) -> Targets:
+    coords = xr.Dataset(
+        coords={
+            "roi": ("voxel", np.array(["V2", "V1", "V1"], dtype=object)),
+            "hemisphere": ("voxel", np.array(["L", "L", "R"], dtype=object)),
+        }
+    )
+    return Targets(subject, "fmri", stimuli, np.array(repeats), coords)
+
+
+def sensors(subject: str, stimuli: tuple[str, ...], repeats: list[float]) -> Targets:
+    coords = xr.Dataset(
+        coords={
+            "sensor": ("sensor", np.array(["MEG1", "MEG2"], dtype=object)),
+            "time": ("time", np.arange(-0.1, 0.3, 0.1)),
+        }
+    )
+    return Targets(subject, "meg", stimuli, np.array(repeats), coords)
+
+
+def test_windows_cover_the_range(study: Study) -> None:
+    edges = windows_of(study)
+    assert edges[0] == (0.0, 0.1)
+    assert edges[-1] == (0.8, 0.9)
+    assert len(edges) == 9
+
+
+def test_subjects_with_the_same_rows_share_a_factorisation() -> None:
+    a = voxels("a", ("x", "y"), [3, 3])
+    b = sensors("b", ("x", "y"), [2, 2])
+    other_weights = voxels("c", ("x", "y"), [3, 2])
+    other_stimuli = voxels("d", ("x", "z"), [3, 3])
+    groups = encode_groups([a, b, other_weights, other_stimuli])
+    assert [[t.subject for t in group] for group in groups] == [["a", "b"], ["c"], ["d"]]
+    assert list(stimulus_sets([a, b, other_weights, other_stimuli])) == [("x", "y"), ("x", "z")]
+
+
+def test_targets_and_summaries_stand_side_by_side() -> None:
+    group = [voxels("a", ("x",), [1]), sensors("b", ("x",), [1])]
+    groups, summary_groups = target_groups(group, [(0.0, 0.15), (0.15, 0.18), (0.18, 0.3)])
+    assert [(g["start"], g["stop"]) for g in groups] == [(0, 3), (3, 11)]
+    assert summary_groups[0]["names"] == ["V1:L", "V1:R", "V2:L"]
+    # The middle window holds no sample and is left out.
+    assert summary_groups[1]["windows"] == [(0.0, 0.15), (0.18, 0.3)]
+    assert (summary_groups[1]["start"], summary_groups[1]["stop"]) == (3, 7)
+    assert summaries(group[0], [])[1] is None
+
+
+def test_regions_follow_the_ladders_then_the_alphabet() -> None:
+    assert in_order(["Z", "V2", "A", "V1"], [["V1", "V2", "V3"]]) == ["V1", "V2", "A", "Z"]
+
+
+def test_the_forecast_counts_every_stage(study: Study) -> None:
+    stages = {stage.stage: stage for stage in forecast(study, load_profile("local"))}
+    assert list(stages) == list(STAGES)
+    n_shards, n_layers = 3, 5
+    assert stages["prepare"].units == 2
+    assert stages["ingest"].units == 2
+    assert stages["extract"].units == 2 * n_shards
+    assert stages["encode"].units == 3 * n_layers + 2
+    assert stages["compare"].units == 1
+    n_features = 16 + 17
+    n_stimuli = len(read_manifest(Path(study.stimuli)).ids)
+    assert stages["extract"].n_bytes == 4 * n_layers * n_stimuli * n_features
+    assert stages["extract"].seconds > 0
+    assert stages["encode"].seconds > 0

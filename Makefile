@@ -25,10 +25,10 @@ lint: $(STAMP)
 	$(BIN)/lint-imports
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m "not long" --durations=15
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" --durations=15
 
 test-long: $(STAMP) browser
-	$(BIN)/python -m pytest -n 2 --durations=25
+	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
 
 browser:
 	scripts/browser.sh

@@ -26,6 +26,7 @@ from gradenc_core.statistics import (
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Moments = tuple[Array, Array, Array]
 
 KSTARS = ("argmax", "centre_of_mass")
 CORRELATIONS = ("pearson", "spearman")
@@ -147,7 +148,17 @@ class Points:
 
 @dataclass(frozen=True)
 class SpatialScore:
-    """A spatial score: per subject, and over subjects with its interval."""
+    """A spatial score: per subject, and over subjects with its interval.
+
+    Attributes
+    ----------
+    values, p : array, (n_subjects,)
+        Correlation of preferred depth with position, and its one-sided p; NaN where undefined.
+    mean, low, high : float
+        Mean over subjects and its 95 % interval over regions.
+    combined_p : float
+        Of all subjects (Stouffer).
+    """
 
     values: Array
     p: Array
@@ -205,6 +216,7 @@ def spatial_score(subjects: Sequence[Points], method: str, seed: int) -> Spatial
     """
     values = np.array([correlation(s.depth, s.position, method) for s in subjects])
     p = np.array([_position_p(s, method, seed) for s in subjects])
+    p[np.isnan(values)] = np.nan
     low, high = _cluster_interval(subjects, method, seed)
     known = values[np.isfinite(values)]
     mean = float(known.mean()) if len(known) else float("nan")
@@ -216,12 +228,14 @@ def _position_p(points: Points, method: str, seed: int) -> float:
     if len(present) < FEWEST_REGIONS:
         return float("nan")
     centre = np.array([points.position[points.region == r].mean() for r in present])
+    centre, position = centre - points.position.mean(), points.position - points.position.mean()
     member = np.searchsorted(present, points.region)
-    offset = points.position - centre[member]
+    offset = position - centre[member]
     orders = region_permutations(len(present), seed)
     depth = points.depth
     if method == "spearman":
-        # Ranks are of regions: offsets inside a region do not survive a permutation of ranks.
+        # Ranks are of regions: offsets inside a region do not survive a permutation of ranks, so
+        # the statistic is Spearman's with the region's place, observed and permuted alike.
         depth, centre, offset = rankdata(depth), rankdata(centre), np.zeros_like(offset)
     scores = _permuted_scores(depth, centre, offset, member, orders)
     # Equal assignments give equal scores but for rounding.
@@ -269,31 +283,65 @@ def _region_counts(n_regions: int, seed: int) -> Array:
 
 
 def _drawn_scores(points: Points, present: Sequence[int], counts: Array, method: str) -> Array:
-    """Return the score of every resample from sums within regions, (n_draws,).
+    """Return the score of every resample of regions, (n_draws,), from sums within regions.
 
-    Spearman's ranks are those of the whole sample.
+    NaN where fewer than 3 of the subject's own regions were drawn.
     """
-    x, y = points.depth, points.position
-    if method == "spearman":
-        x, y = rankdata(x), rankdata(y)
-    if len(x) == 0:
+    if np.isnan(correlation(points.depth, points.position, method)):
         return np.full(len(counts), np.nan)
-    x, y = x - x.mean(), y - y.mean()
     member = np.searchsorted(present, points.region)
+    drawn = counts[:, np.unique(member)] > 0
+    enough = drawn.sum(axis=1) >= FEWEST_DRAWN_REGIONS
+    moments = _drawn_ranks if method == "spearman" else _drawn_values
+    scores = np.full(len(counts), np.nan)
+    if enough.any():
+        covariance, *variances = moments(points.depth, points.position, member, counts[enough])
+        # Rounding leaves a constant resample a tiny share of the largest variance.
+        defined = np.logical_and(*(v > 1e-12 * v.max() for v in variances))
+        size = np.sqrt(np.where(defined, variances[0] * variances[1], np.nan))
+        scores[enough] = covariance / size
+    return scores
+
+
+def _drawn_values(x: Array, y: Array, member: NDArray[np.intp], counts: Array) -> Moments:
+    """Return covariance and both variances of the values of every resample, (n_draws,) each."""
+    x, y = x - x.mean(), y - y.mean()
 
     def drawn(values: Array) -> Array:
-        return counts @ np.bincount(member, weights=values, minlength=len(present))
+        return counts @ np.bincount(member, weights=values, minlength=counts.shape[1])
 
     n = drawn(np.ones_like(x))
-    n = np.where(n > 0, n, np.nan)
     mean_x, mean_y = drawn(x) / n, drawn(y) / n
     covariance = drawn(x * y) / n - mean_x * mean_y
-    variances = (drawn(x**2) / n - mean_x**2, drawn(y**2) / n - mean_y**2)
-    # Rounding leaves a constant resample a variance of this share of the whole sample's.
-    floors = (1e-12 * (x**2).mean(), 1e-12 * (y**2).mean())
-    defined = (variances[0] > floors[0]) & (variances[1] > floors[1])
-    size = np.sqrt(np.where(defined, variances[0] * variances[1], np.nan))
-    return np.asarray(covariance / size)
+    return covariance, drawn(x**2) / n - mean_x**2, drawn(y**2) / n - mean_y**2
+
+
+def _drawn_ranks(x: Array, y: Array, member: NDArray[np.intp], counts: Array) -> Moments:
+    """Return the same of the ranks inside every resample, up to a factor.
+
+    A point's rank in a resample is the sum over regions of how often the region was drawn times
+    its points below; products of ranks therefore need sums over triples of regions only.
+    """
+    below = [_below(values, member, counts.shape[1]) for values in (x, y)]
+    total = counts @ np.bincount(member, minlength=counts.shape[1])
+
+    def drawn(a: Array, b: Array) -> Array:
+        here = [member == region for region in range(counts.shape[1])]
+        sums = np.stack([a[points].T @ b[points] for points in here])
+        products = np.einsum("dr,dq,dp,rqp->d", counts, counts, counts, sums, optimize=True)
+        return np.asarray(products - total**3 / 4)
+
+    return drawn(below[0], below[1]), drawn(below[0], below[0]), drawn(below[1], below[1])
+
+
+def _below(values: Array, member: NDArray[np.intp], n_regions: int) -> Array:
+    """Count each region's points below every point, ties by half, (n_points, n_regions)."""
+    counts = np.empty((len(values), n_regions))
+    for region in range(n_regions):
+        ordered = np.sort(values[member == region])
+        ends = [np.searchsorted(ordered, values, side=side) for side in ("left", "right")]
+        counts[:, region] = (ends[0] + ends[1]) / 2
+    return counts
 
 
 def peak_latency(curves: Array, times: Array, window: tuple[float, float]) -> Array:
@@ -311,29 +359,38 @@ def peak_latency(curves: Array, times: Array, window: tuple[float, float]) -> Ar
     array, (…)
         NaN where the maximum is not positive.
     """
-    inside = (times >= window[0]) & (times <= window[1])
-    curves, times = curves[..., inside], times[inside]
-    best = curves.argmax(axis=-1)[..., None]
-    top = np.take_along_axis(curves, best, axis=-1)
-    high = curves >= PEAK_SHARE * top
+    curves, times, best, top = _search(curves, times, window)
+    low = curves < PEAK_SHARE * top
     # The run around the maximum: no gap between a sample and it.
-    gaps_before = np.cumsum(~high, axis=-1)
-    run = high & (gaps_before == np.take_along_axis(gaps_before, best, axis=-1))
-    latency = (run * times).sum(axis=-1) / run.sum(axis=-1)
+    gaps_before = np.cumsum(low, axis=-1)
+    run = ~low & (gaps_before == np.take_along_axis(gaps_before, best, axis=-1))
+    latency = (run * times).sum(axis=-1) / np.maximum(run.sum(axis=-1), 1)
     return np.where(top[..., 0] > 0, latency, np.nan)
 
 
 def onset_latency(curves: Array, times: Array, window: tuple[float, float]) -> Array:
-    """Return the time from which a curve stays above half its maximum until it peaks, in s."""
-    inside = (times >= window[0]) & (times <= window[1])
-    curves, times = curves[..., inside], times[inside]
-    best = curves.argmax(axis=-1)[..., None]
-    top = np.take_along_axis(curves, best, axis=-1)
+    """Return the first time from which a curve stays at >= half its maximum until it peaks, in s.
+
+    Parameters and NaN as for `peak_latency`. A curve that is that high from the window's start has
+    its onset there.
+    """
+    curves, times, best, top = _search(curves, times, window)
     place = np.arange(curves.shape[-1])
     low = (curves < 0.5 * top) & (place < best)
     first = np.where(low.any(axis=-1), curves.shape[-1] - low[..., ::-1].argmax(axis=-1), 0)
-    onset = times[np.minimum(first, curves.shape[-1] - 1)]
-    return np.where(top[..., 0] > 0, onset, np.nan)
+    return np.where(top[..., 0] > 0, times[first], np.nan)
+
+
+def _search(
+    curves: Array, times: Array, window: tuple[float, float]
+) -> tuple[Array, Array, NDArray[np.intp], Array]:
+    """Return curves and times inside the window, and place and height of each maximum, (…, 1)."""
+    inside = (times >= window[0]) & (times <= window[1])
+    if not inside.any():
+        raise ValueError(f"no sample between {window[0]} and {window[1]} s")
+    curves = curves[..., inside]
+    best = curves.argmax(axis=-1)[..., None]
+    return curves, times[inside], best, np.take_along_axis(curves, best, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -361,6 +418,7 @@ class Timing:
     sensors : array of bool, (n_sensors,)
         Significant for any layer.
     curve : array, (n_layers, n_windows)
+        Mean over those sensors; over all sensors where none is significant.
     latency, onset : array, (n_layers,)
         s; NaN for layers without a significant peak.
     replicates : array, (n_replicates, n_layers)
@@ -376,10 +434,24 @@ class Timing:
 
 @dataclass(frozen=True)
 class TemporalScore:
-    """A temporal score: per subject, and over subjects with its interval."""
+    """A temporal score: per subject, and over subjects with its interval.
+
+    Attributes
+    ----------
+    values, p : array, (n_subjects,)
+        Correlation over layers of depth with peak latency, and its two-sided p; NaN where fewer
+        than 5 layers have a peak.
+    dropped : array of int, (n_subjects,)
+        Bootstrap replicates without a score: too few layers have a peak, or all peak at once.
+    mean, low, high : float
+        Mean over subjects and its 95 % interval over stimuli.
+    combined_p : float
+        Of all subjects (Stouffer, signed).
+    """
 
     values: Array
     p: Array
+    dropped: NDArray[np.intp]
     mean: float
     low: float
     high: float
@@ -421,20 +493,18 @@ def temporal_score(subjects: Sequence[Timing], depth: Array, method: str) -> Tem
     of the bootstrap, whose resample is the same for all layers and subjects.
     """
     values = np.array([_ordered(s.latency, depth, method) for s in subjects])
-    p = np.array(
-        [
-            bootstrap_null_p(value, _replicate_scores(_null_centred(s), depth, method))
-            for value, s in zip(values, subjects, strict=True)
-        ]
-    )
-    usable = [s for s, value in zip(subjects, values, strict=True) if np.isfinite(value)]
-    if not usable:
+    replicates = [_replicate_scores(s.replicates, depth, method) for s in subjects]
+    null = [_replicate_scores(_null_centred(s), depth, method) for s in subjects]
+    p = np.array([bootstrap_null_p(v, n) for v, n in zip(values, null, strict=True)])
+    dropped = np.array([np.isnan(scores).sum() for scores in replicates], dtype=np.intp)
+    usable = np.isfinite(values)
+    if not usable.any():
         nan = float("nan")
-        return TemporalScore(values, p, nan, nan, nan, nan)
-    replicates = np.mean([_replicate_scores(s.replicates, depth, method) for s in usable], axis=0)
-    low, high = percentile_interval(replicates)
+        return TemporalScore(values, p, dropped, nan, nan, nan, nan)
+    means = np.mean([r for r, known in zip(replicates, usable, strict=True) if known], axis=0)
+    low, high = percentile_interval(means)
     combined = stouffer_signed(p.tolist(), values.tolist())
-    return TemporalScore(values, p, float(np.nanmean(values)), low, high, combined)
+    return TemporalScore(values, p, dropped, float(values[usable].mean()), low, high, combined)
 
 
 def _ordered(latency: Array, depth: Array, method: str) -> float:

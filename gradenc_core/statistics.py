@@ -15,6 +15,8 @@ EXACT_UP_TO = 8
 FEWEST_REGIONS = 6
 N_PERMUTATIONS = 10_000
 LEVEL = 0.95
+CONSTANT = 1e-12
+"""Spread, as a share of the values' size, below which values count as constant."""
 
 
 def significant(p: Array, level: float) -> NDArray[np.bool_]:
@@ -32,11 +34,17 @@ def max_statistic_p(scores: Array) -> float:
     Parameters
     ----------
     scores : array, (n_permutations + 1, …)
-        Index 0 is observed. NaN scores, of targets without variance, are ignored.
+        Index 0 is observed. Scores that are NaN in any permutation, of targets without variance,
+        are ignored.
+
+    Returns
+    -------
+    float
+        `(1 + #{maximum >= observed}) / (1 + n_permutations)`; NaN without permutations or scores.
     """
     flat = scores.reshape(len(scores), -1)
     known = flat[:, np.isfinite(flat).all(axis=0)]
-    if known.shape[1] == 0:
+    if len(flat) < 2 or known.shape[1] == 0:
         return float("nan")
     largest = known.max(axis=1)
     return float((1 + (largest[1:] >= largest[0]).sum()) / len(largest))
@@ -63,13 +71,17 @@ def region_permutations(n_regions: int, seed: int) -> NDArray[np.intp]:
 
 def rows_correlation(x: Array, y: Array) -> Array:
     """Return the Pearson correlation of rows over the last axis; NaN without variance."""
-    x = x - x.mean(axis=-1, keepdims=True)
-    y = y - y.mean(axis=-1, keepdims=True)
-    size = np.sqrt((x**2).sum(axis=-1) * (y**2).sum(axis=-1))
-    covariance = (x * y).sum(axis=-1)
-    small = 1e-12 * np.maximum(np.abs(covariance), 1e-300)
-    out = np.full(np.broadcast(covariance, size).shape, np.nan)
-    return np.divide(covariance, size, out=out, where=size > small)
+    x, y = _unit(x), _unit(y)
+    r: Array = (x * y).sum(axis=-1)
+    return r
+
+
+def _unit(values: Array) -> Array:
+    """Centre rows and scale them to length 1; NaN where they are constant but for rounding."""
+    centred = values - values.mean(axis=-1, keepdims=True)
+    length = np.linalg.norm(centred, axis=-1, keepdims=True)
+    varies = length > CONSTANT * np.linalg.norm(values, axis=-1, keepdims=True)
+    return np.asarray(centred / np.where(varies, length, np.nan))
 
 
 def correlation(x: Array, y: Array, method: str) -> float:
@@ -101,9 +113,23 @@ def percentile_interval(values: Array) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def t_interval(values: Array) -> tuple[float, float]:
+    """Return the 95 % t interval of the mean over subjects, descriptive; NaN below 2 subjects."""
+    known = values[np.isfinite(values)]
+    if len(known) < 2:
+        return float("nan"), float("nan")
+    reach = stats.t.ppf((1 + LEVEL) / 2, len(known) - 1) * stats.sem(known)
+    return float(known.mean() - reach), float(known.mean() + reach)
+
+
 def stouffer(p: Sequence[float]) -> float:
-    """Combine one-sided p values of subjects (Stouffer); NaN values are left out."""
-    known = [value for value in p if np.isfinite(value)]
+    """Combine one-sided p values of subjects (Stouffer); NaN values are left out.
+
+    A permutation p can be 1 (the observed order is the worst of all), which alone would make the
+    combined p 1 whatever the others are; it counts as the largest p that permutations resolve.
+    """
+    largest = 1 - 1 / (2 * N_PERMUTATIONS)
+    known = [min(value, largest) for value in p if np.isfinite(value)]
     return float(stats.combine_pvalues(known, "stouffer").pvalue) if known else float("nan")
 
 

@@ -81,14 +81,22 @@ def judge(evidence: Evidence) -> Judgement:
     """Judge a gradient signal.
 
     `backprop_like` needs every recorded modality; `misaligned` needs one, in which the forward
-    hierarchy itself is established (its interval is above 0): half of no order is no order.
+    hierarchy itself is established (its interval is above 0): half of no order is no order. An
+    order that is there (interval off 0) yet surely smaller than the smallest effect of interest
+    is `misaligned`, as is one that follows in one modality and departs in the other.
     """
     if not evidence.identifiable:
         return Judgement(
             Verdict.NOT_IDENTIFIABLE,
             "The layers of this model are too alike (linear CKA) for their order to mean anything.",
         )
-    if not evidence.gradient_p < evidence.significance:
+    if np.isnan(evidence.gradient_p):
+        return Judgement(
+            Verdict.UNDECIDED,
+            "Whether gradients predict the brain beyond all activations could not be tested: "
+            "U has no p value.",
+        )
+    if evidence.gradient_p >= evidence.significance:
         return Judgement(
             Verdict.NO_GRADIENT_SIGNAL,
             "Gradients predict nothing beyond the activations of all layers together "
@@ -112,7 +120,7 @@ def judge(evidence: Evidence) -> Judgement:
         Verdict.UNDECIDED,
         "Gradients predict the brain beyond all activations "
         f"(U: {_p(evidence)}), but the intervals neither show nor exclude the order "
-        f"that backpropagation needs: {_scores(evidence)}.",
+        f"that backpropagation needs: {_scores(evidence)}{_unestablished(evidence)}.",
     )
 
 
@@ -155,7 +163,17 @@ def _scores(evidence: Evidence) -> str:
         )
         if score is not None
     ]
-    return ", ".join(parts)
+    return ", ".join(parts) or "no hierarchy score"
+
+
+def _unestablished(evidence: Evidence) -> str:
+    """Name the modalities without a forward hierarchy that a gradient could depart from."""
+    names = [
+        f"{name} ({score})"
+        for name, score in (("space", evidence.forward_space), ("time", evidence.forward_time))
+        if score is not None and not score.low > 0
+    ]
+    return f"; nor is the forward hierarchy established in {' or '.join(names)}" if names else ""
 
 
 def _p(evidence: Evidence) -> str:

@@ -37,8 +37,6 @@ class StageProfile(_Section):
     """a task that runs longer is ended (minutes); its unit is done again on resume"""
     dask_workers: Count = 1
     """Dask worker processes inside a task, for stages that use them"""
-    memory_gb: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)] = 4.0
-    """memory that a task may expect (GB)"""
 
 
 class Profile(_Section):

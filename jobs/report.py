@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gradenc_core import figures
+from gradenc_core.ceilings import noise_ceiling
 from gradenc_core.hierarchy import KSTARS
 from gradenc_core.verdict import Verdict
 from jobs.predictions import hypothesis_table, plain
@@ -248,12 +249,21 @@ def _counts(stores: Sequence[Store]) -> Iterator[str]:
     for store in stores:
         if store.kind == "responses":
             n = facts_of(store)["n_nan_targets"]
-            yield f"{store.label}: {n} target(s) with missing values, which have no score"
+            yield (
+                f"{store.label}: {n} target(s) with missing values, which have no score; "
+                f"noise ceiling: the median target's greatest r is {_median_ceiling(store):.2f}"
+            )
         elif store.kind == "comparisons":
             left_out = facts_of(store)["left_out"] or ["none"]
             yield f"{store.label}: layers without a gradient of their own: {', '.join(left_out)}"
         elif store.kind == "scores":
             yield f"{store.label}: {_encoding_counts(store)}"
+
+
+def _median_ceiling(store: Store) -> float:
+    data = store.dataset().load()
+    ceilings = noise_ceiling(data["ncsnr"].values, data["n_repeats"].values)
+    return float(np.sqrt(np.nanmedian(ceilings)))
 
 
 def _encoding_counts(store: Store) -> str:

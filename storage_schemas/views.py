@@ -138,7 +138,19 @@ def _score_view(store: Store, group: dict[str, Any], responses: xr.Dataset) -> x
         "alpha": _named(measure("alpha"), "ridge penalty chosen inside the training folds"),
         "unique": _named(unique, "R2 of both bands minus R2 without the gradient band"),
     }
-    return xr.Dataset(variables).assign_coords(described.coords)
+    ceiling = _named(
+        _noise_ceiling(responses), "share of a mean response's variance that is signal, r^2 at most"
+    )
+    return (
+        xr.Dataset(variables).assign_coords(described.coords).assign_coords(noise_ceiling=ceiling)
+    )
+
+
+def _noise_ceiling(responses: xr.Dataset) -> xr.DataArray:
+    """Return ncsnr^2 / (ncsnr^2 + mean(1 / n_repeats)) over all stimuli, which are all scored."""
+    noise = (1 / responses["n_repeats"].astype("float64")).mean()
+    power = responses["ncsnr"].astype("float64") ** 2
+    return (power / (power + noise)).drop_vars("ncsnr", errors="ignore")
 
 
 def _unflatten(scores: xr.DataArray, dims: Sequence[str], shape: tuple[int, ...]) -> xr.DataArray:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
 from gradenc_core import hierarchy
 from gradenc_core.hierarchy import Brain, Points, Sensors, Timing
@@ -115,6 +116,66 @@ def test_the_interval_of_a_perfect_order_is_above_zero_and_of_no_order_is_not() 
     assert nothing.low < 0 < nothing.high
 
 
+@pytest.mark.parametrize("method", hierarchy.CORRELATIONS)
+def test_a_resample_of_regions_scores_like_its_points_written_out(method: str) -> None:
+    rng = np.random.default_rng(0)
+    region = rng.integers(0, 5, 60)
+    depth, position = rng.integers(0, 6, (2, 60)) + 0.1 * region
+    counts = rng.integers(0, 3, (20, 5)).astype(float)
+    counts[:, :3] += 1
+    subject = points(depth.tolist(), position.tolist(), region.tolist())
+    drawn = hierarchy._drawn_scores(subject, range(5), counts, method)
+    test = stats.pearsonr if method == "pearson" else stats.spearmanr
+    for score, times in zip(drawn, counts[:, region].astype(int), strict=True):
+        written_out = test(np.repeat(depth, times), np.repeat(position, times)).statistic
+        assert score == pytest.approx(written_out)
+
+
+def test_a_resample_with_two_of_a_subjects_regions_has_no_score() -> None:
+    subject = points([1, 2, 3], [1, 2, 3], [0, 1, 3])
+    counts = np.array([[1, 1, 2, 0], [1, 1, 1, 1]], float)
+    drawn = hierarchy._drawn_scores(subject, range(4), counts, "pearson")
+    assert np.isnan(drawn[0])
+    assert drawn[1] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("method", hierarchy.CORRELATIONS)
+def test_equal_depths_have_neither_score_nor_p(method: str) -> None:
+    score = hierarchy.spatial_score(
+        [points([0.1] * 7, list(range(7)), list(range(7)))], method, seed=0
+    )
+    assert np.isnan([score.values[0], score.p[0], score.mean, score.low, score.combined_p]).all()
+
+
+@pytest.mark.parametrize("method", hierarchy.CORRELATIONS)
+def test_p_of_random_assignments_is_uniform(method: str) -> None:
+    """Voxels inside a region agree: what fools a test over voxels or stimuli."""
+    rng = np.random.default_rng(0)
+    region = np.repeat(np.arange(6), 10)
+    p = []
+    for _ in range(300):
+        depth = rng.standard_normal(6)[region] + rng.normal(0, 0.3, 60)
+        position = 10.0 * region + rng.uniform(-2, 2, 60)
+        subject = points(depth.tolist(), position.tolist(), region.tolist())
+        p.append(float(hierarchy._position_p(subject, method, 0)))
+    assert stats.kstest(p, "uniform").pvalue > 0.01
+
+
+@given(st.integers(0, 30), st.floats(0.1, 100), st.floats(-1e4, 1e4))
+def test_scores_ignore_where_and_in_what_unit_positions_are(
+    seed: int, scale: float, shift: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    region = np.repeat(np.arange(6), 3)
+    depth, position = rng.standard_normal((2, 18))
+    plain = points(depth.tolist(), position.tolist(), region.tolist())
+    moved = points(depth.tolist(), (scale * position + shift).tolist(), region.tolist())
+    a, b = (hierarchy.spatial_score([s], "pearson", 0) for s in (plain, moved))
+    assert b.values == pytest.approx(a.values, abs=1e-6)
+    assert b.p == pytest.approx(a.p, abs=2 / 720)
+    assert (b.low, b.high) == pytest.approx((a.low, a.high), abs=1e-6)
+
+
 def test_region_points_take_the_mean_profile_of_selected_voxels() -> None:
     profile = np.array([[0.9, 0.0, 0.0], [0.0, 0.4, 0.5]])
     brain = Brain(
@@ -145,6 +206,16 @@ def test_onset_is_the_start_of_the_last_rise_above_half() -> None:
     assert hierarchy.onset_latency(curve[::-1], times, (0.0, 0.5)) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("latency", [hierarchy.peak_latency, hierarchy.onset_latency])
+@pytest.mark.filterwarnings("error")
+def test_latency_of_curves_without_a_positive_maximum(latency) -> None:
+    times = np.arange(5) / 10
+    curves = np.array([np.full(5, -1.0), np.zeros(5), np.full(5, np.nan), np.ones(5)])
+    assert np.isnan(latency(curves, times, (0.0, 0.4))).tolist() == [True, True, True, False]
+    with pytest.raises(ValueError, match="no sample between 2"):
+        latency(curves, times, (2.0, 3.0))
+
+
 @given(st.floats(-0.3, 0.3), st.floats(0.1, 10))
 def test_peaks_shift_with_time_and_ignore_scale(shift: float, scale: float) -> None:
     times = np.arange(20) / 20
@@ -152,6 +223,10 @@ def test_peaks_shift_with_time_and_ignore_scale(shift: float, scale: float) -> N
     base = hierarchy.peak_latency(curve, times, (0.0, 1.0))
     moved = hierarchy.peak_latency(scale * curve, times + shift, (shift, 1.0 + shift))
     assert moved == pytest.approx(base + shift)
+    onset = hierarchy.onset_latency(curve, times, (0.0, 1.0))
+    assert hierarchy.onset_latency(scale * curve, times + shift, (-1.0, 2.0)) == pytest.approx(
+        onset + shift
+    )
 
 
 def planted_sensors(latencies: np.ndarray, seed: int, noise: float = 0.02) -> Sensors:
@@ -208,3 +283,32 @@ def test_flat_latencies_are_rarely_called_ordered() -> None:
         )
         rejections += hierarchy.temporal_score([timing], depth, "pearson").p[0] < 0.05
     assert rejections <= 20
+
+
+def test_replicates_with_too_few_peaks_are_dropped_and_counted() -> None:
+    depth = np.arange(1, 7) / 6
+    rng = np.random.default_rng(0)
+    replicates = depth + rng.normal(0, 0.05, (40, 6))
+    replicates[:3, 0] = np.nan  # five layers left: kept
+    replicates[3:7, :2] = np.nan  # four left: dropped
+    timing = Timing(np.ones(1, bool), np.zeros((6, 1)), depth, depth, replicates)
+    for method in hierarchy.CORRELATIONS:
+        score = hierarchy.temporal_score([timing], depth, method)
+        assert score.dropped.tolist() == [4]
+        assert score.values[0] == pytest.approx(1)
+        assert 0.8 < score.low <= score.high <= 1 + 1e-12
+
+
+def test_subjects_without_a_score_do_not_enter_the_mean() -> None:
+    depth = np.arange(1, 7) / 6
+    replicates = depth + np.random.default_rng(0).normal(0, 0.05, (40, 6))
+    good = Timing(np.ones(1, bool), np.zeros((6, 1)), depth, depth, replicates)
+    nothing = Timing(
+        np.zeros(1, bool), np.zeros((6, 1)), depth * np.nan, depth * np.nan, replicates * np.nan
+    )
+    alone = hierarchy.temporal_score([good], depth, "pearson")
+    both = hierarchy.temporal_score([good, nothing], depth, "pearson")
+    assert (both.mean, both.low, both.high) == (alone.mean, alone.low, alone.high)
+    assert both.combined_p == alone.combined_p
+    assert np.isnan(both.values[1])
+    assert both.dropped.tolist() == [0, 40]

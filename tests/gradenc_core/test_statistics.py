@@ -22,6 +22,14 @@ def test_max_statistic_p_counts_permutations_at_or_above() -> None:
     scores[:, 1] = np.nan
     assert statistics.max_statistic_p(scores) == 2 / 4
     assert np.isnan(statistics.max_statistic_p(np.full((4, 2), np.nan)))
+    assert np.isnan(statistics.max_statistic_p(scores[:1]))
+
+
+def test_max_statistic_p_is_uniform_without_a_signal() -> None:
+    rng = np.random.default_rng(0)
+    p = [statistics.max_statistic_p(rng.standard_normal((100, 3, 4))) for _ in range(400)]
+    # Levels of a p in hundredths: uniform on {1/100, ..., 1}, so shift by half a step.
+    assert stats.kstest(np.array(p) - 0.005, "uniform").pvalue > 0.01
 
 
 def test_pooled_null_p() -> None:
@@ -50,6 +58,11 @@ def test_correlation_is_scipys(n: int, seed: int, method: str) -> None:
     assert statistics.correlation(x, y, method) == pytest.approx(test(x, y).statistic, abs=1e-12)
 
 
+@given(st.floats(0.001, 1000), st.integers(3, 12))
+def test_values_that_are_constant_but_for_rounding_have_no_correlation(c: float, n: int) -> None:
+    assert np.isnan(statistics.correlation(np.full(n, c), np.arange(n) ** 2.0, "pearson"))
+
+
 def test_correlation_leaves_out_unknown_entries() -> None:
     x = np.array([1.0, 2.0, np.nan, 4.0])
     y = np.array([2.0, 4.0, 9.0, 8.0])
@@ -72,6 +85,18 @@ def test_stouffer() -> None:
     z = (stats.norm.isf(0.01) + stats.norm.isf(0.2)) / np.sqrt(2)
     assert statistics.stouffer([0.01, 0.2, np.nan]) == pytest.approx(stats.norm.sf(z))
     assert np.isnan(statistics.stouffer([np.nan]))
+
+
+def test_the_worst_order_in_one_subject_does_not_outvote_all_others() -> None:
+    assert statistics.stouffer([1e-4, 1e-4, 1e-4, 1.0]) < 0.001
+    assert 0.9 < statistics.stouffer([1.0, 1.0]) <= 1
+
+
+def test_t_interval_is_scipys() -> None:
+    values = np.array([0.2, 0.5, np.nan, 0.9])
+    test = stats.ttest_1samp(values[[0, 1, 3]], 0).confidence_interval(0.95)
+    assert statistics.t_interval(values) == pytest.approx((test.low, test.high))
+    assert np.isnan(statistics.t_interval(values[:1])).all()
 
 
 def test_stouffer_of_opposite_signs_cancels() -> None:

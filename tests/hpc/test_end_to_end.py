@@ -17,6 +17,7 @@ import pytest
 import xarray as xr
 import yaml
 
+from gradenc_core.ceilings import noise_ceiling
 from hpc.folder import RunFolder
 from hpc.plan import extract_plans, prepare_plans
 from hpc.resolve import resolve
@@ -88,6 +89,10 @@ def test_a_copied_run_opens_with_all_coordinates(finished: Path, tmp_path: Path)
     assert np.isfinite(fmri["r"].sel(bands="forward").values).all()
     best = fmri["r"].sel(bands="forward").mean("fold").max("layer")
     assert best.mean() > 0.2
+    recorded = tree["responses/sub-01/fmri"].to_dataset().load()
+    expected = noise_ceiling(recorded["ncsnr"].values, recorded["n_repeats"].values)
+    assert fmri["noise_ceiling"].dims == ("voxel",)
+    assert fmri["noise_ceiling"].values == pytest.approx(expected, nan_ok=True)
 
 
 @pytest.mark.filterwarnings("error")

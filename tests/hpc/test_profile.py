@@ -49,13 +49,8 @@ HEAD = 'name = "mine"\nscheduler = "local"\n'
         (HEAD + "[encode]\nslots = true", "encode.slots: given true; accepted: a whole number"),
         (HEAD + "[encode]\nthreads = 1.0", "encode.threads: given 1.0; accepted: a whole number"),
         (
-            HEAD + "[encode]\nmemory_gb = inf",
-            "encode.memory_gb: given Infinity; accepted: a finite",
-        ),
-        (HEAD + "[encode]\nmemory_gb = 0", "encode.memory_gb: given 0; accepted: greater than 0"),
-        (
             HEAD + "[encode]\nthread = 2",
-            "encode.thread: unknown key, given 2; accepted: dask_workers, memory_gb, micro_batch, "
+            "encode.thread: unknown key, given 2; accepted: dask_workers, micro_batch, "
             "slots, threads, timeout_minutes; did you mean `threads`?",
         ),
         (HEAD + "[encod]\nslots = 2", "did you mean `encode`?"),

@@ -84,9 +84,8 @@ def responses(targets: xr.Dataset, *dims: str) -> Layout:
 
 
 def all_stores(root: Path) -> list[Store]:
-    comparisons = kinds.tables(
-        {"spatial": ("bands", "statistic")},
-        xr.Dataset(coords={"bands": BANDS, "statistic": ["pearson", "spearman"]}),
+    comparisons = kinds.comparisons(
+        ["forward", "unique:energy"], LAYERS, ["V1", "V2"], ["distance"], ["01"], [], [(0.0, 0.1)]
     )
     tiny = {"model": "tiny"}
     sources = ["forward", "gradient:energy"]
@@ -150,7 +149,7 @@ def test_tree_has_every_kind(run: Path) -> None:
         "/collinearity/tiny/gradient:energy": {"cka"},
         "/scores/tiny/01/fmri": scored,
         "/scores/tiny/01/meg": scored,
-        "/comparisons/tiny": {"spatial"},
+        "/comparisons/tiny": {*kinds.VERDICT_TABLES, *kinds.FMRI_TABLES},
     }
 
 

@@ -7,7 +7,7 @@ Array = NDArray[np.float64]
 
 
 def joint_projection(layers: Array, n_dims: int, seed: int) -> Array:
-    """Project the features of all layers jointly (science.md, "What speaks for a gradient signal").
+    """Project the features of all layers jointly (docs/methods.md).
 
     Every layer is centred and divided by its root mean square, so that none drowns the others; the
     projection is Gaussian with variance 1 / n_dims. Responses do not enter.

@@ -117,7 +117,7 @@ def load_model(
     ----------
     weights : {"pretrained", "untrained"}
         `untrained` is the published initialisation drawn with `seed`, with every LayerScale gamma
-        set to 1 (science.md, "Controls"); the global random state is left alone.
+        set to 1 (docs/methods.md); the global random state is left alone.
     image_size : int, optional
         Side of the input in pixels, instead of the one that the weights were trained with.
 

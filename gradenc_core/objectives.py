@@ -1,4 +1,4 @@
-"""Per-stimulus losses whose gradients are the learning signals (science.md, "Objectives")."""
+"""Per-stimulus losses whose gradients are the learning signals (docs/methods.md)."""
 
 import math
 from collections.abc import Callable
@@ -75,7 +75,7 @@ def classification(readout: Readout, seed: int, draw: int) -> torch.Tensor:
     """Cross-entropy of the model's own head, (n_stimuli,).
 
     `L_s = -log softmax(logits_s)[y_s]`, where y_s is the true label if given, else the model's own
-    argmax, taken as a constant. Source: science.md, "Objectives".
+    argmax, taken as a constant. Source: docs/methods.md.
     """
     if readout.logits is None:
         raise ValueError("the objective classification needs a model with a classification head")
@@ -88,7 +88,7 @@ def energy(readout: Readout, seed: int, draw: int) -> torch.Tensor:
     """Half the squared norm of the last block's pooled output before the final norm, (n_stimuli,).
 
     `L_s = ||z_s||^2 / 2`, z_s the global mean of a map or the mean of the patch tokens. After the
-    final norm it would be a constant. Source: science.md, "Objectives".
+    final norm it would be a constant. Source: docs/methods.md.
     """
     return readout.pooled.square().sum(dim=1) / 2
 
@@ -99,7 +99,7 @@ def random(readout: Readout, seed: int, draw: int) -> torch.Tensor:
 
     `L_s = w_k . z_s` with w_k ~ N(0, 1/n_channels), keyed by (seed, draw k, n_channels). The
     distribution over draws is the control for any other objective.
-    Source: science.md, "Objectives".
+    Source: docs/methods.md.
     """
     n_channels = readout.pooled.shape[1]
     rng = keyed_generator("random objective", seed, draw, n_channels)

@@ -1,4 +1,4 @@
-"""The verdict on one model's gradient signal (science.md, "Verdicts").
+"""The verdict on one model's gradient signal (docs/methods.md).
 
 Never "not significant, hence misaligned": a departure needs an interval that excludes the smallest
 effect of interest.

@@ -10,10 +10,11 @@ import torch
 
 from gradenc_core.models import load_model
 from hpc import plan
+from hpc.checks import check_models, check_paths
 from hpc.plan import StorePlan
 from hpc.profile import Profile
 from hpc.resolve import Resolved, ResolvedModel, resolve, signal_spec
-from hpc.study import Study, check_models, check_paths
+from hpc.study import Study
 from hpc.targets import Targets, stimulus_sets
 from jobs.extract import build_extractor
 from jobs.spec import STAGES, EncodingSpec, Reference

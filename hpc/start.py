@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from hpc.advance import create_stores
+from hpc.checks import check_models, check_paths
 from hpc.folder import RunFolder
 from hpc.plan import ingest_plans, prepare_plans
 from hpc.resolve import resolve
-from hpc.study import Study, check_models, check_paths, dump_study
+from hpc.study import Study, dump_study
 
 
 def start(study: Study, path: Path) -> RunFolder:

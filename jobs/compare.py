@@ -10,9 +10,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gradenc_core import hierarchy
+from gradenc_core import hierarchy, latency
 from gradenc_core.encoding import analytic_p
-from gradenc_core.hierarchy import Brain, Sensors, Timing
+from gradenc_core.hierarchy import Brain
+from gradenc_core.latency import Sensors, Timing
 from gradenc_core.statistics import (
     max_statistic_p,
     pooled_null_p,
@@ -264,7 +265,7 @@ def _fill_time(study: _Study, tables: Tables, i: int, signal: str) -> None:
         scores = study.scores(signal, subject, "meg")
         shape = (-1, int(usable.sum()), len(scores.names), len(times))
         sensors = Sensors(scores.bootstrap.reshape(shape), scores.permutation.reshape(shape))
-        timing = hierarchy.timing(sensors, times, options.search_window, options.significance)
+        timing = latency.timing(sensors, times, options.search_window, options.significance)
         subjects.append(timing)
         tables["latency"][i, usable, s] = timing.latency
         tables["onset"][i, usable, s] = timing.onset
@@ -273,7 +274,7 @@ def _fill_time(study: _Study, tables: Tables, i: int, signal: str) -> None:
         if signal.startswith("unique:"):
             tables["gradient_p_meg"][i, s] = max_statistic_p(scores.permutation)
     for c, method in enumerate(hierarchy.CORRELATIONS):
-        score = hierarchy.temporal_score(subjects, study.depth[usable], method)
+        score = latency.temporal_score(subjects, study.depth[usable], method)
         tables["temporal_score"][i, c] = score.values
         tables["temporal_p"][i, c] = score.p
         tables["temporal_mean"][i, c] = score.mean

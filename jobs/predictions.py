@@ -1,4 +1,4 @@
-"""What each hypothesis predicts of a study, beside what was found (science.md, the table)."""
+"""What each hypothesis predicts of a study, beside what was found (docs/methods.md)."""
 
 from typing import Any
 

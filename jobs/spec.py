@@ -128,7 +128,7 @@ class CollinearitySpec(Spec):
 
 
 class EncodingSpec(Spec):
-    """The ridge fit, its folds and its resampling (science.md, "Encoding")."""
+    """The ridge fit, its folds and its resampling (docs/methods.md)."""
 
     folds: int
     blocks: int
@@ -157,7 +157,7 @@ class ScoresSpec(Spec):
 
 
 class CompareOptions(Spec):
-    """Hierarchy comparisons (science.md, "Hierarchy comparisons")."""
+    """Hierarchy comparisons (docs/methods.md)."""
 
     search_window: tuple[float, float]
     ladders: dict[str, tuple[str, ...]]

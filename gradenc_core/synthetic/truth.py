@@ -1,6 +1,6 @@
 """Responses of the planted study: brains whose relation to a network's layers is known.
 
-science.md, "The planted study". A voxel is `sqrt(1 - b) phi_k w + sqrt(b) gamma_m w' + noise`: phi
+docs/methods.md. A voxel is `sqrt(1 - b) phi_k w + sqrt(b) gamma_m w' + noise`: phi
 are forward features, gamma gradient features without what is linear in any layer's forward
 features. A sensor is the sum over layers of the same, each at its layer's latency.
 """

@@ -16,6 +16,7 @@ from gradenc_core.models import Library, Weights
 from gradenc_core.objectives import OBJECTIVES
 from gradenc_core.signals import Scale
 from gradenc_core.tokens import Tokens
+from hpc.checks import check_models, check_paths
 from hpc.overrides import dump_yaml, parse_yaml
 from hpc.study import (
     Alphas,
@@ -28,8 +29,6 @@ from hpc.study import (
     Study,
     StudyError,
     Windows,
-    check_models,
-    check_paths,
     dump_study,
     load_study,
 )

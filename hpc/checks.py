@@ -1,0 +1,125 @@
+"""What a study names, looked for before anything runs: folders, subjects, models, layers."""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+
+from gradenc_core.models import VisionModel, load_model, resolve_layers
+from gradenc_core.objectives import supported_objectives
+from gradenc_core.readers import bids, epochs
+from gradenc_core.tokens import layer_layout
+from hpc.overrides import did_you_mean, given
+from hpc.study import BidsResponses, EpochsResponses, Model, Study, StudyError
+
+
+def _refuse(study: Study, problems: Iterable[str]) -> None:
+    lines = [f"{study._file}: {problem}" for problem in problems]
+    if lines:
+        raise StudyError("\n".join(lines))
+
+
+def check_paths(study: Study) -> None:
+    """Refuse a study whose folders of stimuli, recordings or subjects are missing.
+
+    Raises
+    ------
+    StudyError
+        With a line for every path that is missing.
+    """
+    problems = list(_missing_folder(study, "stimuli", study.stimuli, "a folder of images"))
+    for i, responses in enumerate(study.responses):
+        key = f"responses[{i}].path"
+        missing = list(_missing_folder(study, key, responses.path, "a folder of recordings"))
+        problems += missing or _missing_subjects(study, i, responses)
+    _refuse(study, problems)
+
+
+def _missing_folder(study: Study, key: str, path: str, what: str) -> Iterator[str]:
+    folder = study.folder / path
+    if not folder.is_dir():
+        siblings = folder.parent.iterdir() if folder.parent.is_dir() else []
+        near = did_you_mean(folder.name, [p.name for p in siblings if p.is_dir()])
+        yield f"{key}: given {given(path)}; accepted: {what}; there is none at {folder}{near}"
+
+
+def _missing_subjects(
+    study: Study, i: int, responses: BidsResponses | EpochsResponses
+) -> Iterator[str]:
+    reader = {"bids": bids, "epochs": epochs}[responses.reader]
+    try:
+        found = reader.list_subjects(study.folder / responses.path)
+    except FileNotFoundError as error:
+        yield f"responses[{i}].path: given {given(responses.path)}; {error}"
+        return
+    for j, subject in enumerate(responses.subjects or ()):
+        if subject not in found:
+            yield (
+                f"responses[{i}].subjects[{j}]: given {given(subject)}; accepted: "
+                f"{', '.join(found)}{did_you_mean(subject, found)}"
+            )
+
+
+def check_models(study: Study) -> None:
+    """Build every model and refuse layers, tokens and objectives that one does not have.
+
+    Untrained models are built without memory for weights (torch's meta device).
+
+    Raises
+    ------
+    StudyError
+        With a line for every problem of every model.
+    """
+    _refuse(study, (line for i in range(len(study.models)) for line in _model_problems(study, i)))
+
+
+def _model_problems(study: Study, i: int) -> Iterator[str]:
+    spec = study.models[i]
+    try:
+        model = _build(spec)
+    except (ValueError, OSError) as error:
+        named = [k for k in ("image_size", "weights", "architecture") if k in str(error)]
+        key = ".".join([f"models[{i}]", *named[:1]])
+        yield f"{key}: given {given(getattr(spec, named[0])) if named else spec.name}; {error}"
+        return
+    about = f"model {spec.name}"
+    yield from _layer_problems(study, model, about)
+    yield from _objective_problems(study, model, about)
+
+
+def _build(spec: Model) -> VisionModel:
+    size = spec.image_size
+    with torch.device("meta" if spec.weights == "untrained" else "cpu"):
+        try:
+            return load_model(
+                spec.library, spec.architecture, spec.weights, spec.seed, image_size=size
+            )
+        except (RuntimeError, AssertionError) as error:  # how networks refuse an image's size
+            if size is None:
+                raise
+            raise ValueError(f"image_size does not fit {spec.architecture}: {error}") from error
+
+
+def _layer_problems(study: Study, model: VisionModel, about: str) -> Iterator[str]:
+    names = []
+    for j, pattern in enumerate([study.layers] if study.layers == "blocks" else study.layers):
+        try:
+            names += [layer.name for layer in resolve_layers(model, [pattern])]
+        except ValueError as error:
+            key = "layers" if study.layers == "blocks" else f"layers[{j}]"
+            yield f"{key}: given {given(pattern)}; {about}: {error}"
+    for name in names:
+        try:
+            layer_layout(model, name, study.tokens)
+        except ValueError as error:
+            yield f"tokens: given {given(study.tokens)}; {about}: {error}"
+            return
+
+
+def _objective_problems(study: Study, model: VisionModel, about: str) -> Iterator[str]:
+    supported = supported_objectives(model)
+    for j, name in enumerate(study.objectives):
+        if name not in supported:
+            yield (
+                f"objectives[{j}]: given {given(name)}; accepted for {about} "
+                f"({model.architecture}): {', '.join(supported)}"
+            )

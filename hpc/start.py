@@ -32,6 +32,9 @@ def start(study: Study, path: Path) -> RunFolder:
                 f"{path} holds the run of another version of this study (its file, its stimuli or "
                 "its models differ); give this one a folder of its own with --run"
             )
+        else:
+            # Asked for again: units that failed, or whose tasks were killed, get new tries.
+            run.next_round()
         if not run.stores("ingest"):
             create_stores(run, "prepare", prepare_plans(study, resolved))
             create_stores(run, "ingest", ingest_plans(resolved, subjects))

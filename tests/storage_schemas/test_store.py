@@ -1,5 +1,4 @@
 import json
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
@@ -233,9 +232,9 @@ def test_store_opens_in_plain_xarray(make_store: MakeStore) -> None:
     assert store.dataset()["features"].chunks is not None
 
 
+@pytest.mark.filterwarnings("error")
 def test_store_opens_in_plain_xarray_without_the_flag(make_store: MakeStore) -> None:
-    with pytest.warns(RuntimeWarning, match="consolidated"):
-        tree = xr.open_datatree(make_store().data, engine="zarr")
+    tree = xr.open_datatree(make_store().data, engine="zarr")
     assert tree["features"].shape == (2, 7, 8)
 
 
@@ -250,7 +249,5 @@ def test_unwritten_integers_do_not_read_as_zero(tmp_path: Path, dtype: str, fill
 def test_a_hundred_thousand_units(tmp_path: Path) -> None:
     n = 100_000
     units = [Unit(i, f"u{i}", {"start": 2 * i}, {"x": [(2 * i, 2 * i + 2)]}) for i in range(n)]
-    start = time.perf_counter()
     store = create(tmp_path, [line(2 * n, 2)], units)
     assert store.units[-1] == units[-1]
-    assert time.perf_counter() - start < 10

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import csv
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,7 @@ def describe(
     *,
     normalise: str = "session",
     rois: Sequence[str] | None = None,
+    sessions: Sequence[str] | None = None,
 ) -> ResponseDescription:
     """Describe a subject's responses from headers, events and labels, without the betas.
 
@@ -119,6 +120,8 @@ def describe(
         Whether betas are z-scored per voxel over the used trials of a session.
     rois : sequence of str, optional
         The regions whose voxels are targets; all by default.
+    sessions : sequence of str, optional
+        Names of the sessions' folders, such as "ses-01", to read; all by default.
 
     Raises
     ------
@@ -128,11 +131,11 @@ def describe(
         If files are unreadable or disagree, or an option is unknown.
     """
     check_normalise(normalise)
-    sessions, voxels = _inspect(folder, subject, manifest, rois)
-    rows = np.concatenate([session.rows for session in sessions])
-    stimuli, n_repeats = count_repeats(rows, manifest, sessions[0].events)
+    opened, voxels = _inspect(folder, subject, manifest, rois, sessions)
+    rows = np.concatenate([session.rows for session in opened])
+    stimuli, n_repeats = count_repeats(rows, manifest, opened[0].events)
     paths = [voxels.file, _tsv_beside(voxels.file)]
-    for session in sessions:
+    for session in opened:
         paths += [session.betas, session.events]
     return ResponseDescription(
         subject, "fmri", stimuli, n_repeats, _coords(voxels), hash_files(folder, paths)
@@ -146,45 +149,61 @@ def read(
     *,
     normalise: str = "session",
     rois: Sequence[str] | None = None,
+    sessions: Sequence[str] | None = None,
 ) -> Responses:
     """Read a subject's betas, averaged over repeats, with one session in memory at a time.
 
     Parameters and refusals are those of `describe`; rows and voxels have its order.
     """
     check_normalise(normalise)
-    sessions, voxels = _inspect(folder, subject, manifest, rois)
-    rows = np.concatenate([session.rows for session in sessions])
-    count_repeats(rows, manifest, sessions[0].events)
-    used = ((s.rows[s.rows >= 0], _betas(s, voxels)) for s in sessions if (s.rows >= 0).any())
+    opened, voxels = _inspect(folder, subject, manifest, rois, sessions)
+    rows = np.concatenate([session.rows for session in opened])
+    count_repeats(rows, manifest, opened[0].events)
+    used = ((s.rows[s.rows >= 0], _betas(s, voxels)) for s in opened if (s.rows >= 0).any())
     return average(used, rows, (len(voxels.ijk),), normalise)
 
 
 def _inspect(
-    folder: Path, subject: str, manifest: Manifest, rois: Sequence[str] | None
+    folder: Path,
+    subject: str,
+    manifest: Manifest,
+    rois: Sequence[str] | None,
+    sessions: Sequence[str] | None,
 ) -> tuple[list[_Session], _Voxels]:
     """Check a subject's files against each other, reading no betas."""
     if not (folder / subject).is_dir():
         hint = did_you_mean(subject, list_subjects(folder))
         raise FileNotFoundError(f"{folder} holds no subject {subject!r}{hint or '; add it'}")
-    pairs = list(_session_files(folder / subject, subject))
+    pairs = dict(_session_files(folder / subject, subject))
+    chosen = pairs if sessions is None else _known_sessions(sessions, pairs, folder / subject)
     voxels = _read_voxels(folder / subject / "anat" / f"{subject}_desc-rois_dseg.nii.gz", rois)
-    return [_open_session(*pair, voxels, manifest) for pair in pairs], voxels
+    return [_open_session(*pairs[name], voxels, manifest) for name in chosen], voxels
 
 
-def _session_files(folder: Path, subject: str) -> Iterator[tuple[Path, Path]]:
-    """Yield the betas and the events of every session that has either."""
+def _session_files(folder: Path, subject: str) -> Iterator[tuple[str, tuple[Path, Path]]]:
+    """Yield the name, and the betas and the events, of every session that has either."""
     found = False
     for session in sorted(path for path in folder.glob("ses-*") if path.is_dir()):
         start = session / "func" / f"{subject}_{session.name}_"
         betas, events = Path(f"{start}{BETAS}"), Path(f"{start}{EVENTS}")
         _refuse_strays(session / "func", betas, events)
         if betas.is_file() or events.is_file():
-            yield _existing(betas), _existing(events)
+            yield session.name, (_existing(betas), _existing(events))
             found = True
     if not found:
         raise FileNotFoundError(
             f"{folder} holds no session; put betas at ses-01/func/{subject}_ses-01_{BETAS}"
         )
+
+
+def _known_sessions(sessions: Sequence[str], found: Iterable[str], folder: Path) -> list[str]:
+    """Return the chosen sessions in the order of the folder."""
+    names = list(found)
+    for name in sessions:
+        if name not in names:
+            hint = did_you_mean(name, names) or f"; give some of {', '.join(names)}"
+            raise ValueError(f"{folder} holds no session {name!r}{hint}")
+    return [name for name in names if name in sessions]
 
 
 def _refuse_strays(folder: Path, *expected: Path) -> None:

@@ -7,11 +7,13 @@ read through the first. The epochs' metadata has one row per epoch and the colum
 - trial_type (optional): epochs of another type than "stimulus", such as catch trials, are not used;
 - session (optional): the session of each epoch; without it, all epochs are of one.
 
-The targets are the good MEG sensors at every time; projectors in the file are applied.
+The targets are the good MEG sensors (or only the magnetometers or the gradiometers) at every time;
+projectors in the file are applied.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +40,8 @@ from gradenc_core.readers.responses import (
 )
 
 ENDING = "-epo.fif"
+PICKS = {"meg": "MEG", "mag": "magnetometer", "grad": "gradiometer"}
+EPOCHS_AT_ONCE = 64
 # All that MNE raises for a damaged, truncated or incomplete file.
 _UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, KeyError, IndexError, TypeError)
 
@@ -81,6 +85,7 @@ def describe(
     manifest: Manifest,
     *,
     normalise: str = "session",
+    picks: str = "meg",
     tmin: float | None = None,
     tmax: float | None = None,
 ) -> ResponseDescription:
@@ -93,6 +98,8 @@ def describe(
     subject : str
     manifest : Manifest
         The images that stim_file may name.
+    picks : {"meg", "mag", "grad"}
+        Whether magnetometers and gradiometers are targets, or one kind alone.
     normalise : {"session", "none"}
         Whether each sensor and time is z-scored over the used epochs of a session.
     tmin, tmax : float, optional
@@ -106,7 +113,7 @@ def describe(
         If they are unreadable, lack metadata or sensors, or an option is unknown.
     """
     check_normalise(normalise)
-    recording = _open(folder, subject, manifest, tmin, tmax)
+    recording = _open(folder, subject, manifest, picks, tmin, tmax)
     stimuli, n_repeats = count_repeats(recording.rows, manifest, recording.file)
     files = hash_files(folder, _parts(recording.file))
     return ResponseDescription(subject, "meg", stimuli, n_repeats, _coords(recording), files)
@@ -118,6 +125,7 @@ def read(
     manifest: Manifest,
     *,
     normalise: str = "session",
+    picks: str = "meg",
     tmin: float | None = None,
     tmax: float | None = None,
 ) -> Responses:
@@ -126,30 +134,38 @@ def read(
     Parameters and refusals are those of `describe`; rows, sensors and times have its order.
     """
     check_normalise(normalise)
-    recording = _open(folder, subject, manifest, tmin, tmax)
+    recording = _open(folder, subject, manifest, picks, tmin, tmax)
     count_repeats(recording.rows, manifest, recording.file)
     shape = (len(recording.sensors), len(recording.times))
     return average(_read_sessions(recording), recording.rows, shape, normalise)
 
 
 def _open(
-    folder: Path, subject: str, manifest: Manifest, tmin: float | None, tmax: float | None
+    folder: Path,
+    subject: str,
+    manifest: Manifest,
+    picks: str,
+    tmin: float | None,
+    tmax: float | None,
 ) -> _Recording:
     file = _find(folder, subject)
-    try:
-        epochs = mne.read_epochs(file, preload=False, verbose="error")
-    except _UNREADABLE as error:
-        raise _damaged(file, error) from error
+    epochs = _load(file)
     table = _metadata(epochs, file)
     kinds = _column(table, "trial_type", STIMULUS, file)
     rows = stimulus_rows(_column(table, "stim_file", "", file), kinds, manifest, file)
     sessions = np.array(_column(table, "session", "1", file))
-    sensors = mne.pick_types(epochs.info, meg=True, ref_meg=False, exclude="bads")
-    if not len(sensors):
-        raise ValueError(
-            f"{file} has no good MEG channel; save epochs with some not in info['bads']"
-        )
-    return _Recording(file, epochs, rows, sessions, sensors, _times(epochs, tmin, tmax, file))
+    sensors, times = _sensors(epochs, picks, file), _times(epochs, tmin, tmax, file)
+    return _Recording(file, epochs, rows, sessions, sensors, times)
+
+
+def _load(file: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # MNE calls pandas in ways that pandas deprecates.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return mne.read_epochs(file, preload=False, verbose="error")
+    except _UNREADABLE as error:
+        raise _damaged(file, error) from error
 
 
 def _find(folder: Path, subject: str) -> Path:
@@ -194,6 +210,20 @@ def _column(table: pd.DataFrame, name: str, default: str, file: Path) -> list[st
     return [str(value) for value in values]
 
 
+def _sensors(epochs: Any, picks: str, file: Path) -> NDArray[np.int64]:
+    """Return the places of the good channels of a kind."""
+    if picks not in PICKS:
+        raise ValueError(f"picks is {picks!r}; give one of {', '.join(PICKS)}")
+    meg = True if picks == "meg" else picks
+    sensors: NDArray[np.int64] = mne.pick_types(epochs.info, meg=meg, ref_meg=False, exclude="bads")
+    if not len(sensors):
+        raise ValueError(
+            f"{file} has no good {PICKS[picks]} channel; save epochs with some that are not in "
+            "info['bads']"
+        )
+    return sensors
+
+
 def _times(epochs: Any, tmin: float | None, tmax: float | None, file: Path) -> NDArray[np.int64]:
     """Return the places of the times from tmin to tmax, both included."""
     times = epochs.times
@@ -209,17 +239,27 @@ def _times(epochs: Any, tmin: float | None, tmax: float | None, file: Path) -> N
     return chosen
 
 
-def _read_sessions(recording: _Recording) -> Iterator[tuple[Rows, NDArray[np.float64]]]:
+def _read_sessions(recording: _Recording) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
     """Yield the used epochs of every session, (n_used, n_sensors, n_times)."""
     for session in dict.fromkeys(recording.sessions.tolist()):
         used = np.flatnonzero((recording.sessions == session) & (recording.rows >= 0))
-        if not used.size:
-            continue
+        if used.size:
+            yield recording.rows[used], _read_epochs(recording, used)
+
+
+def _read_epochs(recording: _Recording, used: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Read epochs, few at a time, since MNE reads all channels and times in double precision."""
+    data = np.empty((len(used), len(recording.sensors), len(recording.times)), dtype=np.float32)
+    for start in range(0, len(used), EPOCHS_AT_ONCE):
+        part = slice(start, start + EPOCHS_AT_ONCE)
         try:
-            data = recording.epochs[used].get_data(picks=recording.sensors, verbose="error")
+            epochs = recording.epochs.get_data(
+                picks=recording.sensors, item=used[part], verbose="error"
+            )
         except _UNREADABLE as error:
             raise _damaged(recording.file, error) from error
-        yield recording.rows[used], data[:, :, recording.times]
+        data[part] = epochs[:, :, recording.times]
+    return data
 
 
 def _coords(recording: _Recording) -> xr.Dataset:

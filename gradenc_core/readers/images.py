@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
+END_OF_JPEG = b"\xff\xd9"
 # All that PIL raises for bytes that it cannot decode.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
@@ -36,25 +37,37 @@ class Manifest:
     first_of: dict[str, str]
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(
+    folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
+) -> Manifest:
     """List the PNG and JPEG files below a folder; hidden files and other types are passed over.
+
+    Parameters
+    ----------
+    folder : Path
+    progress : callable
+        Told, after each file, how many of how many have been read.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder, or a file is a link to nothing.
     ValueError
-        If the folder holds no image, or a file is not the image that its name promises.
+        If the folder holds no image, or a file is no image or a truncated one.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"there is no stimulus folder {folder}; name the folder that holds the images"
         )
-    digest_of = {path.relative_to(folder).as_posix(): _digest(path) for path in _images(folder)}
-    if not digest_of:
+    paths = list(_images(folder))
+    if not paths:
         raise ValueError(
             f"the stimulus folder {folder} holds no image; put PNG or JPEG files into it"
         )
+    digest_of: dict[str, str] = {}
+    for done, path in enumerate(paths, start=1):
+        digest_of[path.relative_to(folder).as_posix()] = _digest(path)
+        progress(done, len(paths))
     first: dict[str, str] = {}
     for name in sorted(digest_of):
         first.setdefault(digest_of[name], name)
@@ -99,9 +112,13 @@ def _digest(path: Path) -> str:
     data = path.read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            jpeg = image.format == "JPEG"
             image.verify()
     except _UNDECODABLE as error:
         raise _damaged(path, error) from error
+    # Of a JPEG only the header has been verified; without its end, it may be truncated.
+    if jpeg and not data.endswith(END_OF_JPEG):
+        read_image(path)
     return hashlib.sha256(data).hexdigest()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -19,6 +19,7 @@ from gradenc_core.readers.images import Manifest
 Modality = Literal["fmri", "meg"]
 Rows = NDArray[np.int64]
 NORMALISATIONS = ("session", "none")
+TRIALS_AT_ONCE = 64
 STIMULUS = "stimulus"
 """Value of `trial_type` of the trials that are used."""
 
@@ -64,12 +65,15 @@ class Responses:
         Noise-ceiling signal-to-noise ratio; NaN for constant and for NaN targets.
     n_nan_targets : int
         Number of NaN targets.
+    n_constant_targets : int
+        Number of targets with one value, after normalisation, in all trials.
     """
 
     mean: NDArray[np.float32]
     n_repeats: NDArray[np.float64]
     ncsnr: NDArray[np.float32]
     n_nan_targets: int
+    n_constant_targets: int
 
 
 def stimulus_rows(
@@ -133,6 +137,9 @@ def average(
 ) -> Responses:
     """Average trials over repeats, one session in memory at a time.
 
+    A z-scored target has mean 0 and variance (n) 1 over the used trials of a session; where it is
+    constant, it becomes 0.
+
     Parameters
     ----------
     sessions : iterable of (array of int, (n_used,); array, (n_used, ...))
@@ -148,33 +155,15 @@ def average(
     moments = RepeatMoments.empty(len(seen), shape)
     low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
     for places, values in sessions:
-        finite = np.where(np.isfinite(values), values, np.nan).astype(np.float64, copy=False)
-        trials = zscore(finite) if normalise == "session" else finite
-        moments.add(np.searchsorted(seen, places), trials)
-        np.minimum(low, trials.min(axis=0), out=low)
-        np.maximum(high, trials.max(axis=0), out=high)
+        stimulus = np.searchsorted(seen, places)
+        centre, scale = _centre_and_scale(values) if normalise == "session" else (0.0, 1.0)
+        for part, trials in _in_parts(values):
+            trials -= centre
+            trials /= scale
+            moments.add(stimulus[part], trials)
+            np.minimum(low, trials.min(axis=0), out=low)
+            np.maximum(high, trials.max(axis=0), out=high)
     return _responses(moments, low, high)
-
-
-def zscore(values: NDArray[Any]) -> NDArray[np.float64]:
-    """Centre and scale over the first axis; what is constant becomes 0.
-
-    Parameters
-    ----------
-    values : array, (n_trials, ...)
-
-    Returns
-    -------
-    array, (n_trials, ...)
-        Mean 0 and variance (n) 1 over trials; NaN where any trial is NaN.
-    """
-    trials = np.array(values, dtype=np.float64)
-    # Compared, since the rounded deviation of equal values is not always 0.
-    constant = trials.max(axis=0) == trials.min(axis=0)
-    trials -= trials.mean(axis=0)
-    trials /= np.where(constant, 1.0, trials.std(axis=0))
-    trials[:, constant] = 0.0
-    return trials
 
 
 def check_normalise(normalise: str) -> None:
@@ -199,6 +188,27 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def _in_parts(values: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+    """Yield few trials at a time as new float64 arrays, NaN where they are not finite."""
+    for start in range(0, len(values), TRIALS_AT_ONCE):
+        part = slice(start, start + TRIALS_AT_ONCE)
+        trials = values[part].astype(np.float64)
+        trials[~np.isfinite(trials)] = np.nan
+        yield part, trials
+
+
+def _centre_and_scale(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what to subtract from and divide the trials of a session by, (...) each."""
+    centre, variance = np.zeros(values.shape[1:]), np.zeros(values.shape[1:])
+    for _, trials in _in_parts(values):
+        centre += trials.sum(axis=0) / len(values)
+    for _, trials in _in_parts(values):
+        variance += ((trials - centre) ** 2).sum(axis=0) / len(values)
+    # Compared, since the rounded deviation of equal values is not always 0.
+    constant = values.max(axis=0) == values.min(axis=0)
+    return np.where(constant, values[0], centre), np.where(constant, 1.0, np.sqrt(variance))
+
+
 def _responses(
     moments: RepeatMoments, low: NDArray[np.float64], high: NDArray[np.float64]
 ) -> Responses:
@@ -206,9 +216,11 @@ def _responses(
     mean = moments.mean().astype(np.float32)
     mean[:, missing] = np.nan
     ratio = moments.ncsnr().astype(np.float32)
+    constant = low == high
     # The variance of a constant is rounding error, and so would be its ratio.
-    ratio[missing | (low == high)] = np.nan
-    return Responses(mean, moments.counts.astype(np.float64), ratio, int(missing.sum()))
+    ratio[missing | constant] = np.nan
+    n_repeats = moments.counts.astype(np.float64)
+    return Responses(mean, n_repeats, ratio, int(missing.sum()), int(constant.sum()))
 
 
 def _unknown_stimulus(name: str, row: int, manifest: Manifest, file: Path) -> ValueError:

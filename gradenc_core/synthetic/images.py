@@ -16,7 +16,7 @@ RADII = (0.035, 0.45)
 """Smallest and largest radius in units of the image's side."""
 
 
-def dead_leaves(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
+def dead_leaves(rng: np.random.Generator, size: int = 64) -> NDArray[np.uint8]:
     """Draw an image of discs that occlude each other, with power-law radii, colours and textures.
 
     Parameters

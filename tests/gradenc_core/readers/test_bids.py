@@ -153,6 +153,29 @@ def test_chosen_regions_are_a_subset(root, manifest: Manifest) -> None:
     np.testing.assert_array_equal(some.mean, everything.mean[:, roi == "V4"])
 
 
+def test_chosen_sessions_are_all_that_is_read(root, manifest: Manifest) -> None:
+    described = bids.describe(root, "sub-01", manifest, sessions=["ses-02"])
+    some = bids.read(root, "sub-01", manifest, sessions=["ses-02"])
+    assert not any("ses-01" in name for name in described.files)
+    both = bids.describe(root, "sub-01", manifest, sessions=["ses-02", "ses-01"])
+    assert both.files == bids.describe(root, "sub-01", manifest).files
+    shutil.rmtree(root / "sub-01" / "ses-01")
+    assert described.stimuli == bids.describe(root, "sub-01", manifest).stimuli
+    np.testing.assert_array_equal(some.mean, bids.read(root, "sub-01", manifest).mean)
+
+
+def test_junk_files_beside_the_data_are_passed_over(root, manifest: Manifest) -> None:
+    before = bids.describe(root, "sub-01", manifest)
+    for path in [betas_path(root), events_path(root), labels_path(root), regions_path(root)]:
+        path.with_name("._" + path.name).write_bytes(b"resource fork")
+    (root / "._sub-01").write_bytes(b"resource fork")
+    (root / "sub-01" / "ses-03_notes.txt").write_text("no session")
+    assert bids.list_subjects(root) == ["sub-01"]
+    after = bids.describe(root, "sub-01", manifest)
+    assert (after.stimuli, after.files) == (before.stimuli, before.files)
+    assert len(bids.read(root, "sub-01", manifest).mean) == len(STIMULI)
+
+
 def test_scaled_integers_and_many_volumes(root, manifest: Manifest, labels) -> None:
     """More volumes than are read at once, stored as NSD does: int16 with a slope."""
     n = 3 * bids.VOLUMES_AT_ONCE + 5
@@ -178,7 +201,7 @@ def test_nan_and_constant_voxels(root, manifest: Manifest, betas, labels) -> Non
     for session, volumes in betas.items():
         save(betas_path(root, session), volumes)
     result = bids.read(root, "sub-01", manifest)
-    assert result.n_nan_targets == 1
+    assert (result.n_nan_targets, result.n_constant_targets) == (1, 1)
     assert np.isnan(result.mean[:, 0]).all()
     assert np.isfinite(result.mean[:, 1:]).all()
     assert (result.mean[:, 2] == 0).all()
@@ -332,6 +355,8 @@ def test_bad_options_are_refused(root: Path, manifest: Manifest, call: Callable)
         call(root, "sub-01", manifest, rois=["V1", "V4v"])
     with pytest.raises(ValueError, match="region 'LO'; give some of V1, V4"):
         call(root, "sub-01", manifest, rois=["LO"])
+    with pytest.raises(ValueError, match="no session 'ses-1'; did you mean 'ses-0"):
+        call(root, "sub-01", manifest, sessions=["ses-02", "ses-1"])
     with pytest.raises(FileNotFoundError, match="no subject 'sub-1'; did you mean 'sub-01'"):
         call(root, "sub-1", manifest)
 

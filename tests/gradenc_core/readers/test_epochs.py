@@ -1,3 +1,4 @@
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,40 @@ def test_bad_channels_are_left_out(root: Path, manifest: Manifest, data) -> None
     )
 
 
+@pytest.mark.parametrize(("picks", "sensors"), [("meg", [0, 1, 2]), ("mag", [0, 2]), ("grad", [1])])
+def test_kinds_of_sensors(root, manifest: Manifest, data, picks: str, sensors: list[int]) -> None:
+    described = epochs.describe(root, "sub-01", manifest, picks=picks)
+    assert described.coords["sensor"].values.tolist() == [CHANNELS[i] for i in sensors]
+    check(
+        epochs.read(root, "sub-01", manifest, picks=picks),
+        expected_trials(data, sensors, "session"),
+    )
+
+
+def test_a_kind_that_is_not_there_is_refused(root: Path, manifest: Manifest, data) -> None:
+    save(make(data, METADATA, bads=("MEG0112",)), root / "sub-01-epo.fif")
+    for call in (epochs.describe, epochs.read):
+        with pytest.raises(ValueError, match=r"sub-01-epo\.fif has no good gradiometer channel"):
+            call(root, "sub-01", manifest, picks="grad")
+        with pytest.raises(ValueError, match="picks is 'eeg'; give one of meg, mag, grad"):
+            call(root, "sub-01", manifest, picks="eeg")
+
+
+def test_junk_files_beside_the_epochs_are_passed_over(root: Path, manifest: Manifest) -> None:
+    (root / "._sub-01-epo.fif").write_bytes(b"resource fork")
+    (root / "sub-01-epo-notes.txt").write_text("notes")
+    assert epochs.list_subjects(root) == ["sub-01"]
+    assert list(epochs.describe(root, "sub-01", manifest).files) == ["sub-01-epo.fif"]
+
+
+def test_no_warning_leaks(root: Path, manifest: Manifest) -> None:
+    with warnings.catch_warnings(record=True) as leaked:
+        warnings.simplefilter("always")
+        epochs.describe(root, "sub-01", manifest)
+        epochs.read(root, "sub-01", manifest)
+    assert not leaked
+
+
 def test_nested_folder_and_one_session_without_the_column(
     tmp_path: Path, manifest: Manifest, data
 ) -> None:
@@ -125,6 +160,7 @@ def test_nested_folder_and_one_session_without_the_column(
 def test_split_files_are_read_and_hashed(tmp_path: Path, manifest: Manifest) -> None:
     rng = np.random.default_rng(4)
     n, names = 400, np.array(STIMULI)
+    assert n > 2 * epochs.EPOCHS_AT_ONCE
     data = rng.normal(0, 1e-13, (n, len(CHANNELS), 401))
     shown = names[np.arange(n) % 4]
     metadata = pd.DataFrame({"stim_file": shown, "session": np.arange(n) // 200})
@@ -150,7 +186,7 @@ def test_nan_and_constant_targets(root: Path, manifest: Manifest, data) -> None:
     data[:, 2, 7] = 3e-13
     save(make(data, METADATA), root / "sub-01-epo.fif")
     result = epochs.read(root, "sub-01", manifest)
-    assert result.n_nan_targets == 1
+    assert (result.n_nan_targets, result.n_constant_targets) == (1, 1)
     assert np.isnan(result.mean[:, 0, 4]).all()
     assert np.isnan(result.mean).sum() == 4
     assert (result.mean[:, 2, 7] == 0).all()

@@ -59,6 +59,30 @@ def test_truncated_image_is_refused_by_name(tmp_path: Path, name: str) -> None:
         read_image(path)
 
 
+@pytest.mark.parametrize("name", ["new.png", "new.jpg"])
+@pytest.mark.parametrize("lost", [0.01, 0.5, 0.9])
+def test_truncated_image_is_refused_by_the_manifest(stimuli: Path, name: str, lost: float) -> None:
+    pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(stimuli / name)
+    assert name in read_manifest(stimuli).ids
+    whole = (stimuli / name).read_bytes()
+    (stimuli / name).write_bytes(whole[: round((1 - lost) * len(whole))])
+    with pytest.raises(ValueError, match=rf"{name}.*replace or remove"):
+        read_manifest(stimuli)
+
+
+def test_jpeg_with_bytes_after_its_end_is_an_image(stimuli: Path) -> None:
+    with (stimuli / "e.JPG").open("ab") as file:
+        file.write(bytes(20))
+    assert "e.JPG" in read_manifest(stimuli).ids
+
+
+def test_progress_counts_every_file(stimuli: Path) -> None:
+    told: list[tuple[int, int]] = []
+    read_manifest(stimuli, lambda done, total: told.append((done, total)))
+    assert told == [(i, 6) for i in range(1, 7)]
+
+
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "LA", "1", "CMYK"])
 def test_every_mode_of_8_bits_becomes_rgb(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")

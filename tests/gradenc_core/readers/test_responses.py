@@ -10,12 +10,12 @@ from pydantic import BaseModel, ConfigDict
 
 from gradenc_core.readers.images import Manifest
 from gradenc_core.readers.responses import (
+    TRIALS_AT_ONCE,
     ResponseDescription,
     average,
     count_repeats,
     hash_files,
     stimulus_rows,
-    zscore,
 )
 
 
@@ -26,6 +26,10 @@ def direct_ncsnr(trials: NDArray, rows: NDArray) -> NDArray:
         axis=0,
     )
     return np.sqrt(np.maximum(trials.var(axis=0) - noise, 0) / noise)
+
+
+def zscore(values: NDArray) -> NDArray:
+    return (values - values.mean(axis=0)) / values.std(axis=0)
 
 
 @given(seed=st.integers(0, 10**6), n_sessions=st.integers(1, 4))
@@ -70,7 +74,35 @@ def test_constant_target_stays_constant(normalise: str, expected: float) -> None
     assert np.ptp(result.mean[:, 0]) == 0
     assert np.isnan(result.ncsnr[0])
     assert np.isfinite(result.ncsnr[1])
-    assert result.n_nan_targets == 0
+    assert (result.n_nan_targets, result.n_constant_targets) == (0, 1)
+
+
+def test_constant_in_one_session_only_is_not_counted() -> None:
+    rows = np.array([0, 1, 2])
+    values = np.random.default_rng(0).normal(size=(3, 2))
+    still = np.column_stack([np.full(3, 0.1), values[:, 1]])
+    result = average([(rows, values), (rows, still)], np.r_[rows, rows], (2,), "session")
+    expected = (zscore(values) + np.column_stack([np.zeros(3), zscore(values)[:, 1]])) / 2
+    np.testing.assert_allclose(result.mean, expected, rtol=1e-6)
+    assert result.n_constant_targets == 0
+
+
+@pytest.mark.parametrize("normalise", ["session", "none"])
+def test_session_of_more_trials_than_are_taken_at_once(normalise: str) -> None:
+    rng = np.random.default_rng(0)
+    n = 2 * TRIALS_AT_ONCE + 3
+    rows = rng.permutation(np.arange(n) % 7)
+    values = rng.normal(100, 2, (n, 3)).astype(np.float32)
+    values[:, 2] = 0.1
+    given_values = values.copy()
+    result = average([(rows, values)], rows, (3,), normalise)
+    trials = values[:, :2].astype(np.float64)
+    trials = zscore(trials) if normalise == "session" else trials
+    expected = np.stack([trials[rows == i].mean(axis=0) for i in range(7)])
+    np.testing.assert_allclose(result.mean[:, :2], expected, rtol=1e-5, atol=1e-6)
+    assert np.ptp(result.mean[:, 2]) == 0
+    assert result.n_constant_targets == 1
+    np.testing.assert_array_equal(values, given_values)
 
 
 def test_ncsnr_without_repeats_is_nan() -> None:

@@ -111,6 +111,8 @@ class BidsResponses(_Responses):
 
     reader: Literal["bids"]
     """bids"""
+    sessions: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    """sessions to read, such as [ses-01]; null: all"""
     rois: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     """regions to read; null: all that the label volume names"""
 
@@ -120,6 +122,8 @@ class EpochsResponses(_Responses):
 
     reader: Literal["epochs"]
     """epochs"""
+    picks: Literal["meg", "mag", "grad"] = "meg"
+    """which sensors are targets: all of meg, or its mag or grad alone"""
     tmin: Real | None = None
     """first time to read (s from stimulus onset); null: the file's"""
     tmax: Real | None = None

@@ -27,7 +27,11 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
             "n_repeats": np.asarray(responses.n_repeats, dtype=np.float32),
             "ncsnr": responses.ncsnr,
         }
-        yield store, unit, arrays, {"n_nan_targets": responses.n_nan_targets}
+        facts = {
+            "n_nan_targets": responses.n_nan_targets,
+            "n_constant_targets": responses.n_constant_targets,
+        }
+        yield store, unit, arrays, facts
 
 
 def _check_unchanged(now: dict[str, str], planned: dict[str, str], folder: Path) -> None:

@@ -248,9 +248,10 @@ def p_value(p: float) -> str:
 def _counts(stores: Sequence[Store]) -> Iterator[str]:
     for store in stores:
         if store.kind == "responses":
-            n = facts_of(store)["n_nan_targets"]
+            facts = facts_of(store)
             yield (
-                f"{store.label}: {n} target(s) with missing values, which have no score; "
+                f"{store.label}: {facts['n_nan_targets']} target(s) with missing values and "
+                f"{facts['n_constant_targets']} constant ones, which have no score; "
                 f"noise ceiling: the median target's greatest r is {_median_ceiling(store):.2f}"
             )
         elif store.kind == "comparisons":

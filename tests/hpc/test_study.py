@@ -283,7 +283,7 @@ REFUSED = {
         (
             "responses[0].tmin",
             "[{reader: bids, path: x, tmin: 0}]",
-            "unknown key, given 0; accepted: normalise, path, reader, rois, subjects",
+            "unknown key, given 0; accepted: normalise, path, reader, rois, sessions, subjects",
         ),
         (
             "responses[0].normalise",

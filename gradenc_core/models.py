@@ -94,11 +94,6 @@ class VisionModel:
         return self.preprocessing.std
 
     @property
-    def has_tokens(self) -> bool:
-        """Whether the last block's output is a sequence of tokens, (n, n_tokens, n_channels)."""
-        return self.n_patches > 0
-
-    @property
     def n_prefix_tokens(self) -> int:
         """Number of tokens before the patches."""
         return self.n_class_tokens + self.n_register_tokens

@@ -13,7 +13,8 @@ from hpc.profile import Profile
 from hpc.resolve import Resolved
 from hpc.state import StageState, run_state, stage_state
 from hpc.study import Study
-from hpc.submit import submissions, submit
+from hpc.submissions import given_up, submissions
+from hpc.submit import submit
 from hpc.targets import Targets
 from jobs.runner import Item
 from jobs.spec import STAGES, Reference
@@ -45,7 +46,9 @@ def is_stuck(run: RunFolder, states: dict[str, StageState]) -> bool:
         return False
     if any(submission.alive() for submission in submissions(run)):
         return False
-    return run.cancelled or any(state.count("failed") for state in states.values())
+    return run.cancelled or any(
+        state.count("failed") or given_up(run, stage) for stage, state in states.items()
+    )
 
 
 def _is_sealed(run: RunFolder, stage: str) -> bool:
@@ -66,7 +69,7 @@ def _advance_stage(run: RunFolder, stage: str, profile: Profile) -> None:
     if run.cancelled or any(s.stage == stage and s.alive() for s in submissions(run)):
         return
     missing = items(state)
-    if missing:
+    if missing and not given_up(run, stage):
         submit(run, stage, missing, profile.stage(stage), ENGINES.get(stage, "serial"))
 
 

@@ -7,7 +7,7 @@ import time
 import psutil
 
 from hpc.folder import RunFolder
-from hpc.submit import submissions
+from hpc.submissions import submissions
 
 GRACE_S = 3.0
 

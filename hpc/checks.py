@@ -1,6 +1,6 @@
 """What a study names, looked for before anything runs: folders, subjects, models, layers."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -10,6 +10,7 @@ from gradenc_core.readers import bids, epochs
 from gradenc_core.tokens import layer_layout
 from hpc.overrides import did_you_mean, given
 from hpc.study import BidsResponses, EpochsResponses, Model, Study, StudyError
+from hpc.targets import Targets, common_windows, windows_of
 
 
 def _refuse(study: Study, problems: Iterable[str]) -> None:
@@ -123,3 +124,20 @@ def _objective_problems(study: Study, model: VisionModel, about: str) -> Iterato
                 f"objectives[{j}]: given {given(name)}; accepted for {about} "
                 f"({model.architecture}): {', '.join(supported)}"
             )
+
+
+def check_fit(study: Study, targets: Sequence[Targets]) -> None:
+    """Refuse a seed region that no label volume has, and windows that hold no sample."""
+    seed = study.comparisons.seed_region
+    for item in targets:
+        if item.modality == "fmri" and seed not in (known := set(item.coords["roi"].values)):
+            raise StudyError(
+                f"comparisons.seed_region: given {seed!r}; accepted for {item.subject}: one of "
+                f"{', '.join(sorted(known))}, the regions of its label volume"
+            )
+    meg = [item for item in targets if item.modality == "meg"]
+    if meg and not common_windows(meg, windows_of(study)):
+        raise StudyError(
+            "encoding.windows: no window holds a sample of every MEG subject's epochs; give start "
+            "and stop inside the epochs, in s"
+        )

@@ -1,7 +1,6 @@
 """What a study would run, before anything is submitted: units, bytes, files, expected time."""
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,13 +10,13 @@ import torch
 from gradenc_core.models import load_model
 from hpc import plan
 from hpc.checks import check_models, check_paths
-from hpc.plan import StorePlan
+from hpc.plan import StorePlan, all_plans
 from hpc.profile import Profile
 from hpc.resolve import Resolved, ResolvedModel, resolve, signal_spec
 from hpc.study import Study
 from hpc.targets import Targets, stimulus_sets
 from jobs.extract import build_extractor
-from jobs.spec import STAGES, EncodingSpec, Reference
+from jobs.spec import STAGES, EncodingSpec
 
 PROBE_SIZE = 512
 """Side of the matrices whose product is timed."""
@@ -42,18 +41,9 @@ def forecast(study: Study, profile: Profile) -> list[StageForecast]:
     """Check the study as `submit` would and count what it would run."""
     check_paths(study)
     check_models(study)
-    resolved, subjects, _ = resolve(study)
+    resolved, subjects = resolve(study)
     targets = [Targets.of_subject(subject) for subject in subjects]
-    sealed: defaultdict[str, Reference] = defaultdict(
-        lambda: Reference(store="planned", seal="planned")
-    )
-    plans = [
-        *plan.prepare_plans(study, resolved),
-        *plan.ingest_plans(resolved, subjects),
-        *plan.extract_plans(study, resolved, targets, sealed),
-        *plan.encode_plans(study, resolved, targets, sealed),
-        *plan.compare_plans(study, resolved, targets, sealed),
-    ]
+    plans = all_plans(study, resolved, subjects)
     seconds = {
         "extract": _extract_seconds(study, resolved, targets, profile),
         "encode": _encode_seconds(study, plans, profile),

@@ -4,6 +4,7 @@ A stage is planned when the stages before it are sealed, because a store's ident
 digests of the seals it builds on. Planning twice gives the same stores.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,17 @@ from typing import Any
 import numpy as np
 
 from gradenc_core.folds import assign_blocks, assign_folds
+from hpc.checks import check_fit
 from hpc.resolve import Resolved, ResolvedModel, Subject, signal_spec
 from hpc.study import Study
 from hpc.targets import (
     Targets,
+    common_windows,
     encode_groups,
     in_order,
     stimulus_sets,
-    summaries,
     target_groups,
+    windows_of,
 )
 from jobs import spec as specs
 from jobs.spec import Reference
@@ -59,6 +62,30 @@ class StorePlan:
             self.attrs,
             self.locations,
         )
+
+
+def all_plans(study: Study, resolved: Resolved, subjects: Sequence[Subject]) -> list[StorePlan]:
+    """Plan every stage before anything runs, with placeholders for seals that do not exist yet.
+
+    Counts what a study would run, and refuses what a later stage could not be planned with.
+
+    Raises
+    ------
+    ValueError
+        Naming the key of the study that does not fit the recordings.
+    """
+    targets = [Targets.of_subject(subject) for subject in subjects]
+    check_fit(study, targets)
+    sealed: defaultdict[str, Reference] = defaultdict(
+        lambda: Reference(store="planned", seal="planned")
+    )
+    return [
+        *prepare_plans(study, resolved),
+        *ingest_plans(resolved, subjects),
+        *extract_plans(study, resolved, targets, sealed),
+        *encode_plans(study, resolved, targets, sealed),
+        *compare_plans(study, resolved, targets, sealed),
+    ]
 
 
 def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
@@ -265,7 +292,6 @@ def comparison_layout(
     fmri = [t for t in targets if t.modality == "fmri"]
     meg = [t for t in targets if t.modality == "meg"]
     regions = dict.fromkeys(str(name) for t in fmri for name in t.coords["roi"].values)
-    windows = dict.fromkeys(tuple(w) for t in meg for w in summaries(t, windows_of(study))[1] or ())
     return kinds.comparisons(
         signals_of(resolved),
         model.layers,
@@ -273,7 +299,7 @@ def comparison_layout(
         ["distance", *study.comparisons.ladders],
         [t.subject for t in fmri],
         [t.subject for t in meg],
-        [(a, b) for a, b in windows],
+        common_windows(meg, windows_of(study)),
     )
 
 
@@ -316,19 +342,16 @@ def encoding_spec(study: Study) -> specs.EncodingSpec:
     )
 
 
-def windows_of(study: Study) -> tuple[tuple[float, float], ...]:
-    """Return (start, stop) in s of every inference window."""
-    windows = study.encoding.windows
-    n = int(np.floor((windows.stop - windows.start - windows.width) / windows.step + 1e-9)) + 1
-    starts = [windows.start + i * windows.step for i in range(n)]
-    return tuple((round(start, 9), round(start + windows.width, 9)) for start in starts)
-
-
 def partition_coords(study: Study, resolved: Resolved, targets: Targets) -> dict[str, Any]:
     """Return folds and blocks of a stimulus set: assigned over the whole study, then selected."""
     folds = assign_folds(resolved.stimulus_digests, study.encoding.folds, study.seed)
     row = {name: i for i, name in enumerate(resolved.stimulus_ids)}
     rows = [row[name] for name in targets.stimuli]
+    if len(set(folds[rows].tolist())) < study.encoding.folds:
+        raise ValueError(
+            f"encoding.folds: given {study.encoding.folds}; the {len(rows)} stimuli that "
+            f"{targets.subject} saw leave a fold empty; give fewer folds"
+        )
     chosen = [resolved.stimulus_digests[i] for i in rows]
     blocks = assign_blocks(chosen, folds[rows], study.encoding.blocks, seed=study.seed)
     return kinds.stimulus_coords(targets.stimuli, chosen) | {

@@ -83,7 +83,7 @@ def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
     )
 
 
-def resolve(study: Study) -> tuple[Resolved, list[Subject], Manifest]:
+def resolve(study: Study) -> tuple[Resolved, list[Subject]]:
     """Read what the study names, refusing whatever is missing or inconsistent."""
     manifest = read_manifest(study.folder / study.stimuli)
     resolved = Resolved(
@@ -94,7 +94,7 @@ def resolve(study: Study) -> tuple[Resolved, list[Subject], Manifest]:
         models=tuple(_resolve_model(study, model) for model in study.models),
         sources=sources_of(study),
     )
-    return resolved, list(describe_subjects(study, manifest)), manifest
+    return resolved, list(describe_subjects(study, manifest))
 
 
 def _resolve_model(study: Study, model: Model) -> ResolvedModel:

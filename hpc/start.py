@@ -5,7 +5,7 @@ from pathlib import Path
 from hpc.advance import create_stores
 from hpc.checks import check_models, check_paths
 from hpc.folder import RunFolder
-from hpc.plan import ingest_plans, prepare_plans
+from hpc.plan import all_plans, ingest_plans, prepare_plans
 from hpc.resolve import resolve
 from hpc.study import Study, dump_study
 
@@ -20,7 +20,8 @@ def start(study: Study, path: Path) -> RunFolder:
     """
     check_paths(study)
     check_models(study)
-    resolved, subjects, _ = resolve(study)
+    resolved, subjects = resolve(study)
+    all_plans(study, resolved, subjects)
     root = study.folder / study.store_root if study.store_root else None
     run = RunFolder.create(path, study.name, root)
     with run.lock():

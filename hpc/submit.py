@@ -4,53 +4,20 @@ The payload of a task is a path and an index; what it did is told by commit and 
 never by submitit's results.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import submitit
 
 from hpc import worker
 from hpc.folder import RunFolder
 from hpc.profile import StageProfile
+from hpc.submissions import Submission
 from jobs.runner import Item
-from storage_schemas.attempts import process_is_alive, start_time
+from storage_schemas.attempts import start_time
 from storage_schemas.files import write_exclusive
 from storage_schemas.identity import canonical_json
-
-VERSION_KEY = "version"
-
-
-@dataclass(frozen=True)
-class Submission:
-    """One submission's folder."""
-
-    path: Path
-
-    @property
-    def stage(self) -> str:
-        """The stage whose units it runs."""
-        return str(json.loads((self.path / "units.json").read_bytes())["stage"])
-
-    @property
-    def jobs(self) -> list[dict[str, Any]]:
-        """Jobs started for it: pid and start time; empty if the submitter died before noting."""
-        record = self.path / "jobs.json"
-        return list(json.loads(record.read_bytes())) if record.exists() else []
-
-    def alive(self) -> list[dict[str, Any]]:
-        """Return the jobs that still run on this machine."""
-        return [job for job in self.jobs if process_is_alive(job["pid"], job["start_time"])]
-
-
-def submissions(run: RunFolder) -> list[Submission]:
-    """Return the run's submissions, oldest first."""
-    folders = sorted((run.path / "submissions").glob("[0-9]*"))
-    return [Submission(folder) for folder in folders if (folder / "units.json").exists()]
 
 
 def submit(

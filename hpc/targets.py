@@ -9,6 +9,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from hpc.resolve import Subject
+from hpc.study import Study
 from storage_schemas.store import Store
 
 
@@ -63,6 +64,14 @@ class Targets:
         )
 
 
+def windows_of(study: Study) -> tuple[tuple[float, float], ...]:
+    """Return (start, stop) in s of every inference window."""
+    windows = study.encoding.windows
+    n = int(np.floor((windows.stop - windows.start - windows.width) / windows.step + 1e-9)) + 1
+    starts = [windows.start + i * windows.step for i in range(n)]
+    return tuple((round(start, 9), round(start + windows.width, 9)) for start in starts)
+
+
 def target_groups(
     group: Sequence[Targets], windows: Sequence[tuple[float, float]]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -102,6 +111,14 @@ def summaries(
     times = targets.coords["time"].values
     inside = [(a, b) for a, b in windows if np.any((times >= a) & (times < b))]
     return [str(name) for name in targets.coords["sensor"].values], inside
+
+
+def common_windows(
+    meg: Sequence[Targets], windows: Sequence[tuple[float, float]]
+) -> list[tuple[float, float]]:
+    """Return the windows that hold samples of every MEG subject, which comparisons use."""
+    held = [summaries(targets, windows)[1] or [] for targets in meg]
+    return [window for window in windows if all(window in own for own in held)] if held else []
 
 
 def stimulus_sets(targets: Iterable[Targets]) -> Iterator[tuple[str, ...]]:

@@ -263,8 +263,9 @@ def _fill_time(study: _Study, tables: Tables, i: int, signal: str) -> None:
     subjects: list[Timing] = []
     for s, subject in enumerate(study.meg):
         scores = study.scores(signal, subject, "meg")
-        shape = (-1, int(usable.sum()), len(scores.names), len(times))
-        sensors = Sensors(scores.bootstrap.reshape(shape), scores.permutation.reshape(shape))
+        sensors = Sensors(
+            *(_in_windows(scores, flat, times) for flat in (scores.bootstrap, scores.permutation))
+        )
         timing = latency.timing(sensors, times, options.search_window, options.significance)
         subjects.append(timing)
         tables["latency"][i, usable, s] = timing.latency
@@ -277,9 +278,17 @@ def _fill_time(study: _Study, tables: Tables, i: int, signal: str) -> None:
         score = latency.temporal_score(subjects, study.depth[usable], method)
         tables["temporal_score"][i, c] = score.values
         tables["temporal_p"][i, c] = score.p
+        tables["dropped_replicates"][i, c] = score.dropped
         tables["temporal_mean"][i, c] = score.mean
         tables["temporal_interval"][i, c] = score.low, score.high
         tables["temporal_combined_p"][i, c] = score.combined_p
+
+
+def _in_windows(scores: _Scores, flat: Array, times: Array) -> Array:
+    """Return summaries as (n, n_layers, n_sensors, n_windows) in the windows of all subjects."""
+    own = [(start + stop) / 2 for start, stop in scores.windows or ()]
+    shape = (*flat.shape[:2], len(scores.names), len(own))
+    return flat.reshape(shape)[..., np.isin(own, times)]
 
 
 def _judge_all(study: _Study, tables: Tables) -> Mapping[str, Judgement]:

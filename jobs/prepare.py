@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from gradenc_core.models import model_summary
 from jobs import models
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import PreparedSpec
@@ -14,6 +15,6 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     """Yield the digest of the model's weights, (32,) uint8, which enters extraction's identity."""
     for store, unit in work.units:
         spec = PreparedSpec.model_validate(store.spec)
-        _, digest = models.load(spec.model)
+        model, digest = models.load(spec.model)
         weights = np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
-        yield store, unit, {"weights_digest": weights}, {}
+        yield store, unit, {"weights_digest": weights}, model_summary(model)

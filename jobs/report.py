@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from gradenc_core import figures
 from gradenc_core.ceilings import noise_ceiling
 from gradenc_core.hierarchy import KSTARS
+from gradenc_core.statistics import t_interval
 from gradenc_core.verdict import Verdict
 from jobs.predictions import hypothesis_table, plain
 from storage_schemas import files as durable
@@ -224,6 +225,7 @@ def _subject_rows(tables: xr.Dataset) -> Iterator[dict[str, str]]:
         scores.append(("temporal", "meg_subject", {}))
     for name, dim, selection in scores:
         for signal in plain(tables, "signal"):
+            yield _together(tables, name, signal, dim, selection)
             for subject in plain(tables, dim):
                 at = {"signal": signal, dim: subject, "correlation": "pearson", **selection}
                 yield {
@@ -233,6 +235,24 @@ def _subject_rows(tables: xr.Dataset) -> Iterator[dict[str, str]]:
                     "value": number(tables[f"{name}_score"].sel(at).item()),
                     "p": p_value(tables[f"{name}_p"].sel(at).item()),
                 }
+
+
+def _together(
+    tables: xr.Dataset, name: str, signal: str, dim: str, selection: dict[str, str]
+) -> dict[str, str]:
+    """Return the row of all subjects: mean, t interval and how many are significant."""
+    at = {"signal": signal, "correlation": "pearson", **selection}
+    values, p = (tables[f"{name}_{kind}"].sel(at).values for kind in ("score", "p"))
+    low, high = t_interval(values)
+    known = values[np.isfinite(values)]
+    mean = known.mean() if len(known) else np.nan
+    return {
+        "subject": f"all {len(values)} (descriptive)",
+        "signal": signal_title(signal),
+        "score": name,
+        "value": f"{number(mean)} [{number(low)}, {number(high)}]",
+        "p": f"{int((p < 0.05).sum())} of {len(p)} below 0.05",
+    }
 
 
 def number(value: float, digits: int = 2) -> str:

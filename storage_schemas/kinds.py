@@ -53,6 +53,7 @@ FMRI_TABLES: dict[str, tuple[str, ...]] = {
 MEG_TABLES: dict[str, tuple[str, ...]] = {
     "temporal_score": ("signal", "correlation", "meg_subject"),
     "temporal_p": ("signal", "correlation", "meg_subject"),
+    "dropped_replicates": ("signal", "correlation", "meg_subject"),
     "temporal_mean": ("signal", "correlation"),
     "temporal_interval": ("signal", "correlation", "bound"),
     "temporal_combined_p": ("signal", "correlation"),

@@ -9,6 +9,7 @@ from rich.table import Table
 from hpc.cli.arguments import AsJson, RunPath
 from hpc.folder import RunFolder
 from hpc.state import StageState, run_state
+from hpc.submissions import given_up
 
 
 def status(run: RunPath, as_json: AsJson = False) -> None:
@@ -29,6 +30,14 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
             console.print(
                 f"[red]{state.stage}: {n} unit(s) failed:[/red] {error}\n"
                 f"    see `gradenc logs {run} {example}`, then `gradenc resume {run}`",
+                highlight=False,
+                soft_wrap=True,
+            )
+        last = given_up(folder, state.stage)
+        if last and state.count("pending"):
+            console.print(
+                f"[red]{state.stage}: its tasks ended again and again without doing their units;"
+                f"[/red] the last one's output: {last.path / 'log'}",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -108,7 +108,6 @@ def test_blocks_are_found_in_order(library, architecture, size, n_blocks, first,
 def test_tokens_are_counted(architecture, size, counts):
     model = load_model("timm", architecture, "untrained", 0, size)
     assert (model.n_class_tokens, model.n_register_tokens, model.n_patches) == counts
-    assert model.has_tokens == bool(counts[2])
     assert model.n_prefix_tokens == sum(counts[:2])
 
 

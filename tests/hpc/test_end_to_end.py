@@ -135,7 +135,7 @@ def test_submitting_again_runs_nothing(finished: Path) -> None:
 
 def test_an_added_objective_reuses_the_forward_features(finished: Path, tmp_path: Path) -> None:
     study = load_study(finished.parent / "study.yaml", ["objectives=[classification, energy]"])
-    resolved, subjects = resolve(study)[:2]
+    resolved, subjects = resolve(study)
     run = RunFolder.open(finished)
     sealed = {
         f"prepare/{s.label}": Reference(store=s.reference, seal=s.sealed()["digest"])

@@ -3,13 +3,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from typer import Exit
 
 from gradenc_core.readers.images import read_manifest
+from hpc.drive import drive
 from hpc.forecast import forecast
-from hpc.plan import windows_of
 from hpc.profile import load_profile
+from hpc.start import start
 from hpc.study import Study, load_study
-from hpc.targets import Targets, encode_groups, in_order, stimulus_sets, summaries, target_groups
+from hpc.submissions import SUBMISSIONS_PER_ROUND, given_up, submissions
+from hpc.targets import (
+    Targets,
+    common_windows,
+    encode_groups,
+    in_order,
+    stimulus_sets,
+    summaries,
+    target_groups,
+    windows_of,
+)
 from jobs.spec import STAGES
 
 
@@ -84,3 +96,41 @@ def test_the_forecast_counts_every_stage(study: Study) -> None:
     assert stages["extract"].n_bytes == 4 * n_layers * n_stimuli * n_features
     assert stages["extract"].seconds > 0
     assert stages["encode"].seconds > 0
+
+
+def test_comparisons_use_the_windows_of_all_subjects() -> None:
+    early, late = sensors("a", ("x",), [1]), sensors("b", ("x",), [1])
+    late.coords["time"] = late.coords["time"] + 0.2
+    windows = [(-0.1, 0.0), (0.1, 0.2), (0.3, 0.4)]
+    assert common_windows([early, late], windows) == [(0.1, 0.2)]
+    assert common_windows([], windows) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("comparisons.seed_region=V9", "seed_region: given 'V9'; accepted for sub-01: one of FFA,"),
+        ("encoding.windows={start: 3.0, stop: 4.0}", "encoding.windows: no window holds a sample"),
+        ("encoding.folds=97", "97 folds"),
+    ],
+)
+def test_what_does_not_fit_the_recordings_is_refused_before_anything_runs(
+    small_study: Path, tmp_path: Path, override: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        start(load_study(small_study, [override]), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_tasks_that_die_before_their_units_are_not_submitted_for_ever(
+    small_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Another version of the code than the tasks run: they refuse before they take a unit.
+    monkeypatch.setattr("hpc.worker.code_version", lambda: "0.0.0")
+    run = start(load_study(small_study), tmp_path / "run")
+    with pytest.raises(Exit):
+        drive(run, load_profile("local"))
+    assert given_up(run, "prepare") is not None
+    assert len(submissions(run)) == 2 * SUBMISSIONS_PER_ROUND
+    run.next_round()
+    assert given_up(run, "prepare") is None

@@ -36,6 +36,6 @@ def plan(
         )
     console.print(table)
     console.print(
-        "Expected times come from one micro-batch per model and one matrix product, timed now on "
-        "this machine."
+        "Expected times are one micro-batch per model and one matrix product, timed now on this "
+        "machine, scaled by what the demo took beyond them: good to a factor of about 2."
     )

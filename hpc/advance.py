@@ -19,6 +19,7 @@ from hpc.targets import Targets
 from jobs.runner import Item
 from jobs.spec import STAGES, Reference
 from storage_schemas.commit import committed_units, problems, withdraw
+from storage_schemas.root import root_lock
 from storage_schemas.seal import Unsealable, seal
 from storage_schemas.store import Store
 
@@ -116,8 +117,10 @@ def plan_stage(run: RunFolder, stage: str) -> list[StorePlan]:
 
 def create_stores(run: RunFolder, stage: str, plans: Iterable[StorePlan]) -> list[Store]:
     """Create a stage's stores and record them in the run."""
-    stores = [store_plan.create(run.root) for store_plan in plans]
-    run.record(stage, stores)
+    # Locked with `gradenc gc`: what is found here must not be removed before it is recorded.
+    with root_lock(run.root):
+        stores = [store_plan.create(run.root) for store_plan in plans]
+        run.record(stage, stores)
     return stores
 
 
@@ -126,10 +129,9 @@ def sealed_references(run: RunFolder) -> dict[str, Reference]:
     references = {}
     for stage in STAGES:
         for store in run.stores(stage):
-            sealed = store.sealed()
-            if sealed is not None:
-                path = str(store.path.relative_to(run.root))
-                references[f"{stage}/{store.label}"] = Reference(store=path, seal=sealed["digest"])
+            reference = Reference.of(store)
+            if reference is not None:
+                references[f"{stage}/{store.label}"] = reference
     return references
 
 
@@ -137,20 +139,15 @@ def items(state: StageState) -> list[Item]:
     """Return the units to submit; extraction's sources of one shard travel together."""
     pending = [unit for unit in state.units if unit.status == "pending"]
     if state.stage != "extract":
-        return [[(_relative(unit.store), unit.index)] for unit in pending]
+        return [[(unit.store.reference, unit.index)] for unit in pending]
     shards: dict[tuple[str, int], list[tuple[str, int]]] = {}
     for unit in pending:
         key = (_pass_of(unit.store), unit.index)
-        shards.setdefault(key, []).append((_relative(unit.store), unit.index))
+        shards.setdefault(key, []).append((unit.store.reference, unit.index))
     return list(shards.values())
-
-
-def _relative(store: Store) -> str:
-    """Return the store's path below the root: <stage>/<folder>."""
-    return f"{store.path.parent.name}/{store.path.name}"
 
 
 def _pass_of(store: Store) -> str:
     """Name what stores must share to be filled by one pass: model and stimulus set."""
     spec = store.spec
-    return f"{spec['prepared']['store']} {spec['stimuli']} {spec['signal']['projection']}"
+    return f"{spec['prepared']['identity']} {spec['stimuli']} {spec['signal']['projection']}"

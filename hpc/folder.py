@@ -1,15 +1,15 @@
 """A run's folder: the resolved study, the stores it uses, its submissions and its report."""
 
-import fcntl
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from storage_schemas.files import replace
+from storage_schemas.files import follow_group, locked, replace
 from storage_schemas.identity import canonical_json
-from storage_schemas.run import create_run, read_run, record_stores
+from storage_schemas.root import register
+from storage_schemas.run import create_run, read_run, record_stores, run_stores
 from storage_schemas.store import Store
 
 
@@ -23,12 +23,17 @@ class RunFolder:
     def open(cls, path: Path) -> "RunFolder":
         """Open an existing run, refusing a folder that is none."""
         read_run(path)
-        return cls(path)
+        run = cls(path)
+        follow_group(run.root)
+        return run
 
     @classmethod
     def create(cls, path: Path, name: str, root: Path | None) -> "RunFolder":
         """Create the run, or open the one that is there."""
-        create_run(path, name, root or path / "stores")
+        store_root = root or path / "stores"
+        follow_group(store_root)
+        create_run(path, name, store_root)
+        register(store_root, path)
         return cls(path)
 
     @property
@@ -53,18 +58,16 @@ class RunFolder:
 
     def stores(self, stage: str) -> list[Store]:
         """Open the stores of a stage that has been planned; empty before that."""
-        paths = read_run(self.path)["stores"].get(stage, [])
-        return [Store.open(self.root / path) for path in paths]
+        return run_stores(self.path, stage)
 
     def record(self, stage: str, stores: Sequence[Store]) -> None:
         """Record a stage's stores in run.json."""
-        record_stores(self.path, stage, [str(s.path.relative_to(self.root)) for s in stores])
+        record_stores(self.path, stage, stores)
 
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run while it is advanced: nobody else plans, seals or submits meanwhile."""
-        with (self.path / ".lock").open("w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with locked(self.path / ".lock"):
             yield
 
     @property

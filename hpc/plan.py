@@ -77,7 +77,7 @@ def all_plans(study: Study, resolved: Resolved, subjects: Sequence[Subject]) -> 
     targets = [Targets.of_subject(subject) for subject in subjects]
     check_fit(study, targets)
     sealed: defaultdict[str, Reference] = defaultdict(
-        lambda: Reference(store="planned", seal="planned")
+        lambda: Reference(stage="planned", identity="planned", seal="planned")
     )
     return [
         *prepare_plans(study, resolved),

@@ -73,7 +73,7 @@ def run_state(run: RunFolder) -> dict[str, StageState]:
 
 def _unit_states(store: Store, round_: int) -> Iterator[UnitState]:
     committed = committed_units(store)
-    attempts = latest_attempts(store)
+    attempts = latest_attempts(store, skip=committed)
     for unit in store.units:
         if unit.index in committed:
             yield UnitState(store, unit.index, "committed", None)

@@ -22,7 +22,7 @@ from gradenc_core.statistics import t_interval
 from gradenc_core.verdict import Verdict
 from jobs.predictions import hypothesis_table, plain
 from storage_schemas import files as durable
-from storage_schemas.run import open_run, read_run
+from storage_schemas.run import open_run, read_run, run_stores
 from storage_schemas.seal import run_digest
 from storage_schemas.store import Store
 
@@ -49,11 +49,7 @@ SIGNAL_TITLES = {
 
 def write_report(run: Path, path: Path) -> None:
     """Write the report of a complete run as one HTML file without outside links."""
-    stores = [
-        Store.find(run / read_run(run)["root"], reference)
-        for references in read_run(run)["stores"].values()
-        for reference in references
-    ]
+    stores = [store for stage in read_run(run)["stores"] for store in run_stores(run, stage)]
     tree = open_run(run)
     comparisons = [store for store in stores if store.kind == "comparisons"]
     template = jinja2.Environment(autoescape=True).from_string(

@@ -36,18 +36,28 @@ class Spec(BaseModel):
 
 
 class Reference(Spec):
-    """A sealed store of an earlier stage: its path below the store root and its seal's digest."""
+    """A sealed store of an earlier stage: what it is, and the digest of its seal."""
 
-    store: str
+    stage: str
+    identity: str
     seal: str
+
+    @classmethod
+    def of(cls, store: Store) -> "Reference | None":
+        """Return the reference to a store, or None if it is not sealed."""
+        seal = store.sealed()
+        if seal is None:
+            return None
+        stage = store.path.parent.name
+        return cls(stage=stage, identity=store.identity, seal=seal["digest"])
 
     def open(self, root: Path) -> Store:
         """Open the store, refusing one that is not sealed as this reference says."""
-        store = Store.open(root / self.store)
+        store = Store.find(root, self.stage, self.identity)
         seal = store.sealed()
         if seal is None or seal["digest"] != self.seal:
             raise ValueError(
-                f"{self.store} is not sealed with the digest {self.seal[:12]} that this unit was "
+                f"{store.path} is not sealed with the digest {self.seal[:12]} that this unit was "
                 "planned with; run `gradenc resume` on the run so that it is planned again"
             )
         return store

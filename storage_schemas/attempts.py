@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import time
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -161,8 +162,13 @@ def attempts_of(store: Store, index: int) -> list[dict[str, Any]]:
     return [_read(_path(folder, index, n)) for n in sorted(_generations(folder, index))]
 
 
-def latest_attempts(store: Store) -> dict[int, dict[str, Any]]:
+def latest_attempts(store: Store, skip: Container[int] = ()) -> dict[int, dict[str, Any]]:
     """Return the newest attempt of every unit that has one, in one pass over the folder.
+
+    Parameters
+    ----------
+    skip : container of int
+        Units whose attempts are not read, e.g. those that are committed.
 
     Returns
     -------
@@ -171,7 +177,8 @@ def latest_attempts(store: Store) -> dict[int, dict[str, Any]]:
     """
     latest: dict[int, tuple[int, str]] = {}
     for entry in scan(store.path / "attempts"):
-        if match := NAME.fullmatch(entry.name):
+        match = NAME.fullmatch(entry.name)
+        if match and int(match[1]) not in skip:
             index, n = int(match[1]), int(match[2])
             latest[index] = max(latest.get(index, (0, "")), (n, entry.path))
     return {index: _read(Path(path)) for index, (_, path) in latest.items()}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from storage_schemas import files
 from storage_schemas.attempts import Attempt, LostLease
 from storage_schemas.identity import canonical_json
-from storage_schemas.schemas import SCHEMA_VERSION
+from storage_schemas.schemas import FORMAT_VERSION
 from storage_schemas.store import Store, Unit, scan
 
 # By default zarr writes no file where all is fill value; a record needs every file it names. Only
@@ -150,7 +150,7 @@ def _new_record(
     store: Store, unit: Unit, arrays: Arrays, facts: Record, attempt: Attempt
 ) -> Record:
     return {
-        "version": SCHEMA_VERSION,
+        "version": FORMAT_VERSION,
         "unit": store.unit_id(unit),
         "identity": store.identity,
         "files": {name: _describe_file(store.data / name) for name in store.owned_files(unit)},

@@ -1,8 +1,11 @@
 """Durable files: each function returns only when a power cut could no longer undo what it did."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import stat
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +15,8 @@ from typing import Any
 import google_crc32c
 
 BLOCK = 1 << 20
+NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
+"""What file systems without hard links (FAT, some FUSE and BeeGFS set-ups) answer."""
 PARTIAL = ".partial"
 """Ending of files that are being written, here and in zarr's local store."""
 
@@ -32,6 +37,11 @@ def write_exclusive(path: Path, data: bytes) -> bool:
         except FileExistsError:
             # NFS repeats a request whose answer was lost; the name may be taken by ourselves.
             if temporary.stat().st_nlink == 1:
+                return False
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            if not _create_in_place(path, data):
                 return False
     sync_folder(path.parent)
     return True
@@ -137,6 +147,31 @@ def relocate(temporary: Path, final: Path) -> bool:
 
 
 @contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold a lock that dies with its process; the file stays, empty."""
+    make_folder(path.parent)
+    with explained("lock", path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def follow_group(folder: Path) -> None:
+    """Let the group write what this process creates, where the folder is shared with its group.
+
+    Shared means setgid and group-writable (``chmod g+ws``), as labs set up a common folder; most
+    users' umask would keep the others from adding units below it.
+    """
+    existing = next(f for f in (folder.absolute(), *folder.absolute().parents) if f.exists())
+    mode = existing.stat().st_mode
+    if mode & stat.S_ISGID and mode & stat.S_IWGRP:
+        os.umask(os.umask(0o022) & ~0o070)
+
+
+@contextmanager
 def explained(action: str, path: Path) -> Iterator[None]:
     """Make errors of the file system name the path and the remedy, keeping their class."""
     try:
@@ -163,6 +198,21 @@ def _temporary(path: Path, data: bytes) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _create_in_place(path: Path, data: bytes) -> bool:
+    """Create a file exclusively under its own name; a kill may leave it torn, hence as if absent.
+
+    Every reader of such a file takes one that does not parse for one that is not there.
+    """
+    try:
+        with path.open("xb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except FileExistsError:
+        return False
+    return True
 
 
 def _sync(path: Path, flags: int) -> None:

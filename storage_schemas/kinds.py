@@ -5,13 +5,21 @@ creating anything, to count its units, bytes and files.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from storage_schemas.schemas import SIGNAL_CLASSES
+from storage_schemas.schemas import (
+    CORRELATIONS,
+    FMRI_TABLES,
+    KSTARS,
+    MEG_TABLES,
+    RESOLUTIONS,
+    Schema,
+    current,
+)
 from storage_schemas.store import ArrayLayout, Unit
 
 Layers = Sequence[tuple[str, float]]
@@ -22,47 +30,6 @@ TARGETS_PER_CHUNK = 16_384
 
 SINGLE_MEASURES = ("r", "sse", "sst", "alpha")
 BANDED_MEASURES = (*SINGLE_MEASURES, "ratio", "r_off", "sse_off")
-
-RESOLUTIONS = ("voxel", "region")
-KSTARS = ("argmax", "centre_of_mass")
-CORRELATIONS = ("pearson", "spearman")
-_SPATIAL = ("signal", "position", "resolution", "kstar", "correlation")
-
-VERDICT_TABLES: dict[str, tuple[str, ...]] = {
-    "verdict": ("signal",),
-    "gradient_p": ("signal",),
-    "identifiable": ("signal",),
-    "usable": ("signal", "layer"),
-}
-"""`verdict` codes VERDICTS, NaN where a signal gets none; p of U over all subjects; whether the
-layers can be told apart; whether a layer entered the order scores."""
-
-FMRI_TABLES: dict[str, tuple[str, ...]] = {
-    "spatial_score": (*_SPATIAL, "fmri_subject"),
-    "spatial_p": (*_SPATIAL, "fmri_subject"),
-    "spatial_mean": _SPATIAL,
-    "spatial_interval": (*_SPATIAL, "bound"),
-    "spatial_combined_p": _SPATIAL,
-    "region_profile": ("signal", "layer", "region", "fmri_subject"),
-    "region_depth": ("signal", "kstar", "region", "fmri_subject"),
-    "region_position": ("position", "region", "fmri_subject"),
-    "significant_voxels": ("signal", "fmri_subject"),
-    "gradient_p_fmri": ("signal", "fmri_subject"),
-}
-
-MEG_TABLES: dict[str, tuple[str, ...]] = {
-    "temporal_score": ("signal", "correlation", "meg_subject"),
-    "temporal_p": ("signal", "correlation", "meg_subject"),
-    "dropped_replicates": ("signal", "correlation", "meg_subject"),
-    "temporal_mean": ("signal", "correlation"),
-    "temporal_interval": ("signal", "correlation", "bound"),
-    "temporal_combined_p": ("signal", "correlation"),
-    "latency": ("signal", "layer", "meg_subject"),
-    "onset": ("signal", "layer", "meg_subject"),
-    "curve": ("signal", "layer", "window", "meg_subject"),
-    "significant_sensors": ("signal", "meg_subject"),
-    "gradient_p_meg": ("signal", "meg_subject"),
-}
 
 
 @dataclass(frozen=True)
@@ -88,33 +55,21 @@ class Layout:
 
 def prepared() -> Layout:
     """Return the digest of a model's weights, (32,) uint8."""
-    return _whole([_array("weights_digest", ("byte",), (32,), "uint8", "sha256 of weights")], {})
+    return _whole(current("prepared"), {"byte": 32}, {})
 
 
 def classes(layers: Layers) -> Layout:
     """Return the class of every layer's gradient, (n_layers,) int8 (see schemas)."""
-    array = replace(
-        _array("signal_class", ("layer",), (len(layers),), "int8", "class of the gradient"),
-        attrs={
-            "flag_values": list(range(len(SIGNAL_CLASSES))),
-            "flag_meanings": " ".join(SIGNAL_CLASSES),
-        },
-    )
-    return _whole([array], layer_coords(layers))
+    return _whole(current("classes"), {"layer": len(layers)}, layer_coords(layers))
 
 
 def responses(
     stimuli: Sequence[str], digests: Sequence[str], targets: xr.Dataset, dims: Sequence[str]
 ) -> Layout:
     """Return one subject's responses over `dims` (voxel, or sensor and time)."""
-    shape = tuple(targets.sizes[dim] for dim in dims)
-    n = len(stimuli)
-    arrays = [
-        _array("responses", ("stimulus", *dims), (n, *shape), "float32", "mean response"),
-        _array("n_repeats", ("stimulus",), (n,), "float32", "trials averaged"),
-        _array("ncsnr", tuple(dims), shape, "float32", "noise ceiling signal-to-noise ratio"),
-    ]
-    return _whole(arrays, stimulus_coords(stimuli, digests) | _coords_of(targets))
+    sizes = {"stimulus": len(stimuli), **{dim: targets.sizes[dim] for dim in dims}}
+    coords = stimulus_coords(stimuli, digests) | _coords_of(targets)
+    return _whole(current("responses", tuple(dims)), sizes, coords, targets.attrs)
 
 
 def features(
@@ -126,15 +81,13 @@ def features(
 ) -> Layout:
     """Return features(layer, stimulus, feature); a unit is one shard of stimuli, all layers."""
     n, n_layers = len(stimuli), len(layers)
-    array = ArrayLayout(
-        name="features",
-        dims=("layer", "stimulus", "feature"),
-        shape=(n_layers, n, n_features),
-        dtype="float32",
+    array = _array(
+        current("features"),
+        "features",
+        (n_layers, n, n_features),
         chunks=(1, _divisor(stimuli_per_shard, STIMULI_PER_CHUNK), n_features),
         shards=(n_layers, stimuli_per_shard, n_features),
-        units="1",
-        long_name="pooled and projected signal",
+        compressed=False,
     )
     units = []
     for index, start in enumerate(range(0, n, stimuli_per_shard)):
@@ -155,9 +108,9 @@ def features(
 def collinearity(layers: Layers) -> Layout:
     """Return linear CKA between layers, (n_layers, n_layers) float64."""
     names = np.array([name for name, _ in layers], dtype=object)
-    shape = (len(layers), len(layers))
-    array = _array("cka", ("layer", "other_layer"), shape, "float64", "linear CKA")
-    return _whole([array], layer_coords(layers) | {"other_layer": ("other_layer", names)})
+    sizes = {"layer": len(layers), "other_layer": len(layers)}
+    coords = layer_coords(layers) | {"other_layer": ("other_layer", names)}
+    return _whole(current("collinearity"), sizes, coords)
 
 
 def scores(
@@ -175,19 +128,19 @@ def scores(
     measures = BANDED_MEASURES if banded else SINGLE_MEASURES
     chunk = min(TARGETS_PER_CHUNK, n_targets)
     whole = -(-n_targets // chunk) * chunk
+    schema = current("scores")
     arrays = [
-        ArrayLayout(
-            name="scores",
-            dims=("layer", "measure", "fold", "target"),
-            shape=(len(layers), len(measures), n_folds, n_targets),
-            dtype="float32",
+        _array(
+            schema,
+            "scores",
+            (len(layers), len(measures), n_folds, n_targets),
             chunks=(1, len(measures), n_folds, chunk),
             shards=(1, len(measures), n_folds, whole),
-            units="1",
-            long_name="encoding scores per outer fold",
         ),
-        _resampled("bootstrap", "replicate", len(layers), n_bootstrap + 1, n_summaries),
-        _resampled("permutation", "permutation", len(layers), n_permutations + 1, n_summaries),
+        *(
+            _array(schema, name, (len(layers), n + 1, n_summaries), (1, n + 1, n_summaries))
+            for name, n in (("bootstrap", n_bootstrap), ("permutation", n_permutations))
+        ),
     ]
     units = tuple(
         Unit(i, name, {"layer": i}, {a.name: _layer_region(a, i) for a in arrays})
@@ -226,17 +179,14 @@ def comparisons(
     }
     coords |= {dim: (dim, np.array(names, dtype=object)) for dim, names in labels.items()}
     coords["window"] = ("window", np.array([(a + b) / 2 for a, b in windows]), {"units": "s"})
-    tables = dict(VERDICT_TABLES)
-    tables |= FMRI_TABLES if fmri_subjects else {}
-    tables |= MEG_TABLES if meg_subjects else {}
-    sizes = {str(d): len(c[1]) for d, c in coords.items() if c[0] == d or c[0] == (d,)}
-    arrays = [
-        _array(name, dims, tuple(sizes[d] for d in dims), "float64", name.replace("_", " "))
-        for name, dims in tables.items()
-    ]
-    used = {dim for dims in tables.values() for dim in dims}
+    schema = current("comparisons")
+    absent = {} if fmri_subjects else dict(FMRI_TABLES)
+    absent |= {} if meg_subjects else MEG_TABLES
+    tables = {name: table for name, table in schema.arrays.items() if name not in absent}
+    used = {dim for table in tables.values() for dim in table.dims}
     kept = {name: c for name, c in coords.items() if c[0] in used}
-    return _whole(arrays, kept)
+    sizes = {dim: len(coords[dim][1]) for dim in used}
+    return _whole(Schema(tables, schema.coords), sizes, kept)
 
 
 def layer_coords(layers: Layers) -> dict[str, Any]:
@@ -260,29 +210,43 @@ def _coords_of(dataset: xr.Dataset) -> dict[str, Any]:
 
 
 def _array(
-    name: str, dims: tuple[str, ...], shape: tuple[int, ...], dtype: str, long_name: str
+    schema: Schema,
+    name: str,
+    shape: tuple[int, ...],
+    chunks: tuple[int, ...] | None = None,
+    shards: tuple[int, ...] | None = None,
+    compressed: bool = True,
 ) -> ArrayLayout:
-    """Return an array kept in one chunk, hence in one file."""
-    return ArrayLayout(name, dims, shape, dtype, shape, None, "1", long_name)
-
-
-def _resampled(name: str, dim: str, n_layers: int, n: int, n_summaries: int) -> ArrayLayout:
+    """Return a schema's array in this shape; without `chunks` it is one chunk, hence one file."""
+    array = schema.arrays[name]
     return ArrayLayout(
         name=name,
-        dims=("layer", dim, "summary"),
-        shape=(n_layers, n, n_summaries),
-        dtype="float32",
-        chunks=(1, n, n_summaries),
-        shards=None,
-        units="1",
-        long_name=f"summary scores, index 0 observed, then by {dim}",
+        dims=array.dims,
+        shape=shape,
+        dtype=array.dtype,
+        chunks=chunks or shape,
+        shards=shards,
+        units=array.units,
+        long_name=array.long_name,
+        attrs=array.attrs,
+        compressed=compressed,
     )
 
 
-def _whole(arrays: Sequence[ArrayLayout], coords: Mapping[str, Any]) -> Layout:
-    """Return a layout whose single unit owns every array whole."""
+def _whole(
+    schema: Schema,
+    sizes: Mapping[str, int],
+    coords: Mapping[str, Any],
+    attrs: Mapping[Any, Any] | None = None,
+) -> Layout:
+    """Return a layout whose single unit owns every array of the schema whole."""
+    arrays = tuple(
+        _array(schema, name, tuple(sizes[dim] for dim in array.dims))
+        for name, array in schema.arrays.items()
+    )
     regions = {array.name: [(0, size) for size in array.shape] for array in arrays}
-    return Layout(tuple(arrays), xr.Dataset(coords=coords), (Unit(0, "all", {}, regions),))
+    unit = Unit(0, "all", {}, regions)
+    return Layout(arrays, xr.Dataset(coords=coords, attrs=attrs), (unit,))
 
 
 def _layer_region(array: ArrayLayout, layer: int) -> list[tuple[int, int]]:

@@ -31,6 +31,8 @@ class ArrayLayout:
     long_name: str
     attrs: Mapping[str, Any] = field(default_factory=dict)
     """More CF attributes, e.g. ``flag_values`` and ``flag_meanings``."""
+    compressed: bool = True
+    """Whether chunks are compressed (zstd, lossless)."""
 
     @property
     def file_shape(self) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ All paths in `run.json` are relative, so a run copied together with its stores o
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,12 @@ import xarray as xr
 from storage_schemas import files
 from storage_schemas.commit import committed_units
 from storage_schemas.identity import canonical_json
-from storage_schemas.schemas import SCHEMA_VERSION
+from storage_schemas.schemas import FORMAT_VERSION
 from storage_schemas.store import Store
 from storage_schemas.views import build_nodes
+
+NAMES = ("model", "control")
+"""Attributes that each study chooses freely for a store that it shares with others."""
 
 
 def create_run(path: Path, name: str, root: Path) -> dict[str, Any]:
@@ -37,8 +40,11 @@ def create_run(path: Path, name: str, root: Path) -> dict[str, Any]:
     """
     folder = Path(path)
     relative = os.path.relpath(Path(root).resolve(), folder.resolve())
-    wanted = {"version": SCHEMA_VERSION, "name": name, "root": relative, "stores": {}}
-    files.write_exclusive(folder / "run.json", canonical_json(wanted))
+    wanted = {"version": FORMAT_VERSION, "name": name, "root": relative, "stores": {}}
+    file = folder / "run.json"
+    if not files.write_exclusive(file, canonical_json(wanted)) and files.read_json(file) is None:
+        # A torn one would keep the name for ever.
+        files.replace(file, canonical_json(wanted))
     run = read_run(folder)
     for key in ("name", "root"):
         if run[key] != wanted[key]:
@@ -50,7 +56,7 @@ def create_run(path: Path, name: str, root: Path) -> dict[str, Any]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return `run.json`: version, name, root (relative), stores (paths below root by stage).
+    """Return `run.json`: version, name, root (relative) and stores, by stage.
 
     Raises
     ------
@@ -65,23 +71,54 @@ def read_run(path: Path) -> dict[str, Any]:
     run = files.read_json(file)
     if run is None or not {"version", "name", "root", "stores"} <= set(run):
         raise ValueError(f"{file} is damaged; submit the study again, committed units are kept")
-    if run["version"] > SCHEMA_VERSION:
+    if run["version"] > FORMAT_VERSION:
         raise ValueError(
-            f"{file} has version {run['version']}, this gradenc reads up to {SCHEMA_VERSION}; "
+            f"{file} has version {run['version']}, this gradenc reads up to {FORMAT_VERSION}; "
             "update gradenc"
         )
-    return run
+    return _upgraded(run, Path(path) / run["root"])
 
 
-def record_stores(path: Path, stage: str, references: Sequence[str]) -> None:
-    """Note a stage's stores (paths below root) in `run.json`; the caller holds the run's lock."""
+def record_stores(path: Path, stage: str, stores: Sequence[Store]) -> None:
+    """Note a stage's stores and what this study calls them; the caller holds the run's lock."""
     run = read_run(path)
-    run["stores"][stage] = list(references)
+    run["stores"][stage] = [
+        {
+            "store": store.reference,
+            "label": store.label,
+            "names": {key: store.attrs[key] for key in NAMES if key in store.attrs},
+        }
+        for store in stores
+    ]
     files.replace(Path(path) / "run.json", canonical_json(run))
 
 
-def open_run(path: Path) -> xr.DataTree:
+def run_stores(path: Path, stage: str) -> list[Store]:
+    """Open the stores of a stage under the study's names; none if it is not planned yet.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a store is not where `run.json` says.
+    """
+    run = read_run(path)
+    return [
+        Store.open(Path(path) / run["root"] / entry["store"]).named(entry["label"], entry["names"])
+        for entry in run["stores"].get(stage, [])
+    ]
+
+
+def open_run(path: Path, partial: bool = False) -> xr.DataTree:
     """Open the results of a run as one lazy (dask) tree.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the run.
+    partial : bool
+        Also show stores that are not sealed. What is not committed there is NaN (an integer: the
+        least likely value of its type), the coordinate ``committed`` says which rows are real, and
+        ``attrs["completeness"]`` of every node which share of its units is committed.
 
     Returns
     -------
@@ -93,25 +130,41 @@ def open_run(path: Path) -> xr.DataTree:
     Raises
     ------
     ValueError
-        If a store is not sealed, naming its stage: results are shown whole or not at all.
+        If a store is not sealed and `partial` is false, naming its stage: what is unfinished is
+        never shown unasked.
     FileNotFoundError
         If the folder is no run, or a store is not where `run.json` says.
     """
     run = read_run(path)
-    stores = list(_sealed_stores(Path(path), run))
-    tree = xr.DataTree.from_dict(build_nodes(stores))
+    stores = [store for stage in run["stores"] for store in run_stores(path, stage)]
+    if not partial:
+        for store in stores:
+            _require_seal(store, path)
+    tree = xr.DataTree.from_dict(build_nodes(stores, partial))
     tree.attrs["run"] = run["name"]
+    if partial:
+        committed = sum(len(committed_units(store)) for store in stores)
+        tree.attrs["completeness"] = committed / sum(len(store.units) for store in stores)
     return tree
 
 
-def _sealed_stores(path: Path, run: dict[str, Any]) -> Iterator[Store]:
-    for stage, references in run["stores"].items():
-        for reference in references:
-            store = Store.find(path / run["root"], reference)
-            if store.sealed() is None:
-                raise ValueError(
-                    f"stage {stage} is not finished: {reference} is not sealed "
-                    f"({len(committed_units(store))} of {len(store.units)} units committed); "
-                    f"run `gradenc resume {path}`"
-                )
-            yield store
+def _require_seal(store: Store, path: Path) -> None:
+    if store.sealed() is None:
+        raise ValueError(
+            f"stage {store.path.parent.name} is not finished: {store.reference} is not sealed "
+            f"({len(committed_units(store))} of {len(store.units)} units committed); "
+            f"run `gradenc resume {path}`, or open it with partial=True"
+        )
+
+
+def _upgraded(run: dict[str, Any], root: Path) -> dict[str, Any]:
+    """Bring a run.json of version 1, which listed stores only by path, to today's form."""
+    if run["version"] == 1:
+        listed = run["stores"].items()
+        run["stores"] = {stage: [_entry(root, path) for path in paths] for stage, paths in listed}
+    return {**run, "version": FORMAT_VERSION}
+
+
+def _entry(root: Path, reference: str) -> dict[str, Any]:
+    store = Store.open(root / reference)
+    return {"store": reference, "label": store.label, "names": {}}

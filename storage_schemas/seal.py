@@ -9,7 +9,7 @@ from typing import Any
 from storage_schemas import files
 from storage_schemas.commit import problems
 from storage_schemas.identity import canonical_json, digest
-from storage_schemas.schemas import SCHEMA_VERSION
+from storage_schemas.schemas import FORMAT_VERSION
 from storage_schemas.store import Store
 
 SHOWN = 5
@@ -50,7 +50,7 @@ def seal(store: Store) -> dict[str, Any]:
     _check(store, deep=True)
     _remove_orphans(store)
     statement = {
-        "version": SCHEMA_VERSION,
+        "version": FORMAT_VERSION,
         "identity": store.identity,
         "units": len(store.units),
         "digest": digest(sorted(_entries(store))),

@@ -10,6 +10,7 @@
       SEALED.json            all units deep-checked (`seal`)
 """
 
+import copy
 import re
 import shutil
 import uuid
@@ -29,6 +30,7 @@ from storage_schemas import files
 from storage_schemas.identity import canonical_json, digest
 from storage_schemas.layout import ArrayLayout, Unit, check_layouts, check_ownership
 from storage_schemas.schemas import ALGORITHM_VERSION, SCHEMA_VERSION
+from storage_schemas.validate import check_data
 
 __all__ = ["ArrayLayout", "Store", "Unit"]
 
@@ -57,7 +59,7 @@ class Store:
         attrs: dict[str, Any],
         locations: dict[str, str],
     ) -> "Store":
-        """Create the store of a specification, or open it if it exists.
+        """Create the store of a specification, or open it if it exists under any label.
 
         An existing store keeps its units and attributes: they do not enter the identity.
 
@@ -84,12 +86,13 @@ class Store:
             Naming the folder that cannot be written.
         """
         plan = _plan(kind, label, spec, arrays, units, attrs, locations)
-        path = Path(root) / stage / f"{plan['identity'][:12]}-{label}"
-        if not path.is_dir():
+        path = locate(Path(root) / stage, plan["identity"])
+        if path is None:
+            path = Path(root) / stage / f"{plan['identity'][:12]}-{label}"
             check_layouts(arrays, coords.sizes)
             check_ownership(arrays, units)
             _build(path, plan, arrays, coords)
-        return _open_same(path, plan)
+        return _open_same(path, plan).named(label, attrs)
 
     @classmethod
     def open(cls, path: Path) -> "Store":
@@ -113,9 +116,29 @@ class Store:
         return _open_unchanged(Path(path), (stat.st_ino, stat.st_mtime_ns))
 
     @classmethod
-    def find(cls, root: Path, reference: str) -> "Store":
-        """Open the store with a reference ``<stage>/<hash12>-<label>`` below `root`."""
-        return cls.open(Path(root) / reference)
+    def find(cls, root: Path, stage: str, identity: str) -> "Store":
+        """Open the store of an identity below `root`, whatever its label.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        """
+        path = locate(Path(root) / stage, identity)
+        if path is None:
+            raise FileNotFoundError(
+                f"{Path(root) / stage} holds no store {identity[:12]}; if it was deleted, submit "
+                "the study again to compute it anew"
+            )
+        return cls.open(path)
+
+    def named(self, label: str, names: Mapping[str, Any]) -> "Store":
+        """Return the store as one study calls it: studies share stores under their own names."""
+        # A copy keeps what was already parsed: units of a large plan take a second.
+        renamed = copy.copy(self)
+        attrs = {**self.plan["attrs"], **names}
+        object.__setattr__(renamed, "plan", {**self.plan, "label": label, "attrs": attrs})
+        return renamed
 
     @property
     def reference(self) -> str:
@@ -189,13 +212,29 @@ class Store:
         return self.path / "commits" / subfolder(unit.index) / f"{unit.index:05d}.json"
 
     def dataset(self) -> xr.Dataset:
-        """Open the arrays lazily (dask), whether or not all units are committed."""
-        return xr.open_dataset(self.data, engine="zarr", consolidated=False, chunks={})
+        """Open the arrays lazily (dask), whether or not all units are committed.
+
+        Raises
+        ------
+        ValueError
+            If what is there is not what its kind's schema and the plan say.
+        """
+        check_data(self.data, self.kind, self.plan["schema_version"], tuple(self.arrays.values()))
+        opened = xr.open_dataset(self.data, engine="zarr", consolidated=False, chunks={})
+        return opened.assign_attrs(
+            {key: self.attrs[key] for key in opened.attrs if key in self.attrs}
+        )
 
     def sealed(self) -> dict[str, Any] | None:
         """Return the seal, or None if there is none or it is torn or another identity's."""
         seal = files.read_json(self.seal_path)
         return seal if seal and seal.get("identity") == self.identity else None
+
+
+def locate(folder: Path, identity: str) -> Path | None:
+    """Return the store of an identity in a stage's folder, or None."""
+    found = sorted(folder.glob(f"{identity[:12]}-*"))
+    return found[0] if found else None
 
 
 def subfolder(index: int) -> str:
@@ -227,7 +266,10 @@ def _plan(
         )
     if kind not in ALGORITHM_VERSION:
         raise ValueError(f"unknown kind of store {kind!r}; known: {', '.join(ALGORITHM_VERSION)}")
-    versions = {"schema_version": SCHEMA_VERSION, "algorithm_version": ALGORITHM_VERSION[kind]}
+    versions = {
+        "schema_version": SCHEMA_VERSION[kind],
+        "algorithm_version": ALGORITHM_VERSION[kind],
+    }
     return {
         **versions,
         "kind": kind,
@@ -287,6 +329,7 @@ def _create_array(group: zarr.Group, layout: ArrayLayout) -> None:
         dtype=layout.dtype,
         fill_value=layout.fill_value,
         dimension_names=layout.dims,
+        compressors="auto" if layout.compressed else None,
         attributes={"units": layout.units, "long_name": layout.long_name, **layout.attrs},
     )
 
@@ -306,7 +349,7 @@ def _open_same(path: Path, plan: Plan) -> Store:
     if store.identity != plan["identity"]:
         raise ValueError(
             f"{path} holds identity {store.identity}, not {plan['identity']}, which begins alike; "
-            "give the study another label"
+            "give the study another store_root"
         )
     # Inputs may have moved; a sealed store needs them no more and may be read-only.
     if store.locations != plan["locations"] and store.sealed() is None:
@@ -322,10 +365,11 @@ def _open_unchanged(path: Path, _stamp: tuple[int, int]) -> Store:
     plan = files.read_json(path / "plan.json")
     if plan is None or "identity" not in plan:
         raise ValueError(f"{path / 'plan.json'} is no plan; delete {path} and plan it again")
-    if plan["schema_version"] > SCHEMA_VERSION:
+    newest = SCHEMA_VERSION.get(plan["kind"], 0)
+    if plan["schema_version"] > newest:
         raise ValueError(
-            f"{path} has schema version {plan['schema_version']}, this gradenc reads up to "
-            f"{SCHEMA_VERSION}; update gradenc"
+            f"{path} has schema version {plan['schema_version']} of kind {plan['kind']}, this "
+            f"gradenc reads up to {newest}; update gradenc"
         )
     hashed = ("kind", "schema_version", "algorithm_version", "spec")
     if digest({name: plan[name] for name in hashed}) != plan["identity"]:

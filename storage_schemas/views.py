@@ -4,73 +4,119 @@ Each builder takes all stores of its kind and yields (path in the tree, lazy dat
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from storage_schemas.partial import COMMITTED, partial_dataset
 from storage_schemas.store import Store
 
 Node = tuple[str, xr.Dataset]
-Builder = Callable[[Sequence[Store], Sequence[Store]], Iterator[Node]]
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A store with its lazy data."""
+
+    store: Store
+    data: xr.Dataset
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """The store's attributes under the study's names."""
+        return self.store.attrs
+
+
+Builder = Callable[[Sequence[Opened], Sequence[Opened]], Iterator[Node]]
+
+GEOMETRY = ("volume_shape", "affine")
+"""Attributes of responses that say where their voxels are (see `gradenc_core.writers`)."""
+
+LABELS = ("roi", "hemisphere", "subject", "model")
+"""Coordinates of targets and layers that can be selected like dimensions."""
 
 TARGET_DIMS = {"fmri": ("voxel",), "meg": ("sensor", "time")}
 
 
-def build_nodes(stores: Sequence[Store]) -> dict[str, xr.Dataset]:
+def build_nodes(stores: Sequence[Store], partial: bool = False) -> dict[str, xr.Dataset]:
     """Return the datasets of the tree by path.
+
+    With `partial`, each has the coordinate ``committed`` and the attribute ``completeness``.
 
     Raises
     ------
     ValueError
         If two stores claim the same place.
     """
+    read = partial_dataset if partial else Store.dataset
+    opened = [Opened(store, read(store)) for store in stores]
     nodes: dict[str, xr.Dataset] = {}
     for kind, builder in BUILDERS.items():
-        for path, dataset in builder(_of_kind(stores, kind), stores):
+        for path, dataset in builder(_of_kind(opened, kind), opened):
             if path in nodes:
                 raise ValueError(f"two stores of this run hold {path}; plan it in a new folder")
-            nodes[path] = dataset
+            shown = _with_completeness(dataset) if partial else dataset
+            nodes[path] = with_indexes(shown)
     return nodes
 
 
-def _prepared(own: Sequence[Store], stores: Sequence[Store]) -> Iterator[Node]:
+def with_indexes(dataset: xr.Dataset) -> xr.Dataset:
+    """Let `.sel` take the labels of targets: ``.sel(roi="V4")``."""
+    for name in LABELS:
+        if name in dataset.coords and name not in dataset.xindexes and dataset[name].ndim == 1:
+            dataset = dataset.set_xindex(name)
+    return dataset
+
+
+def _with_completeness(dataset: xr.Dataset) -> xr.Dataset:
+    share = float(dataset[COMMITTED].mean())
+    return dataset.set_coords(COMMITTED).assign_attrs(completeness=share)
+
+
+def _prepared(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]:
     """Weights' digest; class of every gradient source's layers (source, layer)."""
     for store in own:
         model = store.attrs["model"]
         classes = [s for s in _of_kind(stores, "classes") if s.attrs["model"] == model]
-        parts = [store.dataset()]
+        parts = [store.data]
         if classes:
             sources = [s.attrs["source"] for s in classes]
-            parts.append(_stack([s.dataset() for s in classes], "source", sources))
-        yield f"/prepared/{model}", xr.merge(parts, combine_attrs="override", **EXACT)
+            stacked = _stack([s.data for s in classes], "source", sources)
+            if COMMITTED in stacked:
+                # One word for both: a source counts where model and classes are there.
+                stacked[COMMITTED] &= store.data[COMMITTED]
+            parts.insert(0, stacked)
+        merged = xr.merge(parts, combine_attrs="override", **EXACT)
+        yield f"/prepared/{model}", merged.assign_attrs(store.data.attrs)
 
 
-def _responses(own: Sequence[Store], _: Sequence[Store]) -> Iterator[Node]:
+def _responses(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
     for store in own:
-        yield f"/responses/{store.attrs['subject']}/{store.attrs['modality']}", store.dataset()
+        yield f"/responses/{store.attrs['subject']}/{store.attrs['modality']}", store.data
 
 
-def _features(own: Sequence[Store], _: Sequence[Store]) -> Iterator[Node]:
+def _features(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
     """Features of all stimulus sets, (layer, stimulus, feature); shared stimuli once."""
     for (model, source), group in _grouped(own, "model", "source"):
-        datasets = [store.dataset() for store in group]
+        datasets = [store.data for store in group]
         if len(datasets) > 1:
             joined = xr.concat(datasets, "stimulus", combine_attrs="override", **PLAIN, **EXACT)
             datasets = [joined.drop_duplicates("stimulus")]
         yield f"/features/{model}/{source}", datasets[0]
 
 
-def _collinearity(own: Sequence[Store], _: Sequence[Store]) -> Iterator[Node]:
+def _collinearity(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
     """CKA (layer, other_layer); with several stimulus sets also along stimulus_set."""
     for (model, source), group in _grouped(own, "model", "source"):
-        datasets = [store.dataset() for store in group]
+        datasets = [store.data for store in group]
         if len(datasets) > 1:
-            datasets = [_stack(datasets, "stimulus_set", [store.label for store in group])]
+            datasets = [_stack(datasets, "stimulus_set", [store.store.label for store in group])]
         yield f"/collinearity/{model}/{source}", datasets[0]
 
 
-def _scores(own: Sequence[Store], stores: Sequence[Store]) -> Iterator[Node]:
+def _scores(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]:
     """Scores of one model, subject and modality for all bands, with the responses' coordinates."""
     responses = {
         (store.attrs["subject"], store.attrs["modality"]): store
@@ -82,20 +128,22 @@ def _scores(own: Sequence[Store], stores: Sequence[Store]) -> Iterator[Node]:
             key = (store.attrs["model"], group["subject"], group["modality"])
             if key[1:] not in responses:
                 raise ValueError(
-                    f"{store.reference} has scores of {key[1]} {key[2]}, whose responses are not "
-                    "among the run's stores; run `gradenc resume RUN`"
+                    f"{store.store.reference} has scores of {key[1]} {key[2]}, whose responses are "
+                    "not among the run's stores; run `gradenc resume RUN`"
                 )
-            view = _score_view(store, group, responses[key[1:]].dataset())
+            view = _score_view(store, group, responses[key[1:]].data)
             parts.setdefault(key, {})[store.attrs["bands"]] = view
     for (model, subject, modality), views in parts.items():
         dataset = _stack(list(views.values()), "bands", list(views))
-        dataset.attrs = {"model": model, "subject": subject, "modality": modality}
+        recorded = responses[subject, modality].data.attrs
+        geometry = {name: recorded[name] for name in GEOMETRY if name in recorded}
+        dataset.attrs = {"model": model, "subject": subject, "modality": modality, **geometry}
         yield f"/scores/{model}/{subject}/{modality}", dataset
 
 
-def _comparisons(own: Sequence[Store], _: Sequence[Store]) -> Iterator[Node]:
+def _comparisons(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
     for store in own:
-        yield f"/comparisons/{store.attrs['model']}", store.dataset()
+        yield f"/comparisons/{store.attrs['model']}", store.data
 
 
 BUILDERS: dict[str, Builder] = {
@@ -113,12 +161,14 @@ EXACT: dict[str, Any] = {"compat": "override", "join": "exact"}
 """Stores of one run agree in their labels; that they do is checked, their values are not read."""
 
 
-def _score_view(store: Store, group: dict[str, Any], responses: xr.Dataset) -> xr.Dataset:
+def _score_view(store: Opened, group: dict[str, Any], responses: xr.Dataset) -> xr.Dataset:
     """Return r, r2, alpha and unique of one group's targets, for the store's bands."""
-    described = responses.set_coords("ncsnr").drop_dims("stimulus")
+    described = (
+        responses.set_coords("ncsnr").drop_dims("stimulus").drop_vars(COMMITTED, errors="ignore")
+    )
     dims = TARGET_DIMS[group["modality"]]
     shape = tuple(described.sizes[dim] for dim in dims)
-    scores = store.dataset()["scores"].isel(target=slice(group["start"], group["stop"]))
+    scores = store.data["scores"].isel(target=slice(group["start"], group["stop"]))
     scores = _unflatten(scores, dims, shape).drop_vars("fold", errors="ignore")
     measures = set(scores["measure"].values.tolist())
 
@@ -141,9 +191,10 @@ def _score_view(store: Store, group: dict[str, Any], responses: xr.Dataset) -> x
     ceiling = _named(
         _noise_ceiling(responses), "share of a mean response's variance that is signal, r^2 at most"
     )
-    return (
-        xr.Dataset(variables).assign_coords(described.coords).assign_coords(noise_ceiling=ceiling)
-    )
+    if COMMITTED in store.data:
+        variables[COMMITTED] = store.data[COMMITTED]
+    dataset = xr.Dataset(variables).assign_coords(described.coords)
+    return dataset.assign_coords(noise_ceiling=ceiling)
 
 
 def _noise_ceiling(responses: xr.Dataset) -> xr.DataArray:
@@ -171,12 +222,14 @@ def _stack(datasets: Sequence[xr.Dataset], dim: str, labels: Sequence[str]) -> x
     )
 
 
-def _of_kind(stores: Iterable[Store], kind: str) -> list[Store]:
-    return [store for store in stores if store.kind == kind]
+def _of_kind(stores: Iterable[Opened], kind: str) -> list[Opened]:
+    return [store for store in stores if store.store.kind == kind]
 
 
-def _grouped(stores: Iterable[Store], *keys: str) -> Iterator[tuple[tuple[str, ...], list[Store]]]:
-    groups: dict[tuple[str, ...], list[Store]] = {}
+def _grouped(
+    stores: Iterable[Opened], *keys: str
+) -> Iterator[tuple[tuple[str, ...], list[Opened]]]:
+    groups: dict[tuple[str, ...], list[Opened]] = {}
     for store in stores:
         groups.setdefault(tuple(store.attrs[key] for key in keys), []).append(store)
     yield from groups.items()

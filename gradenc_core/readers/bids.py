@@ -314,12 +314,22 @@ def _known(rois: Sequence[str], present: set[str], file: Path) -> set[str]:
 
 def _coords(voxels: _Voxels) -> xr.Dataset:
     xyz = apply_affine(voxels.affine, voxels.ijk)
+    places = {
+        axis: ("voxel", voxels.ijk[:, i], {"units": "1", "long_name": f"voxel index, {word} axis"})
+        for i, (axis, word) in enumerate(zip("ijk", ("first", "second", "third"), strict=True))
+    }
     return xr.Dataset(
         coords={
             "roi": ("voxel", np.array(voxels.roi)),
             "hemisphere": ("voxel", np.array(voxels.hemisphere)),
             **{axis: ("voxel", xyz[:, i], {"units": "mm"}) for i, axis in enumerate("xyz")},
-        }
+            **places,
+        },
+        # Python numbers in flat lists, which JSON, zarr and netCDF all keep.
+        attrs={
+            "volume_shape": [int(n) for n in voxels.shape],
+            "affine": np.asarray(voxels.affine, dtype=np.float64).ravel().tolist(),
+        },
     )
 
 

@@ -265,13 +265,19 @@ def _read_epochs(recording: _Recording, used: NDArray[np.int64]) -> NDArray[np.f
 def _coords(recording: _Recording) -> xr.Dataset:
     info = recording.epochs.info
     names = [info["ch_names"][i] for i in recording.sensors]
-    position = np.array([info["chs"][i]["loc"][:3] for i in recording.sensors], dtype=np.float64)
-    axes = {
-        f"sensor_{axis}": ("sensor", position[:, i], {"units": "m"}) for i, axis in enumerate("xyz")
-    }
+    kinds = [mne.channel_type(info, i) for i in recording.sensors]
+    loc = np.array([info["chs"][i]["loc"] for i in recording.sensors], dtype=np.float64)
+    axes = {f"sensor_{axis}": ("sensor", loc[:, i], {"units": "m"}) for i, axis in enumerate("xyz")}
     times = recording.epochs.times[recording.times]
     return xr.Dataset(
-        coords={"sensor": np.array(names), **axes, "time": ("time", times, {"units": "s"})}
+        coords={
+            "sensor": np.array(names),
+            **axes,
+            "sensor_type": ("sensor", np.array(kinds)),
+            # Finite, as netCDF and JSON keep it; MNE reads zeros as no position.
+            "sensor_loc": (("sensor", "loc"), np.where(np.isfinite(loc), loc, 0.0)),
+            "time": ("time", times, {"units": "s"}),
+        },
     )
 
 

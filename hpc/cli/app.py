@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from hpc.cli import demo, init, logs, plan, report, status, submit, verify
+from hpc.cli import demo, init, logs, plan, query, report, status, submit, verify
 
 app = typer.Typer(
     name="gradenc",
@@ -25,6 +25,7 @@ app.command()(submit.cancel)
 app.command()(logs.logs)
 app.command()(verify.verify)
 app.command()(report.report)
+app.command()(query.query)
 
 
 def main() -> None:

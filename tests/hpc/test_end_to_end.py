@@ -137,10 +137,7 @@ def test_an_added_objective_reuses_the_forward_features(finished: Path, tmp_path
     study = load_study(finished.parent / "study.yaml", ["objectives=[classification, energy]"])
     resolved, subjects = resolve(study)
     run = RunFolder.open(finished)
-    sealed = {
-        f"prepare/{s.label}": Reference(store=s.reference, seal=s.sealed()["digest"])
-        for s in run.stores("prepare")
-    }
+    sealed = {f"prepare/{s.label}": Reference.of(s) for s in run.stores("prepare")}
     plans = extract_plans(study, resolved, [Targets.of_subject(s) for s in subjects], sealed)
     made = {p.label: p.create(tmp_path).identity for p in plans}
     done = {s.label: s.identity for s in run.stores("extract")}

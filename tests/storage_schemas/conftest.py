@@ -58,7 +58,9 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
         coords = xr.Dataset(
             coords={
                 "layer": ("layer", ["conv1", "fc"]),
+                "layer_depth": ("layer", [0.5, 1.0]),
                 "stimulus": ("stimulus", [f"cats/{i}.png" for i in range(n)]),
+                "stimulus_digest": ("stimulus", [f"{i:064x}" for i in range(n)]),
             }
         )
         return Store.create(

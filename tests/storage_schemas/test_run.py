@@ -14,6 +14,7 @@ from storage_schemas import attempts, kinds
 from storage_schemas.commit import commit, withdraw
 from storage_schemas.kinds import Layout
 from storage_schemas.run import create_run, open_run, read_run, record_stores
+from storage_schemas.schemas import FMRI_TABLES, VERDICT_TABLES
 from storage_schemas.seal import seal
 from storage_schemas.store import Store
 
@@ -34,14 +35,18 @@ FMRI = xr.Dataset(
         "roi": ("voxel", ["V1", "V1", "V2", "LO", "FFA"]),
         "hemisphere": ("voxel", ["L", "R", "L", "L", "R"]),
         **{axis: ("voxel", np.arange(5.0), {"units": "mm"}) for axis in "xyz"},
-    }
+        **{axis: ("voxel", np.arange(5)) for axis in "ijk"},
+    },
+    attrs={"volume_shape": [5, 5, 5], "affine": np.eye(4).ravel().tolist()},
 )
 MEG = xr.Dataset(
     coords={
         "sensor": ("sensor", ["MEG 01", "MEG 02", "MEG 03"]),
-        "sensor_x": ("sensor", np.arange(3.0), {"units": "m"}),
+        **{f"sensor_{axis}": ("sensor", np.arange(3.0), {"units": "m"}) for axis in "xyz"},
+        "sensor_type": ("sensor", ["mag"] * 3),
+        "sensor_loc": (("sensor", "loc"), np.zeros((3, 12))),
         "time": ("time", np.array([0.0, 0.1, 0.2, 0.3]), {"units": "s"}),
-    }
+    },
 )
 
 
@@ -75,7 +80,9 @@ def features(n: int, first: int = 0) -> Layout:
 
 
 def scores(bands: str) -> Layout:
-    coords = kinds.stimulus_coords(STIMULI, DIGESTS) | {"fold": ("stimulus", np.arange(7) % 4)}
+    coords = kinds.stimulus_coords(STIMULI, DIGESTS) | {
+        f"stimulus_{part}": ("stimulus", np.arange(7) % 4) for part in ("fold", "block")
+    }
     return kinds.scores(LAYERS, coords, banded="+" in bands, **RESAMPLED)
 
 
@@ -109,15 +116,18 @@ def all_stores(root: Path) -> list[Store]:
             fill(root, "collinearity", s, kinds.collinearity(LAYERS), **tiny, source=s)
             for s in sources
         ),
-        *(fill(root, "scores", b, scores(b), **tiny, bands=b, groups=GROUPS) for b in BANDS),
-        fill(root, "comparisons", "tiny", comparisons, **tiny),
+        *(
+            fill(root, "scores", b, scores(b), **tiny, bands=b, groups=GROUPS, summary_groups=[])
+            for b in BANDS
+        ),
+        fill(root, "comparisons", "tiny", comparisons, **tiny, control=False),
     ]
 
 
 def make_run(folder: Path, stores: Sequence[Store], root: Path) -> Path:
     create_run(folder, "study", root)
     for stage in dict.fromkeys(store.path.parent.name for store in stores):
-        own = [store.reference for store in stores if store.path.parent.name == stage]
+        own = [store for store in stores if store.path.parent.name == stage]
         record_stores(folder, stage, own)
     return folder
 
@@ -149,7 +159,7 @@ def test_tree_has_every_kind(run: Path) -> None:
         "/collinearity/tiny/gradient:energy": {"cka"},
         "/scores/tiny/01/fmri": scored,
         "/scores/tiny/01/meg": scored,
-        "/comparisons/tiny": {*kinds.VERDICT_TABLES, *kinds.FMRI_TABLES},
+        "/comparisons/tiny": {*VERDICT_TABLES, *FMRI_TABLES},
     }
 
 
@@ -170,7 +180,7 @@ def test_fmri_scores_and_coordinates(run: Path) -> None:
     assert scores["roi"].values.tolist() == FMRI["roi"].values.tolist()
     assert scores["x"].attrs["units"] == "mm"
     np.testing.assert_array_equal(scores["ncsnr"], raw(run, "responses", "01-fmri")["ncsnr"])
-    assert scores.attrs == {"model": "tiny", "subject": "01", "modality": "fmri"}
+    assert scores.attrs == {"model": "tiny", "subject": "01", "modality": "fmri", **FMRI.attrs}
     for bands in BANDS:
         stored = raw(run, "scores", bands)["scores"][..., :5].sel(measure="r")
         np.testing.assert_array_equal(scores["r"].sel(bands=bands), stored)
@@ -262,7 +272,14 @@ def test_unsealed_stage_is_named(tmp_path: Path) -> None:
 
 def test_scores_without_their_responses_are_refused(tmp_path: Path) -> None:
     store = fill(
-        tmp_path, "scores", "x", scores("forward"), model="m", bands="forward", groups=GROUPS
+        tmp_path,
+        "scores",
+        "x",
+        scores("forward"),
+        model="m",
+        bands="forward",
+        groups=GROUPS,
+        summary_groups=[],
     )
     with pytest.raises(ValueError, match="has scores of 01 fmri, whose responses"):
         open_run(make_run(tmp_path / "run", [store], tmp_path))
@@ -276,13 +293,16 @@ def test_two_stores_for_one_place_are_refused(tmp_path: Path) -> None:
 
 def test_creating_a_run_again_keeps_its_stores(tmp_path: Path) -> None:
     create_run(tmp_path / "run", "study", tmp_path / "run" / "stores")
-    record_stores(tmp_path / "run", "prepare", ["prepare/0a-x"])
+    store = fill(tmp_path / "run" / "stores", "prepared", "x", kinds.prepared(), model="tiny")
+    record_stores(tmp_path / "run", "prepare", [store])
     again = create_run(tmp_path / "run", "study", tmp_path / "run" / "stores")
     expected = {
-        "version": 1,
+        "version": 2,
         "name": "study",
         "root": "stores",
-        "stores": {"prepare": ["prepare/0a-x"]},
+        "stores": {
+            "prepare": [{"store": store.reference, "label": "x", "names": {"model": "tiny"}}]
+        },
     }
     assert again == read_run(tmp_path / "run") == expected
     with pytest.raises(ValueError, match="holds a run with name 'study', not 'other'"):

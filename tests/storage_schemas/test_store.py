@@ -48,7 +48,7 @@ def test_created_store_is_read_back(make_store: MakeStore) -> None:
     assert store.arrays["features"].shards == (2, 2, 8)
     assert store.unit_id(store.units[2]) == f"{store.identity[:12]}-00002"
     assert store.owned_files(store.units[2]) == ["features/c/0/2/0"]
-    assert Store.find(store.path.parents[1], store.reference).identity == store.identity
+    assert Store.find(store.path.parents[1], "extract", store.identity).path == store.path
 
 
 def test_creating_again_opens_and_keeps_what_is_there(
@@ -132,10 +132,10 @@ def test_newer_schema_is_refused(make_store: MakeStore) -> None:
 
 
 def test_absent_store_is_named(tmp_path: Path) -> None:
-    with pytest.raises(
-        FileNotFoundError, match=r"extract/0a-x holds no plan\.json.*gradenc resume"
-    ):
-        Store.find(tmp_path, "extract/0a-x")
+    with pytest.raises(FileNotFoundError, match=r"0a-x holds no plan\.json.*gradenc resume"):
+        Store.open(tmp_path / "extract" / "0a-x")
+    with pytest.raises(FileNotFoundError, match=r"extract holds no store 0a0a0a.*submit the study"):
+        Store.find(tmp_path, "extract", "0a" * 32)
 
 
 @pytest.mark.parametrize("label", ["", "a/b", ".hidden", "a b", "../x", "x" * 151])
@@ -243,7 +243,8 @@ def test_store_opens_in_plain_xarray_without_the_flag(make_store: MakeStore) -> 
 )
 def test_unwritten_integers_do_not_read_as_zero(tmp_path: Path, dtype: str, fill: int) -> None:
     store = create(tmp_path, [replace(line(4, 2), dtype=dtype)], parts((0, 2), (2, 4)))
-    assert store.dataset()["x"].values.tolist() == [fill] * 4
+    opened = xr.open_dataset(store.data, engine="zarr", consolidated=False, mask_and_scale=True)
+    assert opened["x"].values.tolist() == [fill] * 4
 
 
 def test_a_hundred_thousand_units(tmp_path: Path) -> None:

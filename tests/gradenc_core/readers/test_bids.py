@@ -1,3 +1,4 @@
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -130,6 +131,19 @@ def test_coordinates_are_in_c_order_and_mm(root, manifest: Manifest, labels) -> 
         assert (str(voxel.roi.values), str(voxel.hemisphere.values)) == names[int(labels[index])]
         xyz = (AFFINE @ [*index, 1])[:3]
         np.testing.assert_allclose([voxel.x, voxel.y, voxel.z], xyz, atol=1e-4)
+        assert (int(voxel.i), int(voxel.j), int(voxel.k)) == index
+    for axis in "ijk":
+        assert coords[axis].dtype == np.int64
+        assert coords[axis].attrs["units"] == "1"
+        assert coords[axis].attrs["long_name"]
+
+
+def test_the_volume_is_described_in_json(root, manifest: Manifest) -> None:
+    attrs = bids.describe(root, "sub-01", manifest, rois=["V4"]).coords.attrs
+    assert attrs == json.loads(json.dumps(attrs, allow_nan=False))
+    assert set(attrs) == {"volume_shape", "affine"}
+    assert attrs["volume_shape"] == list(SHAPE)
+    np.testing.assert_allclose(np.reshape(attrs["affine"], (4, 4)), AFFINE, atol=1e-5)
 
 
 def test_files_are_all_that_is_read(root, manifest: Manifest) -> None:

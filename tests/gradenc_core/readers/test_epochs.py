@@ -89,6 +89,20 @@ def test_coordinates(root: Path, manifest: Manifest) -> None:
     np.testing.assert_allclose(coords["sensor_z"], -0.03, atol=1e-7)
     np.testing.assert_allclose(coords["time"], TMIN + np.arange(N_TIMES) / SFREQ, atol=1e-9)
     assert coords["time"].dtype == np.float64
+    assert coords["sensor_type"].dims == ("sensor",)
+    assert coords["sensor_type"].values.tolist() == TYPES[:3]
+
+
+def test_places_of_sensors_are_finite(root: Path, manifest: Manifest, data) -> None:
+    recording = make(data, METADATA, bads=("MEG0111",))
+    recording.info["chs"][2]["loc"][3:] = [*np.eye(3)[0], *np.eye(3)[1], np.inf, 0, 1]
+    save(recording, root / "sub-01-epo.fif")
+    coords = epochs.describe(root, "sub-01", manifest, tmin=0.0).coords
+    # MNE leaves NaN in the orientation of the gradiometer.
+    expected = [[0.01, 0.02, -0.03, *[0] * 9], [0.02, 0.02, -0.03, 1, 0, 0, 0, 1, 0, 0, 0, 1]]
+    assert coords["sensor_loc"].dims == ("sensor", "loc")
+    np.testing.assert_allclose(coords["sensor_loc"], expected, atol=1e-7)
+    assert coords["sensor_type"].values.tolist() == ["grad", "mag"]
 
 
 def test_times_include_both_ends(root: Path, manifest: Manifest) -> None:

@@ -6,6 +6,8 @@
 
 from collections.abc import Iterable
 
+from rich.progress import track
+
 from hpc import plan
 from hpc.folder import RunFolder
 from hpc.plan import StorePlan
@@ -84,21 +86,19 @@ def _seal_or_withdraw(stores: Iterable[Store]) -> None:
                 withdraw(store, store.units[index])
 
 
-def withdraw_damaged(run: RunFolder) -> int:
+def withdraw_damaged(run: RunFolder, deep: bool = True) -> int:
     """Withdraw committed units whose files differ from their records; return how many.
 
-    Reads every committed byte. Nothing else is touched.
+    Nothing else is touched. With `deep` every committed byte is read, else only sizes are compared.
     """
-    damaged = [
-        (store, store.units[index])
-        for stage in STAGES
-        for store in run.stores(stage)
-        for index in sorted(committed_units(store))
-        if problems(store, store.units[index], deep=True)
-    ]
-    for store, unit in damaged:
-        withdraw(store, unit)
-    return len(damaged)
+    stores = [store for stage in STAGES for store in run.stores(stage)]
+    withdrawn = 0
+    for store in track(stores, description="checking stores", transient=True):
+        for index in sorted(committed_units(store)):
+            if problems(store, store.units[index], deep):
+                withdraw(store, store.units[index])
+                withdrawn += 1
+    return withdrawn
 
 
 def plan_stage(run: RunFolder, stage: str) -> list[StorePlan]:

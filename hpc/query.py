@@ -48,14 +48,16 @@ def select(dataset: xr.Dataset, selection: Selection) -> xr.Dataset:
     return dataset
 
 
-def export(data: xr.DataArray, path: Path, surface: Path | None = None) -> None:
-    """Write a selection in the format that the file's name asks for.
+def export(dataset: xr.Dataset, name: str, path: Path, surface: Path | None = None) -> None:
+    """Write a variable of a selection in the format that the file's name asks for.
 
     Parameters
     ----------
-    data : xr.DataArray
-        Selected values. NIfTI and GIFTI need the dimension voxel, one map for every entry of the
-        others; Evoked needs exactly sensor and time.
+    dataset : xr.Dataset
+        Selected values with all coordinates. NIfTI and GIFTI need the dimension voxel, one map for
+        every entry of the others; Evoked needs exactly sensor and time.
+    name : str
+        The variable.
     path : Path
         Ends in one of `FORMATS`.
     surface : Path, optional
@@ -69,7 +71,7 @@ def export(data: xr.DataArray, path: Path, surface: Path | None = None) -> None:
     ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
     if ending is None:
         raise ValueError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
-    FORMATS[ending](data, path, surface)
+    FORMATS[ending](dataset, name, path, surface)
 
 
 def to_table(data: xr.DataArray) -> pd.DataFrame:
@@ -130,15 +132,14 @@ def _places(coord: xr.DataArray, wanted: Any) -> Any:
     return np.concatenate(matches)
 
 
-def _maps(data: xr.DataArray) -> tuple[dict[str, Any], list[str]]:
+def _maps(dataset: xr.Dataset, name: str) -> tuple[dict[str, Any], list[str]]:
     """Return the arguments of a volume's writer, and the names of its maps."""
-    if "voxel" not in data.dims or "affine" not in data.attrs:
+    data = dataset[name]
+    if "voxel" not in data.dims or "affine" not in dataset.attrs:
         raise ValueError(
             "this selection has no voxels of one subject with their places: choose fMRI scores or "
             "responses of one subject (ingested by this version of gradenc)"
         )
-    if "subject" in data.coords and data["subject"].ndim:
-        raise ValueError("a volume is of one subject: add --sel subject=…")
     others = [dim for dim in data.dims if dim != "voxel"]
     flat = data.transpose("voxel", *others).values.reshape(data.sizes["voxel"], -1)
     labels = [
@@ -148,11 +149,11 @@ def _maps(data: xr.DataArray) -> tuple[dict[str, Any], list[str]]:
         ]
         for dim in others
     ]
-    names = [" ".join(parts) for parts in _product(labels)] or [str(data.name)]
+    names = [" ".join(parts) for parts in _product(labels)] or [name]
     ijk = np.stack([data[axis].values for axis in "ijk"], axis=1)
     where = {
-        "shape": data.attrs["volume_shape"],
-        "affine": np.reshape(data.attrs["affine"], (4, 4)),
+        "shape": dataset.attrs["volume_shape"],
+        "affine": np.reshape(dataset.attrs["affine"], (4, 4)),
     }
     return {"values": flat, "ijk": ijk, **where}, names
 
@@ -164,47 +165,55 @@ def _product(labels: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
     return combined if labels else []
 
 
-def _write_csv(data: xr.DataArray, path: Path, _: Path | None) -> None:
-    to_table(data).to_csv(path, index=False)
+def _write_csv(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
+    to_table(dataset[name]).to_csv(path, index=False)
 
 
-def _write_parquet(data: xr.DataArray, path: Path, _: Path | None) -> None:
-    to_table(data).to_parquet(path, index=False)
+def _write_parquet(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
+    to_table(dataset[name]).to_parquet(path, index=False)
 
 
-def _write_nifti(data: xr.DataArray, path: Path, _: Path | None) -> None:
-    arguments, names = _maps(data)
+def _write_nifti(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
+    arguments, names = _maps(dataset, name)
     write_nifti(path, names=names, **arguments)
 
 
-def _write_gifti(data: xr.DataArray, path: Path, surface: Path | None) -> None:
+def _write_gifti(dataset: xr.Dataset, name: str, path: Path, surface: Path | None) -> None:
     if surface is None:
         raise ValueError(f"{path}: a GIFTI file needs --surface, the subject's .surf.gii")
-    arguments, names = _maps(data)
+    arguments, names = _maps(dataset, name)
     write_gifti(path, surface=surface, names=names, **arguments)
 
 
-def _write_evoked(data: xr.DataArray, path: Path, _: Path | None) -> None:
+def _write_evoked(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
+    data = dataset[name]
     if set(data.dims) != {"sensor", "time"}:
         raise ValueError(
             f"{path}: an Evoked has sensors and times alone; this selection has {data.dims}: add "
             "--sel or --mean for the others"
         )
-    data = data.transpose("sensor", "time")
-    names = [str(name) for name in data["sensor"].values]
-    types = [str(kind) for kind in data["sensor_type"].values]
+    if "sensor_loc" not in dataset:
+        raise ValueError(
+            f"{path}: these responses were ingested by an earlier version of gradenc, which kept "
+            "no sensors' places; submit the study again"
+        )
     evoked = to_evoked(
-        data.values, names, types, data["sensor_loc"].values, data["time"].values, str(data.name)
+        data.transpose("sensor", "time").values,
+        [str(sensor) for sensor in data["sensor"].values],
+        [str(kind) for kind in data["sensor_type"].values],
+        dataset["sensor_loc"].values,
+        data["time"].values,
+        name,
     )
     evoked.save(path, overwrite=True, verbose="error")
 
 
-def _write_netcdf(data: xr.DataArray, path: Path, _: Path | None) -> None:
-    indexed = [str(name) for name in data.xindexes if name not in data.dims]
-    data.drop_indexes(indexed).to_netcdf(path, engine="h5netcdf")
+def _write_netcdf(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
+    indexed = [str(index) for index in dataset.xindexes if index not in dataset.dims]
+    dataset[[name]].drop_indexes(indexed, errors="ignore").to_netcdf(path, engine="h5netcdf")
 
 
-FORMATS: dict[str, Callable[[xr.DataArray, Path, Path | None], None]] = {
+FORMATS: dict[str, Callable[[xr.Dataset, str, Path, Path | None], None]] = {
     ".csv": _write_csv,
     ".parquet": _write_parquet,
     ".nc": _write_netcdf,

@@ -5,7 +5,7 @@ import sys
 import typer
 from rich.console import Console
 
-from hpc.cli import demo, init, logs, plan, query, report, status, submit, verify
+from hpc.cli import demo, explain, init, logs, plan, query, report, space, status, submit, verify
 
 app = typer.Typer(
     name="gradenc",
@@ -26,6 +26,10 @@ app.command()(logs.logs)
 app.command()(verify.verify)
 app.command()(report.report)
 app.command()(query.query)
+app.command()(explain.why)
+app.command()(explain.explain)
+app.command()(space.du)
+app.command()(space.gc)
 
 
 def main() -> None:

@@ -64,20 +64,19 @@ def query(
         return
     dataset = _dataset(tree, node)
     chosen = select(dataset, parse_selection(dataset, sel))
-    name = variable or next(iter(dataset.data_vars))
+    name = variable or str(next(iter(dataset.data_vars)))
     if name not in chosen.data_vars:
         raise ValueError(f"--var {name}: {node} has {', '.join(map(str, chosen.data_vars))}")
-    data = chosen[name].assign_attrs({**chosen.attrs, **chosen[name].attrs})
-    if missing := [dim for dim in mean if dim not in data.dims]:
-        raise ValueError(
-            f"--mean {missing[0]}: {name} has the dimensions {', '.join(map(str, data.dims))}"
-        )
-    data = data.mean(mean, keep_attrs=True) if mean else data
+    dims = chosen[name].dims
+    if missing := [dim for dim in mean if dim not in dims]:
+        raise ValueError(f"--mean {missing[0]}: {name} has the dimensions {', '.join(map(str, dims))}")
+    data = chosen.drop_vars([other for other in chosen.data_vars if other != name])
+    data = data.mean(mean, keep_attrs=True)
     if to is not None:
-        export(data, to, surface)
-        console.print(f"{name} {dict(data.sizes)} -> {to}")
+        export(data, name, to, surface)
+        console.print(f"{name} {dict(data[name].sizes)} -> {to}")
         return
-    table = to_table(data)
+    table = to_table(data[name])
     console.print(table.head(ROWS).to_string(index=False), soft_wrap=True)
     if len(table) > ROWS:
         console.print(f"… {len(table):,} rows in all; narrow it with --sel, or write it with --to")

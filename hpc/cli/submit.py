@@ -33,10 +33,18 @@ def submit(
 
 def resume(
     run: RunPath,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick", help="Check only that files have their sizes, without reading them."
+        ),
+    ] = False,
     profile: ProfileName = "local",
     wait: Annotated[bool, typer.Option(help="Stay and drive the run until it ends.")] = True,
 ) -> None:
     """Go on with a run: repair damaged units, try failed ones again, run whatever is missing.
+
+    Every committed byte is read and compared first; `--quick` leaves that to `verify --deep`.
 
     Example: `gradenc resume runs/first`
     """
@@ -46,7 +54,7 @@ def resume(
     folder = RunFolder.open(run)
     with folder.lock():
         folder.next_round()
-        n = withdraw_damaged(folder)
+        n = withdraw_damaged(folder, deep=not quick)
     if n:
         typer.echo(f"{n} committed unit(s) were damaged and are made again")
     _drive(run, profile, wait)

@@ -16,6 +16,11 @@ COMMANDS = (
     "logs",
     "verify",
     "report",
+    "query",
+    "why",
+    "explain",
+    "du",
+    "gc",
 )
 
 
@@ -59,7 +64,9 @@ def test_a_refusal_is_one_message_without_a_traceback(tmp_path: Path) -> None:
     assert "Traceback" not in result.stderr + result.stdout
 
 
-@pytest.mark.parametrize("command", ["status", "resume", "cancel", "logs", "verify", "report"])
+@pytest.mark.parametrize(
+    "command", [*("status", "resume", "cancel", "logs", "verify", "report", "query", "why")]
+)
 def test_a_folder_that_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
     result = run(command, tmp_path)
     assert result.returncode == 1

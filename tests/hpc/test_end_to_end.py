@@ -3,15 +3,20 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
+import mne
+import nibabel
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 import xarray as xr
@@ -25,6 +30,8 @@ from hpc.study import load_study
 from hpc.targets import Targets
 from jobs.spec import STAGES, Reference
 from storage_schemas import open_run
+from storage_schemas.commit import withdraw
+from storage_schemas.gather import gather_scores
 from storage_schemas.seal import run_digest
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
@@ -147,24 +154,139 @@ def test_an_added_objective_reuses_the_forward_features(finished: Path, tmp_path
     assert len(list(prepare_plans(study, resolved))) == 3
 
 
-def test_a_damaged_unit_is_named_and_repaired_alone(finished: Path, tmp_path: Path) -> None:
+def flip(shard: Path, record: Path) -> None:
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+
+
+DAMAGE: dict[str, Callable[[Path, Path], object]] = {
+    "flipped byte": flip,
+    "truncated shard": lambda shard, record: shard.write_bytes(shard.read_bytes()[:-7]),
+    "deleted shard": lambda shard, record: shard.unlink(),
+    "torn record": lambda shard, record: record.write_bytes(record.read_bytes()[:-40]),
+}
+
+
+def test_damaged_units_are_named_and_repaired_alone(finished: Path, tmp_path: Path) -> None:
+    """Each kind of damage hits a unit of its own; one resume mends them all."""
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     before = digest_of(run)
-    store = next(s for s in RunFolder.open(run).stores("extract") if s.label == "planted-forward")
-    unit = store.units[1]
-    path = store.data / store.owned_files(unit)[0]
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
+    stores = {s.label: s for s in RunFolder.open(run).stores("extract")}
+    units = [(store, store.units[i]) for store in stores.values() for i in (0, 1)]
+    for (store, unit), damage in zip(units, DAMAGE.values(), strict=True):
+        damage(store.data / store.owned_files(unit)[0], store.record_path(unit))
     times = {p: p.stat().st_mtime_ns for p in run.glob("stores/*/*/commits/*/*.json")}
     result = gradenc("verify", "--deep", run, check=False)
     assert result.returncode == 1
-    assert store.unit_id(unit) in result.stdout
+    named = set(re.findall(r"unit ([0-9a-f]{12}-\d{5})", result.stdout))
+    assert named == {store.unit_id(unit) for store, unit in units}
     gradenc("resume", run)
     assert digest_of(run) == before
     changed = {p for p, t in times.items() if p.stat().st_mtime_ns != t}
-    assert changed == {store.record_path(unit)}
+    assert changed == {store.record_path(unit) for store, unit in units}
+
+
+def test_quick_resume_compares_sizes_only(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    store = RunFolder.open(run).stores("compare")[0]
+    shard, record = store.data / store.owned_files(store.units[0])[0], Path()
+    flip(shard, record)
+    assert "were damaged" not in gradenc("resume", "--quick", run).stdout
+    assert "1 committed unit(s) were damaged" in gradenc("resume", run).stdout
+
+
+def test_results_by_their_labels(finished: Path) -> None:
+    leaf = open_run(finished)["scores/planted/sub-01/fmri"].to_dataset()
+    chosen = leaf.sel(bands="gradient:classification", layer="layer4.0", roi="V4")
+    assert chosen["r"].dims == ("fold", "voxel")
+    assert set(chosen["roi"].values) == {"V4"}
+    assert chosen.sizes["voxel"] == (leaf["roi"] == "V4").sum()
+    both = gather_scores(open_run(finished), "fmri")
+    xr.testing.assert_equal(
+        both["r"].sel(subject="sub-01").drop_vars(["subject", "model"]).load(), leaf["r"].load()
+    )
+
+
+def test_voxels_go_back_to_their_places(finished: Path, small_files: Path, tmp_path: Path) -> None:
+    target = tmp_path / "r.nii.gz"
+    where = ("--sel", "bands=forward", "--sel", "layer=layer1.0", "--mean", "fold", "--to", target)
+    gradenc("query", finished, "scores/planted/sub-01/fmri", "--var", "r", *where)
+    labels = nibabel.load(next(small_files.glob("bids/sub-01/anat/*_dseg.nii.gz")))
+    image = nibabel.load(target)
+    np.testing.assert_array_equal(image.affine, labels.affine)
+    inside = labels.get_fdata() > 0
+    volume = np.squeeze(image.get_fdata())
+    assert np.isnan(volume[~inside]).all()
+    leaf = open_run(finished)["scores/planted/sub-01/fmri"].to_dataset()
+    expected = leaf["r"].sel(bands="forward", layer="layer1.0").mean("fold").values
+    np.testing.assert_allclose(volume[inside], expected, rtol=1e-6)
+
+
+def test_sensors_become_an_evoked(finished: Path, tmp_path: Path) -> None:
+    target = tmp_path / "r-ave.fif"
+    where = ("--sel", "bands=forward", "--sel", "layer=layer1.0", "--mean", "fold", "--to", target)
+    gradenc("query", finished, "scores/planted/sub-02/meg", "--var", "r", *where)
+    evoked = mne.read_evokeds(target, 0, verbose="error")
+    leaf = open_run(finished)["scores/planted/sub-02/meg"].to_dataset()
+    expected = leaf["r"].sel(bands="forward", layer="layer1.0").mean("fold")
+    np.testing.assert_allclose(evoked.data, expected.values, rtol=1e-6)
+    np.testing.assert_allclose(evoked.times, leaf["time"].values, atol=1e-6)
+
+
+@pytest.mark.parametrize("ending", [".csv", ".parquet", ".nc"])
+def test_tables_hold_every_label(finished: Path, tmp_path: Path, ending: str) -> None:
+    target = tmp_path / f"scores{ending}"
+    chosen = ("--var", "r2", "--sel", "roi=V1,V2", "--sel", "bands=forward", "--to", target)
+    gradenc("query", finished, "scores:fmri", *chosen)
+    leaf = open_run(finished)["scores/planted/sub-01/fmri"].to_dataset()
+    expected = leaf["r2"].sel(bands="forward").isel(voxel=leaf["roi"].isin(["V1", "V2"]).values)
+    if ending == ".nc":
+        np.testing.assert_array_equal(
+            np.sort(xr.open_dataarray(target), None), np.sort(expected, None)
+        )
+        return
+    table = pd.read_csv(target) if ending == ".csv" else pd.read_parquet(target)
+    assert {"model", "subject", "layer", "roi", "hemisphere", "x", "r2"} <= set(table)
+    assert sorted(table["r2"]) == pytest.approx(np.sort(expected, None))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["scores/planted/sub-09/fmri"], "there is no leaf"),
+        (["scores:fmri", "--sel", "roi=V9"], "nothing is 'V9'; there are"),
+        (["scores:fmri", "--sel", "area=V1"], "there is no coordinate 'area' here; there are"),
+        (["scores:fmri", "--var", "rr"], "has r, r2, alpha, unique"),
+        (["scores:fmri", "--to", "x.png"], "must end in one of"),
+        (["scores:fmri", "--to", "x.nii.gz"], "voxels of one subject"),
+        (["scores:meg", "--to", "x-ave.fif"], "has sensors and times alone"),
+    ],
+)
+def test_what_cannot_be_selected_is_said(
+    finished: Path, arguments: list[str], message: str
+) -> None:
+    result = gradenc("query", finished, *arguments, check=False)
+    assert result.returncode == 1
+    assert message in " ".join(result.stderr.split())
+
+
+def test_why_a_unit_will_not_run(finished: Path, tmp_path: Path) -> None:
+    store = RunFolder.open(finished).stores("extract")[0]
+    unit_id = store.unit_id(store.units[1])
+    assert "will not run: it is committed" in gradenc("why", finished, unit_id).stdout
+    assert "no planned unit is missing" in gradenc("why", finished).stdout
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    withdraw(RunFolder.open(run).stores("extract")[0], store.units[1])
+    answer = gradenc("why", run, unit_id).stdout
+    assert "it is not committed" in answer
+    assert "it will run when the run is next driven" in answer
+    gradenc("cancel", run)
+    assert "the run is cancelled" in gradenc("why", run, unit_id).stdout
+    assert gradenc("why", run, "0-1", check=False).returncode == 1
 
 
 @pytest.mark.parametrize("victims", ["driver", "everything"])

@@ -1,0 +1,107 @@
+"""`gradenc du` and `gradenc gc`: what a store root holds, and what nobody uses."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.filesize import decimal
+from rich.table import Table
+
+from hpc.cli.arguments import AsJson
+from storage_schemas.root import Entry, entries, forget, register, remove, root_lock
+from storage_schemas.run import read_run
+
+Root = Annotated[
+    Path, typer.Argument(metavar="ROOT", help="A folder of stores, or a run that uses one.")
+]
+
+
+def du(root: Root, as_json: AsJson = False) -> None:
+    """Say what takes the space: every store with its size, files and the runs that use it.
+
+    Example: `gradenc du runs/first`
+    """
+    found = sorted(entries(_root(root)), key=lambda entry: -entry.n_bytes)
+    if as_json:
+        typer.echo(json.dumps([_record(entry) for entry in found]))
+        return
+    console = Console()
+    console.print(_table(found, "largest first"))
+    console.print(f"{decimal(sum(e.n_bytes for e in found))} in {len(found)} stores")
+
+
+def gc(
+    root: Root,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove what is listed.")] = False,
+    lost: Annotated[
+        list[Path],
+        typer.Option("--forget", help="A run that is gone for good, by its folder; repeatable."),
+    ] = [],  # noqa: B006 (typer copies it)
+) -> None:
+    """List the stores that no run uses, and remove them if asked to.
+
+    A store is used if any run ever submitted with this root still names it. Nothing is removed
+    while one of these runs cannot be read, nor a store of which a unit is being written.
+
+    Example: `gradenc gc /shared/stores --delete`
+    """
+    folder = _root(root)
+    console = Console(highlight=False, soft_wrap=True)
+    with root_lock(folder):
+        for run in lost:
+            forget(folder, run)
+        unused = [entry for entry in entries(folder) if not entry.runs]
+        idle = [entry for entry in unused if not entry.busy]
+        for entry in unused:
+            if entry not in idle:
+                console.print(f"kept, a unit of it is being written: {entry.reference}")
+        if not idle:
+            console.print(f"every store below {folder} is used")
+            return
+        console.print(_table(idle, "used by no run"))
+        total = decimal(sum(entry.n_bytes for entry in idle))
+        if not delete:
+            console.print(f"{total} can be freed: `gradenc gc {root} --delete`")
+            return
+        for entry in idle:
+            remove(entry)
+        console.print(f"removed {len(idle)} store(s), {total}")
+
+
+def _root(path: Path) -> Path:
+    """Return the store root; a run given in its place counts as one that uses it."""
+    if (path / "run.json").exists():
+        root = (path / read_run(path)["root"]).resolve()
+        register(root, path)
+        return root
+    if not (path / "runs").is_dir():
+        raise ValueError(f"{path} is neither a run nor a store root (it has no folder runs/)")
+    return path.resolve()
+
+
+def _table(found: list[Entry], title: str) -> Table:
+    table = Table(title=title)
+    for column in ("store", "size", "files", "units", "sealed", "runs"):
+        right = column in ("size", "files", "units")
+        table.add_column(column, justify="right" if right else "left", overflow="fold")
+    for entry in found:
+        units = str(len(entry.store.units)) if entry.store else "remains of a killed process"
+        sealed = "yes" if entry.store and entry.store.sealed() else "no"
+        runs = ", ".join(run.name for run in entry.runs)
+        table.add_row(
+            entry.reference, decimal(entry.n_bytes), str(entry.n_files), units, sealed, runs
+        )
+    return table
+
+
+def _record(entry: Entry) -> dict[str, object]:
+    return {
+        "store": entry.reference,
+        "bytes": entry.n_bytes,
+        "files": entry.n_files,
+        "units": len(entry.store.units) if entry.store else None,
+        "sealed": bool(entry.store and entry.store.sealed()),
+        "runs": [str(run) for run in entry.runs],
+    }

@@ -1,0 +1,168 @@
+"""Why a unit will or will not run, and why two stores have different identities."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hpc.folder import RunFolder
+from hpc.state import ATTEMPTS_PER_ROUND, run_state
+from hpc.submissions import given_up, submissions
+from jobs.spec import STAGES
+from storage_schemas.attempts import attempts_of, is_alive
+from storage_schemas.commit import problems
+from storage_schemas.store import Store, Unit
+
+ABSENT = "(absent)"
+
+
+def find_unit(run: RunFolder, unit_id: str) -> tuple[Store, Unit]:
+    """Return the unit with an id such as ``3fa9c1d2e4b5-00003``.
+
+    Raises
+    ------
+    ValueError
+        If the run has none.
+    """
+    prefix, _, number = unit_id.rpartition("-")
+    for stage in STAGES:
+        for store in run.stores(stage):
+            inside = number.isdigit() and int(number) < len(store.units)
+            if prefix == store.identity[:12] and inside:
+                return store, store.units[int(number)]
+    raise ValueError(
+        f"run {run.path} has no unit {unit_id!r}; `gradenc why {run.path}` lists those to do"
+    )
+
+
+def missing(run: RunFolder) -> Iterator[tuple[Store, Unit, str]]:
+    """Yield every unit that is not committed, with what happens next to it."""
+    for stage, state in run_state(run).items():
+        for unit in state.units:
+            if unit.status != "committed":
+                tries = attempts_of(unit.store, unit.index)
+                latest = tries[-1] if tries else None
+                yield unit.store, unit.store.units[unit.index], _next_step(run, stage, latest)
+
+
+def why(run: RunFolder, store: Store, unit: Unit) -> Iterator[str]:
+    """Yield sentences that say what the unit is, what was found, and what happens next."""
+    stage = store.path.parent.name
+    yield f"{store.unit_id(unit)} is {unit.label} of {store.reference} (stage {stage})"
+    found = problems(store, unit, deep=True)
+    if not found:
+        yield "it will not run: it is committed, and its files are what its record says"
+        if store.sealed() is None:
+            yield "its store is not sealed yet: other units are missing"
+        return
+    yield from found
+    tries = attempts_of(store, unit.index)
+    for attempt in tries:
+        alive = ", alive" if is_alive(attempt) else ""
+        yield (
+            f"attempt {attempt['n']} by {attempt['job']} on {attempt['host']} at "
+            f"{attempt['started']}: {attempt['outcome']}{alive}"
+            + (f": {attempt['error']}" if attempt["error"] else "")
+        )
+    yield _next_step(run, stage, tries[-1] if tries else None)
+
+
+def differences(first: Store, second: Store, where: str = "") -> Iterator[str]:
+    """Yield what makes two identities differ, following references to earlier stages.
+
+    Parameters
+    ----------
+    first, second : Store
+        Of the same root or not; earlier stages are looked up beside each.
+    """
+    if first.identity == second.identity:
+        return
+    for key in ("kind", "schema_version", "algorithm_version"):
+        if first.plan[key] != second.plan[key]:
+            yield f"{where}{key}: {first.plan[key]!r} -> {second.plan[key]!r}"
+    yield from _value_differences(first, second, first.spec, second.spec, where)
+
+
+def _value_differences(first: Store, second: Store, a: Any, b: Any, where: str) -> Iterator[str]:
+    if a == b:
+        return
+    if _is_reference(a) and _is_reference(b):
+        yield from _reference_differences(first, second, a, b, where)
+    elif isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted({*a, *b}):
+            path = f"{where}.{key}" if where and not where.endswith(": ") else f"{where}{key}"
+            yield from _value_differences(
+                first, second, a.get(key, ABSENT), b.get(key, ABSENT), path
+            )
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for position, (one, other) in enumerate(zip(a, b, strict=True)):
+            yield from _value_differences(first, second, one, other, f"{where}[{position}]")
+    else:
+        yield f"{where}: {_shown(a)} -> {_shown(b)}"
+
+
+def _reference_differences(
+    first: Store, second: Store, a: dict[str, str], b: dict[str, str], where: str
+) -> Iterator[str]:
+    """Explain a reference by the stores it refers to, where they are still there."""
+    try:
+        one, other = _referred(first, a), _referred(second, b)
+    except FileNotFoundError as error:
+        yield f"{where}: {a['identity'][:12]} -> {b['identity'][:12]} ({error})"
+        return
+    if one.identity == other.identity:
+        yield (
+            f"{where}: the same {one.reference}, but its content was another: sealed as "
+            f"{a['seal'][:12]} -> {b['seal'][:12]}"
+        )
+    else:
+        yield from differences(one, other, f"{where} -> {one.path.parent.name}: ")
+
+
+def _referred(store: Store, reference: dict[str, str]) -> Store:
+    return Store.find(store.path.parents[1], reference["stage"], reference["identity"])
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"stage", "identity", "seal"}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _next_step(run: RunFolder, stage: str, latest: dict[str, Any] | None) -> str:
+    """Say what will happen to an uncommitted unit."""
+    resume = f"`gradenc resume {run.path}`"
+    if latest is not None and is_alive(latest):
+        return "it will not be started again: the attempt above is writing it now"
+    if run.cancelled:
+        return f"it will not run: the run is cancelled; {resume} goes on"
+    if latest is not None and latest["outcome"] == "failed" and latest["round"] == run.round:
+        return f"it will not run by itself: it failed with an error; mend the cause, then {resume}"
+    spent = ATTEMPTS_PER_ROUND * (run.round + 1)
+    if latest is not None and latest["outcome"] == "running" and latest["n"] >= spent:
+        return (
+            f"it will not run by itself: every task that tried it died; see its log, then {resume}"
+        )
+    if given_up(run, stage):
+        return f"it will not run by itself: its stage's tasks ended again and again; {resume}"
+    if any(s.stage == stage and s.alive() for s in submissions(run)):
+        return "it will run: a task of its stage is at work"
+    return f"it will run when the run is next driven: {resume}"
+
+
+def open_store(path: Path) -> Store:
+    """Open a store by its folder or anything in it (its ``data.zarr``, say).
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    for folder in (path, *path.parents):
+        if (folder / "plan.json").is_file():
+            return Store.open(folder)
+    raise ValueError(
+        f"{path} is no store: give <root>/<stage>/<hash>-<label>; `gradenc du` lists them"
+    )

@@ -30,6 +30,7 @@ from hpc.study import load_study
 from hpc.targets import Targets
 from jobs.spec import STAGES, Reference
 from storage_schemas import open_run
+from storage_schemas.attempts import attempts_of
 from storage_schemas.commit import withdraw
 from storage_schemas.gather import gather_scores
 from storage_schemas.seal import run_digest
@@ -311,6 +312,34 @@ def test_killed_at_random_and_run_again_gives_the_same_digest(
     # A killed writer of an attempt's record may leave its temporary file; nothing else may stay.
     partials = [p for p in run.glob("stores/**/*.partial") if "attempts" not in p.parts]
     assert not partials
+
+
+@pytest.mark.parametrize("share", ["one run", "one root"])
+def test_two_submitters_at_once_make_every_unit_once(
+    finished: Path, small_data: dict, tmp_path: Path, share: str
+) -> None:
+    """Two users submit the same study at the same moment, into one run or into two."""
+    data = small_data | {"store_root": str(tmp_path / "root")}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
+    runs = [tmp_path / name for name in {"one run": "aa", "one root": "ab"}[share]]
+    both = [
+        subprocess.Popen(
+            [GRADENC, "submit", str(tmp_path / "study.yaml"), "--run", str(run)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for run in runs
+    ]
+    for process in both:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    assert {digest_of(run) for run in runs} == {digest_of(finished)}
+    stores = [store for stage in STAGES for store in RunFolder.open(runs[0]).stores(stage)]
+    for store in stores:
+        for unit in store.units:
+            made = [a for a in attempts_of(store, unit.index) if a["used"]]
+            assert len(made) == 1, (store.label, made)
 
 
 def test_a_failing_unit_tells_status_and_logs_why(

@@ -3,7 +3,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -116,6 +116,44 @@ def test_full_disk_names_the_file_and_keeps_what_is_committed(
 
     finish(start_writer(store.path, "fill"))
     assert seal(store)["digest"] == whole
+    assert partials(store) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, 512 KiB."""
+    if os.getuid() != 0:
+        pytest.skip("only root can mount a small file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "gradenc", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_fills_up_and_is_emptied(
+    make_store: MakeStore,
+    commit_all: Callable[[Store], None],
+    start_writer: StartWriter,
+    small_disk: Path,
+    tmp_path: Path,
+) -> None:
+    layout = {"n_units": 24, "per_unit": 16, "n_features": 256}
+    clean = make_store(root=tmp_path / "clean", **layout)
+    commit_all(clean)
+    store = make_store(root=small_disk, **layout)
+    process = start_writer(store.path, "fill")
+    _, errors = process.communicate()
+    assert process.returncode == 1
+    assert "No space left on device" in errors
+    assert "check the free space, quota" in errors.splitlines()[-1]
+    whole = committed_units(store)
+    assert 0 < len(whole) < len(store.units)
+    assert all(problems(store, store.units[index], deep=True) == [] for index in whole)
+
+    subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
+    finish(start_writer(store.path, "fill"))
+    assert seal(store)["digest"] == seal(clean)["digest"]
     assert partials(store) == []
 
 

@@ -82,8 +82,10 @@ def _seal_or_withdraw(stores: Iterable[Store]) -> None:
         try:
             seal(store)
         except Unsealable as error:
-            for index in error.problems:
-                withdraw(store, store.units[index])
+            for unit in (store.units[index] for index in error.problems):
+                # Looked at again: another run that shares the store may have mended it by now.
+                if problems(store, unit, deep=True):
+                    withdraw(store, unit)
 
 
 def withdraw_damaged(run: RunFolder, deep: bool = True) -> int:

@@ -102,9 +102,11 @@ def committed_units(store: Store) -> set[int]:
 
 def withdraw(store: Store, unit: Unit) -> None:
     """Make a unit uncommitted, so that it is made again (e.g. after a failed deep check)."""
-    # The seal first: it may never stand over a unit without a record.
+    # The seal first: it may never stand over a unit without a record. And again at the end: whoever
+    # was sealing meanwhile either wrote it before that, or will not find the record (see `seal`).
     files.remove(store.seal_path)
     files.remove(store.record_path(unit))
+    files.remove(store.seal_path)
 
 
 def _check_arrays(store: Store, unit: Unit, arrays: Arrays) -> None:
@@ -166,12 +168,14 @@ def _describe_file(path: Path) -> Record:
 
 def _describe_array(array: NDArray[Any]) -> Record:
     """Count what is not finite and give the range of what is (None if nothing is)."""
-    finite = np.isfinite(array)
+    if array.size and np.isfinite(low := array.min()) and np.isfinite(high := array.max()):
+        # The usual case, without masks as large as the unit: NaN and infinity would show here.
+        return {"nan": 0, "inf": 0, "min": low.item(), "max": high.item()}
     n_nan = int(np.isnan(array).sum())
-    values = array[finite] if not finite.all() else array
+    values = array[np.isfinite(array)]
     return {
         "nan": n_nan,
-        "inf": int(array.size - finite.sum()) - n_nan,
+        "inf": int(array.size - values.size) - n_nan,
         "min": values.min().item() if values.size else None,
         "max": values.max().item() if values.size else None,
     }

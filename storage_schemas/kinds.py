@@ -25,7 +25,7 @@ from storage_schemas.store import ArrayLayout, Unit
 Layers = Sequence[tuple[str, float]]
 """Module names with their relative depth, in network order."""
 
-STIMULI_PER_CHUNK = 256
+STIMULI_PER_CHUNK = 512
 TARGETS_PER_CHUNK = 16_384
 
 SINGLE_MEASURES = ("r", "sse", "sst", "alpha")

@@ -59,6 +59,7 @@ def seal(store: Store) -> dict[str, Any]:
     if not files.write_exclusive(store.seal_path, data) and store.sealed() is None:
         # A damaged seal would keep the name for ever.
         files.replace(store.seal_path, data)
+    _require_records(store)
     return statement
 
 
@@ -83,6 +84,15 @@ def _check(store: Store, deep: bool) -> None:
         raise Unsealable(store, bad)
 
 
+def _require_records(store: Store) -> None:
+    """Take the seal back if a unit was withdrawn since it was checked (see `withdraw`)."""
+    try:
+        _check(store, deep=False)
+    except Unsealable:
+        files.remove(store.seal_path)
+        raise
+
+
 def _remove_orphans(store: Store) -> None:
     """Delete what writers left that were killed between naming a file and tidying up."""
     shards = [store.data / name for unit in store.units for name in store.owned_files(unit)]
@@ -91,6 +101,8 @@ def _remove_orphans(store: Store) -> None:
 
 def _entries(store: Store) -> Iterator[Entry]:
     for unit in store.units:
-        record = files.read_json(store.record_path(unit)) or {}
+        record = files.read_json(store.record_path(unit))
+        if record is None:
+            raise Unsealable(store, {unit.index: problems(store, unit, deep=False)})
         for name, file in record["files"].items():
             yield store.unit_id(unit), name, file["size"], file["crc32c"]

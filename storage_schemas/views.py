@@ -118,25 +118,30 @@ def _collinearity(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
 
 def _scores(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]:
     """Scores of one model, subject and modality for all bands, with the responses' coordinates."""
-    responses = {
-        (store.attrs["subject"], store.attrs["modality"]): store
+    recorded = {
+        (store.attrs["subject"], store.attrs["modality"]): store.data
         for store in _of_kind(stores, "responses")
     }
+    described = {key: _target_coords(data) for key, data in recorded.items()}
     parts: dict[tuple[str, str, str], dict[str, xr.Dataset]] = {}
     for store in own:
+        pooled = _pooled_scores(store.data)
         for group in store.attrs["groups"]:
-            key = (store.attrs["model"], group["subject"], group["modality"])
-            if key[1:] not in responses:
+            subject, modality = group["subject"], group["modality"]
+            if (subject, modality) not in recorded:
                 raise ValueError(
-                    f"{store.store.reference} has scores of {key[1]} {key[2]}, whose responses are "
-                    "not among the run's stores; run `gradenc resume RUN`"
+                    f"{store.store.reference} has scores of {subject} {modality}, whose responses "
+                    "are not among the run's stores; run `gradenc resume RUN`"
                 )
-            view = _score_view(store, group, responses[key[1:]].data)
-            parts.setdefault(key, {})[store.attrs["bands"]] = view
+            targets = pooled.isel(target=slice(group["start"], group["stop"]))
+            view = _unflatten(targets, TARGET_DIMS[modality], described[subject, modality])
+            parts.setdefault((store.attrs["model"], subject, modality), {})[
+                store.attrs["bands"]
+            ] = view
     for (model, subject, modality), views in parts.items():
         dataset = _stack(list(views.values()), "bands", list(views))
-        recorded = responses[subject, modality].data.attrs
-        geometry = {name: recorded[name] for name in GEOMETRY if name in recorded}
+        attrs = recorded[subject, modality].attrs
+        geometry = {name: attrs[name] for name in GEOMETRY if name in attrs}
         dataset.attrs = {"model": model, "subject": subject, "modality": modality, **geometry}
         yield f"/scores/{model}/{subject}/{modality}", dataset
 
@@ -161,40 +166,37 @@ EXACT: dict[str, Any] = {"compat": "override", "join": "exact"}
 """Stores of one run agree in their labels; that they do is checked, their values are not read."""
 
 
-def _score_view(store: Opened, group: dict[str, Any], responses: xr.Dataset) -> xr.Dataset:
-    """Return r, r2, alpha and unique of one group's targets, for the store's bands."""
-    described = (
-        responses.set_coords("ncsnr").drop_dims("stimulus").drop_vars(COMMITTED, errors="ignore")
-    )
-    dims = TARGET_DIMS[group["modality"]]
-    shape = tuple(described.sizes[dim] for dim in dims)
-    scores = store.data["scores"].isel(target=slice(group["start"], group["stop"]))
-    scores = _unflatten(scores, dims, shape).drop_vars("fold", errors="ignore")
+def _pooled_scores(data: xr.Dataset) -> xr.Dataset:
+    """Return r, r2, alpha and unique of a scores store, for all its targets."""
+    scores = data["scores"].drop_vars("fold", errors="ignore")
     measures = set(scores["measure"].values.tolist())
-
-    def measure(name: str) -> xr.DataArray:
-        return scores.sel(measure=name, drop=True)
-
-    def total(name: str) -> xr.DataArray:
-        # NaN in a fold is NaN in the sum; differences of float32 sums would lose digits.
-        return measure(name).astype("float64").sum("fold", skipna=False)
-
-    explained = 1 - total("sse") / total("sst")
-    off = total("sse_off") if "sse_off" in measures else xr.full_like(explained, np.nan)
-    unique = (off - total("sse")) / total("sst")
+    # NaN in a fold is NaN in the sum; differences of float32 sums would lose digits.
+    totals = scores.astype("float64").sum("fold", skipna=False)
+    sse, sst = (totals.sel(measure=name, drop=True) for name in ("sse", "sst"))
+    without = totals.sel(measure="sse_off", drop=True) if "sse_off" in measures else sse * np.nan
     variables = {
-        "r": _named(measure("r"), "Pearson correlation on the held-out fold"),
-        "r2": _named(explained, "1 - sum SSE / sum SST over held-out folds"),
-        "alpha": _named(measure("alpha"), "ridge penalty chosen inside the training folds"),
-        "unique": _named(unique, "R2 of both bands minus R2 without the gradient band"),
+        "r": _named(scores.sel(measure="r", drop=True), "Pearson correlation on the held-out fold"),
+        "r2": _named(1 - sse / sst, "1 - sum SSE / sum SST over held-out folds"),
+        "alpha": _named(
+            scores.sel(measure="alpha", drop=True), "ridge penalty chosen inside the training folds"
+        ),
+        "unique": _named(
+            (without - sse) / sst, "R2 of both bands minus R2 without the gradient band"
+        ),
     }
+    if COMMITTED in data:
+        variables[COMMITTED] = data[COMMITTED]
+    return xr.Dataset(variables)
+
+
+def _target_coords(responses: xr.Dataset) -> xr.Coordinates:
+    """Return the labels of a subject's targets, with their noise ceilings."""
+    described = responses.set_coords("ncsnr").drop_dims("stimulus")
     ceiling = _named(
         _noise_ceiling(responses), "share of a mean response's variance that is signal, r^2 at most"
     )
-    if COMMITTED in store.data:
-        variables[COMMITTED] = store.data[COMMITTED]
-    dataset = xr.Dataset(variables).assign_coords(described.coords)
-    return dataset.assign_coords(noise_ceiling=ceiling)
+    plain = described.drop_vars(COMMITTED, errors="ignore")
+    return plain.assign_coords(noise_ceiling=ceiling).coords
 
 
 def _noise_ceiling(responses: xr.Dataset) -> xr.DataArray:
@@ -204,10 +206,19 @@ def _noise_ceiling(responses: xr.Dataset) -> xr.DataArray:
     return (power / (power + noise)).drop_vars("ncsnr", errors="ignore")
 
 
-def _unflatten(scores: xr.DataArray, dims: Sequence[str], shape: tuple[int, ...]) -> xr.DataArray:
-    """Split the last dimension, `target`, into the dimensions of the responses."""
-    data = scores.data.reshape((*scores.shape[:-1], *shape))
-    return xr.DataArray(data, scores.coords, (*scores.dims[:-1], *dims))
+def _unflatten(scores: xr.Dataset, dims: Sequence[str], coords: xr.Coordinates) -> xr.Dataset:
+    """Split `target`, always the last dimension, into the dimensions of the responses."""
+    shape = tuple(coords.sizes[dim] for dim in dims)
+
+    def split(array: xr.DataArray) -> xr.DataArray:
+        if "target" not in array.dims:
+            return array
+        data = array.data.reshape((*array.shape[:-1], *shape))
+        return xr.DataArray(data, array.coords, (*array.dims[:-1], *dims), attrs=array.attrs)
+
+    return xr.Dataset({name: split(a) for name, a in scores.data_vars.items()}).assign_coords(
+        coords
+    )
 
 
 def _named(array: xr.DataArray, long_name: str) -> xr.DataArray:

@@ -69,7 +69,9 @@ def query(
         raise ValueError(f"--var {name}: {node} has {', '.join(map(str, chosen.data_vars))}")
     dims = chosen[name].dims
     if missing := [dim for dim in mean if dim not in dims]:
-        raise ValueError(f"--mean {missing[0]}: {name} has the dimensions {', '.join(map(str, dims))}")
+        raise ValueError(
+            f"--mean {missing[0]}: {name} has the dimensions {', '.join(map(str, dims))}"
+        )
     data = chosen.drop_vars([other for other in chosen.data_vars if other != name])
     data = data.mean(mean, keep_attrs=True)
     if to is not None:

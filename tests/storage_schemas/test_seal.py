@@ -3,9 +3,12 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from storage_schemas.commit import withdraw
+from storage_schemas import attempts
+from storage_schemas import seal as seal_module
+from storage_schemas.commit import commit, is_committed, withdraw
 from storage_schemas.seal import Unsealable, run_digest, seal
 from storage_schemas.store import Store
 
@@ -95,3 +98,39 @@ def test_run_digest_of_unfinished_stores_is_refused(
     withdraw(store, store.units[2])
     with pytest.raises(Unsealable, match="1 of 4 units"):
         run_digest([store])
+
+
+@pytest.mark.parametrize("moment", ["before the seal is written", "after the check"])
+def test_no_seal_stands_over_a_unit_that_is_withdrawn_meanwhile(
+    make_store: Callable[..., Store],
+    commit_all: Callable[[Store], None],
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+) -> None:
+    """Another run that shares the store withdraws a unit in the midst of sealing."""
+    store = make_store()
+    commit_all(store)
+    name = {"before the seal is written": "digest", "after the check": "_remove_orphans"}[moment]
+    step = getattr(seal_module, name)
+
+    def withdraw_first(*arguments: object) -> object:
+        withdraw(store, store.units[2])
+        return step(*arguments)
+
+    monkeypatch.setattr(seal_module, name, withdraw_first)
+    with pytest.raises(Unsealable, match="00002"):
+        seal(store)
+    assert store.sealed() is None
+    monkeypatch.undo()
+    commit_all_missing(store)
+    assert seal(store)["units"] == len(store.units)
+
+
+def commit_all_missing(store: Store) -> None:
+    for unit in store.units:
+        if not is_committed(store, unit):
+            attempt = attempts.begin(store, unit, job="test", round_=1)
+            assert attempt is not None
+            values = {"features": np.ones([b - a for a, b in unit.regions["features"]], "float32")}
+            commit(store, unit, values, {}, attempt)
+            attempt.finish("committed")

@@ -85,7 +85,7 @@ def query(
 
 
 def _dataset(tree: "xr.DataTree", node: str) -> "xr.Dataset":
-    from storage_schemas.gather import gather_scores
+    from storage_schemas import gather_scores
 
     kind, _, modality = node.partition(":")
     if kind == "scores" and modality:

@@ -71,6 +71,7 @@ def export(dataset: xr.Dataset, name: str, path: Path, surface: Path | None = No
     ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
     if ending is None:
         raise ValueError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     FORMATS[ending](dataset, name, path, surface)
 
 

@@ -45,7 +45,7 @@ def forget(root: Path, run: Path) -> None:
     ValueError
         If it is not listed.
     """
-    entry = _entry(root, Path(run).absolute())
+    entry = _entry(root, Path(run).resolve())
     if not entry.exists():
         known = ", ".join(map(str, runs_of(root))) or "none"
         raise ValueError(f"{run} is not listed as a run that uses {root}; listed: {known}")

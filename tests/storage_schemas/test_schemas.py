@@ -121,4 +121,4 @@ def test_units_of_physical_coordinates_are_checked(frozen: Path) -> None:
 def test_stores_without_a_warning(make_store: Callable[..., Store]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make_store().dataset()
+        assert make_store().dataset().sizes["layer"] == 2

@@ -53,9 +53,9 @@ def forget(root: Path, run: Path) -> None:
 
 
 def runs_of(root: Path) -> list[Path]:
-    """Return the folders of all runs that use this root."""
-    records = [files.read_json(entry) or {} for entry in sorted((root / RUNS).glob("*.json"))]
-    return [Path(record["run"]) for record in records if "run" in record]
+    """Return the folders of all runs that use this root, in order of their paths."""
+    records = [files.read_json(entry) or {} for entry in (root / RUNS).glob("*.json")]
+    return sorted(Path(record["run"]) for record in records if "run" in record)
 
 
 def users(root: Path) -> dict[str, list[Path]]:

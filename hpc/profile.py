@@ -1,6 +1,7 @@
 """Profiles: how one machine or cluster runs the stages. Nothing here changes a result's meaning.
 
-A profile is a TOML file, shipped in the package `slurm_profiles` or a lab's own.
+A profile is a TOML file, shipped in the package `slurm_profiles` or a lab's own. Keys in `[common]` hold
+for every stage that does not set them itself.
 """
 
 import tomllib
@@ -9,11 +10,12 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hpc.overrides import did_you_mean, refusals
 
 Count = Annotated[int, Field(strict=True, ge=1)]
+Text = Annotated[str, Field(strict=True, min_length=1)]
 
 
 class ProfileError(ValueError):
@@ -28,7 +30,7 @@ class StageProfile(_Section):
     """How the units of one stage are run."""
 
     slots: Count = 1
-    """tasks at once"""
+    """tasks at once (of an array job: its throttle)"""
     threads: Count = 1
     """threads of a process"""
     micro_batch: Count = 32
@@ -36,7 +38,35 @@ class StageProfile(_Section):
     timeout_minutes: Count = 1440
     """a task that runs longer is ended (minutes); its unit is done again on resume"""
     dask_workers: Count = 1
-    """Dask worker processes inside a task, for stages that use them"""
+    """Dask worker processes inside a task on this machine, for stages that use them"""
+    units_per_task: Count | None = None
+    """slurm: units that one task of an array is given; default: all, divided by `slots`"""
+    partition: Text | None = None
+    """slurm: partition"""
+    account: Text | None = None
+    """slurm: account that is charged"""
+    qos: Text | None = None
+    """slurm: quality of service"""
+    constraint: Text | None = None
+    """slurm: features that a node must have, e.g. one type of GPU"""
+    exclude: Text | None = None
+    """slurm: nodes not to use"""
+    nodes: Count = 1
+    """slurm: nodes of one task"""
+    ranks_per_node: Count = 1
+    """slurm: processes on each node; with GPUs, each is bound to its own"""
+    gpus_per_node: Annotated[int, Field(strict=True, ge=0)] = 0
+    """slurm: GPUs on each node"""
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """slurm: memory of each node (GB); default: the partition's"""
+    max_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    """slurm: to how much memory a node is raised after a kill for memory; default: not at all"""
+    setup: tuple[Text, ...] = ()
+    """slurm: shell lines before the processes start (modules, conda, container)"""
+    scratch: Text | None = None
+    """slurm: folder on the node for temporary files, as the node's shell expands it"""
+    dask_interface: Text | None = None
+    """slurm: network interface of Dask between nodes, e.g. ib0; default: the host's own"""
 
 
 class Profile(_Section):
@@ -44,8 +74,8 @@ class Profile(_Section):
 
     name: Annotated[str, Field(strict=True, min_length=1)]
     """the profile's name"""
-    scheduler: Literal["local"]
-    """what starts tasks: local (processes on this machine)"""
+    scheduler: Literal["local", "slurm"]
+    """what starts tasks: local (processes on this machine) or slurm (array jobs)"""
     prepare: StageProfile = StageProfile()
     """weights, and classes of gradients"""
     ingest: StageProfile = StageProfile()
@@ -56,11 +86,35 @@ class Profile(_Section):
     """ridge regression"""
     compare: StageProfile = StageProfile()
     """hierarchy comparisons"""
+    gate: StageProfile = StageProfile(timeout_minutes=15)
+    """slurm: the small job that looks after the stages when nobody is logged in"""
 
     def stage(self, name: str) -> StageProfile:
         """Return how the stage `name` is run."""
         profile: StageProfile = getattr(self, name)
         return profile
+
+    @model_validator(mode="after")
+    def _slurm_keys_need_slurm(self) -> "Profile":
+        if self.scheduler == "slurm":
+            return self
+        for stage in (
+            name for name in type(self).model_fields if name not in ("name", "scheduler")
+        ):
+            for key in self.stage(stage).model_fields_set & SLURM_KEYS:
+                raise ValueError(
+                    f'{stage}.{key}: only for scheduler = "slurm"; this profile\'s is '
+                    f'"{self.scheduler}"'
+                )
+        return self
+
+
+SLURM_KEYS = {
+    name
+    for name, field in StageProfile.model_fields.items()
+    if (field.description or "").startswith("slurm:")
+}
+"""Keys that only a profile of a SLURM cluster may have."""
 
 
 def load_profile(name: str) -> Profile:
@@ -71,12 +125,20 @@ def load_profile(name: str) -> Profile:
     ProfileError
         With a line for every problem: file, key, value, what is accepted.
     """
-    source = _locate(name)
-    data = _read(source, name)
+    data = _with_common(_read(_locate(name), name))
     try:
         return Profile.model_validate(data)
     except ValidationError as error:
         raise ProfileError("\n".join(refusals(error, Profile, data, name))) from error
+
+
+def _with_common(data: dict[str, Any]) -> dict[str, Any]:
+    """Give every stage the keys of `[common]` that it does not set itself."""
+    common = data.pop("common", {})
+    if not isinstance(common, dict) or not common:
+        return data
+    stages = [name for name in Profile.model_fields if name not in ("name", "scheduler")]
+    return data | {stage: {**common, **data.get(stage, {})} for stage in stages}
 
 
 def _locate(name: str) -> Traversable:

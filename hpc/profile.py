@@ -1,7 +1,7 @@
 """Profiles: how one machine or cluster runs the stages. Nothing here changes a result's meaning.
 
-A profile is a TOML file, shipped in the package `slurm_profiles` or a lab's own. Keys in `[common]` hold
-for every stage that does not set them itself.
+A profile is a TOML file, shipped in the package `slurm_profiles` or a lab's own. Keys in `[common]`
+hold for every stage that does not set them itself.
 """
 
 import tomllib

@@ -1,23 +1,24 @@
 """The only stage logic: count commits, seal, plan the next stage, or submit what is missing.
 
-`advance` may be called at any time by anybody: the foreground loop of `demo` and `submit`, and
-`resume`. It never asks whether a task succeeded; it reads the stores.
+`advance` may be called at any time by anybody: the foreground loop of `demo` and `submit`, gate
+jobs, and `resume`. It never asks whether a task succeeded; it reads the stores. A scheduler is
+asked who is still at work, and why whoever is not has ended.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from rich.progress import track
 
-from hpc import plan
+from hpc.claims import claimed_by_others
+from hpc.escalate import escalated
 from hpc.folder import RunFolder
-from hpc.plan import StorePlan
+from hpc.outcomes import settle
 from hpc.profile import Profile
-from hpc.resolve import Resolved
 from hpc.state import StageState, run_state, stage_state
-from hpc.study import Study
-from hpc.submissions import given_up, submissions
-from hpc.submit import submit
-from hpc.targets import Targets
+from hpc.store_plan import StorePlan
+from hpc.submissions import given_up, unsettled
+from hpc.submit import How, submit
+from hpc.tasks import tasks_of
 from jobs.runner import Item
 from jobs.spec import STAGES, Reference
 from storage_schemas.commit import committed_units, problems, withdraw
@@ -32,26 +33,49 @@ ENGINES = {"encode": "dask"}
 def advance(run: RunFolder, profile: Profile) -> dict[str, StageState]:
     """Bring the run one step further and return the state of every stage."""
     with run.lock():
+        _settle_ended(run)
         for stage, upstream in STAGES.items():
             if all(_is_sealed(run, name) for name in upstream):
                 _advance_stage(run, stage, profile)
-        return run_state(run)
+        states = run_state(run)
+        if profile.scheduler == "slurm":
+            _keep_a_gate(run, profile, states)
+        return states
 
 
-def is_complete(states: dict[str, StageState]) -> bool:
+def is_complete(states: Mapping[str, StageState]) -> bool:
     """Return whether every stage is sealed."""
     return all(state.sealed for state in states.values())
 
 
-def is_stuck(run: RunFolder, states: dict[str, StageState]) -> bool:
+def is_stuck(run: RunFolder, states: Mapping[str, StageState]) -> bool:
     """Return whether nothing runs and nothing more will be submitted before `resume`."""
     if is_complete(states) or any(state.count("running") for state in states.values()):
         return False
-    if any(submission.alive() for submission in submissions(run)):
+    if unsettled(run):
         return False
     return run.cancelled or any(
         state.count("failed") or given_up(run, stage) for stage, state in states.items()
     )
+
+
+def _settle_ended(run: RunFolder) -> None:
+    open_submissions = unsettled(run)
+    tasks = tasks_of(open_submissions)
+    for submission in open_submissions:
+        own = [task for task in tasks if task.submission is submission]
+        if submission.jobs is None or not any(task.alive for task in own):
+            settle(run, submission, own)
+
+
+def _keep_a_gate(run: RunFolder, profile: Profile, states: Mapping[str, StageState]) -> None:
+    """Leave a job behind that will call `advance` again, as long as there is something to do."""
+    from hpc.gate import ensure_gate
+
+    if is_complete(states) or is_stuck(run, states) or run.cancelled:
+        return
+    jobs = [record["job_id"] for s in unsettled(run) if s.on_slurm for record in s.jobs or ()]
+    ensure_gate(run, profile, jobs)
 
 
 def _is_sealed(run: RunFolder, stage: str) -> bool:
@@ -63,17 +87,29 @@ def _advance_stage(run: RunFolder, stage: str, profile: Profile) -> None:
     stores = run.stores(stage)
     if not stores:
         stores = create_stores(run, stage, plan_stage(run, stage))
-    state = stage_state(stage, stores, run.round)
+    state = stage_state(run, stage, stores)
     if state.sealed:
         return
     if state.complete:
         _seal_or_withdraw(stores)
         return
-    if run.cancelled or any(s.stage == stage and s.alive() for s in submissions(run)):
+    if run.cancelled or any(s.stage == stage for s in unsettled(run)) or given_up(run, stage):
         return
-    missing = items(state)
-    if missing and not given_up(run, stage):
-        submit(run, stage, missing, profile.stage(stage), ENGINES.get(stage, "serial"))
+    _submit_missing(run, state, profile)
+
+
+def _submit_missing(run: RunFolder, state: StageState, profile: Profile) -> None:
+    """Submit the units that nobody has and no other run has asked for."""
+    # Locked, so that of two runs that share units one sees what the other asks for.
+    with root_lock(run.root):
+        missing = items(state, claimed_by_others(run))
+        if not missing:
+            return
+        asked = escalated(run, state.stage, profile.stage(state.stage))
+        if asked is None:
+            return
+        engine = ENGINES.get(state.stage, "serial")
+        submit(run, state.stage, missing, How(profile.scheduler, asked, engine, run.dask))
 
 
 def _seal_or_withdraw(stores: Iterable[Store]) -> None:
@@ -105,9 +141,24 @@ def withdraw_damaged(run: RunFolder, deep: bool = True) -> int:
 
 def plan_stage(run: RunFolder, stage: str) -> list[StorePlan]:
     """Plan a stage whose upstream is sealed."""
+    references = sealed_references(run)
+    if run.drill.exists():
+        from hpc.drill import drill_plans
+
+        return list(drill_plans(run, stage, references))
+    return _plan_study_stage(run, stage, references)
+
+
+def _plan_study_stage(
+    run: RunFolder, stage: str, references: Mapping[str, Reference]
+) -> list[StorePlan]:
+    from hpc import plan
+    from hpc.resolve import Resolved
+    from hpc.study import Study
+    from hpc.targets import Targets
+
     resolved = Resolved.read(run.resolved)
     study = Study.model_validate(resolved.study)
-    references = sealed_references(run)
     targets = [Targets.of_store(store) for store in run.stores("ingest")]
     planners = {
         "extract": plan.extract_plans,
@@ -137,9 +188,16 @@ def sealed_references(run: RunFolder) -> dict[str, Reference]:
     return references
 
 
-def items(state: StageState) -> list[Item]:
-    """Return the units to submit; extraction's sources of one shard travel together."""
-    pending = [unit for unit in state.units if unit.status == "pending"]
+def items(state: StageState, claimed: frozenset[tuple[str, int]] = frozenset()) -> list[Item]:
+    """Return the units to submit; extraction's sources of one shard travel together.
+
+    Units that are `claimed` (store below the root, index) are left out.
+    """
+    pending = [
+        unit
+        for unit in state.units
+        if unit.status == "pending" and (unit.store.reference, unit.index) not in claimed
+    ]
     if state.stage != "extract":
         return [[(unit.store.reference, unit.index)] for unit in pending]
     shards: dict[tuple[str, int], list[tuple[str, int]]] = {}
@@ -151,5 +209,7 @@ def items(state: StageState) -> list[Item]:
 
 def _pass_of(store: Store) -> str:
     """Name what stores must share to be filled by one pass: model and stimulus set."""
+    if store.kind != "features":
+        return store.reference
     spec = store.spec
     return f"{spec['prepared']['identity']} {spec['stimuli']} {spec['signal']['projection']}"

@@ -3,11 +3,13 @@
 import os
 import signal
 import time
+from collections.abc import Sequence
 
 import psutil
 
 from hpc.folder import RunFolder
-from hpc.submissions import submissions
+from hpc.submissions import unsettled
+from hpc.tasks import Task, tasks_of
 
 GRACE_S = 3.0
 
@@ -16,18 +18,34 @@ def cancel_run(run: RunFolder) -> int:
     """End the run's tasks with their children and return how many there were."""
     with run.lock():
         run.cancel()
-        jobs = [job for submission in submissions(run) for job in submission.alive()]
-    trees = [psutil.Process(job["pid"]) for job in jobs if psutil.pid_exists(job["pid"])]
+        alive = [task for task in tasks_of(unsettled(run)) if task.alive]
+    on_slurm = [task for task in alive if task.submission.on_slurm]
+    if any(submission.on_slurm for submission in unsettled(run)):
+        _cancel_jobs(run, on_slurm)
+    _end_processes([task for task in alive if task not in on_slurm])
+    return len(alive)
+
+
+def _cancel_jobs(run: RunFolder, tasks: Sequence[Task]) -> None:
+    from hpc.gate import living_gate
+    from hpc.slurm.queue import cancel
+
+    gate = living_gate(run)
+    cancel([*(task.job_id for task in tasks), *([gate.job_id] if gate else [])])
+
+
+def _end_processes(tasks: Sequence[Task]) -> None:
+    pids = [int(task.job_id) for task in tasks if psutil.pid_exists(int(task.job_id))]
+    trees = [psutil.Process(pid) for pid in pids]
     processes = [p for root in trees for p in [root, *root.children(recursive=True)]]
     _signal(processes, signal.SIGTERM)
     deadline = time.monotonic() + GRACE_S
     while time.monotonic() < deadline and any(p.is_running() for p in processes):
         time.sleep(0.1)
     _signal(processes, signal.SIGKILL)
-    return len(jobs)
 
 
-def _signal(processes: list[psutil.Process], number: signal.Signals) -> None:
+def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
     for process in processes:
         if process.is_running():
             try:

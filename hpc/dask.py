@@ -9,7 +9,7 @@ from typing import Any
 import dask
 from distributed import Client, LocalCluster, as_completed
 
-from jobs.runner import Item, run_item
+from jobs.runner import Item, Outcome, run_item
 
 
 def run_items_on_dask(
@@ -22,6 +22,7 @@ def run_items_on_dask(
     micro_batch: int,
     threads: int,
     should_stop: Callable[[], bool],
+    report: Callable[[Outcome], None],
 ) -> None:
     """Map `run_item` over items on a `LocalCluster` of single-threaded worker processes.
 
@@ -54,16 +55,18 @@ def run_items_on_dask(
         for future in as_completed(futures):
             if future.status == "error":
                 print(f"a Dask worker was lost: {future.exception()}", flush=True)
+            elif future.status == "finished":
+                report(future.result())
             if should_stop():
                 client.cancel(futures)
                 return
 
 
-def _run_alone(item: Item, **how: Any) -> None:
+def _run_alone(item: Item, **how: Any) -> Outcome:
     """Run an item in this worker's one thread.
 
     Reading a store lazily inside a task would otherwise hand its chunks to the cluster and let the
     worker begin further items meanwhile.
     """
     with dask.config.set(scheduler="synchronous"):
-        run_item(item, **how)
+        return run_item(item, **how)

@@ -22,6 +22,7 @@ def run_demo(folder: Path, scenario: str, profile: Profile) -> None:
     console.print(f"study: {folder / 'study' / 'study.yaml'}", highlight=False)
     with console.status("reading images, recordings and models"):
         run = start(load_study(folder / "study" / "study.yaml"), folder / "run")
+    run.keep_profile(profile)
     drive(run, profile)
 
 

@@ -15,21 +15,27 @@ from rich.progress import (
 
 from hpc.advance import advance, is_complete, is_stuck
 from hpc.folder import RunFolder
+from hpc.notify import notify
 from hpc.profile import Profile
 from hpc.state import StageState
 from jobs.spec import STAGES
 from storage_schemas.seal import run_digest
 
-POLL_S = 0.5
+POLL_S = {"local": 0.5, "slurm": 10.0}
+"""How often the foreground looks: a cluster's controller serves others too."""
 
 
 def step(run: RunFolder, profile: Profile) -> dict[str, StageState]:
-    """Advance the run once; write its report when it is complete."""
+    """Advance the run once; write its report when it is complete, and tell who wants to know."""
     states = advance(run, profile)
-    if is_complete(states) and not run.report.exists():
-        from jobs.report import write_report
+    if is_complete(states):
+        if not run.report.exists() and not run.drill.exists():
+            from jobs.report import write_report
 
-        write_report(run.path, run.report)
+            write_report(run.path, run.report)
+        notify(run, f"{run.path} is complete")
+    elif is_stuck(run, states) and not run.cancelled:
+        notify(run, f"{run.path} needs you: see `gradenc status {run.path}`")
     return states
 
 
@@ -49,7 +55,8 @@ def drive(run: RunFolder, profile: Profile) -> None:
         raise typer.Exit(1)
     stores = [store for stage in STAGES for store in run.stores(stage)]
     console.print(f"complete; digest of the run: {run_digest(stores)}", highlight=False)
-    console.print(f"report: {run.report}", highlight=False, soft_wrap=True)
+    if run.report.exists():
+        console.print(f"report: {run.report}", highlight=False, soft_wrap=True)
 
 
 def _follow(run: RunFolder, profile: Profile, console: Console) -> dict[str, StageState]:
@@ -70,7 +77,7 @@ def _follow(run: RunFolder, profile: Profile, console: Console) -> dict[str, Sta
                 _show(progress, bars[stage], state)
             if is_complete(states) or is_stuck(run, states):
                 return states
-            time.sleep(POLL_S)
+            time.sleep(POLL_S[profile.scheduler])
 
 
 def _show(progress: Progress, bar: TaskID, state: StageState) -> None:

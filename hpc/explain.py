@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from hpc.folder import RunFolder
-from hpc.state import ATTEMPTS_PER_ROUND, run_state
-from hpc.submissions import given_up, submissions
+from hpc.state import UnitState, run_state, stage_state
+from hpc.submissions import given_up, reason, unsettled
 from jobs.spec import STAGES
 from storage_schemas.attempts import attempts_of, is_alive
 from storage_schemas.commit import problems
@@ -39,9 +39,7 @@ def missing(run: RunFolder) -> Iterator[tuple[Store, Unit, str]]:
     for stage, state in run_state(run).items():
         for unit in state.units:
             if unit.status != "committed":
-                tries = attempts_of(unit.store, unit.index)
-                latest = tries[-1] if tries else None
-                yield unit.store, unit.store.units[unit.index], _next_step(run, stage, latest)
+                yield unit.store, unit.store.units[unit.index], _next_step(run, stage, unit)
 
 
 def why(run: RunFolder, store: Store, unit: Unit) -> Iterator[str]:
@@ -55,15 +53,15 @@ def why(run: RunFolder, store: Store, unit: Unit) -> Iterator[str]:
             yield "its store is not sealed yet: other units are missing"
         return
     yield from found
-    tries = attempts_of(store, unit.index)
-    for attempt in tries:
+    for attempt in attempts_of(store, unit.index):
         alive = ", alive" if is_alive(attempt) else ""
         yield (
             f"attempt {attempt['n']} by {attempt['job']} on {attempt['host']} at "
             f"{attempt['started']}: {attempt['outcome']}{alive}"
             + (f": {attempt['error']}" if attempt["error"] else "")
         )
-    yield _next_step(run, stage, tries[-1] if tries else None)
+    state = stage_state(run, stage, [store]).units[unit.index]
+    yield _next_step(run, stage, state)
 
 
 def differences(first: Store, second: Store, where: str = "") -> Iterator[str]:
@@ -131,24 +129,21 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 
-def _next_step(run: RunFolder, stage: str, latest: dict[str, Any] | None) -> str:
+def _next_step(run: RunFolder, stage: str, state: UnitState) -> str:
     """Say what will happen to an uncommitted unit."""
     resume = f"`gradenc resume {run.path}`"
-    if latest is not None and is_alive(latest):
+    if state.status == "running":
         return "it will not be started again: the attempt above is writing it now"
     if run.cancelled:
         return f"it will not run: the run is cancelled; {resume} goes on"
-    if latest is not None and latest["outcome"] == "failed" and latest["round"] == run.round:
-        return f"it will not run by itself: it failed with an error; mend the cause, then {resume}"
-    spent = ATTEMPTS_PER_ROUND * (run.round + 1)
-    if latest is not None and latest["outcome"] == "running" and latest["n"] >= spent:
+    if state.status == "failed":
         return (
-            f"it will not run by itself: every task that tried it died; see its log, then {resume}"
+            f"it will not run by itself: it failed ({state.error}); mend the cause, then {resume}"
         )
-    if given_up(run, stage):
-        return f"it will not run by itself: its stage's tasks ended again and again; {resume}"
-    if any(s.stage == stage and s.alive() for s in submissions(run)):
-        return "it will run: a task of its stage is at work"
+    if last := given_up(run, stage):
+        return f"it will not run by itself: {reason(last)}; {resume}"
+    if any(submission.stage == stage for submission in unsettled(run)):
+        return "it will run: tasks of its stage are at work or in the queue"
     return f"it will run when the run is next driven: {resume}"
 
 

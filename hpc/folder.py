@@ -1,11 +1,14 @@
 """A run's folder: the resolved study, the stores it uses, its submissions and its report."""
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
+from hpc.profile import Profile
 from storage_schemas.files import follow_group, locked, replace
 from storage_schemas.identity import canonical_json
 from storage_schemas.root import register
@@ -71,29 +74,63 @@ class RunFolder:
             yield
 
     @property
+    def drill(self) -> Path:
+        """What the units of a drill do; a study's run has none."""
+        return self.path / "drill.json"
+
+    @property
     def round(self) -> int:
         """How often the user asked for failed units to be tried again."""
-        return int(self._state()["round"])
+        return self._state().round
 
     @property
     def cancelled(self) -> bool:
         """Whether the user cancelled the run."""
-        return bool(self._state()["cancelled"])
+        return self._state().cancelled
+
+    @property
+    def dask(self) -> str | None:
+        """Address of the user's own Dask scheduler, where it was given one."""
+        return self._state().dask
+
+    @property
+    def notify(self) -> str | None:
+        """The command that is told when the run is complete or needs the user."""
+        return self._state().notify
+
+    def profile(self) -> Profile:
+        """Return the profile that the run was last submitted or resumed with."""
+        return Profile.model_validate_json((self.path / "profile.json").read_bytes())
+
+    def keep_profile(self, profile: Profile) -> None:
+        """Keep a profile for whoever advances the run when nobody is logged in."""
+        replace(self.path / "profile.json", canonical_json(profile.model_dump(mode="json")))
 
     def cancel(self) -> None:
         """Submit nothing more until the user resumes the run."""
-        self._write_state(self.round, cancelled=True)
+        self.change(cancelled=True)
 
     def next_round(self) -> None:
         """Let failed units be tried again and lift a cancellation."""
-        self._write_state(self.round + 1, cancelled=False)
+        self.change(round=self.round + 1, cancelled=False)
 
-    def _state(self) -> dict[str, int | bool]:
+    def change(self, **wishes: Any) -> None:
+        """Keep what the user wishes of the run: fields of `Wishes`."""
+        state = Wishes.model_validate(self._state().model_dump() | wishes)
+        replace(self.path / "state.json", canonical_json(state.model_dump(mode="json")))
+
+    def _state(self) -> "Wishes":
         path = self.path / "state.json"
-        if not path.exists():
-            return {"round": 0, "cancelled": False}
-        return dict(json.loads(path.read_text()))
+        return Wishes.model_validate_json(path.read_bytes()) if path.exists() else Wishes()
 
-    def _write_state(self, round_: int, *, cancelled: bool) -> None:
-        state = {"round": round_, "cancelled": cancelled}
-        replace(self.path / "state.json", canonical_json(state))
+
+class Wishes(BaseModel):
+    """What the user wishes of a run beyond its study; nothing here changes a result."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    round: int = 0
+    """how often failed units were to be tried again"""
+    cancelled: bool = False
+    dask: str | None = None
+    notify: str | None = None

@@ -10,9 +10,10 @@ import torch
 from gradenc_core.models import load_model
 from hpc import plan
 from hpc.checks import check_models, check_paths
-from hpc.plan import StorePlan, all_plans
+from hpc.plan import all_plans
 from hpc.profile import Profile
 from hpc.resolve import Resolved, ResolvedModel, resolve, signal_spec
+from hpc.store_plan import StorePlan
 from hpc.study import Study
 from hpc.targets import Targets, stimulus_sets
 from jobs.extract import build_extractor

@@ -6,8 +6,6 @@ digests of the seals it builds on. Planning twice gives the same stores.
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +13,7 @@ import numpy as np
 from gradenc_core.folds import assign_blocks, assign_folds
 from hpc.checks import check_fit
 from hpc.resolve import Resolved, ResolvedModel, Subject, signal_spec
+from hpc.store_plan import StorePlan
 from hpc.study import Study
 from hpc.targets import (
     Targets,
@@ -30,38 +29,9 @@ from jobs.spec import Reference
 from storage_schemas import kinds
 from storage_schemas.identity import digest
 from storage_schemas.kinds import Layout
-from storage_schemas.store import Store
 
 References = Mapping[str, Reference]
 """Sealed stores of earlier stages by `<stage>/<label>`."""
-
-
-@dataclass(frozen=True)
-class StorePlan:
-    """A store that a stage needs."""
-
-    stage: str
-    kind: specs.Kind
-    label: str
-    spec: specs.Spec
-    layout: Layout
-    attrs: dict[str, Any]
-    locations: dict[str, str]
-
-    def create(self, root: Path) -> Store:
-        """Create the store below `root`, or open it where it exists."""
-        return Store.create(
-            root,
-            self.stage,
-            self.kind,
-            self.label,
-            self.spec.canonical(),
-            self.layout.arrays,
-            self.layout.coords,
-            self.layout.units,
-            self.attrs,
-            self.locations,
-        )
 
 
 def all_plans(study: Study, resolved: Resolved, subjects: Sequence[Subject]) -> list[StorePlan]:

@@ -6,18 +6,21 @@ The stores say what is done; attempt records only say why something is not. Impo
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from functools import cached_property
+from typing import Any, Literal
 
 from hpc.folder import RunFolder
+from hpc.submissions import UNCHARGED, submissions
+from hpc.triage import FailureClass, classify
 from jobs.spec import STAGES
-from storage_schemas.attempts import is_alive, latest_attempts
+from storage_schemas.attempts import attempts_of, is_alive, latest_attempts
 from storage_schemas.commit import committed_units
 from storage_schemas.store import Store
 
 Status = Literal["committed", "running", "failed", "pending"]
 
 ATTEMPTS_PER_ROUND = 3
-"""How often a unit whose task died without a word is tried before the user is asked."""
+"""How often a unit whose task died is tried before the user is asked; see `Forgiven`."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class UnitState:
     index: int
     status: Status
     error: str | None
+    failure: str | None = None
+    """Class of the failure (`hpc.triage.FailureClass`) of a unit that failed."""
 
     @property
     def unit_id(self) -> str:
@@ -59,37 +64,76 @@ class StageState:
         return Counter(str(unit.error) for unit in self.units if unit.status == "failed")
 
 
-def stage_state(stage: str, stores: Sequence[Store], round_: int) -> StageState:
+class Forgiven:
+    """Whether an attempt that died says nothing against its unit: its node or its turn was lost."""
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+
+    @cached_property
+    def _ends(self) -> dict[str, dict[str, Any]]:
+        """How jobs ended, by their ids."""
+        outcomes = (submission.outcome or {"tasks": []} for submission in submissions(self.run))
+        return {task["job_id"]: task for outcome in outcomes for task in outcome["tasks"]}
+
+    def __call__(self, attempt: dict[str, Any]) -> bool:
+        """Look up how the attempt's job ended."""
+        job_id, _, restart = str(attempt["job"]).partition(" restart ")
+        end = self._ends.get(job_id)
+        if end is None:
+            return False
+        return end["failure"] in UNCHARGED or int(restart or 0) < (end.get("restarts") or 0)
+
+
+def stage_state(run: RunFolder, stage: str, stores: Sequence[Store]) -> StageState:
     """Read the state of one stage."""
-    units = tuple(unit for store in stores for unit in _unit_states(store, round_))
+    forgiven = Forgiven(run)
+    units = tuple(u for store in stores for u in _unit_states(store, run.round, forgiven))
     sealed = bool(stores) and all(store.sealed() for store in stores)
     return StageState(stage, bool(stores), sealed, units)
 
 
 def run_state(run: RunFolder) -> dict[str, StageState]:
     """Read the state of every stage."""
-    return {stage: stage_state(stage, run.stores(stage), run.round) for stage in STAGES}
+    return {stage: stage_state(run, stage, run.stores(stage)) for stage in STAGES}
 
 
-def _unit_states(store: Store, round_: int) -> Iterator[UnitState]:
+def _unit_states(store: Store, round_: int, forgiven: Forgiven) -> Iterator[UnitState]:
     committed = committed_units(store)
     attempts = latest_attempts(store, skip=committed)
     for unit in store.units:
         if unit.index in committed:
             yield UnitState(store, unit.index, "committed", None)
-            continue
-        attempt = attempts.get(unit.index)
-        status, error = _uncommitted(attempt, round_)
-        yield UnitState(store, unit.index, status, error)
+        elif unit.index not in attempts:
+            yield UnitState(store, unit.index, "pending", None)
+        else:
+            yield _tried(store, unit.index, attempts[unit.index], round_, forgiven)
 
 
-def _uncommitted(attempt: dict | None, round_: int) -> tuple[Status, str | None]:
-    if attempt is None:
-        return "pending", None
-    if attempt["outcome"] == "running" and is_alive(attempt):
-        return "running", None
-    if attempt["outcome"] == "failed" and attempt["round"] == round_:
-        return "failed", attempt["error"]
-    if attempt["outcome"] == "running" and attempt["n"] >= ATTEMPTS_PER_ROUND * (round_ + 1):
-        return "failed", "the task died without a message, every time it was tried"
-    return "pending", None
+def _tried(
+    store: Store, index: int, attempt: dict[str, Any], round_: int, forgiven: Forgiven
+) -> UnitState:
+    """Return the state of a unit that was tried and is not committed."""
+    if is_alive(attempt):
+        return UnitState(store, index, "running", None)
+    failure = classify(attempt, None)
+    if attempt["outcome"] == "failed" and failure not in RETRIED:
+        ours = attempt["round"] == round_
+        return UnitState(
+            store,
+            index,
+            "failed" if ours else "pending",
+            attempt["error"],
+            failure if ours else None,
+        )
+    limit = ATTEMPTS_PER_ROUND * (round_ + 1)
+    if attempt["outcome"] != "stopped" and attempt["n"] >= limit:
+        charged = sum(not forgiven(one) for one in attempts_of(store, index))
+        if charged >= limit:
+            return UnitState(store, index, "failed", attempt["error"] or SILENT, failure)
+    return UnitState(store, index, "pending", None)
+
+
+RETRIED = (FailureClass.NODE,)
+"""Failures of an attempt that another node may not meet: tried again without asking."""
+SILENT = "the task died without a message, every time it was tried"

@@ -1,47 +1,93 @@
 """The submissions of a run, as its folder records them."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from hpc.folder import RunFolder
-from storage_schemas.attempts import process_is_alive
+from storage_schemas.files import read_json, write_exclusive
+from storage_schemas.identity import canonical_json
 
-SUBMISSIONS_PER_ROUND = 5
-"""How often the missing units of a stage are submitted before the user is asked."""
+FRUITLESS_IN_A_ROW = 5
+"""Submissions of a stage that end without a new commit before the user is asked."""
+
+UNCHARGED = ("PREEMPTED", "NODE")
+"""Ends of a task that say nothing against its units (names of `hpc.triage.FailureClass`)."""
 
 
 @dataclass(frozen=True)
 class Submission:
-    """One submission's folder."""
+    """One submission's folder.
+
+    ::
+
+        units.json     written first: what each task is given, and how it was asked for
+        jobs.json      written when the scheduler has taken it: the job of every task
+        halt.json      written by a task: why no task of it should go on
+        outcome.json   written when none of its tasks is left: how each ended
+        decision.json  written instead of a next submission: what the user must decide
+    """
 
     path: Path
+
+    @cached_property
+    def frozen(self) -> dict[str, Any]:
+        """What was written before anything was started."""
+        return dict(json.loads((self.path / "units.json").read_bytes()))
+
+    @property
+    def name(self) -> str:
+        """The name of its jobs, by which the scheduler finds them."""
+        return str(self.frozen["name"])
 
     @property
     def stage(self) -> str:
         """The stage whose units it runs."""
-        return str(self._frozen["stage"])
+        return str(self.frozen["stage"])
 
     @property
     def round(self) -> int:
         """The round (see `RunFolder.round`) it belongs to."""
-        return int(self._frozen["round"])
-
-    @cached_property
-    def _frozen(self) -> dict[str, Any]:
-        return dict(json.loads((self.path / "units.json").read_bytes()))
+        return int(self.frozen["round"])
 
     @property
-    def jobs(self) -> list[dict[str, Any]]:
-        """Jobs started for it: pid and start time; empty if the submitter died before noting."""
-        record = self.path / "jobs.json"
-        return list(json.loads(record.read_bytes())) if record.exists() else []
+    def on_slurm(self) -> bool:
+        """Whether its tasks are SLURM's; else they are processes of the machine that started it."""
+        return bool(self.frozen["scheduler"] == "slurm")
 
-    def alive(self) -> list[dict[str, Any]]:
-        """Return the jobs that still run on this machine."""
-        return [job for job in self.jobs if process_is_alive(job["pid"], job["start_time"])]
+    @property
+    def jobs(self) -> list[dict[str, Any]] | None:
+        """The job of every task; None if the submitter died before noting them."""
+        record = self.path / "jobs.json"
+        return list(json.loads(record.read_bytes())) if record.exists() else None
+
+    @property
+    def halt(self) -> dict[str, Any] | None:
+        """Why its tasks should not go on, if one of them said so."""
+        return read_json(self.path / "halt.json")
+
+    @property
+    def decision(self) -> dict[str, Any] | None:
+        """What the user must decide before more is submitted, if it came to that."""
+        return read_json(self.path / "decision.json")
+
+    @property
+    def outcome(self) -> dict[str, Any] | None:
+        """How its tasks ended; None while one may be alive."""
+        return read_json(self.path / "outcome.json")
+
+    def note_jobs(self, jobs: list[dict[str, Any]]) -> None:
+        """Record the job of every task."""
+        write_exclusive(self.path / "jobs.json", canonical_json(jobs))
+
+    def units(self) -> Iterator[tuple[str, int]]:
+        """Yield (store, unit index) of everything it was given."""
+        for items in self.frozen["slices"]:
+            for item in items:
+                yield from ((store, index) for store, index in item)
 
 
 def submissions(run: RunFolder) -> list[Submission]:
@@ -50,11 +96,43 @@ def submissions(run: RunFolder) -> list[Submission]:
     return [Submission(folder) for folder in folders if (folder / "units.json").exists()]
 
 
-def given_up(run: RunFolder, stage: str) -> Submission | None:
-    """Return the stage's last submission if it was submitted so often that it is given up.
+def unsettled(run: RunFolder) -> list[Submission]:
+    """Return the submissions of which a task may still be alive."""
+    return [submission for submission in submissions(run) if submission.outcome is None]
 
-    One submission holds all units that are missing. Where tasks end before they begin a unit (a
-    broken installation, another version), no attempt tells why, and only this stops the run.
+
+def of_round(run: RunFolder, stage: str) -> list[Submission]:
+    """Return the stage's submissions since the user last asked, oldest first."""
+    return [s for s in submissions(run) if (s.stage, s.round) == (stage, run.round)]
+
+
+def given_up(run: RunFolder, stage: str) -> Submission | None:
+    """Return the stage's last submission if nothing more is submitted before the user asks.
+
+    Either a task of it said that none should go on, or a row of submissions has brought no commit.
+    (Where tasks end before they begin a unit, no attempt tells why, and only this stops the run.)
     """
-    own = [s for s in submissions(run) if s.stage == stage and s.round == run.round]
-    return own[-1] if len(own) >= SUBMISSIONS_PER_ROUND else None
+    own = of_round(run, stage)
+    if not own:
+        return None
+    if own[-1].halt or own[-1].decision:
+        return own[-1]
+    fruitless = 0
+    for submission in reversed(own):
+        outcome = submission.outcome
+        if outcome is None or outcome["units_done"]:
+            break
+        charged = any(task["failure"] not in UNCHARGED for task in outcome["tasks"])
+        fruitless += charged
+    return own[-1] if fruitless >= FRUITLESS_IN_A_ROW else None
+
+
+def reason(last: Submission) -> str:
+    """Say why nothing more is submitted after this submission (see `given_up`)."""
+    told = last.decision or last.halt
+    if told:
+        return str(told["sentence"])
+    return (
+        f"the tasks of {FRUITLESS_IN_A_ROW} submissions ended without finishing a unit; "
+        f"the last one's output: {last.path / 'log'}"
+    )

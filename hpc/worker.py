@@ -1,13 +1,21 @@
 """What a submitted task runs: one slice of a frozen list of units."""
 
+import hashlib
 import json
+import os
 import signal
+from collections.abc import MutableMapping
+from functools import lru_cache
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from jobs.runner import job_name, run_items
+from hpc.breaker import Breaker
+from jobs.runner import Item, job_name, run_items
+
+PACKAGES = ("gradenc_core", "storage_schemas", "jobs", "hpc")
 
 
 class StopFlag:
@@ -24,38 +32,80 @@ class StopFlag:
     def _request(self, signum: int, frame: FrameType | None) -> None:
         self.requested = True
 
-    def __call__(self) -> bool:
-        """Return whether to stop."""
-        return self.requested
 
-
+@lru_cache
 def code_version() -> str:
-    """Return the version of the installed code, which a task checks against its submission."""
-    return version("gradenc")
+    """Return version and digest of the installed code, which a task compares with its submission."""
+    total = hashlib.sha256()
+    for package in PACKAGES:
+        folder = Path(str(files(package)))
+        for path in sorted(folder.rglob("*.py")):
+            total.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return f"{version('gradenc')}+{total.hexdigest()[:12]}"
 
 
 def run_slice(units: str, index: int) -> None:
-    """Run slice `index` of the submission whose frozen list is the file `units`."""
+    """Run slice `index` of the submission whose frozen list is the file `units`.
+
+    Every rank of a task has the whole slice and begins at its own place; the leases see to it that
+    each unit is made once, and that what a dead rank leaves is made by the others.
+    """
     path = Path(units)
     payload: dict[str, Any] = json.loads(path.read_bytes())
-    if payload["version"] != code_version():
-        raise RuntimeError(
-            f"{path} was submitted by gradenc {payload['version']}, this is {code_version()}: "
-            "run `gradenc resume` so that the units are submitted by the code that runs them"
-        )
+    breaker = Breaker(path.parent)
+    _refuse_other_code(payload, breaker, path)
+    bind_gpu(os.environ)
     stop = StopFlag()
     stop.install()
-    items = [[(store, unit) for store, unit in item] for item in payload["slices"][index]]
     how = {
         "root": (path.parent / payload["root"]).resolve(),
         "job": job_name(),
         "round_": payload["round"],
         "micro_batch": payload["micro_batch"],
         "threads": payload["threads"],
+        "should_stop": lambda: stop.requested or breaker.stopped,
+        "report": breaker,
     }
+    items: list[Item] = [[(s, unit) for s, unit in item] for item in payload["slices"][index]]
     if payload["engine"] == "dask":
         from hpc.dask import run_items_on_dask
 
-        run_items_on_dask(items, workers=payload["dask_workers"], should_stop=stop, **how)
+        run_items_on_dask(items, workers=payload["dask_workers"], **how)
     else:
-        run_items(items, should_stop=stop, **how)
+        run_items(in_turn(items, *rank(os.environ)), **how)
+
+
+def rank(environment: MutableMapping[str, str]) -> tuple[int, int]:
+    """Return this process's number among those of its task, and how many they are."""
+    if environment.get("SUBMITIT_EXECUTOR") != "slurm":
+        return 0, 1
+    return int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"])
+
+
+def in_turn(items: list[Item], number: int, ranks: int) -> list[Item]:
+    """Return the items in the order of one rank, which begins at its own place."""
+    first = len(items) * number // ranks
+    return [*items[first:], *items[:first]]
+
+
+def bind_gpu(environment: MutableMapping[str, str]) -> None:
+    """Let this rank see one of its node's GPUs; before torch is imported.
+
+    Without it every rank of a node would put its network on the first.
+    """
+    visible = environment.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    local = environment.get("SLURM_LOCALID")
+    if local is not None and len(visible) > 1:
+        environment["CUDA_VISIBLE_DEVICES"] = visible[int(local) % len(visible)]
+
+
+def _refuse_other_code(payload: dict[str, Any], breaker: Breaker, path: Path) -> None:
+    if payload["version"] == code_version():
+        return
+    sentence = (
+        f"{path} was submitted by gradenc {payload['version']}, its task found {code_version()}: "
+        "the code was changed in between, or differs on the node; install one version, then run "
+        "`gradenc resume` so that the units are submitted by the code that runs them"
+    )
+    breaker.stop("DRIFT", sentence)
+    raise RuntimeError(sentence)

@@ -5,12 +5,14 @@ shard in one pass); every other stage has items of one unit.
 """
 
 import os
+import resource
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -36,6 +38,7 @@ MODULES = {
     "collinearity": "jobs.collinearity",
     "scores": "jobs.encode",
     "comparisons": "jobs.compare",
+    "drill": "jobs.drill",
 }
 """Kind of store -> module whose `compute` makes its units."""
 
@@ -50,6 +53,18 @@ class Work:
     threads: int
 
 
+Held = tuple[Store, Unit, Attempt]
+"""A unit with the attempt that holds it."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How an item ended: units committed by this process, and the traceback of what stopped it."""
+
+    committed: int
+    traceback: str | None
+
+
 def run_items(
     items: Sequence[Item],
     *,
@@ -59,17 +74,24 @@ def run_items(
     micro_batch: int,
     threads: int,
     should_stop: Callable[[], bool] = lambda: False,
+    report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> None:
-    """Run items one after another until all are done or `should_stop()` says so."""
+    """Run items one after another until all are done or `should_stop()` says so.
+
+    `report` is told how each ended.
+    """
+    run = partial(
+        run_item, root=root, job=job, round_=round_, micro_batch=micro_batch, threads=threads
+    )
     for item in items:
         if should_stop():
             return
-        run_item(item, root=root, job=job, round_=round_, micro_batch=micro_batch, threads=threads)
+        report(run(item))
 
 
 def run_item(
     item: Item, *, root: Path, job: str, round_: int, micro_batch: int, threads: int
-) -> None:
+) -> Outcome:
     """Compute and commit the units of one item that nobody else holds or has committed.
 
     A failure is written to the attempt records of the units concerned and is not raised: other
@@ -77,30 +99,62 @@ def run_item(
     """
     held = _take(item, root, job, round_)
     if not held:
-        return
-    open_attempts = {id(unit): attempt for _, unit, attempt in held}
-    work = Work(root, tuple((store, unit) for store, unit, _ in held), micro_batch, threads)
+        return Outcome(0, None)
     started = time.monotonic()
+    left = list(held)
     try:
         with _heartbeats([attempt for _, _, attempt in held]):
-            for store, unit, arrays, facts in _compute(work):
-                attempt = open_attempts[id(unit)]
-                commit.commit(store, unit, arrays, facts, attempt)
-                attempt.finish("committed", used={"seconds": time.monotonic() - started})
-                del open_attempts[id(unit)]
+            while left:
+                micro_batch = _commit_all(left, root, micro_batch, threads, started)
     except Exception as error:
         print(traceback.format_exc(), flush=True)
-        for attempt in open_attempts.values():
+        for _, _, attempt in left:
             attempt.finish(
                 "failed",
                 error=f"{type(error).__name__}: {error}",
                 traceback=traceback.format_exc(),
-                used={"seconds": time.monotonic() - started},
+                used=_used(started),
             )
+        return Outcome(len(held) - len(left), traceback.format_exc())
+    return Outcome(len(held), None)
 
 
-def _take(item: Item, root: Path, job: str, round_: int) -> list[tuple[Store, Unit, Attempt]]:
-    held = []
+def _commit_all(
+    left: list[Held], root: Path, micro_batch: int, threads: int, started: float
+) -> int:
+    """Compute and commit what is left, taking it off the list.
+
+    Where a GPU's memory does not hold the micro-batch, return half of it for another try: a unit is
+    made whole at one micro-batch.
+    """
+    work = Work(root, tuple((store, unit) for store, unit, _ in left), micro_batch, threads)
+    open_attempts = {id(unit): (store, unit, attempt) for store, unit, attempt in left}
+    try:
+        for store, unit, arrays, facts in _compute(work):
+            held = open_attempts[id(unit)]
+            commit.commit(store, unit, arrays, facts, held[2])
+            held[2].finish("committed", used=_used(started))
+            left.remove(held)
+        if left:
+            raise RuntimeError(f"{left[0][2].unit} was not made by {MODULES[left[0][0].kind]}")
+    except Exception as error:
+        if type(error).__name__ != "OutOfMemoryError" or micro_batch == 1:
+            raise
+        print(f"{error}: again with a micro-batch of {micro_batch // 2}", flush=True)
+    return micro_batch // 2 or 1
+
+
+def _used(started: float) -> Facts:
+    """Return what this process has used since `started` (s), its memory in bytes and its GPU."""
+    return {
+        "seconds": time.monotonic() - started,
+        "max_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
+    }
+
+
+def _take(item: Item, root: Path, job: str, round_: int) -> list[Held]:
+    held: list[Held] = []
     for path, index in item:
         store = Store.open(root / path)
         unit = store.units[index]
@@ -142,5 +196,13 @@ def _heartbeats(held: Sequence[Attempt]) -> Iterator[None]:
 
 
 def job_name() -> str:
-    """Return the name under which this process's attempts are recorded."""
-    return os.environ.get("SUBMITIT_LOCAL_JOB_ID") or f"pid-{os.getpid()}"
+    """Return the name under which this process's attempts are recorded: its job's id.
+
+    A job that its scheduler put back into the queue adds how often: ``123_4 restart 1``.
+    """
+    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
+        return os.environ.get("SUBMITIT_LOCAL_JOB_ID") or f"pid-{os.getpid()}"
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    name = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    return f"{name} restart {restarts}" if restarts else name

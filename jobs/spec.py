@@ -12,7 +12,14 @@ from pydantic import BaseModel, ConfigDict
 from storage_schemas.store import Store
 
 Kind = Literal[
-    "prepared", "classes", "responses", "features", "collinearity", "scores", "comparisons"
+    "prepared",
+    "classes",
+    "responses",
+    "features",
+    "collinearity",
+    "scores",
+    "comparisons",
+    "drill",
 ]
 
 STAGES: dict[str, tuple[str, ...]] = {
@@ -189,3 +196,13 @@ class ComparisonsSpec(Spec):
     """References by source."""
     responses: tuple[Reference, ...]
     options: CompareOptions
+
+
+class DrillSpec(Spec):
+    """The noise that one stage of a drill commits (jobs/drill.py)."""
+
+    stage: str
+    units: int
+    values: int
+    seed: int
+    upstream: tuple[Reference, ...]

@@ -189,6 +189,16 @@ def comparisons(
     return _whole(Schema(tables, schema.coords), sizes, kept)
 
 
+def drill(n_units: int, n_values: int) -> Layout:
+    """Return noise(unit, value): what the units of a drill commit, a row each."""
+    array = _array(current("drill"), "noise", (n_units, n_values), chunks=(1, n_values))
+    units = tuple(
+        Unit(i, f"row {i}", {"row": i}, {"noise": [(i, i + 1), (0, n_values)]})
+        for i in range(n_units)
+    )
+    return Layout((array,), xr.Dataset(), units)
+
+
 def layer_coords(layers: Layers) -> dict[str, Any]:
     """Return the coordinates layer and layer_depth."""
     return {

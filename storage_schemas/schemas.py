@@ -20,6 +20,7 @@ ALGORITHM_VERSION = {
     "collinearity": 1,
     "scores": 1,
     "comparisons": 1,
+    "drill": 1,
 }
 """Kind of store -> version of the computation that fills it; raise it when its bytes change."""
 
@@ -253,6 +254,15 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
         )
     },
     "comparisons": {1: (Schema(_tables(), _table_coords(), ("model", "control")),)},
+    "drill": {
+        1: (
+            Schema(
+                {"noise": ArraySchema(("unit", "value"), "float32", "seeded noise")},
+                {},
+                ("stage",),
+            ),
+        )
+    },
 }
 """Kind of store -> version -> what it may look like (responses: of fMRI or of MEG)."""
 
@@ -268,5 +278,5 @@ def current(kind: str, dims: tuple[str, ...] | None = None) -> Schema:
     return next(form for form in forms if form.arrays["ncsnr"].dims == dims)
 
 
-UNIT_DIM = {"features": "stimulus", "scores": "layer"}
+UNIT_DIM = {"features": "stimulus", "scores": "layer", "drill": "unit"}
 """Kind of store -> dimension along which its units divide it; the others are one unit."""

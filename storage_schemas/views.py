@@ -151,6 +151,11 @@ def _comparisons(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
         yield f"/comparisons/{store.attrs['model']}", store.data
 
 
+def _drill(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
+    for store in own:
+        yield f"/drill/{store.attrs['stage']}", store.data
+
+
 BUILDERS: dict[str, Builder] = {
     "prepared": _prepared,
     "responses": _responses,
@@ -158,6 +163,7 @@ BUILDERS: dict[str, Builder] = {
     "collinearity": _collinearity,
     "scores": _scores,
     "comparisons": _comparisons,
+    "drill": _drill,
 }
 """Kind of store -> what it shows; `classes` are shown with `prepared`."""
 

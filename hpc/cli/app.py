@@ -5,7 +5,20 @@ import sys
 import typer
 from rich.console import Console
 
-from hpc.cli import demo, explain, init, logs, plan, query, report, space, status, submit, verify
+from hpc.cli import (
+    demo,
+    drill,
+    explain,
+    init,
+    logs,
+    plan,
+    query,
+    report,
+    space,
+    status,
+    submit,
+    verify,
+)
 
 app = typer.Typer(
     name="gradenc",
@@ -17,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(init.init)
 app.command()(demo.demo)
+app.command()(drill.drill)
 app.command()(plan.plan)
 app.command()(submit.submit)
 app.command()(status.status)

@@ -17,3 +17,14 @@ ProfileName = Annotated[
     str, typer.Option("--profile", help="A shipped profile's name or the path of a TOML file.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
+Wait = Annotated[bool, typer.Option(help="Stay and drive the run until it ends.")]
+Notify = Annotated[
+    str | None,
+    typer.Option(
+        help="A command that is run with a sentence when the run is complete or needs you."
+    ),
+]
+DaskAddress = Annotated[
+    str | None,
+    typer.Option("--dask", help="Encode on your own Dask scheduler, e.g. tcp://node7:8786."),
+]

@@ -9,7 +9,7 @@ from rich.table import Table
 from hpc.cli.arguments import AsJson, RunPath
 from hpc.folder import RunFolder
 from hpc.state import StageState, run_state
-from hpc.submissions import given_up
+from hpc.submissions import given_up, reason
 
 
 def status(run: RunPath, as_json: AsJson = False) -> None:
@@ -36,8 +36,7 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
         last = given_up(folder, state.stage)
         if last and state.count("pending"):
             console.print(
-                f"[red]{state.stage}: its tasks ended again and again without doing their units;"
-                f"[/red] the last one's output: {last.path / 'log'}",
+                f"[red]{state.stage}:[/red] {reason(last)}; then `gradenc resume {run}`",
                 highlight=False,
                 soft_wrap=True,
             )

@@ -1,11 +1,15 @@
 """`gradenc submit`, `resume` and `cancel`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpc.cli.arguments import Overrides, ProfileName, RunPath, StudyFile
+from hpc.cli.arguments import DaskAddress, Notify, Overrides, ProfileName, RunPath, StudyFile, Wait
+
+if TYPE_CHECKING:
+    from hpc.folder import RunFolder
+    from hpc.profile import Profile
 
 
 def submit(
@@ -15,20 +19,25 @@ def submit(
     ] = None,
     overrides: Overrides = [],  # noqa: B006 (typer copies it)
     profile: ProfileName = "local",
-    wait: Annotated[bool, typer.Option(help="Stay and drive the run until it ends.")] = True,
+    wait: Wait = True,
+    notify: Notify = None,
+    dask: DaskAddress = None,
 ) -> None:
     """Check a study, submit what is missing of it and show its progress.
 
-    Submitting the same study twice runs nothing twice.
+    Submitting the same study twice runs nothing twice. On a cluster the run goes on when you leave.
 
     Example: `gradenc submit study.yaml --run runs/first`
     """
+    from hpc.profile import load_profile
     from hpc.start import start
     from hpc.study import load_study
 
     loaded = load_study(study, overrides)
+    how = load_profile(profile)
     folder = start(loaded, run or Path("runs") / loaded.name)
-    _drive(folder.path, profile, wait)
+    folder.change(notify=notify, dask=dask)
+    drive_on(folder, how, wait)
 
 
 def resume(
@@ -39,8 +48,13 @@ def resume(
             "--quick", help="Check only that files have their sizes, without reading them."
         ),
     ] = False,
-    profile: ProfileName = "local",
-    wait: Annotated[bool, typer.Option(help="Stay and drive the run until it ends.")] = True,
+    profile: Annotated[
+        str | None,
+        typer.Option("--profile", help="Another profile [default: the one it was submitted with]."),
+    ] = None,
+    wait: Wait = True,
+    notify: Notify = None,
+    dask: DaskAddress = None,
 ) -> None:
     """Go on with a run: repair damaged units, try failed ones again, run whatever is missing.
 
@@ -50,14 +64,20 @@ def resume(
     """
     from hpc.advance import withdraw_damaged
     from hpc.folder import RunFolder
+    from hpc.profile import load_profile
 
     folder = RunFolder.open(run)
+    how = folder.profile() if profile is None else load_profile(profile)
     with folder.lock():
         folder.next_round()
+        if notify is not None:
+            folder.change(notify=notify)
+        if dask is not None:
+            folder.change(dask=dask)
         n = withdraw_damaged(folder, deep=not quick)
     if n:
         typer.echo(f"{n} committed unit(s) were damaged and are made again")
-    _drive(run, profile, wait)
+    drive_on(folder, how, wait)
 
 
 def cancel(run: RunPath) -> None:
@@ -74,14 +94,15 @@ def cancel(run: RunPath) -> None:
     typer.echo(f"cancelled: ended {n} task(s); `gradenc resume {run}` goes on from here")
 
 
-def _drive(path: Path, profile: str, wait: bool) -> None:
+def drive_on(run: "RunFolder", profile: "Profile", wait: bool) -> None:
+    """Drive a run in the foreground, or take the first step and leave."""
     from hpc.drive import drive, step
-    from hpc.folder import RunFolder
-    from hpc.profile import load_profile
 
-    run = RunFolder.open(path)
+    run.keep_profile(profile)
     if wait:
-        drive(run, load_profile(profile))
-    else:
-        step(run, load_profile(profile))
-        typer.echo(f"submitted: `gradenc status {path}` shows it, `gradenc resume {path}` goes on")
+        drive(run, profile)
+        return
+    step(run, profile)
+    typer.echo(f"submitted: `gradenc status {run.path}` shows it")
+    if profile.scheduler == "local":
+        typer.echo(f"`gradenc resume {run.path}` goes on to the next stages")

@@ -67,8 +67,8 @@ def run_here(run: RunFolder) -> None:
     """Run all stages in this process; other processes may share the store root."""
     for stage in STAGES:
         stores = run.stores(stage) or create_stores(run, stage, plan_stage(run, stage))
-        while not stage_state(stage, stores, run.round).complete:
-            state = stage_state(stage, stores, run.round)
+        while not stage_state(run, stage, stores).complete:
+            state = stage_state(run, stage, stores)
             assert not state.failures, state.failures
             run_items(items(state), root=run.root, job="test", round_=0, micro_batch=32, threads=1)
             time.sleep(0.05)

@@ -1,0 +1,46 @@
+"""Stops a submission whose first units all fail alike, before it burns what it was given.
+
+What its tasks share is a folder: they count there, and the one that finds enough writes
+`halt.json`, which all look at between their units.
+"""
+
+from pathlib import Path
+from uuid import uuid4
+
+from hpc.triage import fingerprint
+from jobs.runner import Outcome
+from storage_schemas.files import make_folder, write_exclusive
+from storage_schemas.identity import canonical_json
+
+ALIKE = 5
+"""Failures alike, without a single commit of the submission, that stop it."""
+
+
+class Breaker:
+    """One task's view of its submission's failures."""
+
+    def __init__(self, submission: Path) -> None:
+        self.submission = submission
+        self.halt = submission / "halt.json"
+
+    def __call__(self, outcome: Outcome) -> None:
+        """Count how an item ended."""
+        if outcome.committed:
+            write_exclusive(self.submission / "committed.json", b"{}")
+        if outcome.traceback is None or (self.submission / "committed.json").exists():
+            return
+        folder = self.submission / "failures" / fingerprint(outcome.traceback)
+        make_folder(folder)
+        (folder / uuid4().hex).touch()
+        if len(list(folder.iterdir())) >= ALIKE:
+            last = outcome.traceback.strip().rpartition("\n")[2]
+            self.stop("ERROR", f"the first {ALIKE} units all failed alike: {last}")
+
+    @property
+    def stopped(self) -> bool:
+        """Whether some task said that none should go on."""
+        return self.halt.exists()
+
+    def stop(self, failure: str, sentence: str) -> None:
+        """Let no task of the submission begin another unit, and say why."""
+        write_exclusive(self.halt, canonical_json({"failure": failure, "sentence": sentence}))

@@ -1,0 +1,63 @@
+"""`gradenc drill`: a run whose units compute nothing, to try a cluster before a study does."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hpc.cli.arguments import Notify, ProfileName, Wait
+
+if TYPE_CHECKING:
+    from jobs.drill import Fault
+
+
+def drill(
+    run: Annotated[Path, typer.Argument(help="The drill's folder.", metavar="RUN")],
+    profile: ProfileName = "local",
+    units: Annotated[int, typer.Option(help="Units of the stages extract and encode.")] = 8,
+    seconds: Annotated[float, typer.Option(help="How long each unit works.")] = 1.0,
+    fault: Annotated[
+        list[str],
+        typer.Option(
+            help="An accident, STAGE:UNIT:KIND with KIND of kill, memory, gpu_memory, error, "
+            "hang, torn; repeatable."
+        ),
+    ] = [],  # noqa: B006 (typer copies it)
+    root: Annotated[Path | None, typer.Option(help="The store root [default: RUN/stores].")] = None,
+    wait: Wait = True,
+    notify: Notify = None,
+) -> None:
+    """Try a profile with units that compute nothing: submission, commits, gates, and accidents.
+
+    All stages run as a study's would, and the digest is the same whatever accidents are met.
+
+    Example: `gradenc drill drills/first --profile dev --fault extract:3:kill`
+    """
+    from hpc.cli.submit import drive_on
+    from hpc.drill import start_drill
+    from hpc.profile import load_profile
+    from jobs.drill import Drill
+    from jobs.spec import STAGES
+
+    counts = {stage: units if stage in ("extract", "encode") else 1 for stage in STAGES}
+    wanted = Drill(units=counts, seconds=seconds, faults=tuple(map(_fault, fault)))
+    how = load_profile(profile)
+    folder = start_drill(run, wanted, root)
+    folder.change(notify=notify)
+    drive_on(folder, how, wait)
+
+
+def _fault(text: str) -> "Fault":
+    from pydantic import ValidationError
+
+    from jobs.drill import ACCIDENTS, Fault
+
+    stage, _, rest = text.partition(":")
+    unit, _, kind = rest.partition(":")
+    try:
+        return Fault.model_validate({"stage": stage, "unit": unit, "accident": kind})
+    except ValidationError as error:
+        raise ValueError(
+            f"--fault {text}: accepted: STAGE:UNIT:KIND, e.g. extract:3:kill, with KIND of "
+            f"{', '.join(ACCIDENTS)}"
+        ) from error

@@ -1,0 +1,119 @@
+"""Array jobs and single jobs, started through submitit's public interface."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from hpc.profile import StageProfile
+
+SIGNAL_S = 90
+"""How long before its time limit a task is told to stop after the unit at hand (s)."""
+
+
+def start_array(
+    name: str,
+    log: Path,
+    function: Callable[..., None],
+    arguments: Sequence[tuple[Any, ...]],
+    profile: StageProfile,
+    max_array_size: int,
+    throttle: int,
+) -> list[str]:
+    """Start a task for each tuple of arguments; return the tasks' job ids, in order.
+
+    Cut into several arrays where the cluster takes no index above `max_array_size` - 1; these share
+    the throttle.
+    """
+    pieces = range(0, len(arguments), max_array_size)
+    parameters = _parameters(name, profile) | {"array_parallelism": max(1, throttle // len(pieces))}
+    ids: list[str] = []
+    for start in pieces:
+        piece = arguments[start : start + max_array_size]
+        executor = _executor(log, parameters)
+        with submitting_environment():
+            jobs = executor.map_array(function, *zip(*piece, strict=True))
+        ids += [str(job.job_id) for job in jobs]
+    return ids
+
+
+def start_job(
+    name: str,
+    log: Path,
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+    profile: StageProfile,
+    **when: str,
+) -> str:
+    """Start one job and return its id; `when` are options of sbatch such as `dependency`."""
+    executor = _executor(log, _parameters(name, profile), when)
+    with submitting_environment():
+        return str(executor.submit(function, *arguments).job_id)
+
+
+@contextmanager
+def submitting_environment() -> Iterator[None]:
+    """Submit as from a fresh shell: what a job has from its own scheduler is not for its children.
+
+    (Its memory per node beside their memory per CPU, say, ends their srun.) Files of the current
+    folder are never imported instead of a package.
+    """
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_")) and name != "SLURM_CONF":
+            del os.environ[name]
+    os.environ["PYTHONSAFEPATH"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _executor(
+    log: Path, parameters: dict[str, Any], options: dict[str, str] | None = None
+) -> submitit.SlurmExecutor:
+    python = f"{shlex.quote(sys.executable)} -P"
+    executor = submitit.SlurmExecutor(log, max_num_timeout=0, python=python)
+    # Requeue and append are asked for by name: clusters differ in their defaults.
+    extra = {"requeue": True, **(options or {})}
+    executor.update_parameters(**parameters, additional_parameters=extra)
+    return executor
+
+
+def _parameters(name: str, profile: StageProfile) -> dict[str, Any]:
+    """Return submitit's parameters for one stage of a profile."""
+    cpus = max(profile.threads, profile.dask_workers)
+    wanted = {
+        "job_name": name,
+        "comment": name,
+        "time": profile.timeout_minutes,
+        "nodes": profile.nodes,
+        "ntasks_per_node": profile.ranks_per_node,
+        "cpus_per_task": cpus,
+        "gpus_per_node": profile.gpus_per_node or None,
+        "mem": None if profile.memory_gb is None else f"{int(profile.memory_gb * 1024)}M",
+        "partition": profile.partition,
+        "account": profile.account,
+        "qos": profile.qos,
+        "constraint": profile.constraint,
+        "exclude": profile.exclude,
+        "setup": _setup(profile),
+        "stderr_to_stdout": True,
+        "signal_delay_s": min(SIGNAL_S, profile.timeout_minutes * 60 // 4),
+        # One rank's death leaves the others at work; srun takes no CPUs from sbatch since 22.05.
+        "srun_args": ["--kill-on-bad-exit=0", "--wait=0", f"--cpus-per-task={cpus}"],
+    }
+    return {key: value for key, value in wanted.items() if value is not None}
+
+
+def _setup(profile: StageProfile) -> list[str]:
+    lines = list(profile.setup)
+    if profile.scratch is not None:
+        lines += [f'export TMPDIR="{profile.scratch}"', 'mkdir -p "$TMPDIR"']
+    return lines

@@ -1,0 +1,37 @@
+"""A store that a stage needs, before it exists."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs import spec as specs
+from storage_schemas.kinds import Layout
+from storage_schemas.store import Store
+
+
+@dataclass(frozen=True)
+class StorePlan:
+    """A store that a stage needs."""
+
+    stage: str
+    kind: specs.Kind
+    label: str
+    spec: specs.Spec
+    layout: Layout
+    attrs: dict[str, Any]
+    locations: dict[str, str]
+
+    def create(self, root: Path) -> Store:
+        """Create the store below `root`, or open it where it exists."""
+        return Store.create(
+            root,
+            self.stage,
+            self.kind,
+            self.label,
+            self.spec.canonical(),
+            self.layout.arrays,
+            self.layout.coords,
+            self.layout.units,
+            self.attrs,
+            self.locations,
+        )

@@ -1,4 +1,4 @@
-"""Runs whose units compute nothing, on this machine: accidents, breakers, pilots, two runs at once."""
+"""Runs whose units compute nothing, here: accidents, breakers, pilots, two runs at once."""
 
 import json
 import os
@@ -132,7 +132,7 @@ def test_another_code_is_refused_before_it_touches_a_unit(tmp_path: Path, clean:
         capture_output=True,
         text=True,
     )
-    assert result.returncode == 1
+    assert result.returncode == os.EX_CONFIG
     assert "the code was changed in between" in result.stderr
     assert "the code was changed in between" in str(submission.halt)
     resume(run)

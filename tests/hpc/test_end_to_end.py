@@ -189,6 +189,48 @@ def test_damaged_units_are_named_and_repaired_alone(finished: Path, tmp_path: Pa
     assert changed == {store.record_path(unit) for store, unit in units}
 
 
+def test_what_no_record_describes_is_named_and_repaired(finished: Path, tmp_path: Path) -> None:
+    """A sealed store without a record, names of layers, a plan, a whole store: one resume."""
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    before = digest_of(run)
+    stores = {stage: RunFolder.open(run).stores(stage) for stage in STAGES}
+    stores["extract"][0].record_path(stores["extract"][0].units[1]).unlink()
+    unit = stores["extract"][0].unit_id(stores["extract"][0].units[1])
+    assert f"unit {unit}: it is not committed" in gradenc("verify", run, check=False).stdout
+
+    shutil.rmtree(stores["encode"][1].path)
+    lost = [
+        stores["prepare"][0].path / "plan.json",
+        stores["extract"][1].data / "layer" / "c" / "0",
+        stores["compare"][0].data / "zarr.json",
+    ]
+    for path in lost:
+        path.write_bytes(path.read_bytes()[:-1])
+    result = gradenc("verify", run, check=False)
+    assert result.returncode == 1
+    for path in [*lost, stores["encode"][1].path]:
+        assert str(path.relative_to(run / "stores")) in result.stdout
+    assert "1 committed unit(s) were damaged" in gradenc("resume", run).stdout
+    assert digest_of(run) == before
+    gradenc("verify", "--deep", run)
+
+
+def test_a_deleted_store_of_the_first_stages_is_made_by_submitting_again(
+    finished: Path, small_data: dict, tmp_path: Path
+) -> None:
+    run, study = tmp_path / "run", tmp_path / "study.yaml"
+    shutil.copytree(finished, run)
+    study.write_text(yaml.safe_dump(small_data))
+    before = digest_of(run)
+    shutil.rmtree(RunFolder.open(run).stores("prepare")[0].path)
+    refused = gradenc("resume", run, check=False)
+    assert refused.returncode == 1
+    assert f"gradenc submit STUDY --run {run}" in refused.stderr
+    gradenc("submit", study, "--run", run)
+    assert digest_of(run) == before
+
+
 def test_quick_resume_compares_sizes_only(finished: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)

@@ -12,6 +12,7 @@ from rich.progress import track
 from hpc.budget import fitted, measured, over_budget, pilots
 from hpc.claims import claimed_by_others
 from hpc.escalate import escalated
+from hpc.explain import outdated
 from hpc.folder import RunFolder
 from hpc.outcomes import settle
 from hpc.profile import Profile
@@ -86,8 +87,10 @@ def _is_sealed(run: RunFolder, stage: str) -> bool:
 
 def _advance_stage(run: RunFolder, stage: str, profile: Profile) -> None:
     stores = run.stores(stage)
-    if not stores:
+    if not stores or any(outdated(run, stores)):
         stores = create_stores(run, stage, plan_stage(run, stage))
+        # Of an earlier plan, if there is one.
+        run.report.unlink(missing_ok=True)
     state = stage_state(run, stage, stores)
     if state.sealed:
         return

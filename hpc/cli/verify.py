@@ -23,6 +23,7 @@ def verify(
 
     Example: `gradenc verify --deep demo/run`
     """
+    from hpc.explain import outdated
     from storage_schemas.commit import problems
     from storage_schemas.run import stores_problems
     from storage_schemas.seal import claimed_units, run_digest
@@ -38,6 +39,7 @@ def verify(
         wanted = claimed_units(store)
         checked += len(wanted)
         found += [p for unit in wanted for p in problems(store, unit, deep=deep)]
+    found += outdated(folder, stores)
     if found:
         _fail(console, run, found)
     console.print(f"{checked} committed unit(s) in {len(stores)} store(s) are whole.")

@@ -60,8 +60,14 @@ class RunFolder:
         return self.path / "report.html"
 
     def stores(self, stage: str) -> list[Store]:
-        """Open the stores of a stage that has been planned; empty before that."""
-        return run_stores(self.path, stage)
+        """Open the stores of a stage that has been planned; empty before that.
+
+        Empty, too, if one of them was deleted: then the stage is planned again.
+        """
+        try:
+            return run_stores(self.path, stage)
+        except FileNotFoundError:
+            return []
 
     def record(self, stage: str, stores: Sequence[Store]) -> None:
         """Record a stage's stores in run.json."""

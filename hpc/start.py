@@ -36,7 +36,7 @@ def start(study: Study, path: Path) -> RunFolder:
         else:
             # Asked for again: units that failed, or whose tasks were killed, get new tries.
             run.next_round()
-        if not run.stores("ingest"):
+        if not (run.stores("prepare") and run.stores("ingest")):
             create_stores(run, "prepare", prepare_plans(study, resolved))
             create_stores(run, "ingest", ingest_plans(resolved, subjects))
     return run

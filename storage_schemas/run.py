@@ -12,6 +12,7 @@ import xarray as xr
 
 from storage_schemas import files
 from storage_schemas.commit import committed_units
+from storage_schemas.frame import frame_problems, mend_frame
 from storage_schemas.identity import canonical_json
 from storage_schemas.schemas import FORMAT_VERSION
 from storage_schemas.store import Store
@@ -106,6 +107,34 @@ def run_stores(path: Path, stage: str) -> list[Store]:
         Store.open(Path(path) / run["root"] / entry["store"]).named(entry["label"], entry["names"])
         for entry in run["stores"].get(stage, [])
     ]
+
+
+def stores_problems(path: Path) -> list[str]:
+    """Return what is wrong with a run's stores apart from their units: lost or damaged metadata."""
+    folders = _folders(path)
+    lost = [
+        f"store {folder} is gone; run `gradenc resume RUN`"
+        for folder in folders
+        if not folder.is_dir()
+    ]
+    return lost + [problem for folder in folders for problem in frame_problems(folder)]
+
+
+def mend_stores(path: Path) -> list[str]:
+    """Put back plans, metadata and coordinates of a run's stores; return the files.
+
+    Raises
+    ------
+    ValueError
+        If a store's copy of them is damaged.
+    """
+    return [str(folder / name) for folder in _folders(path) for name in mend_frame(folder)]
+
+
+def _folders(path: Path) -> list[Path]:
+    run = read_run(path)
+    listed = (entry["store"] for stage in run["stores"].values() for entry in stage)
+    return [Path(path) / run["root"] / reference for reference in listed]
 
 
 def open_run(path: Path, partial: bool = False) -> xr.DataTree:

@@ -1,8 +1,8 @@
 """Outputs of SLURM's commands, recorded on a real cluster (version 22.05).
 
 The first line of a recording is the command, a last one that begins with `#` its exit code and what
-it wrote to stderr. Those in `slurm/recorded/by_hand` are written from the manual, for states that a
-cluster without cgroups cannot produce.
+it wrote to stderr. Those in `slurm/recorded/by_hand` are written from the manual, for states that
+such a cluster cannot produce.
 """
 
 import re

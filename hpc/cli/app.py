@@ -5,7 +5,20 @@ import sys
 import typer
 from rich.console import Console
 
-from hpc.cli import demo, explain, init, logs, plan, query, report, space, status, submit, verify
+from hpc.cli import (
+    cluster,
+    demo,
+    explain,
+    init,
+    logs,
+    plan,
+    query,
+    report,
+    space,
+    status,
+    submit,
+    verify,
+)
 
 app = typer.Typer(
     name="gradenc",
@@ -30,6 +43,7 @@ app.command()(explain.why)
 app.command()(explain.explain)
 app.command()(space.du)
 app.command()(space.gc)
+app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:

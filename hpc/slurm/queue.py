@@ -8,7 +8,7 @@ from datetime import datetime
 from hpc.slurm.accounting import accounting
 from hpc.slurm.client import SlurmUnavailable, run
 from hpc.slurm.jobs import Job
-from hpc.slurm.words import ending, gpus, job_ids, memory_per_node, resources, seconds, state
+from hpc.slurm.words import ending, gpus, job_ids, memory_per_node, resources, row, seconds, state
 
 # The name comes last because it alone may hold the separator.
 FIELDS = (
@@ -105,21 +105,21 @@ def _newer(queued: Job, remembered: Job) -> Job:
 
 
 def _jobs(line: str) -> list[Job]:
-    row = dict(zip(FIELDS, line.split("|", len(FIELDS) - 1), strict=True))
-    amounts = resources(row["tres-alloc"])
-    exit_code, signal = _ending(int(row["exit_code"]))
+    own = row(line, FIELDS)
+    amounts = resources(own["tres-alloc"])
+    exit_code, signal = _ending(int(own["exit_code"]))
     job = Job(
-        job_id=row["JobArrayID"],
-        name=row["Name"].removesuffix("|"),
-        state=state(row["State"]),
-        reason="" if row["Reason"] == "None" else row["Reason"],
-        user=row["UserName"],
-        node=row["NodeList"],
+        job_id=own["JobArrayID"],
+        name=own["Name"].removesuffix("|"),
+        state=state(own["State"]),
+        reason="" if own["Reason"] == "None" else own["Reason"],
+        user=own["UserName"],
+        node=own["NodeList"],
         exit_code=exit_code,
         signal=signal,
-        restarts=int(row["RestartCnt"]),
-        elapsed_s=seconds(row["TimeUsed"]) or 0.0,
-        limit_s=seconds(row["TimeLimit"]),
+        restarts=int(own["RestartCnt"]),
+        elapsed_s=seconds(own["TimeUsed"]) or 0.0,
+        limit_s=seconds(own["TimeLimit"]),
         cpus=int(amounts.get("cpu", 0)),
         gpus=gpus(amounts),
         requested_memory=memory_per_node(amounts),

@@ -8,7 +8,7 @@ from datetime import datetime
 from hpc.slurm.accounting import accounting
 from hpc.slurm.client import SlurmUnavailable, run
 from hpc.slurm.jobs import Job
-from hpc.slurm.words import ending, gpus, job_ids, memory_per_node, resources, seconds, state
+from hpc.slurm.words import ending, gpus, job_ids, memory_per_node, resources, row, seconds, state
 
 # The name comes last because it alone may hold the separator.
 FIELDS = (
@@ -66,7 +66,8 @@ def jobs_of(names: Sequence[str], ids: Sequence[str], since: datetime) -> dict[s
     Returns
     -------
     dict
-        Job id (``123``, ``123_4``) -> job. One that nobody remembers is absent.
+        Job id (``123``, ``123_4``) -> job. One that nobody remembers is absent; so is a task of an
+        array that was cancelled by itself before it began, of which SLURM keeps no trace.
 
     Raises
     ------
@@ -97,27 +98,28 @@ def cancel(ids: Sequence[str]) -> None:
 
 
 def _newer(queued: Job, remembered: Job) -> Job:
-    """Return accounting's word on a job that has ended; if it is back in the queue, the queue's."""
+    """Return accounting's word on a job once it has all of it, unless the job is queued again."""
+    complete = remembered.cpu_s is not None and not queued.alive
     restarts = max(queued.restarts, remembered.restarts)
-    return replace(queued if queued.alive else remembered, restarts=restarts)
+    return replace(remembered if complete else queued, restarts=restarts)
 
 
 def _jobs(line: str) -> list[Job]:
-    row = dict(zip(FIELDS, line.split("|", len(FIELDS) - 1), strict=True))
-    amounts = resources(row["tres-alloc"])
-    exit_code, signal = _ending(int(row["exit_code"]))
+    own = row(line, FIELDS)
+    amounts = resources(own["tres-alloc"])
+    exit_code, signal = _ending(int(own["exit_code"]))
     job = Job(
-        job_id=row["JobArrayID"],
-        name=row["Name"].removesuffix("|"),
-        state=state(row["State"]),
-        reason="" if row["Reason"] == "None" else row["Reason"],
-        user=row["UserName"],
-        node=row["NodeList"],
+        job_id=own["JobArrayID"],
+        name=own["Name"].removesuffix("|"),
+        state=state(own["State"]),
+        reason="" if own["Reason"] == "None" else own["Reason"],
+        user=own["UserName"],
+        node=own["NodeList"],
         exit_code=exit_code,
         signal=signal,
-        restarts=int(row["RestartCnt"]),
-        elapsed_s=seconds(row["TimeUsed"]) or 0.0,
-        limit_s=seconds(row["TimeLimit"]),
+        restarts=int(own["RestartCnt"]),
+        elapsed_s=seconds(own["TimeUsed"]) or 0.0,
+        limit_s=seconds(own["TimeLimit"]),
         cpus=int(amounts.get("cpu", 0)),
         gpus=gpus(amounts),
         requested_memory=memory_per_node(amounts),

@@ -7,11 +7,13 @@ from rich.console import Console
 
 from hpc.cli import (
     demo,
+    doctor,
     drill,
     explain,
     init,
     logs,
     plan,
+    profile,
     query,
     report,
     space,
@@ -19,6 +21,7 @@ from hpc.cli import (
     submit,
     verify,
 )
+from hpc.slurm.client import SlurmUnavailable
 
 app = typer.Typer(
     name="gradenc",
@@ -30,7 +33,9 @@ app = typer.Typer(
 )
 app.command()(init.init)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
 app.command()(drill.drill)
+app.add_typer(profile.app, name="profile")
 app.command()(plan.plan)
 app.command()(submit.submit)
 app.command()(status.status)
@@ -50,7 +55,7 @@ def main() -> None:
     """Run the command; a refused input ends with one message and exit status 1."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SlurmUnavailable) as error:
         Console(stderr=True, highlight=False).print(
             f"[red]error:[/red] {_escape(str(error))}", soft_wrap=True
         )

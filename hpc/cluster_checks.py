@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from hpc.findings import Finding, Level, failure, ok, warning
 from hpc.overrides import did_you_mean
@@ -9,7 +10,7 @@ from hpc.profile import STAGES, Profile, StageProfile
 from hpc.slurm import cluster_info
 from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.cluster_info import Association, Node, Partition
-from hpc.slurm.limits import limits
+from hpc.slurm.limits import Limits, limits
 from hpc.slurm.options import sbatch_options
 
 
@@ -23,6 +24,8 @@ class Cluster:
     default_account: str
     enforced: bool
     """whether SLURM refuses jobs of accounts that accounting does not know"""
+    limits: Callable[[str, str | None, str | None], Limits]
+    """of a partition, account and QOS"""
 
     @property
     def accounts(self) -> list[str]:
@@ -45,7 +48,7 @@ def check_cluster(profile: Profile) -> list[Finding]:
     accounts, about_accounts = _accounts()
     enforced = "associations" in _enforcement(config)
     found = [finding.at("login node") for finding in (*found, *about_accounts)]
-    cluster = Cluster(partitions, *accounts, enforced)
+    cluster = Cluster(partitions, *accounts, enforced, cache(limits))
     return found + merged(
         finding.at(stage)
         for stage in STAGES
@@ -102,9 +105,11 @@ def check_stage(how: StageProfile, cluster: Cluster) -> list[Finding]:
         *_availability(partition),
         *_size(how, partition),
         *_permission(how, partition, cluster),
-        *_allowance(how, partition),
+        *_allowance(how, cluster.limits(partition.name, how.account, how.qos), partition.name),
     ]
-    if not any(finding.level is Level.FAILURE for finding in found):
+    # Of a partition that is down altogether sbatch only says that there are no such nodes.
+    in_use = any(node.usable for node in partition.nodes)
+    if in_use and not any(finding.level is Level.FAILURE for finding in found):
         found.append(_ask_sbatch(how, partition))
     return found
 
@@ -203,12 +208,11 @@ def _permission(how: StageProfile, partition: Partition, cluster: Cluster) -> It
         yield failure("qos", sentence, "set another qos, or another partition")
 
 
-def _allowance(how: StageProfile, partition: Partition) -> Iterator[Finding]:
+def _allowance(how: StageProfile, allowed: Limits, partition: str) -> Iterator[Finding]:
     """Compare with the limits of partition, account and QOS together."""
-    allowed = limits(partition.name, how.account, how.qos)
     minutes = None if allowed.max_time_s is None else int(allowed.max_time_s // 60)
     if minutes is not None and how.timeout_minutes > minutes:
-        whose = f"partition {partition.name} with your account and QOS"
+        whose = f"partition {partition} with your account and QOS"
         sentence = f"timeout_minutes = {how.timeout_minutes}: {whose} allows {minutes}"
         remedy = f"set timeout_minutes = {minutes}; unfinished units are submitted again"
         yield failure("time", sentence, remedy)

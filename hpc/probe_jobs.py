@@ -2,10 +2,14 @@
 
 import platform
 import shutil
+import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from uuid import uuid4
 
 from hpc.findings import Finding, failure, ok, warning
@@ -24,6 +28,8 @@ MEMORY_GB = 4.0
 MINUTES = 10
 ASK_S = 3.0
 """How often SLURM is asked for the probes' states."""
+END_S = 60.0
+"""How long cancelled probes may take to end."""
 GRACE_S = 15.0
 """How long the report of a job that has ended may take to appear here."""
 SKEW_S = 30.0
@@ -69,7 +75,7 @@ def check_nodes(
     name = home.name.removeprefix(".")
     probes: list[Probe] = []
     found: list[Finding] = []
-    with hold(home / "held"):
+    with hold(home / "held"), _ended_in_order():
         try:
             for number, (how, stages) in enumerate(surroundings(profile).items()):
                 probe = _submit(stages, how, home / str(number), name)
@@ -79,10 +85,25 @@ def check_nodes(
                     probes.append(probe)
             found += _attend(probes, name, limit_s, progress)
         finally:
-            _end(probes, name)
+            _end(name)
     if all(probe.found for probe in probes):
         shutil.rmtree(home)
     return found
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let the signals that end a session (a closed terminal) end it as ctrl-C does."""
+    before = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def surroundings(profile: Profile) -> dict[StageProfile, tuple[str, ...]]:
@@ -210,7 +231,9 @@ def _explain(probe: Probe, limit_s: float) -> Finding:
     if probe.state is not None and probe.state.alive:
         return _explain_waiting(probe.job_id, probe.state, limit_s)
     lines = probe.log.read_text(errors="replace").splitlines() if probe.log.exists() else []
-    lines = [line.strip() for line in lines if line.strip() and not line.startswith("srun: ")]
+    lines = [line.strip() for line in lines if line.strip()]
+    # srun has the last word on whatever ended its task, but does not know why.
+    lines = [line for line in lines if not line.startswith("srun: ")] or lines
     failed = next((i for i, line in enumerate(lines) if line.startswith(SETUP_FAILED)), None)
     if failed is not None:
         line = lines[failed].removeprefix(SETUP_FAILED)
@@ -243,11 +266,15 @@ def _explain_waiting(job_id: str, job: Job, limit_s: float) -> Finding:
     return failure("queue", sentence, remedy)
 
 
-def _end(probes: Sequence[Probe], name: str) -> None:
-    """Cancel whatever is left, and wait until nothing writes to the probes' folders any more."""
-    if not probes:
-        return
-    cancel([probe.job_id for probe in probes])
-    end = time.monotonic() + 60
-    while any(job.alive for job in queue([name])) and time.monotonic() < end:
+def _end(name: str) -> None:
+    """Cancel whatever is left, and wait until nothing writes to the probes' folders any more.
+
+    By name, since a job may have been started whose id did not arrive here.
+    """
+    end = time.monotonic() + END_S
+    while time.monotonic() < end:
+        left = [job.job_id for job in queue([name]) if job.alive]
+        if not left:
+            return
+        cancel(left)
         time.sleep(1)

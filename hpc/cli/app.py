@@ -11,6 +11,7 @@ from hpc.cli import (
     doctor,
     drill,
     explain,
+    fetch,
     init,
     logs,
     plan,
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command()(init.init)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+app.command()(fetch.fetch)
 app.command()(drill.drill)
 app.add_typer(profile.app, name="profile")
 app.command()(plan.plan)

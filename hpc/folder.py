@@ -114,7 +114,8 @@ class RunFolder:
 
     def keep_profile(self, profile: Profile) -> None:
         """Keep a profile for whoever advances the run when nobody is logged in."""
-        replace(self.path / "profile.json", canonical_json(profile.model_dump(mode="json", exclude_unset=True)))
+        given = profile.model_dump(mode="json", exclude_unset=True)
+        replace(self.path / "profile.json", canonical_json(given))
 
     def cancel(self) -> None:
         """Submit nothing more until the user resumes the run."""

@@ -17,6 +17,7 @@ FIELDS = (
     "NodeList",
     "ExitCode",
     "Submit",
+    "End",
     "ElapsedRaw",
     "Timelimit",
     "TotalCPU",
@@ -101,9 +102,10 @@ def _newest(job_id: str, runs: list[list[Row]]) -> Job:
         requested_memory=memory_per_node(amounts),
         cancelled_by=row["State"].partition(" by ")[2],
     )
-    if job.alive:  # its time used is not known yet
+    # An end without its time is half a record: the rest follows when slurmdbd was away.
+    if job.alive or row["End"] == "Unknown":
         return job
-    # Its reason is still why it once waited.
+    # The reason is still why it once waited.
     return replace(job, reason="", cpu_s=seconds(row["TotalCPU"]))
 
 

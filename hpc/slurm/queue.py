@@ -66,7 +66,8 @@ def jobs_of(names: Sequence[str], ids: Sequence[str], since: datetime) -> dict[s
     Returns
     -------
     dict
-        Job id (``123``, ``123_4``) -> job. One that nobody remembers is absent.
+        Job id (``123``, ``123_4``) -> job. One that nobody remembers is absent; so is a task of an
+        array that was cancelled by itself before it began, of which SLURM keeps no trace.
 
     Raises
     ------
@@ -97,9 +98,10 @@ def cancel(ids: Sequence[str]) -> None:
 
 
 def _newer(queued: Job, remembered: Job) -> Job:
-    """Return accounting's word on a job that has ended; if it is back in the queue, the queue's."""
+    """Return accounting's word on a job once it has all of it, unless the job is queued again."""
+    complete = remembered.cpu_s is not None and not queued.alive
     restarts = max(queued.restarts, remembered.restarts)
-    return replace(queued if queued.alive else remembered, restarts=restarts)
+    return replace(remembered if complete else queued, restarts=restarts)
 
 
 def _jobs(line: str) -> list[Job]:

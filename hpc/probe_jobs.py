@@ -16,6 +16,7 @@ from hpc.findings import Finding, failure, ok, warning
 from hpc.folder_checks import hold
 from hpc.probe import POLL_S, Request, run_probe
 from hpc.profile import STAGES, Profile, StageProfile
+from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.jobs import Job, State
 from hpc.slurm.options import SETUP_FAILED, sbatch_options
 from hpc.slurm.queue import cancel, queue
@@ -134,8 +135,6 @@ def _small(how: StageProfile) -> StageProfile:
 
 
 def _submit(stages: tuple[str, ...], how: StageProfile, folder: Path, name: str) -> Probe | Finding:
-    from submitit.core.utils import FailedJobError
-
     folder.mkdir()
     request = Request(
         version=code_version(),
@@ -149,9 +148,8 @@ def _submit(stages: tuple[str, ...], how: StageProfile, folder: Path, name: str)
     try:
         arguments = (str(folder.resolve()), request)
         job_id = start_job(name, folder / "log", run_probe, arguments, how)
-    except FailedJobError as error:
-        words = str(error).strip().splitlines()[-1]
-        return failure("probe", f"its probe was refused: {words}", "see the findings above")
+    except SlurmUnavailable as error:
+        return failure("probe", str(error), "see what was found of these stages above")
     return Probe(stages, how, folder, job_id)
 
 

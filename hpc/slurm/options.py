@@ -39,7 +39,9 @@ def _lines(how: StageProfile) -> Iterator[str]:
     yield from how.setup
     if how.scratch is not None:
         yield f'export TMPDIR="{how.scratch}"'
-        yield 'mkdir -p "$TMPDIR"'
+        # These lines are run on the first node only, steps of srun on all.
+        everywhere = f"srun --ntasks={how.nodes} --ntasks-per-node=1 " if how.nodes > 1 else ""
+        yield f'{everywhere}mkdir -p "$TMPDIR"'
 
 
 def _stop_unless_done(line: str) -> str:

@@ -28,7 +28,7 @@ START_S = 180
 
 
 def on_ranks(work: Callable[[Client], None], submission: Path, interface: str | None) -> None:
-    """Serve as the scheduler or a worker until the cluster is closed, or call `work` as the client."""
+    """Serve as scheduler or worker until the cluster is closed, or call `work` as the client."""
     logging.getLogger("distributed").setLevel(logging.WARNING)
     try:
         ranks = _Ranks(_folder(submission), interface)

@@ -1,6 +1,6 @@
 """What holds of units on Dask wherever its workers are.
 
-Run by `test_dask.py` beside this file on this machine, and by `tests/slurm/test_dask.py` on a SLURM.
+Run by `test_dask.py` beside this file on this machine, by `tests/slurm/test_dask.py` on a SLURM.
 """
 
 import time

@@ -111,7 +111,7 @@ def test_workers_that_do_not_see_the_stores_are_refused(
     own_scheduler: Callable[..., Any], tiny_run: tuple[Any, Any], tmp_path: Path
 ) -> None:
     address = own_scheduler().scheduler_address
-    with pytest.raises(DaskError, match="does not see .*elsewhere"):
+    with pytest.raises(DaskError, match=r"does not see .*elsewhere"):
         run_at(address, *tiny_run, root=tmp_path / "elsewhere")
 
 
@@ -163,7 +163,7 @@ def test_an_address_where_nobody_answers(
     tiny_run: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(on_dask.SETTINGS, "distributed.comm.timeouts.connect", "1s")
-    with pytest.raises(DaskError, match="no Dask scheduler answers at tcp://127.0.0.1:9"):
+    with pytest.raises(DaskError, match=r"no Dask scheduler answers at tcp://127\.0\.0\.1:9"):
         run_at("tcp://127.0.0.1:9", *tiny_run)
 
 

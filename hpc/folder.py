@@ -98,13 +98,23 @@ class RunFolder:
         """The command that is told when the run is complete or needs the user."""
         return self._state().notify
 
+    @property
+    def pilot(self) -> bool:
+        """Whether a unit of each kind is made before the others are submitted."""
+        return self._state().pilot
+
+    @property
+    def max_gpu_hours(self) -> float | None:
+        """How many GPU hours the run may hold in all."""
+        return self._state().max_gpu_hours
+
     def profile(self) -> Profile:
         """Return the profile that the run was last submitted or resumed with."""
         return Profile.model_validate_json((self.path / "profile.json").read_bytes())
 
     def keep_profile(self, profile: Profile) -> None:
         """Keep a profile for whoever advances the run when nobody is logged in."""
-        replace(self.path / "profile.json", canonical_json(profile.model_dump(mode="json")))
+        replace(self.path / "profile.json", canonical_json(profile.model_dump(mode="json", exclude_unset=True)))
 
     def cancel(self) -> None:
         """Submit nothing more until the user resumes the run."""
@@ -134,3 +144,5 @@ class Wishes(BaseModel):
     cancelled: bool = False
     dask: str | None = None
     notify: str | None = None
+    pilot: bool = False
+    max_gpu_hours: float | None = None

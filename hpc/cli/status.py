@@ -9,7 +9,7 @@ from rich.table import Table
 from hpc.cli.arguments import AsJson, RunPath
 from hpc.folder import RunFolder
 from hpc.state import StageState, run_state
-from hpc.submissions import given_up, reason
+from hpc.submissions import given_up
 
 
 def status(run: RunPath, as_json: AsJson = False) -> None:
@@ -33,10 +33,10 @@ def status(run: RunPath, as_json: AsJson = False) -> None:
                 highlight=False,
                 soft_wrap=True,
             )
-        last = given_up(folder, state.stage)
-        if last and state.count("pending"):
+        why_not = given_up(folder, state.stage)
+        if why_not and state.count("pending"):
             console.print(
-                f"[red]{state.stage}:[/red] {reason(last)}; then `gradenc resume {run}`",
+                f"[red]{state.stage}:[/red] {why_not}; then `gradenc resume {run}`",
                 highlight=False,
                 soft_wrap=True,
             )

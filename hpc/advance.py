@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 
 from rich.progress import track
 
+from hpc.budget import fitted, measured, over_budget, pilots
 from hpc.claims import claimed_by_others
 from hpc.escalate import escalated
 from hpc.folder import RunFolder
@@ -16,7 +17,7 @@ from hpc.outcomes import settle
 from hpc.profile import Profile
 from hpc.state import StageState, is_complete, is_stuck, run_state, stage_state
 from hpc.store_plan import StorePlan
-from hpc.submissions import given_up, unsettled
+from hpc.submissions import decide, given_up, unsettled
 from hpc.submit import How, submit
 from hpc.tasks import tasks_of
 from jobs.runner import Item
@@ -92,6 +93,14 @@ def _submit_missing(run: RunFolder, state: StageState, profile: Profile) -> None
         asked = escalated(run, state.stage, profile.stage(state.stage))
         if asked is None:
             return
+        if run.pilot or run.max_gpu_hours is not None:
+            seconds = measured(run.stores(state.stage))
+            if first := pilots(missing, seconds):
+                missing = first
+            elif sentence := over_budget(run, state.stage, asked, missing, seconds):
+                decide(run, state.stage, sentence)
+                return
+            asked = fitted(asked, missing, seconds)
         engine = ENGINES.get(state.stage, "serial")
         submit(run, state.stage, missing, How(profile.scheduler, asked, engine, run.dask))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from hpc.folder import RunFolder
 from hpc.state import UnitState, run_state, stage_state
-from hpc.submissions import given_up, reason, unsettled
+from hpc.submissions import given_up, unsettled
 from jobs.spec import STAGES
 from storage_schemas.attempts import attempts_of, is_alive
 from storage_schemas.commit import problems
@@ -140,8 +140,8 @@ def _next_step(run: RunFolder, stage: str, state: UnitState) -> str:
         return (
             f"it will not run by itself: it failed ({state.error}); mend the cause, then {resume}"
         )
-    if last := given_up(run, stage):
-        return f"it will not run by itself: {reason(last)}; {resume}"
+    if why_not := given_up(run, stage):
+        return f"it will not run by itself: {why_not}; {resume}"
     if any(submission.stage == stage for submission in unsettled(run)):
         return "it will run: tasks of its stage are at work or in the queue"
     return f"it will run when the run is next driven: {resume}"

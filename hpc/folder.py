@@ -98,6 +98,16 @@ class RunFolder:
         """The command that is told when the run is complete or needs the user."""
         return self.wishes.notify
 
+    @property
+    def pilot(self) -> bool:
+        """Whether a unit of each kind is made before the others are submitted."""
+        return self.wishes.pilot
+
+    @property
+    def max_gpu_hours(self) -> float | None:
+        """How many GPU hours the run may hold in all."""
+        return self.wishes.max_gpu_hours
+
     def profile(self) -> Profile:
         """Return the profile that the run was last submitted or resumed with."""
         return Profile.model_validate_json((self.path / "profile.json").read_bytes())
@@ -149,6 +159,8 @@ class Wishes(BaseModel):
     cancelled: bool = False
     dask: str | None = None
     notify: str | None = None
+    pilot: bool = False
+    max_gpu_hours: float | None = None
 
     def renewals(self, names: Set[str], since: int = 0) -> int:
         """Return how many rounds after `since` were for a unit that goes by these names."""

@@ -1,6 +1,7 @@
 """How submissions ended: written once, while the scheduler still remembers."""
 
 from collections.abc import Iterable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ def _jobs(submission: Submission, tasks: Iterable[Task]) -> dict[str, Job]:
     from hpc.slurm.queue import jobs_of
 
     ids = [record["job_id"] for record in submission.jobs or ()]
-    since = (submission.path / "units.json").stat().st_mtime
+    since = datetime.fromtimestamp((submission.path / "units.json").stat().st_mtime)
     return jobs_of([submission.name], ids, since)
 
 

@@ -4,18 +4,43 @@ A profile is a TOML file, shipped in the package `slurm_profiles` or a lab's own
 hold for every stage that does not set them itself.
 """
 
+import re
 import tomllib
+from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from hpc.overrides import did_you_mean, refusals
+from hpc.overrides import did_you_mean, given, refusals
+
+
+def _filled_in(what: str) -> AfterValidator:
+    """Refuse the `<placeholder>` that an example leaves to the user."""
+
+    def check(value: str) -> str:
+        if re.search(r"<\w[\w ]*\w>", value):
+            raise ValueError(f"{what} of your cluster; this is still the example's placeholder")
+        return value
+
+    return AfterValidator(check)
+
+
+def _one_word(value: str) -> str:
+    """Refuse what would end a line of a batch file early."""
+    if re.search(r"\s", value):
+        raise ValueError("a name without spaces")
+    return value
+
 
 Count = Annotated[int, Field(strict=True, ge=1)]
+Gigabytes = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
+Name = Annotated[Text, _filled_in("a name"), AfterValidator(_one_word)]
+Folder = Annotated[Text, _filled_in("a folder")]
+Command = Annotated[Text, _filled_in("a command")]
 
 
 class ProfileError(ValueError):
@@ -41,15 +66,15 @@ class StageProfile(_Section):
     """Dask worker processes inside a task on this machine, for stages that use them"""
     units_per_task: Count | None = None
     """slurm: units that one task of an array is given; default: all, divided by `slots`"""
-    partition: Text | None = None
+    partition: Name | None = None
     """slurm: partition"""
-    account: Text | None = None
+    account: Name | None = None
     """slurm: account that is charged"""
-    qos: Text | None = None
+    qos: Name | None = None
     """slurm: quality of service"""
-    constraint: Text | None = None
+    constraint: Name | None = None
     """slurm: features that a node must have, e.g. one type of GPU"""
-    exclude: Text | None = None
+    exclude: Name | None = None
     """slurm: nodes not to use"""
     nodes: Count = 1
     """slurm: nodes of one task"""
@@ -57,16 +82,28 @@ class StageProfile(_Section):
     """slurm: processes on each node; with GPUs, each is bound to its own"""
     gpus_per_node: Annotated[int, Field(strict=True, ge=0)] = 0
     """slurm: GPUs on each node"""
-    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    memory_gb: Gigabytes | None = None
     """slurm: memory of each node (GB); default: the partition's"""
-    max_memory_gb: Annotated[float, Field(gt=0)] | None = None
+    max_memory_gb: Gigabytes | None = None
     """slurm: to how much memory a node is raised after a kill for memory; default: not at all"""
-    setup: tuple[Text, ...] = ()
+    setup: tuple[Command, ...] = ()
     """slurm: shell lines before the processes start (modules, conda, container)"""
-    scratch: Text | None = None
+    scratch: Folder | None = None
     """slurm: folder on the node for temporary files, as the node's shell expands it"""
-    dask_interface: Text | None = None
+    dask_interface: Name | None = None
     """slurm: network interface of Dask between nodes, e.g. ib0; default: the host's own"""
+
+    @property
+    def ranks(self) -> int:
+        """Processes of one task, over all its nodes."""
+        return self.nodes * self.ranks_per_node
+
+
+class GateProfile(StageProfile):
+    """How the gate is run."""
+
+    timeout_minutes: Count = 15
+    """a gate that runs longer is ended (minutes); the next one goes on"""
 
 
 class Profile(_Section):
@@ -86,7 +123,7 @@ class Profile(_Section):
     """ridge regression"""
     compare: StageProfile = StageProfile()
     """hierarchy comparisons"""
-    gate: StageProfile = StageProfile(timeout_minutes=15)
+    gate: GateProfile = GateProfile()
     """slurm: the small job that looks after the stages when nobody is logged in"""
 
     def stage(self, name: str) -> StageProfile:
@@ -94,20 +131,16 @@ class Profile(_Section):
         profile: StageProfile = getattr(self, name)
         return profile
 
-    @model_validator(mode="after")
-    def _slurm_keys_need_slurm(self) -> "Profile":
-        if self.scheduler == "slurm":
-            return self
-        for stage in (
-            name for name in type(self).model_fields if name not in ("name", "scheduler")
-        ):
-            for key in self.stage(stage).model_fields_set & SLURM_KEYS:
-                raise ValueError(
-                    f'{stage}.{key}: only for scheduler = "slurm"; this profile\'s is '
-                    f'"{self.scheduler}"'
-                )
-        return self
 
+class _ProfileFile(Profile):
+    """A profile as it is written."""
+
+    common: StageProfile = StageProfile()
+    """keys of every stage that does not set them itself"""
+
+
+STAGES = tuple(name for name in Profile.model_fields if name not in ("name", "scheduler"))
+"""Stages that a profile says something about; the gate is one of them."""
 
 SLURM_KEYS = {
     name
@@ -125,20 +158,63 @@ def load_profile(name: str) -> Profile:
     ProfileError
         With a line for every problem: file, key, value, what is accepted.
     """
-    data = _with_common(_read(_locate(name), name))
+    data = _read(_locate(name), name)
     try:
-        return Profile.model_validate(data)
+        _ProfileFile.model_validate(data)
     except ValidationError as error:
-        raise ProfileError("\n".join(refusals(error, Profile, data, name))) from error
+        raise ProfileError("\n".join(refusals(error, _ProfileFile, data, name))) from error
+    profile = Profile.model_validate(_with_common(data))
+    lines = dict.fromkeys(
+        f"{name}: {_place(data, stage, key)}: given {given(getattr(profile.stage(stage), key))}; "
+        f"accepted: {accepted}"
+        for stage in STAGES
+        for key, accepted in _misfits(profile, stage)
+    )
+    if lines:
+        raise ProfileError("\n".join(lines))
+    return profile
 
 
 def _with_common(data: dict[str, Any]) -> dict[str, Any]:
     """Give every stage the keys of `[common]` that it does not set itself."""
-    common = data.pop("common", {})
-    if not isinstance(common, dict) or not common:
-        return data
-    stages = [name for name in Profile.model_fields if name not in ("name", "scheduler")]
-    return data | {stage: {**common, **data.get(stage, {})} for stage in stages}
+    common = data.get("common", {})
+    own = {key: value for key, value in data.items() if key != "common"}
+    return own | {stage: {**common, **data.get(stage, {})} for stage in STAGES}
+
+
+def _place(data: dict[str, Any], stage: str, key: str) -> str:
+    """Return where the file sets a key of a stage."""
+    in_common = key in data.get("common", {}) and key not in data.get(stage, {})
+    return f"common.{key}" if in_common else f"{stage}.{key}"
+
+
+def _misfits(profile: Profile, stage: str) -> Iterator[tuple[str, str]]:
+    """Yield (key, what would be accepted) where the keys of a stage do not go together."""
+    how = profile.stage(stage)
+    if profile.scheduler != "slurm":
+        for key in sorted(how.model_fields_set & SLURM_KEYS):
+            yield key, 'only with scheduler = "slurm"'
+        return
+    if how.max_memory_gb is not None and how.memory_gb is None:
+        yield "max_memory_gb", "only beside memory_gb, which it raises"
+    elif how.max_memory_gb is not None and how.max_memory_gb < (how.memory_gb or 0):
+        yield "max_memory_gb", "at least memory_gb, which it raises"
+    if how.ranks_per_node > how.gpus_per_node > 0:
+        yield "ranks_per_node", f"at most gpus_per_node ({how.gpus_per_node}), one GPU for each"
+    if stage == "gate" and how.ranks > 1:
+        key = "nodes" if how.nodes > 1 else "ranks_per_node"
+        yield key, "1 for the gate, which is one process"
+    if stage == "encode":
+        yield from _dask_misfits(how)
+
+
+def _dask_misfits(how: StageProfile) -> Iterator[tuple[str, str]]:
+    if how.ranks == 2:
+        key = "nodes" if how.nodes > 1 else "ranks_per_node"
+        what = "it starts dask_workers itself), or 3 and more (Dask's scheduler, client and workers"
+        yield key, f"1 rank in all ({what})"
+    if how.ranks > 2 and how.dask_workers > 1:
+        yield "dask_workers", f"1, since {how.ranks - 2} of the {how.ranks} ranks are the workers"
 
 
 def _locate(name: str) -> Traversable:

@@ -15,7 +15,7 @@ from typing import Any
 from hpc.folder import RunFolder
 from hpc.slurm.jobs import Job, State
 from hpc.state import StageState, is_complete, is_stuck, run_state
-from hpc.submissions import Submission, given_up, reason, submissions
+from hpc.submissions import Submission, given_up, submissions
 from hpc.tasks import Task, tasks_among
 from hpc.triage import FailureClass, fingerprint
 from storage_schemas.store import Store
@@ -188,7 +188,6 @@ def _stage(
     waiting = [task.job for task in alive if task.job and task.job.state in WAITING]
     rate = _units_per_hour(run, state, own) if alive or state.count("running") else None
     left = state.count("pending") + state.count("running")
-    last = None if state.complete else given_up(run, state.stage)
     return StageSight(
         state,
         len(alive) - len(waiting),
@@ -196,7 +195,7 @@ def _stage(
         rate,
         time.time() + left / rate * 3600 if rate and left else None,
         _gpu_hours(own, alive),
-        reason(last) if last else None,
+        None if state.complete else given_up(run, state.stage),
     )
 
 

@@ -28,7 +28,6 @@ class Submission:
         jobs.json      written when the scheduler has taken it: the job of every task
         halt.json      written by a task: why no task of it should go on
         outcome.json   written when none of its tasks is left: how each ended
-        decision.json  written instead of a next submission: what the user must decide
     """
 
     path: Path
@@ -70,11 +69,6 @@ class Submission:
         return read_json(self.path / "halt.json")
 
     @property
-    def decision(self) -> dict[str, Any] | None:
-        """What the user must decide before more is submitted, if it came to that."""
-        return read_json(self.path / "decision.json")
-
-    @property
     def outcome(self) -> dict[str, Any] | None:
         """How its tasks ended; None while one may be alive."""
         return read_json(self.path / "outcome.json")
@@ -106,33 +100,41 @@ def of_round(run: RunFolder, stage: str) -> list[Submission]:
     return [s for s in submissions(run) if (s.stage, s.round) == (stage, run.round)]
 
 
-def given_up(run: RunFolder, stage: str) -> Submission | None:
-    """Return the stage's last submission if nothing more is submitted before the user asks.
+def given_up(run: RunFolder, stage: str) -> str | None:
+    """Say why nothing more is submitted of a stage before the user asks, or None if it is.
 
-    Either a task of it said that none should go on, or a row of submissions has brought no commit.
-    (Where tasks end before they begin a unit, no attempt tells why, and only this stops the run.)
+    It came to a decision; or a task of the last submission said that none should go on; or a row of
+    submissions has brought no commit. (Where tasks end before they begin a unit, no attempt tells
+    why, and only this stops the run.)
     """
+    if decision := read_json(_decision(run, stage)):
+        return str(decision["sentence"])
     own = of_round(run, stage)
-    if not own:
+    if own and (halt := own[-1].halt):
+        return str(halt["sentence"])
+    if _fruitless(own) < FRUITLESS_IN_A_ROW:
         return None
-    if own[-1].halt or own[-1].decision:
-        return own[-1]
-    fruitless = 0
+    return (
+        f"the tasks of {FRUITLESS_IN_A_ROW} submissions ended without finishing a unit; "
+        f"the last one's output: {own[-1].path / 'log'}"
+    )
+
+
+def decide(run: RunFolder, stage: str, sentence: str) -> None:
+    """Submit nothing more of a stage in this round, and say what the user must decide."""
+    write_exclusive(_decision(run, stage), canonical_json({"sentence": sentence}))
+
+
+def _decision(run: RunFolder, stage: str) -> Path:
+    return run.path / "decisions" / f"{run.round:04d}-{stage}.json"
+
+
+def _fruitless(own: list[Submission]) -> int:
+    """Count the last submissions that ended without a commit, but for no fault of their units."""
+    n = 0
     for submission in reversed(own):
         outcome = submission.outcome
         if outcome is None or outcome["units_done"]:
             break
-        charged = any(task["failure"] not in UNCHARGED for task in outcome["tasks"])
-        fruitless += charged
-    return own[-1] if fruitless >= FRUITLESS_IN_A_ROW else None
-
-
-def reason(last: Submission) -> str:
-    """Say why nothing more is submitted after this submission (see `given_up`)."""
-    told = last.decision or last.halt
-    if told:
-        return str(told["sentence"])
-    return (
-        f"the tasks of {FRUITLESS_IN_A_ROW} submissions ended without finishing a unit; "
-        f"the last one's output: {last.path / 'log'}"
-    )
+        n += any(task["failure"] not in UNCHARGED for task in outcome["tasks"])
+    return n

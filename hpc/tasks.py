@@ -60,5 +60,5 @@ def _slurm_tasks(submission: Submission, queued: Mapping[str, Job]) -> Iterator[
     if records is None:
         yield from (Task(submission, -1, j.job_id, j.alive, j) for j in queued.values())
     for index, record in enumerate(records or ()):
-        job = queued.get(record["job_id"])
-        yield Task(submission, index, record["job_id"], bool(job and job.alive), job)
+        known = queued.get(record["job_id"])
+        yield Task(submission, index, record["job_id"], bool(known and known.alive), known)

@@ -13,6 +13,7 @@ from types import FrameType
 from typing import Any
 
 from hpc.breaker import Breaker
+from hpc.gpu import gpu_type, other_type
 from jobs.runner import Item, job_name, run_items
 
 PACKAGES = ("gradenc_core", "storage_schemas", "jobs", "hpc")
@@ -35,7 +36,7 @@ class StopFlag:
 
 @lru_cache
 def code_version() -> str:
-    """Return version and digest of the installed code, which a task compares with its submission."""
+    """Return version and digest of the installed code, which tasks compare with their submission."""
     total = hashlib.sha256()
     for package in PACKAGES:
         folder = Path(str(files(package)))
@@ -55,6 +56,7 @@ def run_slice(units: str, index: int) -> None:
     breaker = Breaker(path.parent)
     _refuse_other_code(payload, breaker, path)
     bind_gpu(os.environ)
+    _refuse_other_gpu(payload, breaker)
     stop = StopFlag()
     stop.install()
     how = {
@@ -97,6 +99,22 @@ def bind_gpu(environment: MutableMapping[str, str]) -> None:
     local = environment.get("SLURM_LOCALID")
     if local is not None and len(visible) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = visible[int(local) % len(visible)]
+
+
+def _refuse_other_gpu(payload: dict[str, Any], breaker: Breaker) -> None:
+    found, stage = gpu_type(), payload["stage"]
+    if found is None:
+        return
+    os.environ["GRADENC_GPU"] = found
+    first = other_type(breaker.submission.parents[1] / "gpus" / f"{stage}.json", found)
+    if first is not None:
+        sentence = (
+            f"stage {stage} was begun on {first}, this task was given {found}: results of the two "
+            f"differ in the last digits; name one type in the profile ([{stage}] constraint, or a "
+            "partition that has only one)"
+        )
+        breaker.stop("DRIFT", sentence)
+        raise RuntimeError(sentence)
 
 
 def _refuse_other_code(payload: dict[str, Any], breaker: Breaker, path: Path) -> None:

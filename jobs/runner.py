@@ -149,7 +149,7 @@ def _used(started: float) -> Facts:
     return {
         "seconds": time.monotonic() - started,
         "max_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "gpu": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "gpu": os.environ.get("GRADENC_GPU"),
     }
 
 

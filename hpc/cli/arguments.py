@@ -24,6 +24,16 @@ Notify = Annotated[
         help="A command that is run with a sentence when the run is complete or needs you."
     ),
 ]
+Pilot = Annotated[
+    bool,
+    typer.Option(
+        "--pilot", help="Make one unit of each kind first; plan the others by what it took."
+    ),
+]
+MaxGpuHours = Annotated[
+    float | None,
+    typer.Option(help="Ask before the run holds GPUs for more hours than this; implies --pilot."),
+]
 DaskAddress = Annotated[
     str | None,
     typer.Option("--dask", help="Encode on your own Dask scheduler, e.g. tcp://node7:8786."),

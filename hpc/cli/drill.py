@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpc.cli.arguments import Notify, ProfileName, Wait
+from hpc.cli.arguments import MaxGpuHours, Notify, Pilot, ProfileName, Wait
 
 if TYPE_CHECKING:
     from jobs.drill import Fault
@@ -26,6 +26,8 @@ def drill(
     root: Annotated[Path | None, typer.Option(help="The store root [default: RUN/stores].")] = None,
     wait: Wait = True,
     notify: Notify = None,
+    pilot: Pilot = False,
+    max_gpu_hours: MaxGpuHours = None,
 ) -> None:
     """Try a profile with units that compute nothing: submission, commits, gates, and accidents.
 
@@ -43,7 +45,8 @@ def drill(
     wanted = Drill(units=counts, seconds=seconds, faults=tuple(map(_fault, fault)))
     how = load_profile(profile)
     folder = start_drill(run, wanted, root)
-    folder.change(notify=notify)
+    with folder.lock():
+        folder.change(notify=notify, pilot=pilot, max_gpu_hours=max_gpu_hours)
     drive_on(folder, how, wait)
 
 

@@ -5,7 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpc.cli.arguments import DaskAddress, Notify, Overrides, ProfileName, RunPath, StudyFile, Wait
+from hpc.cli.arguments import (
+    DaskAddress,
+    MaxGpuHours,
+    Notify,
+    Overrides,
+    Pilot,
+    ProfileName,
+    RunPath,
+    StudyFile,
+    Wait,
+)
 
 if TYPE_CHECKING:
     from hpc.folder import RunFolder
@@ -22,6 +32,8 @@ def submit(
     wait: Wait = True,
     notify: Notify = None,
     dask: DaskAddress = None,
+    pilot: Pilot = False,
+    max_gpu_hours: MaxGpuHours = None,
 ) -> None:
     """Check a study, submit what is missing of it and show its progress.
 
@@ -36,7 +48,8 @@ def submit(
     loaded = load_study(study, overrides)
     how = load_profile(profile)
     folder = start(loaded, run or Path("runs") / loaded.name)
-    folder.change(notify=notify, dask=dask)
+    with folder.lock():
+        folder.change(notify=notify, dask=dask, pilot=pilot, max_gpu_hours=max_gpu_hours)
     drive_on(folder, how, wait)
 
 
@@ -62,6 +75,7 @@ def resume(
     wait: Wait = True,
     notify: Notify = None,
     dask: DaskAddress = None,
+    max_gpu_hours: MaxGpuHours = None,
 ) -> None:
     """Go on with a run: repair damaged units, try failed ones again, run whatever is missing.
 
@@ -80,10 +94,8 @@ def resume(
     with folder.lock():
         check_only(folder, only)
         folder.next_round(only)
-        if notify is not None:
-            folder.change(notify=notify)
-        if dask is not None:
-            folder.change(dask=dask)
+        wishes = {"notify": notify, "dask": dask, "max_gpu_hours": max_gpu_hours}
+        folder.change(**{name: wish for name, wish in wishes.items() if wish is not None})
         n = withdraw_damaged(folder, deep=not quick)
     if n:
         typer.echo(f"{n} committed unit(s) were damaged and are made again")

@@ -1,0 +1,81 @@
+"""What is left to do costs, judged by the units already made: pilots, GPU hours, tasks' lengths."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+
+from hpc.folder import RunFolder
+from hpc.profile import StageProfile
+from hpc.submissions import submissions
+from jobs.runner import Item
+from storage_schemas.attempts import attempts_of
+from storage_schemas.commit import committed_units
+from storage_schemas.store import Store
+
+SAMPLE = 20
+"""Committed units of a store that are looked at."""
+
+FILLED = 0.8
+"""Share of a task's time limit that its units may be expected to take."""
+
+Seconds = Mapping[str, float]
+"""Store (below the root) -> mean time of a unit (s), for stores of which one was made."""
+
+
+def measured(stores: Iterable[Store]) -> dict[str, float]:
+    """Return how long the units made so far took."""
+    found = {}
+    for store in stores:
+        sample = sorted(committed_units(store))[:SAMPLE]
+        used = [attempts_of(store, index)[-1]["used"].get("seconds") for index in sample]
+        if times := [seconds for seconds in used if seconds is not None]:
+            found[store.reference] = mean(times)
+    return found
+
+
+def pilots(missing: Sequence[Item], seconds: Seconds) -> list[Item]:
+    """Return one item of every kind of which no unit was made yet."""
+    first: dict[tuple[str, ...], Item] = {}
+    for item in missing:
+        first.setdefault(tuple(store for store, _ in item), item)
+    return [item for stores, item in first.items() if not set(stores) <= set(seconds)]
+
+
+def fitted(profile: StageProfile, missing: Sequence[Item], seconds: Seconds) -> StageProfile:
+    """Return the profile with tasks cut so that their units fit the time limit, where known."""
+    longest = max((_seconds_of(item, seconds) for item in missing), default=0.0)
+    if not longest:
+        return profile
+    most = max(1, int(FILLED * profile.timeout_minutes * 60 * profile.ranks_per_node / longest))
+    wanted = profile.units_per_task or -(-len(missing) // profile.slots)
+    return profile.model_copy(update={"units_per_task": min(wanted, most)})
+
+
+def over_budget(
+    run: RunFolder, stage: str, profile: StageProfile, missing: Sequence[Item], seconds: Seconds
+) -> str | None:
+    """Say that the run's limit of GPU hours does not hold what is left of a stage, or None."""
+    limit = run.max_gpu_hours
+    if limit is None or not profile.gpus_per_node:
+        return None
+    work = sum(_seconds_of(item, seconds) for item in missing)
+    expected = work / 3600 * profile.gpus_per_node / profile.ranks_per_node
+    spent = gpu_hours(run)
+    if spent + expected <= limit:
+        return None
+    return (
+        f"stage {stage} would take about {expected:.2g} GPU hours more ({len(missing)} units of "
+        f"{work / len(missing):.3g} s as measured), {spent:.2g} are spent, and --max-gpu-hours is "
+        f"{limit:g}: raise it with `gradenc resume {run.path} --max-gpu-hours N`"
+    )
+
+
+def gpu_hours(run: RunFolder) -> float:
+    """Return the GPU hours that the run's ended tasks held, whatever came of them."""
+    outcomes = (submission.outcome or {"tasks": []} for submission in submissions(run))
+    tasks = (task for outcome in outcomes for task in outcome["tasks"])
+    return sum(task.get("gpus", 0) * task.get("elapsed_s", 0.0) for task in tasks) / 3600
+
+
+def _seconds_of(item: Item, seconds: Seconds) -> float:
+    """Return how long an item takes: its units are made together."""
+    return max(seconds.get(store, 0.0) for store, _ in item)

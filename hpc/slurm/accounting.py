@@ -1,0 +1,129 @@
+"""What the accounting database (sacct) remembers of jobs."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime
+from itertools import groupby
+
+from hpc.slurm.client import run
+from hpc.slurm.jobs import Job, State
+from hpc.slurm.words import ending, gpus, job_ids, memory_per_node, resources, seconds, size, state
+
+# The name comes last because it alone may hold the separator.
+FIELDS = (
+    "JobID",
+    "State",
+    "Reason",
+    "User",
+    "NodeList",
+    "ExitCode",
+    "Submit",
+    "ElapsedRaw",
+    "Timelimit",
+    "TotalCPU",
+    "MaxRSS",
+    "TRESUsageInTot",
+    "ReqTRES",
+    "AllocTRES",
+    "JobName",
+)
+
+Row = dict[str, str]
+
+
+def accounting(ids: Sequence[str], since: datetime) -> list[Job]:
+    """Return what accounting knows of jobs, by one call of sacct.
+
+    Parameters
+    ----------
+    ids : sequence of str
+        Job ids; that of an array stands for all its tasks.
+    since : datetime
+        Jobs that ended before are left out (numbers of jobs are used again).
+
+    Returns
+    -------
+    list of Job
+        The newest record of each; how often it was requeued is the number of the older ones.
+
+    Raises
+    ------
+    SlurmUnavailable
+        If accounting is off or does not answer.
+    """
+    if not ids:
+        return []
+    start = since.astimezone().strftime("%Y-%m-%dT%H:%M:%S")
+    options = ("-a", "-D", "-n", "-P", "-S", start, "-j", ",".join(ids), "-o", ",".join(FIELDS))
+    return parse(run("sacct", *options))
+
+
+def parse(printed: str) -> list[Job]:
+    """Return the jobs in what sacct printed, one line per job, requeued run and step."""
+    rows = (line.split("|", len(FIELDS) - 1) for line in printed.splitlines())
+    runs = _runs(dict(zip(FIELDS, row, strict=True)) for row in rows)
+    by_id = sorted(runs, key=lambda run: (run[0]["JobID"], run[0]["Submit"]))
+    jobs = []
+    for _, same in groupby(by_id, key=lambda run: run[0]["JobID"]):
+        *earlier, newest = same
+        jobs += _jobs(newest, restarts=len(earlier))
+    return jobs
+
+
+def _runs(rows: Iterator[Row]) -> list[list[Row]]:
+    """Gather each job's line with those of its steps, which follow it."""
+    runs: list[list[Row]] = []
+    for row in rows:
+        if "." not in row["JobID"]:
+            runs.append([row])
+        else:
+            runs[-1].append(row)
+    return runs
+
+
+def _jobs(rows: list[Row], restarts: int) -> list[Job]:
+    row, *steps = rows
+    amounts = resources(row["AllocTRES"] or row["ReqTRES"])
+    exit_code, signal = _exit(row["ExitCode"])
+    job = Job(
+        job_id=row["JobID"],
+        name=row["JobName"],
+        state=_state(row, steps),
+        reason="" if row["Reason"] == "None" else row["Reason"],
+        user=row["User"],
+        node="" if row["NodeList"] == "None assigned" else row["NodeList"],
+        exit_code=exit_code,
+        signal=signal or max((_exit(step["ExitCode"])[1] for step in steps), default=0),
+        restarts=restarts,
+        elapsed_s=float(row["ElapsedRaw"] or 0),
+        limit_s=seconds(row["Timelimit"]),
+        cpus=int(amounts.get("cpu", 0)),
+        gpus=gpus(amounts),
+        max_rss=max(filter(None, map(_memory_used, steps)), default=None),
+        requested_memory=memory_per_node(amounts),
+        cancelled_by=row["State"].partition(" by ")[2],
+    )
+    # Until a job has ended, its time is counted as 0.
+    job = job if job.alive else replace(job, cpu_s=seconds(row["TotalCPU"]))
+    return [replace(job, job_id=job_id) for job_id in job_ids(job.job_id)]
+
+
+def _state(row: Row, steps: list[Row]) -> State:
+    """Return the job's state; a step that ran out of memory explains a job's ordinary end."""
+    own = state(row["State"])
+    memory = any(state(step["State"]) == State.OUT_OF_MEMORY for step in steps)
+    return State.OUT_OF_MEMORY if memory and own in (State.COMPLETED, State.FAILED) else own
+
+
+def _exit(text: str) -> tuple[int, int]:
+    """Return exit code and signal; a step whose node was lost has none."""
+    code, _, signal = text.partition(":")
+    return ending(int(code or 0), int(signal or 0))
+
+
+def _memory_used(step: Row) -> int | None:
+    """Return the largest process tree's memory, or the mean of the nodes if that is more."""
+    nodes = max(1, int(resources(step["AllocTRES"]).get("node", "1")))
+    total = size(resources(step["TRESUsageInTot"]).get("mem", ""))
+    largest = size(step["MaxRSS"])
+    return max(filter(None, (largest, total and total // nodes)), default=None)

@@ -1,0 +1,67 @@
+"""SLURM's commands, run with a time limit."""
+
+import os
+import subprocess
+from collections.abc import Mapping
+
+TIMEOUT_S = 60.0
+"""A controller under load answers late, and one that is down after its MessageTimeout (10 s)."""
+
+
+class SlurmUnavailable(RuntimeError):  # noqa: N818 - what happened, not an error of ours
+    """A command of SLURM is missing, did not answer or refused; the message has its own words."""
+
+
+def run(*command: str, timeout_s: float = TIMEOUT_S) -> str:
+    """Run one of SLURM's commands and return what it printed.
+
+    Parameters
+    ----------
+    command : str
+        The command and its arguments.
+    timeout_s : float
+        How long it may take (s).
+
+    Raises
+    ------
+    SlurmUnavailable
+        If it is not installed, does not end in time or ends with an error.
+    """
+    shown = " ".join(command[:2])
+    try:
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            stdin=subprocess.DEVNULL,
+            timeout=timeout_s,
+            check=False,
+            env=_environment(os.environ),
+        )
+    except FileNotFoundError as error:
+        raise SlurmUnavailable(
+            f"`{command[0]}` is not installed on this machine: log in where jobs are submitted, "
+            'or use a profile with scheduler = "local"'
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise SlurmUnavailable(
+            f"`{shown} ...` did not answer within {timeout_s:g} s: SLURM is overloaded or down; "
+            "try again later"
+        ) from error
+    if ended.returncode:
+        raise SlurmUnavailable(
+            f"`{shown} ...` ended with {ended.returncode}: {_last_line(ended.stderr)}"
+        )
+    return ended.stdout
+
+
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Leave out the user's own filters and formats; ask for array ranges that are not cut short."""
+    own = ("SQUEUE_", "SACCT_", "SCANCEL_")
+    kept = {name: value for name, value in variables.items() if not name.startswith(own)}
+    return kept | {"SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}
+
+
+def _last_line(stderr: str) -> str:
+    return (stderr.strip().splitlines() or ["it gave no reason"])[-1]

@@ -1,0 +1,132 @@
+"""The jobs that the controller knows (squeue), those that accounting remembers, both as one."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from hpc.slurm.accounting import accounting
+from hpc.slurm.client import SlurmUnavailable, run
+from hpc.slurm.jobs import Job
+from hpc.slurm.words import ending, gpus, job_ids, memory_per_node, resources, seconds, state
+
+# The name comes last because it alone may hold the separator.
+FIELDS = (
+    "JobArrayID",
+    "State",
+    "Reason",
+    "UserName",
+    "NodeList",
+    "exit_code",
+    "RestartCnt",
+    "TimeUsed",
+    "TimeLimit",
+    "tres-alloc",
+    "Name",
+)
+FORMAT = ",".join(f"{field}:|" for field in FIELDS)
+
+CANCELLED_AT_ONCE = 500
+"""Jobs in one call of scancel: a command line is limited."""
+
+
+def queue(names: Sequence[str]) -> list[Job]:
+    """Return the jobs with these names, by one call of squeue; tasks of arrays one by one.
+
+    Ended ones are among them for as long as the controller remembers them (MinJobAge).
+
+    Raises
+    ------
+    SlurmUnavailable
+        If the controller does not answer.
+    """
+    if not names:  # squeue takes an empty list for all jobs
+        return []
+    wanted = f"--name={','.join(names)}"
+    return parse(run("squeue", "-h", "-a", "-r", "-t", "all", wanted, "-O", FORMAT))
+
+
+def parse(printed: str) -> list[Job]:
+    """Return the jobs in what squeue printed."""
+    return [job for line in printed.splitlines() for job in _jobs(line)]
+
+
+def jobs_of(names: Sequence[str], ids: Sequence[str], since: datetime) -> dict[str, Job]:
+    """Return what is known of jobs, by one call each of sacct and squeue.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Their names, by which the queue is asked: it also tells of jobs nobody has noted.
+    ids : sequence of str
+        Their numbers, by which accounting is asked.
+    since : datetime
+        When the first of them was submitted, or before.
+
+    Returns
+    -------
+    dict
+        Job id (``123``, ``123_4``) -> job. One that nobody remembers is absent.
+
+    Raises
+    ------
+    SlurmUnavailable
+        If the controller does not answer. Accounting may be off or down.
+    """
+    try:
+        remembered = {job.job_id: job for job in accounting(ids, since)}
+    except SlurmUnavailable:  # there is none, or not now: the queue tells what it can
+        remembered = {}
+    # Asked second, so that a job which accounting takes for alive is in the queue if it is.
+    queued = {job.job_id: job for job in queue(names)}
+    ended = {job_id: job for job_id, job in remembered.items() if not job.alive}
+    both = {job_id: _newer(queued[job_id], ended[job_id]) for job_id in queued.keys() & ended}
+    return {**ended, **queued, **both}
+
+
+def cancel(ids: Sequence[str]) -> None:
+    """Cancel jobs; those that have ended, or that nobody knows, are passed over.
+
+    Raises
+    ------
+    SlurmUnavailable
+        If the controller does not answer, or a job is somebody else's.
+    """
+    for start in range(0, len(ids), CANCELLED_AT_ONCE):
+        run("scancel", "--quiet", *ids[start : start + CANCELLED_AT_ONCE])
+
+
+def _newer(queued: Job, remembered: Job) -> Job:
+    """Return accounting's word on a job that has ended; if it is back in the queue, the queue's."""
+    restarts = max(queued.restarts, remembered.restarts)
+    return replace(queued if queued.alive else remembered, restarts=restarts)
+
+
+def _jobs(line: str) -> list[Job]:
+    row = dict(zip(FIELDS, line.split("|", len(FIELDS) - 1), strict=True))
+    amounts = resources(row["tres-alloc"])
+    exit_code, signal = _ending(int(row["exit_code"]))
+    job = Job(
+        job_id=row["JobArrayID"],
+        name=row["Name"].removesuffix("|"),
+        state=state(row["State"]),
+        reason="" if row["Reason"] == "None" else row["Reason"],
+        user=row["UserName"],
+        node=row["NodeList"],
+        exit_code=exit_code,
+        signal=signal,
+        restarts=int(row["RestartCnt"]),
+        elapsed_s=seconds(row["TimeUsed"]) or 0.0,
+        limit_s=seconds(row["TimeLimit"]),
+        cpus=int(amounts.get("cpu", 0)),
+        gpus=gpus(amounts),
+        requested_memory=memory_per_node(amounts),
+    )
+    return [replace(job, job_id=job_id) for job_id in job_ids(job.job_id)]
+
+
+def _ending(status: int) -> tuple[int, int]:
+    """Return exit code and signal of what the controller keeps: the status that `wait` gave."""
+    if os.WIFSIGNALED(status):
+        return 0, os.WTERMSIG(status)
+    return ending(os.WEXITSTATUS(status), 0)

@@ -1,0 +1,223 @@
+"""Runs whose units compute nothing, on this machine: accidents, breakers, pilots, two runs at once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hpc.drill import start_drill
+from hpc.folder import RunFolder
+from hpc.submissions import submissions
+from jobs.drill import Drill
+from jobs.spec import STAGES
+from storage_schemas.attempts import attempts_of
+from storage_schemas.seal import run_digest
+
+GRADENC = str(Path(sys.executable).with_name("gradenc"))
+QUICK = ("--seconds", "0.02", "--units", "6")
+
+
+def drill(run: Path, *arguments: object, status: int = 0) -> str:
+    command = [GRADENC, "drill", str(run), *QUICK, *map(str, arguments)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+def resume(run: Path, *arguments: str, status: int = 0) -> str:
+    result = subprocess.run(
+        [GRADENC, "resume", str(run), *arguments], capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == status, result.stdout + result.stderr
+    return result.stdout
+
+
+def states(run: Path) -> dict:
+    output = subprocess.run(
+        [GRADENC, "status", str(run), "--json"], capture_output=True, text=True, check=True
+    ).stdout
+    answer = json.loads(output)
+    return answer.get("stages", answer)
+
+
+def digest_of(run: Path) -> str:
+    folder = RunFolder.open(run)
+    return run_digest([store for stage in STAGES for store in folder.stores(stage)])
+
+
+def tries(run: Path, stage: str, unit: int) -> list[dict]:
+    (store,) = RunFolder.open(run).stores(stage)
+    return attempts_of(store, unit)
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the digest of a drill that met no accident."""
+    run = tmp_path_factory.mktemp("clean") / "run"
+    drill(run)
+    return digest_of(run)
+
+
+@pytest.mark.parametrize("stage", ["extract", "encode"])
+def test_a_killed_task_leaves_the_same_bytes(tmp_path: Path, clean: str, stage: str) -> None:
+    drill(tmp_path / "run", "--fault", f"{stage}:3:kill")
+    assert digest_of(tmp_path / "run") == clean
+    assert [a["outcome"] for a in tries(tmp_path / "run", stage, 3)] == ["running", "committed"]
+
+
+def test_a_full_gpu_halves_the_micro_batch_of_the_unit_alone(tmp_path: Path, clean: str) -> None:
+    run = tmp_path / "run"
+    drill(run, "--fault", "extract:2:gpu_memory")
+    assert digest_of(run) == clean
+    (store,) = RunFolder.open(run).stores("extract")
+    records = [json.loads(store.record_path(unit).read_bytes()) for unit in store.units]
+    assert [r["facts"]["micro_batch"] for r in records] == [32, 32, 16, 32, 32, 32]
+    assert len(tries(run, "extract", 2)) == 1
+
+
+def test_an_error_waits_for_the_user_and_the_others_go_on(tmp_path: Path, clean: str) -> None:
+    run = tmp_path / "run"
+    drill(run, "--fault", "extract:2:error", status=1)
+    before = states(run)["extract"]
+    assert (before["committed"], before["failed"]) == (5, 1)
+    assert [a["outcome"] for a in tries(run, "extract", 2)] == ["failed"]
+    resume(run)
+    assert digest_of(run) == clean
+
+
+def test_units_that_all_fail_alike_stop_the_submission(tmp_path: Path, clean: str) -> None:
+    run = tmp_path / "run"
+    faults = [argument for i in range(6) for argument in ("--fault", f"extract:{i}:error")]
+    drill(run, *faults, status=1)
+    state = states(run)["extract"]
+    assert (state["failed"], state["pending"]) == (5, 1)
+    shown = subprocess.run([GRADENC, "status", str(run)], capture_output=True, text=True).stdout
+    assert "the first 5 units all failed alike: ValueError: a drill's error" in shown
+    resume(run)
+    assert digest_of(run) == clean
+
+
+def test_failures_after_a_success_stop_nothing(tmp_path: Path) -> None:
+    faults = [argument for i in range(1, 6) for argument in ("--fault", f"extract:{i}:error")]
+    drill(tmp_path / "run", *faults, status=1)
+    state = states(tmp_path / "run")["extract"]
+    assert (state["committed"], state["failed"], state["pending"]) == (1, 5, 0)
+
+
+def test_a_unit_that_kills_every_task_is_given_up_until_the_user_asks(
+    tmp_path: Path, clean: str
+) -> None:
+    run = start_drill(
+        tmp_path / "run",
+        Drill(
+            units={stage: 6 if stage in ("extract", "encode") else 1 for stage in STAGES},
+            seconds=0.02,
+            faults=[{"stage": "extract", "unit": 0, "accident": "kill", "times": 3}],
+        ),
+    )
+    drill_again = subprocess.run(
+        [GRADENC, "resume", str(run.path), "--profile", "local"], capture_output=True, text=True
+    )
+    assert drill_again.returncode == 1
+    state = states(run.path)["extract"]
+    assert (state["committed"], state["failed"]) == (5, 1)
+    assert len(tries(run.path, "extract", 0)) == 3
+    resume(run.path)
+    assert digest_of(run.path) == clean
+
+
+def test_another_code_is_refused_before_it_touches_a_unit(tmp_path: Path, clean: str) -> None:
+    run = tmp_path / "run"
+    drill(run, "--no-wait")
+    submission = submissions(RunFolder.open(run))[-1]
+    payload = submission.path / "units.json"
+    payload.write_bytes(payload.read_bytes().replace(b'"version":"0', b'"version":"9'))
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"from hpc.worker import run_slice; run_slice({str(payload)!r}, 0)",
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert "the code was changed in between" in result.stderr
+    assert "the code was changed in between" in str(submission.halt)
+    resume(run)
+    assert digest_of(run) == clean
+
+
+def test_two_runs_of_one_root_ask_for_each_unit_once(tmp_path: Path, clean: str) -> None:
+    root = tmp_path / "root"
+    arguments = [GRADENC, "drill", *QUICK, "--root", str(root), "--seconds", "0.3"]
+    both = [
+        subprocess.Popen([*arguments, str(tmp_path / name)], stdout=subprocess.DEVNULL)
+        for name in "ab"
+    ]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert {digest_of(tmp_path / name) for name in "ab"} == {clean}
+    asked = [
+        unit
+        for name in "ab"
+        for submission in submissions(RunFolder.open(tmp_path / name))
+        for unit in submission.units()
+    ]
+    assert len(asked) == len(set(asked)) == 15
+
+
+def test_a_pilot_makes_one_unit_of_each_kind_first(tmp_path: Path, clean: str) -> None:
+    run = tmp_path / "run"
+    drill(run, "--pilot")
+    assert digest_of(run) == clean
+    sizes = [(s.stage, len(list(s.units()))) for s in submissions(RunFolder.open(run))]
+    assert sizes == [
+        ("prepare", 1),
+        ("ingest", 1),
+        ("extract", 1),
+        ("extract", 5),
+        ("encode", 1),
+        ("encode", 5),
+        ("compare", 1),
+    ]
+
+
+def test_the_command_is_told_once_at_the_end(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    script = tmp_path / "tell.sh"
+    script.write_text(f'#!/bin/sh\necho "$1" >> {told}\n')
+    script.chmod(0o755)
+    drill(tmp_path / "run", "--notify", script)
+    drill(tmp_path / "run", "--notify", script)
+    assert told.read_text().splitlines() == [f"{tmp_path / 'run'} is complete"] * 2
+    drill(tmp_path / "other", "--notify", script, "--fault", "prepare:0:error", status=1)
+    assert "needs you" in told.read_text()
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("extract:3:fire", "kill, memory"),
+        ("extract", "STAGE:UNIT:KIND"),
+        ("extract:x:kill", "e.g."),
+    ],
+)
+def test_a_fault_that_is_none_is_refused(tmp_path: Path, fault: str, message: str) -> None:
+    assert message in drill(tmp_path / "run", "--fault", fault, status=1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_ranks_share_a_slice_and_gpus() -> None:
+    from hpc.worker import bind_gpu, in_turn
+
+    items = [[("store", i)] for i in range(7)]
+    orders = [in_turn(items, number, 3) for number in range(3)]
+    assert {order[0][0][1] for order in orders} == {0, 2, 4}
+    assert all(sorted(order) == items for order in orders)
+    environment = {"CUDA_VISIBLE_DEVICES": "4,6", "SLURM_LOCALID": "1"}
+    bind_gpu(environment)
+    assert environment["CUDA_VISIBLE_DEVICES"] == "6"
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") != "6"

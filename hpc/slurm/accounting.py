@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
-from itertools import groupby
 
 from hpc.slurm.client import run
 from hpc.slurm.jobs import Job, State
@@ -60,14 +59,12 @@ def accounting(ids: Sequence[str], since: datetime) -> list[Job]:
 
 def parse(printed: str) -> list[Job]:
     """Return the jobs in what sacct printed, one line per job, requeued run and step."""
-    rows = (line.split("|", len(FIELDS) - 1) for line in printed.splitlines())
-    runs = _runs(dict(zip(FIELDS, row, strict=True)) for row in rows)
-    by_id = sorted(runs, key=lambda run: (run[0]["JobID"], run[0]["Submit"]))
-    jobs = []
-    for _, same in groupby(by_id, key=lambda run: run[0]["JobID"]):
-        *earlier, newest = same
-        jobs += _jobs(newest, restarts=len(earlier))
-    return jobs
+    lines = (line.split("|", len(FIELDS) - 1) for line in printed.splitlines())
+    runs: dict[str, list[list[Row]]] = {}
+    for rows in _runs(dict(zip(FIELDS, line, strict=True)) for line in lines):
+        for job_id in job_ids(rows[0]["JobID"]):
+            runs.setdefault(job_id, []).append(rows)
+    return [_newest(job_id, tries) for job_id, tries in runs.items()]
 
 
 def _runs(rows: Iterator[Row]) -> list[list[Row]]:
@@ -81,12 +78,13 @@ def _runs(rows: Iterator[Row]) -> list[list[Row]]:
     return runs
 
 
-def _jobs(rows: list[Row], restarts: int) -> list[Job]:
-    row, *steps = rows
+def _newest(job_id: str, runs: list[list[Row]]) -> Job:
+    *requeued, newest = sorted(runs, key=lambda rows: rows[0]["Submit"])
+    row, *steps = newest
     amounts = resources(row["AllocTRES"] or row["ReqTRES"])
     exit_code, signal = _exit(row["ExitCode"])
     job = Job(
-        job_id=row["JobID"],
+        job_id=job_id,
         name=row["JobName"],
         state=_state(row, steps),
         reason="" if row["Reason"] == "None" else row["Reason"],
@@ -94,7 +92,7 @@ def _jobs(rows: list[Row], restarts: int) -> list[Job]:
         node="" if row["NodeList"] == "None assigned" else row["NodeList"],
         exit_code=exit_code,
         signal=signal or max((_exit(step["ExitCode"])[1] for step in steps), default=0),
-        restarts=restarts,
+        restarts=len(requeued),
         elapsed_s=float(row["ElapsedRaw"] or 0),
         limit_s=seconds(row["Timelimit"]),
         cpus=int(amounts.get("cpu", 0)),
@@ -103,9 +101,10 @@ def _jobs(rows: list[Row], restarts: int) -> list[Job]:
         requested_memory=memory_per_node(amounts),
         cancelled_by=row["State"].partition(" by ")[2],
     )
-    # Until a job has ended, its time is counted as 0.
-    job = job if job.alive else replace(job, cpu_s=seconds(row["TotalCPU"]))
-    return [replace(job, job_id=job_id) for job_id in job_ids(job.job_id)]
+    if job.alive:  # its time used is not known yet
+        return job
+    # Its reason is still why it once waited.
+    return replace(job, reason="", cpu_s=seconds(row["TotalCPU"]))
 
 
 def _state(row: Row, steps: list[Row]) -> State:

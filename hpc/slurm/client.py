@@ -50,9 +50,8 @@ def run(*command: str, timeout_s: float = TIMEOUT_S) -> str:
             "try again later"
         ) from error
     if ended.returncode:
-        raise SlurmUnavailable(
-            f"`{shown} ...` ended with {ended.returncode}: {_last_line(ended.stderr)}"
-        )
+        said = _last_line(ended.stderr or ended.stdout)
+        raise SlurmUnavailable(f"`{shown} ...` ended with {ended.returncode}: {said}")
     return ended.stdout
 
 
@@ -63,5 +62,5 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
     return kept | {"SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}
 
 
-def _last_line(stderr: str) -> str:
-    return (stderr.strip().splitlines() or ["it gave no reason"])[-1]
+def _last_line(said: str) -> str:
+    return (said.strip().splitlines() or ["it gave no reason"])[-1]

@@ -6,6 +6,7 @@ import typer
 from rich.console import Console
 
 from hpc.cli import (
+    cluster,
     demo,
     drill,
     explain,
@@ -44,6 +45,7 @@ app.command()(explain.why)
 app.command()(explain.explain)
 app.command()(space.du)
 app.command()(space.gc)
+app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:

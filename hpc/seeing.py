@@ -18,6 +18,7 @@ from hpc.state import StageState, is_complete, is_stuck, run_state
 from hpc.submissions import Submission, given_up, submissions
 from hpc.tasks import Task, tasks_among
 from hpc.triage import FailureClass, fingerprint
+from storage_schemas.attempts import attempts_of
 from storage_schemas.store import Store
 
 WINDOW_S = 3600.0
@@ -74,7 +75,7 @@ class StageSight:
     waiting: Counter[str]
     """Tasks in the queue, by SLURM's reason."""
     units_per_hour: float | None
-    """None where nothing is at work, or fewer than two units were committed of late."""
+    """None where nothing is at work, or no unit was committed of late."""
     expected_end: float | None
     """When its units will be committed at this rate (s since 1970)."""
     gpu_hours: float | None
@@ -186,7 +187,8 @@ def _stage(
 ) -> StageSight:
     alive = [t for t in queued.tasks if t.alive and t.submission.stage == state.stage]
     waiting = [task.job for task in alive if task.job and task.job.state in WAITING]
-    rate = _units_per_hour(run, state, own) if alive or state.count("running") else None
+    at_work = bool(alive or state.count("running")) and not run.cancelled
+    rate = _units_per_hour(run, state, own) if at_work else None
     left = state.count("pending") + state.count("running")
     return StageSight(
         state,
@@ -204,15 +206,18 @@ def _units_per_hour(run: RunFolder, state: StageState, own: Sequence[Submission]
     now = time.time()
     begun = [(s.path / "units.json").stat().st_mtime for s in own if s.outcome is None]
     since = max(now - WINDOW_S, min(begun, default=0.0))
-    times = sorted(t for store in run.stores(state.stage) for t in commit_times(store, since))
-    if len(times) < 2 or now <= times[0]:
+    stores = run.stores(state.stage)
+    commits = [(t, n, i) for n, s in enumerate(stores) for t, i in commits_since(s, since)]
+    if not commits:
         return None
-    # The first one only starts the clock: when its work began is not known.
-    return (len(times) - 1) / (now - times[0]) * 3600
+    committed, n, index = min(commits)
+    # The clock starts when the first of them was begun: not while tasks were in the queue.
+    took = attempts_of(stores[n], index)[-1]["used"].get("seconds", 0.0)
+    return len(commits) / max(now - committed + took, 1.0) * 3600
 
 
-def commit_times(store: Store, since: float) -> Iterator[float]:
-    """Yield when units were committed (s since 1970), of those later than `since`.
+def commits_since(store: Store, since: float) -> Iterator[tuple[float, int]]:
+    """Yield (time in s since 1970, unit index) of the units committed since then.
 
     A folder of records that has not changed since is not looked into: of a large store in its last
     hour only few records are.
@@ -221,8 +226,8 @@ def commit_times(store: Store, since: float) -> Iterator[float]:
         changed = [folder.path for folder in folders if folder.stat().st_mtime >= since]
     for folder in changed:
         with os.scandir(folder) as records:
-            times = [r.stat().st_mtime for r in records if r.name.endswith(".json")]
-        yield from (t for t in times if t >= since)
+            times = [(r.stat().st_mtime, r.name) for r in records if r.name.endswith(".json")]
+        yield from ((t, int(name.removesuffix(".json"))) for t, name in times if t >= since)
 
 
 def _gpu_hours(own: Sequence[Submission], alive: Sequence[Task]) -> float | None:

@@ -20,6 +20,7 @@ from hpc.cli import (
     submit,
     verify,
 )
+from hpc.slurm.client import SlurmUnavailable
 
 app = typer.Typer(
     name="gradenc",
@@ -52,7 +53,7 @@ def main() -> None:
     """Run the command; a refused input ends with one message and exit status 1."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SlurmUnavailable) as error:
         Console(stderr=True, highlight=False).print(
             f"[red]error:[/red] {_escape(str(error))}", soft_wrap=True
         )

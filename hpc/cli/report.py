@@ -77,5 +77,5 @@ def _percent(share: float | None) -> str:
 def _of(used: float | None, asked: float | None, unit: float, name: str) -> str:
     if used is None:
         return UNKNOWN
-    limit = "" if asked is None else f"of {asked / unit:.3g} "
-    return f"{used / unit:.2g} {limit}{name}"
+    limit = "" if asked is None else f"/{asked / unit:.3g}"
+    return f"{used / unit:.2g}{limit} {name}"

@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
@@ -121,17 +122,17 @@ def _watch(folder: RunFolder, console: Console) -> None:
 
 def _table(sight: "Sight") -> Table:
     """Return the stages as a table; columns that are empty for all of them are left out."""
+    stages = sight.stages.values()
     columns = {
         "stage": [*sight.stages],
-        **{str(name): [_count(stage, name) for stage in sight.stages.values()] for name in COUNTS},
-        "tasks": [_tasks(stage) for stage in sight.stages.values()],
-        "units/h": [_number(stage.units_per_hour) for stage in sight.stages.values()],
-        "end": [_end(stage.expected_end) for stage in sight.stages.values()],
-        "GPU h": [_number(stage.gpu_hours) for stage in sight.stages.values()],
-        "state": [_word(stage) for stage in sight.stages.values()],
+        **{str(name): [_count(stage, name) for stage in stages] for name in COUNTS},
+        "units/h": [_number(stage.units_per_hour) for stage in stages],
+        "expected end": [_end(stage.expected_end) for stage in stages],
+        "GPU h": [_number(stage.gpu_hours) for stage in stages],
+        "state": [_word(stage) for stage in stages],
     }
+    table = Table(title=f"{sight.run.name}: {sight.phase}", box=SIMPLE_HEAD, padding=(0, 1))
     shown = {name: cells for name, cells in columns.items() if any(cells)}
-    table = Table(title=f"{sight.run.name}: {sight.phase}")
     for name in shown:
         table.add_column(name, justify="left" if name in ("stage", "state") else "right")
     for row in zip(*shown.values(), strict=True):
@@ -140,28 +141,22 @@ def _table(sight: "Sight") -> Table:
 
 
 def _count(stage: "StageSight", name: "Status") -> str:
-    if not stage.state.planned:
-        return "·"
     n = stage.state.count(name)
-    return f"{n}/{len(stage.state.units)}" if name == "committed" else str(n)
-
-
-def _tasks(stage: "StageSight") -> str:
-    counts = {"run": stage.running, "wait": stage.waiting.total()}
-    return ", ".join(f"{n} {what}" for what, n in counts.items() if n)
+    if name == "committed" and stage.state.planned:
+        return f"{n}/{len(stage.state.units)}"
+    return str(n or "")
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.0f}" if value >= 100 else f"{value:.2g}"
+    return f"{value:.0f}" if value and value >= 10 else f"{value:.2g}" if value else ""
 
 
 def _end(moment: float | None) -> str:
     if moment is None:
         return ""
-    left = max(0, round((moment - time.time()) / 60))
-    hours, minutes = divmod(left, 60)
-    day = "" if hours < 12 else "%a "
-    return f"{_moment(moment):{day}%H:%M}, in {hours} h {minutes:02d}"
+    hours, minutes = divmod(max(1, round((moment - time.time()) / 60)), 60)
+    left = f"{hours} h {minutes:02d}" if hours else f"{minutes} min"
+    return f"{_moment(moment):{'%a ' if hours >= 12 else ''}%H:%M}, {left}"
 
 
 def _moment(seconds: float) -> datetime:
@@ -171,7 +166,7 @@ def _moment(seconds: float) -> datetime:
 def _word(stage: "StageSight") -> str:
     if stage.state.sealed:
         return "sealed"
-    return "in progress" if stage.state.planned else "waits"
+    return "open" if stage.state.planned else "waits"
 
 
 def _lines(sight: "Sight") -> list[str]:
@@ -182,10 +177,7 @@ def _lines(sight: "Sight") -> list[str]:
         f"    see `gradenc logs {run} {f.example}`, then `gradenc resume {run}`"
         for f in sight.failures
     ]
-    for name, stage in sight.stages.items():
-        if stage.waiting:
-            reasons = ", ".join(f"{reason} ({n})" for reason, n in stage.waiting.most_common(3))
-            lines.append(f"{name}: tasks in the queue wait for: {escape(reasons)}")
+    lines += [f"{name}: {_tasks(stage)}" for name, stage in sight.stages.items() if _tasks(stage)]
     lines += [f"{e.stage}: {escape(e.sentence)}" for e in sight.ended]
     lines += [
         f"[red]{name}:[/red] {escape(stage.decision)}; then `gradenc resume {run}`"
@@ -195,6 +187,13 @@ def _lines(sight: "Sight") -> list[str]:
     if sight.queued.problem:
         lines.append(f"[red]the queue could not be asked:[/red] {escape(sight.queued.problem)}")
     return [*lines, *_outlook(sight, run)]
+
+
+def _tasks(stage: "StageSight") -> str:
+    waiting = stage.waiting.total()
+    reasons = ", ".join(f"{reason} {n}" for reason, n in stage.waiting.most_common(3))
+    told = {"at work": stage.running, f"waiting ({escape(reasons)})": waiting}
+    return ", ".join(f"{n} task(s) {what}" for what, n in told.items() if n)
 
 
 def _outlook(sight: "Sight", run: str) -> list[str]:

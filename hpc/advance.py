@@ -90,7 +90,7 @@ def _submit_missing(run: RunFolder, state: StageState, profile: Profile) -> None
         missing = items(state, claimed_by_others(run))
         if not missing:
             return
-        asked = escalated(run, state.stage, profile.stage(state.stage))
+        asked = escalated(run, state.stage, profile)
         if asked is None:
             return
         if run.pilot or run.max_gpu_hours is not None:

@@ -60,9 +60,10 @@ LOG_FAILED = 53
 OUT_OF_MEMORY = 125
 """Signals that SLURM invents: a log that cannot be opened on the node; a kill by the cgroup."""
 BREAKER = 5
-"""So many tasks that fail alike, before any other ending, stop their array."""
+"""So many units that fail alike, before any is committed, stop their submission."""
 
 _ERRORS = {
+    FailureClass.INPUT: r"^Unsealed:",
     FailureClass.GPU_MEMORY: r"OutOfMemoryError|(CUDA|HIP) out of memory|CU\w+_ALLOC_FAILED",
     FailureClass.HOST_MEMORY: r"^\w*MemoryError|\[Errno 12\]|[Cc]an(no|')t allocate memory",
     FailureClass.DISK: r"\[Errno (28|122)\]|No space left on device|[Qq]uota exceeded",
@@ -111,18 +112,6 @@ def fingerprint(failure: str) -> str:
     Numbers, addresses, digests (so ids of units) and folders do not count.
     """
     return hashlib.sha256(_OWN.sub("#", failure).encode()).hexdigest()[:12]
-
-
-def fail_alike(endings: Sequence[str | None]) -> bool:
-    """Say whether the first units of an array all failed in the same way, so that it is stopped.
-
-    Parameters
-    ----------
-    endings : sequence of str or None
-        The units that have ended, first one first: `fingerprint` of a failure, None for a commit.
-    """
-    first = set(endings[:BREAKER])
-    return len(endings) >= BREAKER and len(first) == 1 and None not in first
 
 
 def _of_error(error: str) -> FailureClass:

@@ -42,6 +42,10 @@ class Spec(BaseModel):
         return self.model_dump(mode="json")
 
 
+class Unsealed(ValueError):  # noqa: N818 - what was found, not an error of ours
+    """A store of an earlier stage is not sealed as it was when this one was planned."""
+
+
 class Reference(Spec):
     """A sealed store of an earlier stage: what it is, and the digest of its seal."""
 
@@ -63,7 +67,7 @@ class Reference(Spec):
         store = Store.find(root, self.stage, self.identity)
         seal = store.sealed()
         if seal is None or seal["digest"] != self.seal:
-            raise ValueError(
+            raise Unsealed(
                 f"{store.path} is not sealed with the digest {self.seal[:12]} that this unit was "
                 "planned with; run `gradenc resume` on the run so that it is planned again"
             )

@@ -174,13 +174,13 @@ def _lines(sight: "Sight") -> list[str]:
     run = escape(str(sight.run.path))
     lines = [
         f"[red]{f.stage}: {f.units} unit(s) failed[/red] ({f.failure}): {escape(f.error)}\n"
-        f"    see `gradenc logs {run} {f.example}`, then `gradenc resume {run}`"
+        f"    see `gradenc logs {run} {f.example}`"
         for f in sight.failures
     ]
     lines += [f"{name}: {_tasks(stage)}" for name, stage in sight.stages.items() if _tasks(stage)]
     lines += [f"{e.stage}: {escape(e.sentence)}" for e in sight.ended]
     lines += [
-        f"[red]{name}:[/red] {escape(stage.decision)}; then `gradenc resume {run}`"
+        f"[red]{name}:[/red] {escape(stage.decision)}"
         for name, stage in sight.stages.items()
         if stage.decision
     ]
@@ -202,6 +202,8 @@ def _outlook(sight: "Sight", run: str) -> list[str]:
 
     if sight.phase is Phase.CANCELLED:
         return [f"The run is cancelled; `gradenc resume {run}` goes on."]
+    if sight.phase is Phase.NEEDS_YOU:
+        return [f"When that is mended, `gradenc resume {run}` goes on."]
     if sight.phase is Phase.IDLE and not sight.on_slurm:
         return [
             f"no task is at work: unless `submit` or `resume` drives the run in another terminal, "
@@ -209,7 +211,7 @@ def _outlook(sight: "Sight", run: str) -> list[str]:
         ]
     if not sight.on_slurm or sight.queued.problem or sight.phase is Phase.COMPLETE:
         return []
-    if sight.queued.gate is None and sight.phase is not Phase.NEEDS_YOU:
+    if sight.queued.gate is None:
         return [
             f"[red]no gate is alive:[/red] nothing will go on by itself; `gradenc resume {run}` "
             "starts one"

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import submitit
+from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from hpc.profile import StageProfile
+from hpc.slurm.client import SlurmUnavailable
 
 SIGNAL_S = 90
 """How long before its time limit a task is told to stop after the unit at hand (s)."""
@@ -36,7 +38,7 @@ def start_array(
     for start in pieces:
         piece = arguments[start : start + max_array_size]
         executor = _executor(log, parameters)
-        with submitting_environment():
+        with _submitting(name):
             jobs = executor.map_array(function, *zip(*piece, strict=True))
         ids += [str(job.job_id) for job in jobs]
     return ids
@@ -52,7 +54,7 @@ def start_job(
 ) -> str:
     """Start one job and return its id; `when` are options of sbatch such as `dependency`."""
     executor = _executor(log, _parameters(name, profile), when)
-    with submitting_environment():
+    with _submitting(name):
         return str(executor.submit(function, *arguments).job_id)
 
 
@@ -73,6 +75,16 @@ def submitting_environment() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def _submitting(name: str) -> Iterator[None]:
+    try:
+        with submitting_environment():
+            yield
+    except (FailedJobError, FailedSubmissionError) as error:
+        told = str(error).strip().splitlines() or ["it gave no reason"]
+        raise SlurmUnavailable(f"sbatch refused {name}: {told[-1]}") from error
 
 
 def _executor(

@@ -10,14 +10,12 @@ from hpc.profile import StageProfile
 from hpc.slurm.jobs import ENDED, Job, State
 from hpc.triage import (
     ANSWERS,
-    BREAKER,
     EXIT_CODES,
     Ended,
     FailureClass,
     Outcome,
     classify,
     escalate,
-    fail_alike,
     fingerprint,
 )
 
@@ -205,22 +203,6 @@ def test_another_failure_has_another_fingerprint():
         here.replace("extract.py", "encode.py"),
     ):
         assert fingerprint(other) != fingerprint(here)
-
-
-@pytest.mark.parametrize(
-    ("endings", "stops"),
-    [
-        (["a"] * BREAKER, True),
-        (["a"] * BREAKER + [None], True),
-        (["a"] * (BREAKER - 1), False),
-        (["a"] * (BREAKER - 1) + ["b"], False),
-        ([None] + ["a"] * BREAKER, False),
-        ([None] * BREAKER, False),
-        ([], False),
-    ],
-)
-def test_the_breaker(endings, stops):
-    assert fail_alike(endings) is stops
 
 
 ASKED = StageProfile(memory_gb=8, max_memory_gb=16, timeout_minutes=60)

@@ -16,7 +16,7 @@ from hpc.explain import outdated
 from hpc.folder import RunFolder
 from hpc.outcomes import settle
 from hpc.profile import Profile
-from hpc.state import StageState, run_state, stage_state
+from hpc.state import StageState, is_complete, is_stuck, run_state, stage_state
 from hpc.store_plan import StorePlan
 from hpc.submissions import decide, given_up, unsettled
 from hpc.submit import How, submit
@@ -43,22 +43,6 @@ def advance(run: RunFolder, profile: Profile) -> dict[str, StageState]:
         if profile.scheduler == "slurm":
             _keep_a_gate(run, profile, states)
         return states
-
-
-def is_complete(states: Mapping[str, StageState]) -> bool:
-    """Return whether every stage is sealed."""
-    return all(state.sealed for state in states.values())
-
-
-def is_stuck(run: RunFolder, states: Mapping[str, StageState]) -> bool:
-    """Return whether nothing runs and nothing more will be submitted before `resume`."""
-    if is_complete(states) or any(state.count("running") for state in states.values()):
-        return False
-    if unsettled(run):
-        return False
-    return run.cancelled or any(
-        state.count("failed") or given_up(run, stage) for stage, state in states.items()
-    )
 
 
 def _settle_ended(run: RunFolder) -> None:

@@ -66,7 +66,7 @@ def finished(small_data: dict, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def test_status_of_a_finished_run(finished: Path) -> None:
-    stages = json.loads(gradenc("status", finished, "--json").stdout)
+    stages = json.loads(gradenc("status", finished, "--json").stdout)["stages"]
     assert list(stages) == list(STAGES)
     for stage in stages.values():
         assert stage["sealed"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -78,13 +78,25 @@ def export(dataset: xr.Dataset, name: str, path: Path, surface: Path | None = No
 def to_table(data: xr.DataArray) -> pd.DataFrame:
     """Return one row per value, with every coordinate as a column."""
     name = str(data.name)
-    plain = data.drop_indexes([c for c in data.xindexes if c not in data.dims])
+    plain = _with_plain_indexes(data)
     elsewhere = [c for c in plain.coords if set(plain[c].dims) - set(data.dims)]
     frame = plain.drop_vars(elsewhere).to_dataframe(name=name).reset_index()
     columns = [str(column) for column in frame if column != name]
     # Labels before numbers, in one order whatever order the store lists them in.
     columns.sort(key=lambda column: (pd.api.types.is_numeric_dtype(frame[column]), column))
     return frame[[*columns, name]]
+
+
+Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
+
+
+def _with_plain_indexes(data: Labelled) -> Labelled:
+    """Return the data with pandas' index of every dimension that has labels, and no other."""
+    plain = data.drop_indexes(list(data.xindexes))
+    for dim in data.dims:
+        if dim in data.coords:
+            plain = plain.set_xindex(str(dim))
+    return plain
 
 
 def _value(coord: xr.DataArray, text: str, pair: str) -> Any:
@@ -210,8 +222,7 @@ def _write_evoked(dataset: xr.Dataset, name: str, path: Path, _: Path | None) ->
 
 
 def _write_netcdf(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
-    indexed = [str(index) for index in dataset.xindexes if index not in dataset.dims]
-    dataset[[name]].drop_indexes(indexed, errors="ignore").to_netcdf(path, engine="h5netcdf")
+    _with_plain_indexes(dataset[[name]]).to_netcdf(path, engine="h5netcdf")
 
 
 FORMATS: dict[str, Callable[[xr.Dataset, str, Path, Path | None], None]] = {

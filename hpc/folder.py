@@ -1,6 +1,6 @@
 """A run's folder: the resolved study, the stores it uses, its submissions and its report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +31,13 @@ class RunFolder:
         return run
 
     @classmethod
-    def create(cls, path: Path, name: str, root: Path | None) -> "RunFolder":
-        """Create the run, or open the one that is there."""
+    def create(
+        cls, path: Path, name: str, root: Path | None, units: Mapping[str, int]
+    ) -> "RunFolder":
+        """Create the run with the number of units of each stage, or open the one that is there."""
         store_root = root or path / "stores"
         follow_group(store_root)
-        create_run(path, name, store_root)
+        create_run(path, name, store_root, units)
         register(store_root, path)
         return cls(path)
 
@@ -114,7 +116,10 @@ class RunFolder:
 
     def keep_profile(self, profile: Profile) -> None:
         """Keep a profile for whoever advances the run when nobody is logged in."""
-        replace(self.path / "profile.json", canonical_json(profile.model_dump(mode="json", exclude_unset=True)))
+        replace(
+            self.path / "profile.json",
+            canonical_json(profile.model_dump(mode="json", exclude_unset=True)),
+        )
 
     def cancel(self) -> None:
         """Submit nothing more until the user resumes the run."""

@@ -59,7 +59,7 @@ def query(
     tree = open_run(run, partial=partial)
     console = Console(highlight=False)
     if partial:
-        console.print(f"{tree.attrs['completeness']:.1%} of the planned units are committed")
+        console.print(f"{tree.attrs['completeness']:.1%} of the units are committed")
     if node is None:
         console.print(_leaves(tree))
         return

@@ -1,6 +1,7 @@
 """What the cluster is: partitions with their nodes, the user's accounts, what sbatch would say."""
 
-import getpass
+import os
+import pwd
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -127,7 +128,7 @@ def associations() -> list[Association]:
         Accounting is off, or slurmdbd does not answer.
     """
     fields = "format=Account,Partition,QOS"
-    where = ("where", f"user={getpass.getuser()}")
+    where = ("where", f"user={_user()}")
     found = []
     for line in run("sacctmgr", "-nP", "show", "associations", *where, fields).splitlines():
         account, partition, qos = line.split("|")
@@ -137,9 +138,11 @@ def associations() -> list[Association]:
 
 def default_account() -> str:
     """Return the account that SLURM charges where a job names none; empty if there is none."""
-    return run(
-        "sacctmgr", "-nP", "show", "user", getpass.getuser(), "format=DefaultAccount"
-    ).strip()
+    return run("sacctmgr", "-nP", "show", "user", _user(), "format=DefaultAccount").strip()
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def ask_only(options: Options) -> None:

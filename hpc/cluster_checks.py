@@ -86,8 +86,8 @@ def _accounts() -> tuple[tuple[list[Association], str], list[Finding]]:
         associations, default = cluster_info.associations(), cluster_info.default_account()
     except SlurmUnavailable as error:
         remedy = (
-            "gradenc runs without; if accounting only is down, run this again when it is back, "
-            "since accounts and QOS were not checked"
+            "gradenc runs without accounting; if it is only down, run this again when it is back: "
+            "accounts and QOS were not checked"
         )
         return ([], ""), [warning("accounting", str(error), remedy)]
     names = ", ".join(sorted({association.account for association in associations})) or "none"

@@ -121,7 +121,10 @@ def test_accounting_down_and_back(submit: Submit, cluster: DevCluster) -> None:
         assert limits(None, None, None).max_submit_jobs is None
     finally:
         cluster.start_slurmdbd()
-    assert wait_for([job], ended)[job].exit_code == 7
+    # What it says at first, it has not heard all of.
+    late = jobs_of([NAME], [job], SINCE, patience_s=60)[job]
+    assert (late.exit_code, late.state) == (7, State.FAILED)
+    assert late.cpu_s is not None
 
 
 def test_a_controller_that_is_away_is_said_to_be(submit: Submit, cluster: DevCluster) -> None:

@@ -212,6 +212,16 @@ def test_half_a_record_of_accounting_does_not_count(slurm, read_jobs):
     assert queue.jobs_of(["any"], ["27976009"], SINCE)["27976009"].exit_code == 7
 
 
+@pytest.mark.parametrize(
+    ("sacct", "calls"), [("sacct-late", 2), ("sacct-ended", 1), ("sacct-off", 1)]
+)
+def test_only_an_accounting_that_answers_is_waited_for(sacct, calls, slurm, monkeypatch):
+    monkeypatch.setattr(queue, "POLL_S", 0.3)
+    folder = slurm(sacct=sacct, squeue="squeue-late" if sacct != "sacct-ended" else "squeue-none")
+    queue.jobs_of(["any"], ["27976009"], SINCE, patience_s=0.2)
+    assert len((folder / "calls-sacct").read_text().splitlines()) == calls
+
+
 def test_only_a_silent_controller_is_an_error(slurm):
     slurm(sacct="sacct-ended", squeue="squeue-down")
     with pytest.raises(SlurmUnavailable, match="Unable to contact slurm controller"):

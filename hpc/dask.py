@@ -19,6 +19,7 @@ from typing import Any
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.comm import CommClosedError
 from distributed.security import Security
 from threadpoolctl import threadpool_limits
 
@@ -86,7 +87,7 @@ def run_items_on_dask(
     DaskError
         If the scheduler or all workers are lost, or those at `address` cannot be used.
     """
-    work = partial(_map, items=items, how=how, should_stop=should_stop, report=report)
+    work = partial(_work, items=items, how=how, should_stop=should_stop, report=report)
     with dask.config.set(SETTINGS):
         if address is not None:
             with _existing(address, how["root"]) as client:
@@ -98,6 +99,16 @@ def run_items_on_dask(
         else:
             with _local(min(workers, len(items))) as client:
                 work(client)
+
+
+def _work(client: Client, **task: Any) -> None:
+    try:
+        _map(client, **task)
+    except (CancelledError, CommClosedError) as lost:
+        raise DaskError(
+            "the Dask scheduler was lost; units that are not committed are submitted again by "
+            "`gradenc resume`"
+        ) from lost
 
 
 def _map(
@@ -132,11 +143,6 @@ def _settle(future: Future, report: Callable[[Outcome], None]) -> None:
         report(future.result())
     except KilledWorker as lost:
         print(f"a Dask worker was lost; its unit is submitted again later: {lost}", flush=True)
-    except CancelledError as lost:
-        raise DaskError(
-            "the Dask scheduler was lost; units that are not committed are submitted again by "
-            "`gradenc resume`"
-        ) from lost
 
 
 def _threads(client: Client) -> int:

@@ -19,7 +19,7 @@ from typing import Any
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
-from distributed.comm import CommClosedError
+from distributed.comm.core import CommClosedError
 from distributed.security import Security
 from threadpoolctl import threadpool_limits
 

@@ -1,11 +1,11 @@
-# make install | demo | test | test-long | lint | unit | clean      (see README.md)
+# make install | demo | test | test-long | lint | unit | browser | slurm | clean      (see README.md)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: install demo test test-long lint unit browser clean
+.PHONY: install demo test test-long lint unit browser slurm clean
 
 install: $(STAMP)
 
@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt scripts/install.sh
 demo: $(STAMP)
 	$(BIN)/gradenc demo demo
 
-test: $(STAMP) lint browser unit
+test: $(STAMP) lint browser slurm unit
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -27,11 +27,14 @@ lint: $(STAMP)
 unit: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" --durations=15
 
-test-long: $(STAMP) browser
+test-long: $(STAMP) browser slurm
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
 
 browser:
 	scripts/browser.sh
+
+slurm:
+	scripts/slurm.sh
 
 clean:
 	rm -rf $(VENV) demo build *.egg-info

@@ -509,7 +509,7 @@ def _check_fabricated(store: Store, run_folder: Path, expected: dict[str, int]) 
     for index in (1, expected["committed"] // 2, expected["committed"] - 1):
         if not is_committed(store, store.units[index]):
             raise RuntimeError(f"the copied record of unit {index} is not what commit writes")
-    found = _status(run_folder)["extract"]
+    found = _status(run_folder)["stages"]["extract"]
     expected = {**expected, "pending": expected["pending"] - expected["failed"]}
     if any(found[key] != value for key, value in expected.items()):
         raise RuntimeError(f"status counts {found}, fabricated were {expected}")

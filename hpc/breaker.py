@@ -7,13 +7,10 @@ What its tasks share is a folder: they count there, and the one that finds enoug
 from pathlib import Path
 from uuid import uuid4
 
-from hpc.triage import fingerprint
+from hpc.triage import BREAKER, FailureClass, fingerprint
 from jobs.runner import Outcome
 from storage_schemas.files import make_folder, write_exclusive
 from storage_schemas.identity import canonical_json
-
-ALIKE = 5
-"""Failures alike, without a single commit of the submission, that stop it."""
 
 
 class Breaker:
@@ -32,15 +29,15 @@ class Breaker:
         folder = self.submission / "failures" / fingerprint(outcome.traceback)
         make_folder(folder)
         (folder / uuid4().hex).touch()
-        if len(list(folder.iterdir())) >= ALIKE:
+        if len(list(folder.iterdir())) >= BREAKER:
             last = outcome.traceback.strip().rpartition("\n")[2]
-            self.stop("ERROR", f"the first {ALIKE} units all failed alike: {last}")
+            self.stop(FailureClass.ERROR, f"the first {BREAKER} units all failed alike: {last}")
 
     @property
     def stopped(self) -> bool:
         """Whether some task said that none should go on."""
         return self.halt.exists()
 
-    def stop(self, failure: str, sentence: str) -> None:
+    def stop(self, failure: FailureClass, sentence: str) -> None:
         """Let no task of the submission begin another unit, and say why."""
         write_exclusive(self.halt, canonical_json({"failure": failure, "sentence": sentence}))

@@ -8,22 +8,39 @@ from collections.abc import Sequence
 import psutil
 
 from hpc.folder import RunFolder
-from hpc.submissions import unsettled
+from hpc.slurm.client import SlurmUnavailable
+from hpc.submissions import submissions, unsettled
 from hpc.tasks import Task, tasks_of
 
 GRACE_S = 3.0
 
 
 def cancel_run(run: RunFolder) -> int:
-    """End the run's tasks with their children and return how many there were."""
+    """End the run's tasks with their children and return how many there were.
+
+    Raises
+    ------
+    SlurmUnavailable
+        If SLURM does not answer: nothing more is submitted then, but its tasks go on.
+    """
     with run.lock():
         run.cancel()
-        alive = [task for task in tasks_of(unsettled(run)) if task.alive]
+        alive = [task for task in _tasks(run) if task.alive]
     on_slurm = [task for task in alive if task.submission.on_slurm]
-    if any(submission.on_slurm for submission in unsettled(run)):
+    if any(submission.on_slurm for submission in submissions(run)):
         _cancel_jobs(run, on_slurm)
     _end_processes([task for task in alive if task not in on_slurm])
     return len(alive)
+
+
+def _tasks(run: RunFolder) -> list[Task]:
+    try:
+        return tasks_of(unsettled(run))
+    except SlurmUnavailable as error:
+        raise SlurmUnavailable(
+            f"{error}; nothing more is submitted, but the tasks go on: run `gradenc cancel "
+            f"{run.path}` again when SLURM answers"
+        ) from error
 
 
 def _cancel_jobs(run: RunFolder, tasks: Sequence[Task]) -> None:

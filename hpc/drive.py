@@ -13,11 +13,11 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from hpc.advance import advance, is_complete, is_stuck
+from hpc.advance import advance
 from hpc.folder import RunFolder
 from hpc.notify import notify
 from hpc.profile import Profile
-from hpc.state import StageState
+from hpc.state import StageState, is_complete, is_stuck
 from jobs.spec import STAGES
 from storage_schemas.seal import run_digest
 

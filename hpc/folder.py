@@ -1,12 +1,12 @@
 """A run's folder: the resolved study, the stores it uses, its submissions and its report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from hpc.profile import Profile
 from storage_schemas.files import follow_group, locked, replace
@@ -31,11 +31,13 @@ class RunFolder:
         return run
 
     @classmethod
-    def create(cls, path: Path, name: str, root: Path | None) -> "RunFolder":
-        """Create the run, or open the one that is there."""
+    def create(
+        cls, path: Path, name: str, root: Path | None, units: Mapping[str, int]
+    ) -> "RunFolder":
+        """Create the run with the number of units of each stage, or open the one that is there."""
         store_root = root or path / "stores"
         follow_group(store_root)
-        create_run(path, name, store_root)
+        create_run(path, name, store_root, units)
         register(store_root, path)
         return cls(path)
 
@@ -60,8 +62,14 @@ class RunFolder:
         return self.path / "report.html"
 
     def stores(self, stage: str) -> list[Store]:
-        """Open the stores of a stage that has been planned; empty before that."""
-        return run_stores(self.path, stage)
+        """Open the stores of a stage that has been planned; empty before that.
+
+        Empty, too, if one of them was deleted: then the stage is planned again.
+        """
+        try:
+            return run_stores(self.path, stage)
+        except FileNotFoundError:
+            return []
 
     def record(self, stage: str, stores: Sequence[Store]) -> None:
         """Record a stage's stores in run.json."""
@@ -81,32 +89,32 @@ class RunFolder:
     @property
     def round(self) -> int:
         """How often the user asked for failed units to be tried again."""
-        return self._state().round
+        return self.wishes.round
 
     @property
     def cancelled(self) -> bool:
         """Whether the user cancelled the run."""
-        return self._state().cancelled
+        return self.wishes.cancelled
 
     @property
     def dask(self) -> str | None:
         """Address of the user's own Dask scheduler, where it was given one."""
-        return self._state().dask
+        return self.wishes.dask
 
     @property
     def notify(self) -> str | None:
         """The command that is told when the run is complete or needs the user."""
-        return self._state().notify
+        return self.wishes.notify
 
     @property
     def pilot(self) -> bool:
         """Whether a unit of each kind is made before the others are submitted."""
-        return self._state().pilot
+        return self.wishes.pilot
 
     @property
     def max_gpu_hours(self) -> float | None:
         """How many GPU hours the run may hold in all."""
-        return self._state().max_gpu_hours
+        return self.wishes.max_gpu_hours
 
     def profile(self) -> Profile:
         """Return the profile that the run was last submitted or resumed with."""
@@ -114,22 +122,35 @@ class RunFolder:
 
     def keep_profile(self, profile: Profile) -> None:
         """Keep a profile for whoever advances the run when nobody is logged in."""
-        replace(self.path / "profile.json", canonical_json(profile.model_dump(mode="json", exclude_unset=True)))
+        # Keys that were not set stay away: some may not be, depending on the scheduler.
+        kept = profile.model_dump(mode="json", exclude_unset=True)
+        replace(self.path / "profile.json", canonical_json(kept))
 
     def cancel(self) -> None:
         """Submit nothing more until the user resumes the run."""
         self.change(cancelled=True)
 
-    def next_round(self) -> None:
-        """Let failed units be tried again and lift a cancellation."""
-        self.change(round=self.round + 1, cancelled=False)
+    def next_round(self, only: Sequence[str] = ()) -> None:
+        """Let failed units be tried again and lift a cancellation.
+
+        Parameters
+        ----------
+        only : sequence of str
+            Unit ids, stages or classes of failure: other units that failed stay failed.
+        """
+        wishes = self.wishes
+        number = wishes.round + 1
+        limits = wishes.only | ({number: tuple(only)} if only else {})
+        self.change(round=number, cancelled=False, only=limits)
 
     def change(self, **wishes: Any) -> None:
         """Keep what the user wishes of the run: fields of `Wishes`."""
-        state = Wishes.model_validate(self._state().model_dump() | wishes)
+        state = Wishes.model_validate(self.wishes.model_dump() | wishes)
         replace(self.path / "state.json", canonical_json(state.model_dump(mode="json")))
 
-    def _state(self) -> "Wishes":
+    @property
+    def wishes(self) -> "Wishes":
+        """What the user wishes of the run now."""
         path = self.path / "state.json"
         return Wishes.model_validate_json(path.read_bytes()) if path.exists() else Wishes()
 
@@ -141,8 +162,15 @@ class Wishes(BaseModel):
 
     round: int = 0
     """how often failed units were to be tried again"""
+    only: dict[int, tuple[str, ...]] = Field(default_factory=dict)
+    """rounds in which only these were: unit ids, stages, classes of failure"""
     cancelled: bool = False
     dask: str | None = None
     notify: str | None = None
     pilot: bool = False
     max_gpu_hours: float | None = None
+
+    def renewals(self, names: Set[str], since: int = 0) -> int:
+        """Return how many rounds after `since` were for a unit that goes by these names."""
+        rounds = range(since + 1, self.round + 1)
+        return sum(n not in self.only or not names.isdisjoint(self.only[n]) for n in rounds)

@@ -43,8 +43,13 @@ def run_gate(path: str) -> None:
 
 def living_gate(run: RunFolder) -> Job | None:
     """Return a gate of the run that runs or waits, other than this process's own job."""
-    own = os.environ.get("SLURM_JOB_ID")
-    gates = (job for job in queue([gate_name(run)]) if job.alive and job.job_id != own)
+    return gate_among(run, queue([gate_name(run)]))
+
+
+def gate_among(run: RunFolder, queued: Iterable[Job]) -> Job | None:
+    """Return the run's living gate among the jobs of SLURM's queue."""
+    name, own = gate_name(run), os.environ.get("SLURM_JOB_ID")
+    gates = (job for job in queued if job.name == name and job.alive and job.job_id != own)
     return next(gates, None)
 
 

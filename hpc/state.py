@@ -4,13 +4,13 @@ The stores say what is done; attempt records only say why something is not. Impo
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from hpc.folder import RunFolder
-from hpc.submissions import UNCHARGED, submissions
+from hpc.folder import RunFolder, Wishes
+from hpc.submissions import UNCHARGED, given_up, submissions, unsettled
 from hpc.triage import FailureClass, classify
 from jobs.spec import STAGES
 from storage_schemas.attempts import attempts_of, is_alive, latest_attempts
@@ -38,6 +38,11 @@ class UnitState:
     def unit_id(self) -> str:
         """The unit's id, as `gradenc logs` takes it."""
         return self.store.unit_id(self.store.units[self.index])
+
+    @property
+    def names(self) -> set[str]:
+        """What `gradenc resume --only` may call it."""
+        return _names(self.store, self.index, self.failure)
 
 
 @dataclass(frozen=True)
@@ -87,8 +92,8 @@ class Forgiven:
 
 def stage_state(run: RunFolder, stage: str, stores: Sequence[Store]) -> StageState:
     """Read the state of one stage."""
-    forgiven = Forgiven(run)
-    units = tuple(u for store in stores for u in _unit_states(store, run.round, forgiven))
+    forgiven, wishes = Forgiven(run), run.wishes
+    units = tuple(u for store in stores for u in _unit_states(store, wishes, forgiven))
     sealed = bool(stores) and all(store.sealed() for store in stores)
     return StageState(stage, bool(stores), sealed, units)
 
@@ -98,7 +103,42 @@ def run_state(run: RunFolder) -> dict[str, StageState]:
     return {stage: stage_state(run, stage, run.stores(stage)) for stage in STAGES}
 
 
-def _unit_states(store: Store, round_: int, forgiven: Forgiven) -> Iterator[UnitState]:
+def is_complete(states: Mapping[str, StageState]) -> bool:
+    """Return whether every stage is sealed."""
+    return all(state.sealed for state in states.values())
+
+
+def is_stuck(run: RunFolder, states: Mapping[str, StageState]) -> bool:
+    """Return whether nothing runs and nothing more will be submitted before `resume`."""
+    if is_complete(states) or any(state.count("running") for state in states.values()):
+        return False
+    if unsettled(run):
+        return False
+    return run.cancelled or any(
+        state.count("failed") or given_up(run, stage) for stage, state in states.items()
+    )
+
+
+def check_only(run: RunFolder, only: Sequence[str]) -> None:
+    """Refuse names by which no failed unit goes.
+
+    Raises
+    ------
+    ValueError
+        Naming the first of them.
+    """
+    states = run_state(run).values()
+    failed = [unit.names for state in states for unit in state.units if unit.status == "failed"]
+    for name in only:
+        if not any(name in names for names in failed):
+            raise ValueError(
+                f"--only {name}: nothing that failed in {run.path} goes by this name; accepted: "
+                f"a unit's id, a stage ({', '.join(STAGES)}) or a class of failure "
+                f"({', '.join(FailureClass)}), as `gradenc status {run.path}` prints them"
+            )
+
+
+def _unit_states(store: Store, wishes: Wishes, forgiven: Forgiven) -> Iterator[UnitState]:
     committed = committed_units(store)
     attempts = latest_attempts(store, skip=committed)
     for unit in store.units:
@@ -107,31 +147,33 @@ def _unit_states(store: Store, round_: int, forgiven: Forgiven) -> Iterator[Unit
         elif unit.index not in attempts:
             yield UnitState(store, unit.index, "pending", None)
         else:
-            yield _tried(store, unit.index, attempts[unit.index], round_, forgiven)
+            yield _tried(store, unit.index, attempts[unit.index], wishes, forgiven)
 
 
 def _tried(
-    store: Store, index: int, attempt: dict[str, Any], round_: int, forgiven: Forgiven
+    store: Store, index: int, attempt: dict[str, Any], wishes: Wishes, forgiven: Forgiven
 ) -> UnitState:
     """Return the state of a unit that was tried and is not committed."""
     if is_alive(attempt):
         return UnitState(store, index, "running", None)
     failure = classify(attempt, None)
+    names = _names(store, index, failure)
     if attempt["outcome"] == "failed" and failure not in RETRIED:
-        ours = attempt["round"] == round_
-        return UnitState(
-            store,
-            index,
-            "failed" if ours else "pending",
-            attempt["error"],
-            failure if ours else None,
-        )
-    limit = ATTEMPTS_PER_ROUND * (round_ + 1)
+        # A later round than ours is another run's that shares the store.
+        if attempt["round"] > wishes.round or wishes.renewals(names, since=attempt["round"]):
+            return UnitState(store, index, "pending", None)
+        return UnitState(store, index, "failed", attempt["error"], failure)
+    limit = ATTEMPTS_PER_ROUND * (1 + wishes.renewals(names))
     if attempt["outcome"] != "stopped" and attempt["n"] >= limit:
         charged = sum(not forgiven(one) for one in attempts_of(store, index))
         if charged >= limit:
             return UnitState(store, index, "failed", attempt["error"] or SILENT, failure)
     return UnitState(store, index, "pending", None)
+
+
+def _names(store: Store, index: int, failure: str | None) -> set[str]:
+    stage, unit_id = store.path.parent.name, store.unit_id(store.units[index])
+    return {stage, unit_id, *([failure] if failure else ())}
 
 
 RETRIED = (FailureClass.NODE,)

@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from hpc.folder import RunFolder
+from hpc.triage import FailureClass
 from storage_schemas.files import read_json, write_exclusive
 from storage_schemas.identity import canonical_json
 
 FRUITLESS_IN_A_ROW = 5
 """Submissions of a stage that end without a new commit before the user is asked."""
 
-UNCHARGED = ("PREEMPTED", "NODE")
-"""Ends of a task that say nothing against its units (names of `hpc.triage.FailureClass`)."""
+UNCHARGED = (FailureClass.PREEMPTED, FailureClass.NODE)
+"""Ends of a task that say nothing against its units."""
 
 
 @dataclass(frozen=True)

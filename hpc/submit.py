@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import submitit
 
@@ -23,6 +23,9 @@ from storage_schemas.attempts import start_time
 from storage_schemas.files import write_exclusive
 from storage_schemas.identity import canonical_json
 
+if TYPE_CHECKING:
+    from hpc.slurm.limits import Limits
+
 
 @dataclass(frozen=True)
 class How:
@@ -35,10 +38,15 @@ class How:
     """Address of a Dask scheduler that the user already has."""
 
 
-def submit(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> Submission:
+def submit(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
     """Freeze `items` in a new submission and start its tasks."""
     if how.scheduler == "slurm":
-        return _submit_to_slurm(run, stage, items, how)
+        _submit_to_slurm(run, stage, items, how)
+    else:
+        _submit_here(run, stage, items, how)
+
+
+def _submit_here(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
     profile = how.profile
     slots = min(profile.slots, len(items))
     submission = _freeze(run, stage, [items[i::slots] for i in range(slots)], how)
@@ -48,10 +56,9 @@ def submit(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> Submi
         jobs = executor.map_array(worker.run_slice, *_arguments(submission))
     ids = [str(job.job_id) for job in jobs]
     submission.note_jobs([{"job_id": i, "start_time": start_time(int(i))} for i in ids])
-    return submission
 
 
-def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> Submission:
+def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
     """Start array jobs for as many items as the user may have in the queue, the rest later."""
     from hpc.slurm.limits import limits
 
@@ -59,7 +66,10 @@ def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: How
     found = limits(profile.partition, profile.account, profile.qos)
     per_task = profile.units_per_task or -(-len(items) // profile.slots)
     tasks = -(-len(items) // per_task)
-    slices = [items[i::tasks] for i in range(tasks)][: found.free_jobs]
+    # What the user may not have in the queue now is missing again when these have ended.
+    slices = [items[i::tasks] for i in range(tasks)][: _free_jobs(found)]
+    if not slices:
+        return
     submission = _freeze(run, stage, slices, how)
     ids = start_array(
         submission.name,
@@ -71,7 +81,13 @@ def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: How
         profile.slots,
     )
     submission.note_jobs([{"job_id": i} for i in ids])
-    return submission
+
+
+def _free_jobs(found: "Limits") -> int | None:
+    """Return how many tasks may be submitted, a place in the queue kept for the gate."""
+    if found.max_submit_jobs is None:
+        return None
+    return max(0, found.max_submit_jobs - found.queued - 1)
 
 
 def job_prefix(run: RunFolder) -> str:

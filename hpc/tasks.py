@@ -1,6 +1,6 @@
 """Which tasks of submissions are alive: processes looked up here, jobs by one question to SLURM."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hpc.slurm.jobs import Job
@@ -29,9 +29,24 @@ def tasks_of(submissions: Sequence[Submission]) -> list[Task]:
     SlurmUnavailable
         If some are SLURM's and its queue cannot be asked.
     """
-    on_slurm = [submission for submission in submissions if submission.on_slurm]
-    found = [task for s in submissions if not s.on_slurm for task in _local_tasks(s)]
-    return [*found, *(_slurm_tasks(on_slurm) if on_slurm else ())]
+    names = [submission.name for submission in submissions if submission.on_slurm]
+    if not names:
+        return tasks_among(submissions, ())
+    from hpc.slurm.queue import queue
+
+    return tasks_among(submissions, queue(names))
+
+
+def tasks_among(submissions: Sequence[Submission], queued: Iterable[Job]) -> list[Task]:
+    """Return all tasks of the submissions, given what SLURM's queue holds."""
+    by_name: dict[str, dict[str, Job]] = {}
+    for job in queued:
+        by_name.setdefault(job.name, {})[job.job_id] = job
+    return [
+        task
+        for s in submissions
+        for task in (_slurm_tasks(s, by_name.get(s.name, {})) if s.on_slurm else _local_tasks(s))
+    ]
 
 
 def _local_tasks(submission: Submission) -> Iterator[Task]:
@@ -40,17 +55,10 @@ def _local_tasks(submission: Submission) -> Iterator[Task]:
         yield Task(submission, index, record["job_id"], alive)
 
 
-def _slurm_tasks(submissions: Sequence[Submission]) -> Iterator[Task]:
-    from hpc.slurm.queue import queue
-
-    by_name: dict[str, dict[str, Job]] = {}
-    for job in queue([submission.name for submission in submissions]):
-        by_name.setdefault(job.name, {})[job.job_id] = job
-    for submission in submissions:
-        queued = by_name.get(submission.name, {})
-        records = submission.jobs
-        if records is None:
-            yield from (Task(submission, -1, j.job_id, j.alive, j) for j in queued.values())
-        for index, record in enumerate(records or ()):
-            known = queued.get(record["job_id"])
-            yield Task(submission, index, record["job_id"], bool(known and known.alive), known)
+def _slurm_tasks(submission: Submission, queued: Mapping[str, Job]) -> Iterator[Task]:
+    records = submission.jobs
+    if records is None:
+        yield from (Task(submission, -1, j.job_id, j.alive, j) for j in queued.values())
+    for index, record in enumerate(records or ()):
+        known = queued.get(record["job_id"])
+        yield Task(submission, index, record["job_id"], bool(known and known.alive), known)

@@ -4,16 +4,18 @@ import hashlib
 import json
 import os
 import signal
+import sys
 from collections.abc import MutableMapping
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 from hpc.breaker import Breaker
 from hpc.gpu import gpu_type, other_type
+from hpc.triage import EXIT_CODES, FailureClass
 from jobs.runner import Item, job_name, run_items
 
 PACKAGES = ("gradenc_core", "storage_schemas", "jobs", "hpc")
@@ -36,7 +38,7 @@ class StopFlag:
 
 @lru_cache
 def code_version() -> str:
-    """Return version and digest of the installed code, which tasks compare with their submission."""
+    """Return version and digest of the installed code; tasks compare it with their submission."""
     total = hashlib.sha256()
     for package in PACKAGES:
         folder = Path(str(files(package)))
@@ -120,8 +122,8 @@ def _refuse_other_gpu(payload: dict[str, Any], breaker: Breaker) -> None:
             f"differ in the last digits; name one type in the profile ([{stage}] constraint, or a "
             "partition that has only one)"
         )
-        breaker.stop("DRIFT", sentence)
-        raise RuntimeError(sentence)
+        breaker.stop(FailureClass.DRIFT, sentence)
+        _end(FailureClass.DRIFT, sentence)
 
 
 def _refuse_other_code(payload: dict[str, Any], breaker: Breaker, path: Path) -> None:
@@ -132,5 +134,11 @@ def _refuse_other_code(payload: dict[str, Any], breaker: Breaker, path: Path) ->
         "the code was changed in between, or differs on the node; install one version, then run "
         "`gradenc resume` so that the units are submitted by the code that runs them"
     )
-    breaker.stop("DRIFT", sentence)
-    raise RuntimeError(sentence)
+    breaker.stop(FailureClass.DRIFT, sentence)
+    _end(FailureClass.DRIFT, sentence)
+
+
+def _end(failure: FailureClass, sentence: str) -> NoReturn:
+    """End this task before it has begun a unit, so that its exit code tells why."""
+    print(sentence, file=sys.stderr, flush=True)
+    sys.exit(EXIT_CODES[failure])

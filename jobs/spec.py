@@ -42,6 +42,10 @@ class Spec(BaseModel):
         return self.model_dump(mode="json")
 
 
+class Unsealed(ValueError):  # noqa: N818 - what was found, not an error of ours
+    """A store of an earlier stage is not sealed as it was when this one was planned."""
+
+
 class Reference(Spec):
     """A sealed store of an earlier stage: what it is, and the digest of its seal."""
 
@@ -63,21 +67,39 @@ class Reference(Spec):
         store = Store.find(root, self.stage, self.identity)
         seal = store.sealed()
         if seal is None or seal["digest"] != self.seal:
-            raise ValueError(
+            raise Unsealed(
                 f"{store.path} is not sealed with the digest {self.seal[:12]} that this unit was "
                 "planned with; run `gradenc resume` on the run so that it is planned again"
             )
         return store
 
 
+class PreprocessingSpec(Spec):
+    """From an image to a model's input (`gradenc_core.library.Preprocessing`); sizes in pixels."""
+
+    image_size: int
+    resize_size: int
+    squash: bool
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class ModelSpec(Spec):
-    """A vision model: where it comes from, its weights and its input size (pixels)."""
+    """A vision model: where it comes from, its weights and its input size (pixels).
+
+    The library decides which weights and which preprocessing a name stands for, and may decide
+    otherwise in its next version: so both are here as they were found when the study was planned.
+    """
 
     library: Literal["torchvision", "timm"]
     architecture: str
     weights: Literal["pretrained", "untrained"]
+    weights_digest: str | None
+    """None if untrained: the seed says it, and processors differ in the last bits of a draw."""
     seed: int
     image_size: int | None
+    preprocessing: PreprocessingSpec
 
 
 class SignalSpec(Spec):

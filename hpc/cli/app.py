@@ -6,12 +6,16 @@ import typer
 from rich.console import Console
 
 from hpc.cli import (
+    cluster,
     demo,
+    doctor,
     drill,
     explain,
+    fetch,
     init,
     logs,
     plan,
+    profile,
     query,
     report,
     space,
@@ -19,6 +23,7 @@ from hpc.cli import (
     submit,
     verify,
 )
+from hpc.slurm.client import SlurmUnavailable
 
 app = typer.Typer(
     name="gradenc",
@@ -30,7 +35,10 @@ app = typer.Typer(
 )
 app.command()(init.init)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.command()(fetch.fetch)
 app.command()(drill.drill)
+app.add_typer(profile.app, name="profile")
 app.command()(plan.plan)
 app.command()(submit.submit)
 app.command()(status.status)
@@ -38,19 +46,20 @@ app.command()(submit.resume)
 app.command()(submit.cancel)
 app.command()(logs.logs)
 app.command()(verify.verify)
-app.command()(report.report)
+app.add_typer(report.app, name="report")
 app.command()(query.query)
 app.command()(explain.why)
 app.command()(explain.explain)
 app.command()(space.du)
 app.command()(space.gc)
+app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:
     """Run the command; a refused input ends with one message and exit status 1."""
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, SlurmUnavailable) as error:
         Console(stderr=True, highlight=False).print(
             f"[red]error:[/red] {_escape(str(error))}", soft_wrap=True
         )

@@ -1,62 +1,171 @@
-"""`gradenc logs`: what happened to one unit."""
+"""`gradenc logs`: what happened to units, and what their tasks print."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from hpc.cli.arguments import RunPath
 from hpc.folder import RunFolder
-from jobs.spec import STAGES
-from storage_schemas.attempts import attempts_of
-from storage_schemas.store import Store
+
+if TYPE_CHECKING:
+    from hpc.seeing import FailedAlike
+
+ASK_EVERY_S = {False: 1.0, True: 15.0}
+"""How often `-f` asks whether tasks are alive: on a cluster (True) its controller is asked."""
 
 
 def logs(
     run: RunPath,
     unit: Annotated[
         str | None,
-        typer.Argument(help="A unit id, as status prints it; default: all failed."),
+        typer.Argument(help="A unit id, as status prints it; default: one of each failure."),
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", "-f", help="Print what the tasks at work print, until they end."),
+    ] = False,
+    gate: Annotated[
+        bool, typer.Option("--gate", help="What the run's last gate printed, on a cluster.")
+    ] = False,
 ) -> None:
     """Show the attempts at a unit with their errors, tracebacks and log files.
+
+    Without a unit: of everything that failed alike one unit, and the end of the log of every stage
+    that was stopped.
 
     Example: `gradenc logs runs/first 3fa9c1d2e4b5-00003`
     """
     folder = RunFolder.open(run)
-    console = Console(highlight=False, markup=False)
-    found = False
-    for store, index in _units(folder, unit):
-        found = True
-        for attempt in attempts_of(store, index):
-            console.print(
-                f"{attempt['unit']} {store.label}: attempt {attempt['n']} by {attempt['job']} on "
-                f"{attempt['host']} from {attempt['started']}: {attempt['outcome']}"
-            )
-            if attempt.get("traceback"):
-                console.print(attempt["traceback"])
-            for path in _log_files(folder, str(attempt["job"])):
-                console.print(f"    log: {path}")
-    if not found:
-        console.print(
-            f"no unit {unit} in {run}; `gradenc status {run}` names units"
-            if unit
-            else "no unit has failed"
-        )
-        raise typer.Exit(1 if unit else 0)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    if gate:
+        _print_gate(folder, console)
+    elif follow:
+        _follow(folder, unit, console)
+    elif unit:
+        _print_unit(folder, unit, console)
+    else:
+        _print_failures(folder, console)
 
 
-def _units(folder: RunFolder, unit: str | None) -> list[tuple[Store, int]]:
+def _print_unit(folder: RunFolder, unit_id: str, console: Console) -> None:
+    attempts = _attempts(folder, unit_id)
+    for attempt in attempts:
+        _print_attempt(folder, attempt, console)
+    if not attempts:
+        console.print(f"{unit_id} has not been tried yet")
+
+
+def _print_failures(folder: RunFolder, console: Console) -> None:
+    """Print one unit of every group that failed alike, then the stages that were stopped."""
+    from hpc.seeing import failed_alike
     from hpc.state import run_state
 
-    if unit is None:
-        states = run_state(folder).values()
-        return [(u.store, u.index) for s in states for u in s.units if u.status == "failed"]
-    prefix, _, index = unit.rpartition("-")
-    stores = [store for stage in STAGES for store in folder.stores(stage)]
-    return [(s, int(index)) for s in stores if prefix and s.identity.startswith(prefix)]
+    groups = [group for state in run_state(folder).values() for group in failed_alike(state)]
+    for group in groups:
+        console.print(_heading(group))
+        _print_attempt(folder, _attempts(folder, group.example)[-1], console)
+    if not _print_halts(folder, console) and not groups:
+        console.print("no unit has failed")
 
 
-def _log_files(folder: RunFolder, job: str) -> list[Path]:
-    return sorted((folder.path / "submissions").glob(f"*/log/{job}_*_log.*"))
+def _heading(group: "FailedAlike") -> str:
+    return f"\n{group.stage}: {group.units} unit(s) failed ({group.failure}), for example:"
+
+
+def _print_halts(folder: RunFolder, console: Console) -> bool:
+    """Print the end of the log of every submission of this round that was stopped."""
+    from hpc.following import last_lines, logs_in
+    from hpc.submissions import submissions
+
+    halted = [s for s in submissions(folder) if s.round == folder.round and s.halt]
+    for submission in halted:
+        console.print(f"\n{submission.stage} was stopped: {(submission.halt or {})['sentence']}")
+        for path in logs_in(submission.path / "log")[-1:]:
+            console.print(f"    log: {path}")
+            console.print("\n".join(last_lines(path)))
+    return bool(halted)
+
+
+def _print_attempt(folder: RunFolder, attempt: dict[str, Any], console: Console) -> None:
+    from hpc.following import logs_of_job
+    from hpc.outcomes import job_of
+    from storage_schemas.attempts import is_alive
+
+    alive = ", at work" if is_alive(attempt) else ""
+    console.print(
+        f"{attempt['unit']}: attempt {attempt['n']} by {attempt['job']} on {attempt['host']} from "
+        f"{attempt['started']}: {attempt['outcome']}{alive}"
+    )
+    if attempt["traceback"] or attempt["error"]:
+        console.print(attempt["traceback"] or attempt["error"])
+    for path in logs_of_job(folder, job_of(attempt)):
+        console.print(f"    log: {path}")
+
+
+def _print_gate(folder: RunFolder, console: Console) -> None:
+    from hpc.following import logs_in
+
+    found = logs_in(folder.path / "gates")
+    if not found:
+        console.print("the run has had no gate: those are jobs of runs on a cluster")
+        return
+    console.print(f"log: {found[-1]}")
+    console.print(found[-1].read_text(errors="replace"))
+
+
+def _attempts(folder: RunFolder, unit_id: str) -> list[dict[str, Any]]:
+    from hpc.explain import find_unit
+    from storage_schemas.attempts import attempts_of
+
+    store, unit = find_unit(folder, unit_id)
+    return attempts_of(store, unit.index)
+
+
+def _follow(folder: RunFolder, unit_id: str | None, console: Console) -> None:
+    lines = _lines_of_unit(folder, unit_id) if unit_id else _lines_of_tasks(folder)
+    shown: Path | None = None
+    try:
+        for path, line in lines:
+            if path != shown:
+                console.print(f"==> {path} <==")
+                shown = path
+            console.print(line)
+    except KeyboardInterrupt:
+        return
+
+
+def _lines_of_unit(folder: RunFolder, unit_id: str) -> Iterator[tuple[Path, str]]:
+    """Follow the job of the unit's newest attempt while it is at work on the unit."""
+    from hpc.following import follow, logs_of_job
+    from hpc.outcomes import job_of
+    from storage_schemas.attempts import is_alive
+
+    def files() -> list[Path]:
+        return [p for a in _attempts(folder, unit_id)[-1:] for p in logs_of_job(folder, job_of(a))]
+
+    def goes_on() -> bool:
+        return any(is_alive(attempt) for attempt in _attempts(folder, unit_id)[-1:])
+
+    return follow(files, goes_on, ASK_EVERY_S[False])
+
+
+def _lines_of_tasks(folder: RunFolder) -> Iterator[tuple[Path, str]]:
+    """Follow all tasks that are at work, or will be, in the submissions that have not ended."""
+    from hpc.following import follow, logs_in
+    from hpc.submissions import submissions, unsettled
+    from hpc.tasks import tasks_of
+
+    first = unsettled(folder)[:1]
+
+    def files() -> list[Path]:
+        # Not the unsettled ones: what a task printed last is read after somebody settled it.
+        later = (s for s in submissions(folder) if first and s.path >= first[0].path)
+        return [path for submission in later for path in logs_in(submission.path / "log")]
+
+    def goes_on() -> bool:
+        return any(task.alive for task in tasks_of(unsettled(folder)))
+
+    return follow(files, goes_on, ASK_EVERY_S[any(s.on_slurm for s in first)])

@@ -1,18 +1,81 @@
-"""`gradenc report`: the one-page report of a finished run."""
+"""`gradenc report`: the page of a finished run, and what its tasks used of what they asked for."""
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from hpc.cli.arguments import RunPath
+from hpc.efficiency import GB, StageUse, efficiency
 from hpc.folder import RunFolder
 
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Write a run's page, or show what its tasks used.\n\nExample: `gradenc report page RUN`",
+)
+UNKNOWN = "not known"
 
-def report(run: RunPath) -> None:
-    """Write the run's report again from its stores.
 
-    Example: `gradenc report demo/run`
+@app.command()
+def page(run: RunPath) -> None:
+    """Write the run's one-page report again from its stores.
+
+    Example: `gradenc report page demo/run`
     """
     from jobs.report import write_report
 
     folder = RunFolder.open(run)
     write_report(folder.path, folder.report)
     typer.echo(f"wrote {folder.report}")
+
+
+@app.command("efficiency")
+def show_efficiency(run: RunPath) -> None:
+    """Show processors, memory, time and GPUs against what was asked for, and what to ask for.
+
+    The last lines go into the profile.
+
+    Example: `gradenc report efficiency runs/first`
+    """
+    folder = RunFolder.open(run)
+    uses = efficiency(folder)
+    console = Console(highlight=False)
+    console.print(_table(folder.name, uses))
+    console.print(
+        "in units: time inside units that were committed, of the time of the tasks' processes"
+    )
+    lines = [
+        line for use in uses if use.suggestions for line in (f"[{use.stage}]", *use.suggestions)
+    ]
+    if lines:
+        console.print("\nfor the profile:\n")
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _table(name: str, uses: list[StageUse]) -> Table:
+    table = Table(title=name)
+    table.add_column("stage")
+    for column in ("tasks", "CPU", "memory", "longest task", "GPU h held", "in units"):
+        table.add_column(column, justify="right")
+    for use in uses:
+        table.add_row(
+            use.stage,
+            str(use.tasks),
+            _percent(use.cpu_share),
+            _of(use.memory, use.memory_asked, GB, "GB"),
+            _of(use.longest_s, use.limit_s, 60, "min"),
+            UNKNOWN if use.gpu_hours is None else f"{use.gpu_hours:.2g}",
+            _percent(use.unit_share),
+        )
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return UNKNOWN if share is None else f"{share:.0%}"
+
+
+def _of(used: float | None, asked: float | None, unit: float, name: str) -> str:
+    if used is None:
+        return UNKNOWN
+    limit = "" if asked is None else f"/{asked / unit:.3g}"
+    return f"{used / unit:.2g}{limit} {name}"

@@ -61,6 +61,13 @@ def resume(
             "--quick", help="Check only that files have their sizes, without reading them."
         ),
     ] = False,
+    only: Annotated[
+        list[str],
+        typer.Option(
+            help="Try only these failed units again: a unit's id, a stage or a class of failure "
+            "as status prints them; repeatable."
+        ),
+    ] = [],  # noqa: B006 (typer copies it)
     profile: Annotated[
         str | None,
         typer.Option("--profile", help="Another profile [default: the one it was submitted with]."),
@@ -72,20 +79,26 @@ def resume(
 ) -> None:
     """Go on with a run: repair damaged units, try failed ones again, run whatever is missing.
 
-    Every committed byte is read and compared first; `--quick` leaves that to `verify --deep`.
+    Every committed byte is read and compared first; `--quick` leaves that to `verify --deep`. With
+    `--only`, units that failed and are not named stay as they are.
 
-    Example: `gradenc resume runs/first`
+    Example: `gradenc resume runs/first --only extract --only 3fa9c1d2e4b5-00003`
     """
     from hpc.advance import withdraw_damaged
     from hpc.folder import RunFolder
     from hpc.profile import load_profile
+    from hpc.state import check_only
+    from storage_schemas.run import mend_stores
 
     folder = RunFolder.open(run)
     how = folder.profile() if profile is None else load_profile(profile)
     with folder.lock():
-        folder.next_round()
+        check_only(folder, only)
+        folder.next_round(only)
         wishes = {"notify": notify, "dask": dask, "max_gpu_hours": max_gpu_hours}
         folder.change(**{name: wish for name, wish in wishes.items() if wish is not None})
+        for file in mend_stores(run):
+            typer.echo(f"put back {file}")
         n = withdraw_damaged(folder, deep=not quick)
     if n:
         typer.echo(f"{n} committed unit(s) were damaged and are made again")

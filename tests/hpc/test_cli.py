@@ -8,6 +8,8 @@ GRADENC = str(Path(sys.executable).with_name("gradenc"))
 COMMANDS = (
     "init",
     "demo",
+    "doctor",
+    "fetch",
     "plan",
     "submit",
     "status",
@@ -16,6 +18,8 @@ COMMANDS = (
     "logs",
     "verify",
     "report",
+    "report page",
+    "report efficiency",
     "query",
     "why",
     "explain",
@@ -30,15 +34,16 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help_with_an_example(command: str) -> None:
-    result = run(command, "--help")
+    result = run(*command.split(), "--help")
     assert result.returncode == 0
     assert f"Example: gradenc {command}" in " ".join(result.stdout.replace("│", " ").split())
 
 
 def test_looking_at_a_run_imports_nothing_slow() -> None:
     code = (
-        "import sys, hpc.cli.app, hpc.state, hpc.folder; "
-        "slow = {'torch', 'sklearn', 'mne', 'timm', 'matplotlib'} & set(sys.modules); "
+        "import sys, hpc.cli.app, hpc.state, hpc.folder, hpc.seeing, hpc.following; "
+        "slow = {'torch', 'sklearn', 'mne', 'timm', 'matplotlib', 'dask', 'submitit'}; "
+        "slow &= set(sys.modules); "
         "sys.exit(str(slow) if slow else 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -65,9 +70,13 @@ def test_a_refusal_is_one_message_without_a_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [*("status", "resume", "cancel", "logs", "verify", "report", "query", "why")]
+    "command",
+    [
+        *("status", "resume", "cancel", "logs", "verify", "query", "why"),
+        *("report page", "report efficiency"),
+    ],
 )
 def test_a_folder_that_is_no_run_is_refused(command: str, tmp_path: Path) -> None:
-    result = run(command, tmp_path)
+    result = run(*command.split(), tmp_path)
     assert result.returncode == 1
     assert "no run folder" in result.stderr

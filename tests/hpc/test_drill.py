@@ -1,4 +1,4 @@
-"""Runs whose units compute nothing, on this machine: accidents, breakers, pilots, two runs at once."""
+"""Runs whose units compute nothing, here: accidents, breakers, pilots, two runs at once."""
 
 import json
 import os
@@ -8,10 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from hpc.drill import start_drill
 from hpc.folder import RunFolder
 from hpc.submissions import submissions
-from jobs.drill import Drill
 from jobs.spec import STAGES
 from storage_schemas.attempts import attempts_of
 from storage_schemas.seal import run_digest
@@ -110,23 +108,13 @@ def test_failures_after_a_success_stop_nothing(tmp_path: Path) -> None:
 def test_a_unit_that_kills_every_task_is_given_up_until_the_user_asks(
     tmp_path: Path, clean: str
 ) -> None:
-    run = start_drill(
-        tmp_path / "run",
-        Drill(
-            units={stage: 6 if stage in ("extract", "encode") else 1 for stage in STAGES},
-            seconds=0.02,
-            faults=[{"stage": "extract", "unit": 0, "accident": "kill", "times": 3}],
-        ),
-    )
-    drill_again = subprocess.run(
-        [GRADENC, "resume", str(run.path), "--profile", "local"], capture_output=True, text=True
-    )
-    assert drill_again.returncode == 1
-    state = states(run.path)["extract"]
+    run = tmp_path / "run"
+    drill(run, *["--fault", "extract:0:kill"] * 3, status=1)
+    state = states(run)["extract"]
     assert (state["committed"], state["failed"]) == (5, 1)
-    assert len(tries(run.path, "extract", 0)) == 3
-    resume(run.path)
-    assert digest_of(run.path) == clean
+    assert len(tries(run, "extract", 0)) == 3
+    resume(run)
+    assert digest_of(run) == clean
 
 
 def test_another_code_is_refused_before_it_touches_a_unit(tmp_path: Path, clean: str) -> None:
@@ -144,7 +132,7 @@ def test_another_code_is_refused_before_it_touches_a_unit(tmp_path: Path, clean:
         capture_output=True,
         text=True,
     )
-    assert result.returncode == 1
+    assert result.returncode == os.EX_CONFIG
     assert "the code was changed in between" in result.stderr
     assert "the code was changed in between" in str(submission.halt)
     resume(run)

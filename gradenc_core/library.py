@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+import huggingface_hub
 import timm
 import torch
 import torchvision
@@ -72,6 +73,23 @@ def build(
     return module, preprocessing
 
 
+def weights_cache(library: Library, architecture: str) -> Path:
+    """Return where a network's pretrained weights are kept on this machine.
+
+    A file below TORCH_HOME, or (most of timm's) a folder below HF_HOME.
+    """
+    if library == "torchvision":
+        url = str(torchvision.models.get_model_weights(architecture).DEFAULT.url)
+    else:
+        published = timm.get_pretrained_cfg(architecture, allow_unregistered=False)
+        assert published is not None
+        if published.hf_hub_id:
+            name = "--".join(("models", *published.hf_hub_id.split("/")))
+            return Path(huggingface_hub.constants.HF_HUB_CACHE) / name
+        url = str(published.url)
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
 def _open_layer_scale(module: nn.Module) -> None:
     """Set every LayerScale gamma to 1 (1e-5 or 1e-6 would make an untrained block the identity)."""
     with torch.no_grad():
@@ -109,7 +127,7 @@ def _build_torchvision(
             architecture, weights=weights if pretrained else None, **options
         )
     except OSError as error:
-        target = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+        target = weights_cache("torchvision", architecture)
         raise FileNotFoundError(
             f"the pretrained weights of torchvision's {architecture} could not be downloaded; "
             f"download {weights.url} and save it as {target}"

@@ -12,6 +12,7 @@ from rich.progress import track
 from hpc.budget import fitted, measured, over_budget, pilots
 from hpc.claims import claimed_by_others
 from hpc.escalate import escalated
+from hpc.explain import outdated
 from hpc.folder import RunFolder
 from hpc.outcomes import settle_ended
 from hpc.profile import Profile
@@ -21,9 +22,9 @@ from hpc.submissions import decide, given_up, unsettled
 from hpc.submit import How, submit
 from jobs.runner import Item
 from jobs.spec import STAGES, Reference
-from storage_schemas.commit import committed_units, problems, withdraw
+from storage_schemas.commit import problems, withdraw
 from storage_schemas.root import root_lock
-from storage_schemas.seal import Unsealable, seal
+from storage_schemas.seal import Unsealable, claimed_units, seal
 from storage_schemas.store import Store
 
 ENGINES = {"encode": "dask"}
@@ -60,8 +61,10 @@ def _is_sealed(run: RunFolder, stage: str) -> bool:
 
 def _advance_stage(run: RunFolder, stage: str, profile: Profile) -> None:
     stores = run.stores(stage)
-    if not stores:
+    if not stores or any(outdated(run, stores)):
         stores = create_stores(run, stage, plan_stage(run, stage))
+        # Of an earlier plan, if there is one.
+        run.report.unlink(missing_ok=True)
     state = stage_state(run, stage, stores)
     if state.sealed:
         return
@@ -115,9 +118,9 @@ def withdraw_damaged(run: RunFolder, deep: bool = True) -> int:
     stores = [store for stage in STAGES for store in run.stores(stage)]
     withdrawn = 0
     for store in track(stores, description="checking stores", transient=True):
-        for index in sorted(committed_units(store)):
-            if problems(store, store.units[index], deep):
-                withdraw(store, store.units[index])
+        for unit in claimed_units(store):
+            if problems(store, unit, deep):
+                withdraw(store, unit)
                 withdrawn += 1
     return withdrawn
 
@@ -135,6 +138,12 @@ def plan_stage(run: RunFolder, stage: str) -> list[StorePlan]:
 def _plan_study_stage(
     run: RunFolder, stage: str, references: Mapping[str, Reference]
 ) -> list[StorePlan]:
+    if not STAGES[stage]:
+        # Only `start` plans these, from the recordings.
+        raise ValueError(
+            f"a store of stage {stage} was deleted; submit the study again into this run: "
+            f"`gradenc submit STUDY --run {run.path}`"
+        )
     from hpc import plan
     from hpc.resolve import Resolved
     from hpc.study import Study

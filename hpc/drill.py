@@ -20,7 +20,7 @@ def start_drill(path: Path, drill: Drill, root: Path | None = None) -> RunFolder
     ValueError
         If the folder holds another run, or a drill with other units.
     """
-    run = RunFolder.create(path, "drill", root)
+    run = RunFolder.create(path, "drill", root, drill.units)
     if run.resolved.exists():
         raise ValueError(f"{path} holds the run of a study; give the drill a folder of its own")
     if not write_exclusive(run.drill, canonical_json(drill.model_dump(mode="json"))):

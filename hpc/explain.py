@@ -1,6 +1,6 @@
 """Why a unit will or will not run, and why two stores have different identities."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +62,33 @@ def why(run: RunFolder, store: Store, unit: Unit) -> Iterator[str]:
         )
     state = stage_state(run, stage, [store]).units[unit.index]
     yield _next_step(run, stage, state)
+
+
+def outdated(run: RunFolder, stores: Iterable[Store]) -> Iterator[str]:
+    """Yield which stores were made from bytes that are no more.
+
+    A unit that is repaired with another micro-batch or on another device may differ in its last
+    bits. Then its store gets another seal, and what was built on the old one is planned again.
+    """
+    own = {store.identity: store for stage in STAGES for store in run.stores(stage)}
+    for store in stores:
+        for reference in _references(store.spec):
+            source = own.get(reference["identity"])
+            now = source.sealed() if source else {"digest": "another store"}
+            if now and now["digest"] != reference["seal"]:
+                yield (
+                    f"{store.reference} was made from {reference['stage']} "
+                    f"{reference['identity'][:12]} sealed as {reference['seal'][:12]}, which is "
+                    f"now {now['digest'][:13]}; run `gradenc resume {run.path}`"
+                )
+
+
+def _references(value: Any) -> Iterator[dict[str, str]]:
+    if _is_reference(value):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _references(item)
 
 
 def differences(first: Store, second: Store, where: str = "") -> Iterator[str]:

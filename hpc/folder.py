@@ -1,6 +1,6 @@
 """A run's folder: the resolved study, the stores it uses, its submissions and its report."""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +31,13 @@ class RunFolder:
         return run
 
     @classmethod
-    def create(cls, path: Path, name: str, root: Path | None) -> "RunFolder":
-        """Create the run, or open the one that is there."""
+    def create(
+        cls, path: Path, name: str, root: Path | None, units: Mapping[str, int]
+    ) -> "RunFolder":
+        """Create the run with the number of units of each stage, or open the one that is there."""
         store_root = root or path / "stores"
         follow_group(store_root)
-        create_run(path, name, store_root)
+        create_run(path, name, store_root, units)
         register(store_root, path)
         return cls(path)
 
@@ -60,8 +62,14 @@ class RunFolder:
         return self.path / "report.html"
 
     def stores(self, stage: str) -> list[Store]:
-        """Open the stores of a stage that has been planned; empty before that."""
-        return run_stores(self.path, stage)
+        """Open the stores of a stage that has been planned; empty before that.
+
+        Empty, too, if one of them was deleted: then the stage is planned again.
+        """
+        try:
+            return run_stores(self.path, stage)
+        except FileNotFoundError:
+            return []
 
     def record(self, stage: str, stores: Sequence[Store]) -> None:
         """Record a stage's stores in run.json."""

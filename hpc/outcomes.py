@@ -16,6 +16,9 @@ from storage_schemas.files import write_exclusive
 from storage_schemas.identity import canonical_json
 from storage_schemas.store import Store
 
+PATIENCE_S = 60.0
+"""How long accounting is waited for: it alone knows why a task ended, and hears of it late."""
+
 Unit = tuple[str, int]
 """Store below the root, unit index."""
 
@@ -80,7 +83,7 @@ def _jobs(submission: Submission, tasks: Iterable[Task]) -> dict[str, Job]:
 
     ids = [record["job_id"] for record in submission.jobs or ()]
     since = datetime.fromtimestamp((submission.path / "units.json").stat().st_mtime)
-    return jobs_of([submission.name], ids, since)
+    return jobs_of([submission.name], ids, since, PATIENCE_S)
 
 
 def _task_record(

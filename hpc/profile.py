@@ -94,6 +94,11 @@ class StageProfile(_Section):
     """slurm: network interface of Dask between nodes, e.g. ib0; default: the host's own"""
 
     @property
+    def cpus(self) -> int:
+        """Processors of one process: its threads, or one for each Dask worker that it starts."""
+        return max(self.threads, self.dask_workers)
+
+    @property
     def ranks(self) -> int:
         """Processes of one task, over all its nodes."""
         return self.nodes * self.ranks_per_node
@@ -158,7 +163,7 @@ def load_profile(name: str) -> Profile:
     ProfileError
         With a line for every problem: file, key, value, what is accepted.
     """
-    data = _read(_locate(name), name)
+    data = _read(locate(name), name)
     try:
         _ProfileFile.model_validate(data)
     except ValidationError as error:
@@ -217,7 +222,8 @@ def _dask_misfits(how: StageProfile) -> Iterator[tuple[str, str]]:
         yield "dask_workers", f"1, since {how.ranks - 2} of the {how.ranks} ranks are the workers"
 
 
-def _locate(name: str) -> Traversable:
+def locate(name: str) -> Traversable:
+    """Return the file of a shipped profile, or the one at a path, refusing unknown ones."""
     path = Path(name)
     if path.suffix == ".toml" or path.name != name:
         if not path.is_file():

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from gradenc_core.writers import to_evoked, write_gifti, write_nifti
+from storage_schemas.partial import COMMITTED
 
 Selection = dict[str, str | float | slice | list[Any]]
 
@@ -71,14 +72,29 @@ def export(dataset: xr.Dataset, name: str, path: Path, surface: Path | None = No
     ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
     if ending is None:
         raise ValueError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
+    if ending not in LABELLED and COMMITTED in dataset and not dataset[COMMITTED].all():
+        raise ValueError(
+            f"{path}: part of this selection is not committed, which {ending} cannot say: select "
+            f"what is committed, or write {', '.join(LABELLED)}"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     FORMATS[ending](dataset, name, path, surface)
+
+
+def average(data: xr.Dataset, dims: Sequence[str]) -> xr.Dataset:
+    """Average over dimensions; a mean over something that is not committed is not committed."""
+    averaged = data.mean(dims, keep_attrs=True)
+    if COMMITTED not in data:
+        return averaged
+    mask = data[COMMITTED]
+    committed = mask.all([dim for dim in dims if dim in mask.dims])
+    return averaged.where(committed).assign_coords({COMMITTED: committed})
 
 
 def to_table(data: xr.DataArray) -> pd.DataFrame:
     """Return one row per value, with every coordinate as a column."""
     name = str(data.name)
-    plain = data.drop_indexes([c for c in data.xindexes if c not in data.dims])
+    plain = _with_plain_indexes(data)
     elsewhere = [c for c in plain.coords if set(plain[c].dims) - set(data.dims)]
     frame = plain.drop_vars(elsewhere).to_dataframe(name=name).reset_index()
     columns = [str(column) for column in frame if column != name]
@@ -87,9 +103,23 @@ def to_table(data: xr.DataArray) -> pd.DataFrame:
     return frame[[*columns, name]]
 
 
+Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
+
+
+def _with_plain_indexes(data: Labelled) -> Labelled:
+    """Return the data with pandas' index of every dimension that has labels, and no other."""
+    plain = data.drop_indexes(list(data.xindexes))
+    for dim in data.dims:
+        if dim in data.coords:
+            plain = plain.set_xindex(str(dim))
+    return plain
+
+
 def _value(coord: xr.DataArray, text: str, pair: str) -> Any:
     if coord.dtype.kind in "OUT":
         return text.split(",") if "," in text else text
+    if coord.dtype.kind == "b":
+        text = {"true": "1", "false": "0"}.get(text.lower(), text)
     try:
         if ":" in text:
             low, _, high = text.partition(":")
@@ -150,13 +180,19 @@ def _maps(dataset: xr.Dataset, name: str) -> tuple[dict[str, Any], list[str]]:
         ]
         for dim in others
     ]
-    names = [" ".join(parts) for parts in _product(labels)] or [name]
+    names = [" ".join(parts) for parts in _product(labels)] or [_title(data)]
     ijk = np.stack([data[axis].values for axis in "ijk"], axis=1)
     where = {
         "shape": dataset.attrs["volume_shape"],
         "affine": np.reshape(dataset.attrs["affine"], (4, 4)),
     }
     return {"values": flat, "ijk": ijk, **where}, names
+
+
+def _title(data: xr.DataArray) -> str:
+    """Return the variable's name with the labels it was selected by, e.g. "r, forward, fc"."""
+    chosen = [str(c.values) for c in data.coords.values() if not c.dims and c.dtype.kind in "OUT"]
+    return ", ".join([str(data.name), *chosen])
 
 
 def _product(labels: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
@@ -204,14 +240,13 @@ def _write_evoked(dataset: xr.Dataset, name: str, path: Path, _: Path | None) ->
         [str(kind) for kind in data["sensor_type"].values],
         dataset["sensor_loc"].values,
         data["time"].values,
-        name,
+        _title(data),
     )
     evoked.save(path, overwrite=True, verbose="error")
 
 
 def _write_netcdf(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
-    indexed = [str(index) for index in dataset.xindexes if index not in dataset.dims]
-    dataset[[name]].drop_indexes(indexed, errors="ignore").to_netcdf(path, engine="h5netcdf")
+    _with_plain_indexes(dataset[[name]]).to_netcdf(path, engine="h5netcdf")
 
 
 FORMATS: dict[str, Callable[[xr.Dataset, str, Path, Path | None], None]] = {
@@ -225,3 +260,6 @@ FORMATS: dict[str, Callable[[xr.Dataset, str, Path, Path | None], None]] = {
     "-ave.fif": _write_evoked,
 }
 """Ending of a file's name -> what writes it."""
+
+LABELLED = (".csv", ".parquet", ".nc")
+"""Formats that hold all coordinates, hence can say what is not committed."""

@@ -5,18 +5,19 @@ is done once per run; `resolved.json` in the run folder keeps what later stages 
 """
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gradenc_core.models import load_model, resolve_layers
+from gradenc_core.models import load_model, resolve_layers, weights_digest
 from gradenc_core.objectives import OBJECTIVES
 from gradenc_core.readers import bids, epochs
 from gradenc_core.readers.images import Manifest, read_manifest
 from gradenc_core.readers.responses import ResponseDescription
 from hpc.study import BidsResponses, EpochsResponses, Model, Study
-from jobs.spec import ModelSpec, SignalSpec
+from jobs.spec import ModelSpec, PreprocessingSpec, SignalSpec
 from storage_schemas.files import replace
 from storage_schemas.identity import canonical_json
 
@@ -51,8 +52,20 @@ class Resolved(BaseModel):
 
     @classmethod
     def read(cls, path: Path) -> "Resolved":
-        """Read what `write` wrote."""
-        return cls.model_validate_json(path.read_bytes())
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged or another version's.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ValueError(
+                f"{path} is damaged or another version's; submit the study into a new run (--run), "
+                "which reuses what it has in common with this one"
+            ) from error
 
 
 class Subject(BaseModel):
@@ -98,15 +111,18 @@ def resolve(study: Study) -> tuple[Resolved, list[Subject]]:
 
 
 def _resolve_model(study: Study, model: Model) -> ResolvedModel:
+    loaded = load_model(
+        model.library, model.architecture, model.weights, model.seed, image_size=model.image_size
+    )
+    trained = model.weights == "pretrained"
     spec = ModelSpec(
         library=model.library,
         architecture=model.architecture,
         weights=model.weights,
+        weights_digest=weights_digest(loaded.module) if trained else None,
         seed=model.seed,
         image_size=model.image_size,
-    )
-    loaded = load_model(
-        spec.library, spec.architecture, spec.weights, spec.seed, image_size=spec.image_size
+        preprocessing=PreprocessingSpec(**asdict(loaded.preprocessing)),
     )
     layers = tuple((layer.name, layer.depth) for layer in resolve_layers(loaded, study.layers))
     return ResolvedModel(name=model.name, control=model.control, spec=spec, layers=layers)

@@ -1,5 +1,6 @@
 """Start a run: resolve the study once and plan the stages that wait for nothing."""
 
+from collections import Counter
 from pathlib import Path
 
 from hpc.advance import create_stores
@@ -21,9 +22,11 @@ def start(study: Study, path: Path) -> RunFolder:
     check_paths(study)
     check_models(study)
     resolved, subjects = resolve(study)
-    all_plans(study, resolved, subjects)
+    units: Counter[str] = Counter()
+    for plan in all_plans(study, resolved, subjects):
+        units[plan.stage] += len(plan.layout.units)
     root = study.folder / study.store_root if study.store_root else None
-    run = RunFolder.create(path, study.name, root)
+    run = RunFolder.create(path, study.name, root, units)
     with run.lock():
         if not run.resolved.exists():
             (path / "study.yaml").write_text(dump_study(study))
@@ -36,7 +39,7 @@ def start(study: Study, path: Path) -> RunFolder:
         else:
             # Asked for again: units that failed, or whose tasks were killed, get new tries.
             run.next_round()
-        if not run.stores("ingest"):
+        if not (run.stores("prepare") and run.stores("ingest")):
             create_stores(run, "prepare", prepare_plans(study, resolved))
             create_stores(run, "ingest", ingest_plans(resolved, subjects))
     return run

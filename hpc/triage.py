@@ -71,6 +71,8 @@ _ERRORS = {
     r"|\bXid\b|fallen off the bus|device\(s\) is/are busy|no CUDA-capable device",
 }
 """In this order; whatever fits none is an error of the code or of its input."""
+_CHILD_DIED = r"KilledWorker|BrokenProcessPool|worker .* killed by signal"
+"""An exception that only says that a process of the task was killed; SLURM may know what for."""
 
 _STATES = {
     State.OUT_OF_MEMORY: FailureClass.HOST_MEMORY,
@@ -92,13 +94,14 @@ def classify(attempt: Mapping[str, Any] | None, job: Job | None) -> FailureClass
     Parameters
     ----------
     attempt : mapping or None
-        Its newest attempt, as read by `storage_schemas.attempts`; None if it was never begun.
+        The job's attempt at it, as read by `storage_schemas.attempts`; None if it was not begun.
     job : Job or None
-        The job that had it; None if SLURM remembers none.
+        The last job that had it; None if SLURM remembers none.
     """
     outcome = attempt["outcome"] if attempt else None
-    if attempt and outcome == "failed":
-        return _of_error(attempt["error"] or "")
+    error = attempt["error"] or "" if attempt else ""
+    if outcome == "failed" and not re.search(_CHILD_DIED, error):
+        return _of_error(error)
     if outcome == "stopped":
         return _of_stop(job)
     if job is None or job.alive:

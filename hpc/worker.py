@@ -74,7 +74,14 @@ def run_slice(units: str, index: int) -> None:
     if payload["engine"] == "dask":
         from hpc.dask import run_items_on_dask
 
-        run_items_on_dask(items, workers=payload["dask_workers"], **how)
+        run_items_on_dask(
+            items,
+            workers=payload["dask_workers"],
+            submission=path.parent,
+            interface=payload["asked"]["dask_interface"],
+            address=payload["dask"],
+            **how,
+        )
     else:
         run_items(in_turn(items, *rank(os.environ)), **how)
 

@@ -1,15 +1,30 @@
 """The model of a specification, kept between the units that one process runs."""
 
+from dataclasses import asdict
 from functools import lru_cache
 
 from gradenc_core.models import VisionModel, load_model, weights_digest
-from jobs.spec import ModelSpec
+from jobs.spec import ModelSpec, PreprocessingSpec
 
 
 @lru_cache(maxsize=1)
 def load(spec: ModelSpec) -> tuple[VisionModel, str]:
-    """Return the model in eval mode and the sha256 of its weights."""
+    """Return the model in eval mode and the sha256 of its weights.
+
+    Raises
+    ------
+    ValueError
+        If weights or preprocessing are not those that the study was planned with.
+    """
     model = load_model(
         spec.library, spec.architecture, spec.weights, spec.seed, image_size=spec.image_size
     )
-    return model, weights_digest(model.module)
+    digest = weights_digest(model.module)
+    steps = PreprocessingSpec(**asdict(model.preprocessing))
+    if spec.weights_digest not in (None, digest) or steps != spec.preprocessing:
+        raise ValueError(
+            f"the weights or the preprocessing of {spec.architecture} here differ from those that "
+            "the study was planned with; use the same weight files and library versions, or submit "
+            "the study again into a new run"
+        )
+    return model, digest

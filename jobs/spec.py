@@ -74,14 +74,32 @@ class Reference(Spec):
         return store
 
 
+class PreprocessingSpec(Spec):
+    """From an image to a model's input (`gradenc_core.library.Preprocessing`); sizes in pixels."""
+
+    image_size: int
+    resize_size: int
+    squash: bool
+    interpolation: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
 class ModelSpec(Spec):
-    """A vision model: where it comes from, its weights and its input size (pixels)."""
+    """A vision model: where it comes from, its weights and its input size (pixels).
+
+    The library decides which weights and which preprocessing a name stands for, and may decide
+    otherwise in its next version: so both are here as they were found when the study was planned.
+    """
 
     library: Literal["torchvision", "timm"]
     architecture: str
     weights: Literal["pretrained", "untrained"]
+    weights_digest: str | None
+    """None if untrained: the seed says it, and processors differ in the last bits of a draw."""
     seed: int
     image_size: int | None
+    preprocessing: PreprocessingSpec
 
 
 class SignalSpec(Spec):

@@ -131,12 +131,12 @@ def is_alive(record: dict[str, Any]) -> bool:
     """Say whether the process of an attempt, as read by `latest_attempts`, still runs.
 
     On the same boot of the same machine the process is looked up, with its start time because
-    numbers are used again. Anywhere else the heartbeat decides.
+    numbers are used again. Anywhere else, and where it is hidden from us, the heartbeat decides.
     """
     if record.get("outcome") != "running":
         return False
     boot_id = _boot_id()
-    if boot_id and record.get("boot_id") == boot_id:
+    if boot_id and record.get("boot_id") == boot_id and not _is_hidden(record["pid"]):
         return process_is_alive(record["pid"], record["pid_start"])
     return time.time() - float(record["heartbeat"]) < HEARTBEAT_LIMIT_S
 
@@ -226,11 +226,29 @@ def _now() -> str:
 
 
 def _boot_id() -> str | None:
-    return _proc("/proc/sys/kernel/random/boot_id")
+    """Name what process numbers count within: a boot, and in it a container's own numbers."""
+    boot = _proc("/proc/sys/kernel/random/boot_id")
+    try:
+        return boot and f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except FileNotFoundError:  # a kernel without namespaces
+        return boot
+
+
+def _is_hidden(pid: int) -> bool:
+    """Say whether a process runs that /proc does not show: another user's, under ``hidepid``."""
+    if _proc(f"/proc/{pid}/stat") is not None:
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
 
 
 def _proc(path: str) -> str | None:
     try:
         return Path(path).read_text().strip()
-    except (FileNotFoundError, ProcessLookupError):
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
         return None

@@ -97,7 +97,9 @@ def committed_units(store: Store) -> set[int]:
 
     For status and planning. The records are not read: `is_committed` and `seal` do that.
     """
-    return {int(entry.name.removesuffix(".json")) for entry in scan(store.path / "commits")}
+    stems = (entry.name.removesuffix(".json") for entry in scan(store.path / "commits"))
+    # Not others: some file systems put ``._00001.json`` beside a file.
+    return {int(stem) for stem in stems if stem.isdigit()}
 
 
 def withdraw(store: Store, unit: Unit) -> None:

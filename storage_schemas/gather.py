@@ -31,22 +31,28 @@ def gather_scores(
     -------
     xr.Dataset
         As a leaf, with the coordinates ``model`` along ``layer`` and ``subject`` along ``voxel``
-        (or ``sensor``), which `.sel` takes as labels.
+        (or ``sensor``): ``.sel(model="dinov3", layer="blocks.7", subject="sub-02", roi="V4")``.
 
     Raises
     ------
     ValueError
-        If there are no such scores, or leaves disagree in bands, folds or times.
+        If there are no such scores, a model has none of a subject that another has, or leaves
+        disagree in bands, folds or times.
     """
     leaves = _leaves(tree, modality)
     chosen_models = _choose("model", models, dict.fromkeys(model for model, _ in leaves))
     chosen_subjects = _choose("subject", subjects, dict.fromkeys(subject for _, subject in leaves))
     rows = []
     for model in chosen_models:
+        # Rows take the labels of the first one's targets: every model needs the same subjects.
+        if missing := [subject for subject in chosen_subjects if (model, subject) not in leaves]:
+            raise ValueError(
+                f"there are no {modality} scores of the model {model!r} and the subject "
+                f"{missing[0]!r}; choose models and subjects that all have some"
+            )
         across = [
             _labelled(leaves[model, subject], TARGET_DIMS[modality][0], "subject", subject)
             for subject in chosen_subjects
-            if (model, subject) in leaves
         ]
         rows.append(_labelled(_joined(across, TARGET_DIMS[modality][0]), "layer", "model", model))
     gathered = _joined(rows, "layer")
@@ -68,10 +74,12 @@ def _leaves(tree: xr.DataTree, modality: str) -> dict[tuple[str, str], xr.Datase
 
 
 def _choose(what: str, wanted: Sequence[str] | None, present: dict[str, None]) -> list[str]:
+    if wanted is not None and not wanted:
+        raise ValueError(f"no {what} is chosen; there are scores of {', '.join(present)}")
     for name in wanted or ():
         if name not in present:
             raise ValueError(
-                f"there are no scores of the {what} {name!r}; {', '.join(present)} have"
+                f"there are no scores of the {what} {name!r}; there are of {', '.join(present)}"
             )
     return list(present if wanted is None else wanted)
 

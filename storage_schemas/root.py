@@ -9,7 +9,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,10 +149,14 @@ def _folders(root: Path) -> Iterator[Path]:
 
 def _describe(path: Path, used: dict[str, list[Path]]) -> Entry:
     store = None if path.name.startswith(".") else Store.open(path)
-    sizes = [
-        os.lstat(os.path.join(folder, name)).st_size
-        for folder, _, names in os.walk(path)
-        for name in names
-    ]
+    sizes = list(_sizes(path))
     runs = tuple(used.get(f"{path.parent.name}/{path.name}", ()))
     return Entry(path, store, runs, sum(sizes), len(sizes))
+
+
+def _sizes(path: Path) -> Iterator[int]:
+    """Yield the sizes of all files, without those that a writer renames or removes meanwhile."""
+    for folder, _, names in os.walk(path):
+        for name in names:
+            with suppress(FileNotFoundError):
+                yield os.lstat(os.path.join(folder, name)).st_size

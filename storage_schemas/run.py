@@ -4,7 +4,7 @@ All paths in `run.json` are relative, so a run copied together with its stores o
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import xarray as xr
 
 from storage_schemas import files
 from storage_schemas.commit import committed_units
+from storage_schemas.frame import frame_problems, mend_frame
 from storage_schemas.identity import canonical_json
 from storage_schemas.schemas import FORMAT_VERSION
 from storage_schemas.store import Store
@@ -21,7 +22,9 @@ NAMES = ("model", "control")
 """Attributes that each study chooses freely for a store that it shares with others."""
 
 
-def create_run(path: Path, name: str, root: Path) -> dict[str, Any]:
+def create_run(
+    path: Path, name: str, root: Path, units: Mapping[str, int] | None = None
+) -> dict[str, Any]:
     """Create a run folder, or open the one that is there; return its `run.json`.
 
     Parameters
@@ -32,6 +35,9 @@ def create_run(path: Path, name: str, root: Path) -> dict[str, Any]:
         Name of the study.
     root : Path
         Folder of the stores.
+    units : mapping, optional
+        Stage -> number of its units, of all stages. Stores of a stage are only planned when the
+        stages before it are sealed; without this number a run looks finished until then.
 
     Raises
     ------
@@ -40,7 +46,14 @@ def create_run(path: Path, name: str, root: Path) -> dict[str, Any]:
     """
     folder = Path(path)
     relative = os.path.relpath(Path(root).resolve(), folder.resolve())
-    wanted = {"version": FORMAT_VERSION, "name": name, "root": relative, "stores": {}}
+    wanted: dict[str, Any] = {
+        "version": FORMAT_VERSION,
+        "name": name,
+        "root": relative,
+        "stores": {},
+    }
+    if units is not None:
+        wanted["units"] = dict(units)
     file = folder / "run.json"
     if not files.write_exclusive(file, canonical_json(wanted)) and files.read_json(file) is None:
         # A torn one would keep the name for ever.
@@ -56,7 +69,7 @@ def create_run(path: Path, name: str, root: Path) -> dict[str, Any]:
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Return `run.json`: version, name, root (relative) and stores, by stage.
+    """Return `run.json`: version, name, root (relative) and, by stage, stores and maybe `units`.
 
     Raises
     ------
@@ -108,6 +121,34 @@ def run_stores(path: Path, stage: str) -> list[Store]:
     ]
 
 
+def stores_problems(path: Path) -> list[str]:
+    """Return what is wrong with a run's stores apart from their units: lost or damaged metadata."""
+    folders = _folders(path)
+    lost = [
+        f"store {folder} is gone; run `gradenc resume RUN`"
+        for folder in folders
+        if not folder.is_dir()
+    ]
+    return lost + [problem for folder in folders for problem in frame_problems(folder)]
+
+
+def mend_stores(path: Path) -> list[str]:
+    """Put back plans, metadata and coordinates of a run's stores; return the files.
+
+    Raises
+    ------
+    ValueError
+        If a store's copy of them is damaged.
+    """
+    return [str(folder / name) for folder in _folders(path) for name in mend_frame(folder)]
+
+
+def _folders(path: Path) -> list[Path]:
+    run = read_run(path)
+    listed = (entry["store"] for stage in run["stores"].values() for entry in stage)
+    return [Path(path) / run["root"] / reference for reference in listed]
+
+
 def open_run(path: Path, partial: bool = False) -> xr.DataTree:
     """Open the results of a run as one lazy (dask) tree.
 
@@ -118,7 +159,8 @@ def open_run(path: Path, partial: bool = False) -> xr.DataTree:
     partial : bool
         Also show stores that are not sealed. What is not committed there is NaN (an integer: the
         least likely value of its type), the coordinate ``committed`` says which rows are real, and
-        ``attrs["completeness"]`` of every node which share of its units is committed.
+        ``attrs["completeness"]`` of every node which share of these rows, and of the tree which
+        share of all the run's units, those of stages without a store included.
 
     Returns
     -------
@@ -130,8 +172,8 @@ def open_run(path: Path, partial: bool = False) -> xr.DataTree:
     Raises
     ------
     ValueError
-        If a store is not sealed and `partial` is false, naming its stage: what is unfinished is
-        never shown unasked.
+        If a stage has no stores yet or one that is not sealed, and `partial` is false, naming the
+        stage: what is unfinished is never shown unasked.
     FileNotFoundError
         If the folder is no run, or a store is not where `run.json` says.
     """
@@ -140,12 +182,20 @@ def open_run(path: Path, partial: bool = False) -> xr.DataTree:
     if not partial:
         for store in stores:
             _require_seal(store, path)
+        _require_stages(run, path)
     tree = xr.DataTree.from_dict(build_nodes(stores, partial))
     tree.attrs["run"] = run["name"]
     if partial:
-        committed = sum(len(committed_units(store)) for store in stores)
-        tree.attrs["completeness"] = committed / sum(len(store.units) for store in stores)
+        tree.attrs["completeness"] = _completeness(run, stores)
     return tree
+
+
+def _completeness(run: dict[str, Any], stores: Sequence[Store]) -> float:
+    """Return the share of committed units, of all stages as far as their units are known."""
+    committed = sum(len(committed_units(store)) for store in stores)
+    later = sum(n for stage, n in run.get("units", {}).items() if stage not in run["stores"])
+    planned = sum(len(store.units) for store in stores) + later
+    return committed / planned if planned else 0.0
 
 
 def _require_seal(store: Store, path: Path) -> None:
@@ -155,6 +205,15 @@ def _require_seal(store: Store, path: Path) -> None:
             f"({len(committed_units(store))} of {len(store.units)} units committed); "
             f"run `gradenc resume {path}`, or open it with partial=True"
         )
+
+
+def _require_stages(run: dict[str, Any], path: Path) -> None:
+    for stage in run.get("units", {}):
+        if stage not in run["stores"]:
+            raise ValueError(
+                f"stage {stage} has not begun; run `gradenc resume {path}`, or open the run with "
+                "partial=True"
+            )
 
 
 def _upgraded(run: dict[str, Any], root: Path) -> dict[str, Any]:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from storage_schemas import files
-from storage_schemas.commit import problems
+from storage_schemas.commit import committed_units, problems
+from storage_schemas.frame import mend_frame
 from storage_schemas.identity import canonical_json, digest
 from storage_schemas.schemas import FORMAT_VERSION
-from storage_schemas.store import Store
+from storage_schemas.store import Store, Unit
 
 SHOWN = 5
 
@@ -47,6 +48,8 @@ def seal(store: Store) -> dict[str, Any]:
     """
     if existing := store.sealed():
         return existing
+    # No unit makes these again, and whatever builds on the seal reads them.
+    mend_frame(store.path)
     _check(store, deep=True)
     _remove_orphans(store)
     statement = {
@@ -61,6 +64,13 @@ def seal(store: Store) -> dict[str, Any]:
         files.replace(store.seal_path, data)
     _require_records(store)
     return statement
+
+
+def claimed_units(store: Store) -> list[Unit]:
+    """Return the units that are to be in order: those with a record; once sealed, all."""
+    if store.sealed():
+        return store.units
+    return [store.units[index] for index in sorted(committed_units(store))]
 
 
 def run_digest(stores: Iterable[Store]) -> str:

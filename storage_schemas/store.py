@@ -8,6 +8,7 @@
       commits/<xx>/          the only proof that a unit is done (`commit`)
       attempts/<xx>/         who tried, and who holds the unit now (`attempts`)
       SEALED.json            all units deep-checked (`seal`)
+      frame-<crc32c>.zip     a copy of all that was made before any unit ran (`frame`)
 """
 
 import copy
@@ -27,6 +28,7 @@ import xarray as xr
 import zarr
 
 from storage_schemas import files
+from storage_schemas.frame import keep_copy
 from storage_schemas.identity import canonical_json, digest
 from storage_schemas.layout import ArrayLayout, Unit, check_layouts, check_ownership
 from storage_schemas.schemas import ALGORITHM_VERSION, SCHEMA_VERSION
@@ -244,10 +246,13 @@ def subfolder(index: int) -> str:
 
 def scan(folder: Path) -> Iterator[DirEntry[str]]:
     """Yield the finished files in the subfolders of `commits` or `attempts`, in one pass."""
+    if not folder.is_dir():
+        return  # deleted: none of the store's units has a record
     with scandir(folder) as subfolders:
         for subfolder_entry in subfolders:
-            with scandir(subfolder_entry.path) as entries:
-                yield from (entry for entry in entries if entry.name.endswith(".json"))
+            if subfolder_entry.is_dir():
+                with scandir(subfolder_entry.path) as entries:
+                    yield from (entry for entry in entries if entry.name.endswith(".json"))
 
 
 def _plan(
@@ -318,6 +323,7 @@ def _write_store(
         # metadata changes after this line, and plain xarray opens the store without a warning.
         warnings.simplefilter("ignore")
         zarr.consolidate_metadata(data)
+    keep_copy(folder)
 
 
 def _create_array(group: zarr.Group, layout: ArrayLayout) -> None:
@@ -359,12 +365,15 @@ def _open_same(path: Path, plan: Plan) -> Store:
     return store
 
 
+_REMEDY = "run `gradenc resume RUN`, or delete {} and plan it again"
+
+
 @lru_cache(maxsize=32)
 def _open_unchanged(path: Path, _stamp: tuple[int, int]) -> Store:
     """Parse each version of a plan once per process: a worker opens its store for every unit."""
     plan = files.read_json(path / "plan.json")
     if plan is None or "identity" not in plan:
-        raise ValueError(f"{path / 'plan.json'} is no plan; delete {path} and plan it again")
+        raise ValueError(f"{path / 'plan.json'} is no plan; {_REMEDY.format(path)}")
     newest = SCHEMA_VERSION.get(plan["kind"], 0)
     if plan["schema_version"] > newest:
         raise ValueError(
@@ -373,7 +382,7 @@ def _open_unchanged(path: Path, _stamp: tuple[int, int]) -> Store:
         )
     hashed = ("kind", "schema_version", "algorithm_version", "spec")
     if digest({name: plan[name] for name in hashed}) != plan["identity"]:
-        raise ValueError(f"{path / 'plan.json'} was changed by hand; delete {path}, plan it again")
+        raise ValueError(f"{path / 'plan.json'} was changed by hand; {_REMEDY.format(path)}")
     return Store(path, plan)
 
 

@@ -44,7 +44,7 @@ def check_data(data: Path, kind: str, version: int, layouts: Sequence[ArrayLayou
         raise ValueError(f"{data}: {complaint}; {_REMEDY}")
 
 
-_REMEDY = "its metadata were changed or lost: delete the store and run `gradenc resume RUN`"
+_REMEDY = "its metadata were changed or lost: run `gradenc resume RUN`"
 
 Planned = tuple[str, tuple[str, ...], tuple[int, ...], str, tuple[int, ...]]
 """Name, dims, shape, dtype and elements per file."""

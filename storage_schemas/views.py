@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from storage_schemas.labels import LabelIndex
 from storage_schemas.partial import COMMITTED, partial_dataset
 from storage_schemas.store import Store
 
@@ -63,10 +64,13 @@ def build_nodes(stores: Sequence[Store], partial: bool = False) -> dict[str, xr.
 
 
 def with_indexes(dataset: xr.Dataset) -> xr.Dataset:
-    """Let `.sel` take the labels of targets: ``.sel(roi="V4")``."""
-    for name in LABELS:
-        if name in dataset.coords and name not in dataset.xindexes and dataset[name].ndim == 1:
-            dataset = dataset.set_xindex(name)
+    """Let `.sel` take the labels of targets, also together: ``.sel(subject="01", roi="V4")``."""
+    for dim in list(dataset.dims):
+        shared = [n for n in LABELS if n in dataset.coords and dataset[n].dims == (dim,)]
+        if shared:
+            # One index for all of a dimension: xarray takes no labels of two.
+            own = [str(dim)] if dim in dataset.xindexes else []
+            dataset = dataset.drop_indexes(own).set_xindex([*own, *shared], LabelIndex)
     return dataset
 
 

@@ -8,11 +8,14 @@ from rich.console import Console
 from hpc.cli import (
     cluster,
     demo,
+    doctor,
     drill,
     explain,
+    fetch,
     init,
     logs,
     plan,
+    profile,
     query,
     report,
     space,
@@ -32,7 +35,10 @@ app = typer.Typer(
 )
 app.command()(init.init)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.command()(fetch.fetch)
 app.command()(drill.drill)
+app.add_typer(profile.app, name="profile")
 app.command()(plan.plan)
 app.command()(submit.submit)
 app.command()(status.status)

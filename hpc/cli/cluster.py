@@ -20,6 +20,9 @@ def up(
     accounting: Annotated[
         bool, typer.Option(help="With slurmdbd and MariaDB, so that sacct works.")
     ] = True,
+    cgroups: Annotated[
+        bool, typer.Option(help="Memory limits by control groups, where this machine has them.")
+    ] = True,
 ) -> None:
     """Start a cluster, wait until all its nodes are idle, and print what points SLURM at it.
 
@@ -30,7 +33,9 @@ def up(
     running = running_cluster(folder)
     if running:
         typer.echo(f"{folder}: is up already, with {running.nodes} nodes", err=True)
-    cluster = running or start_cluster(folder, nodes=nodes, gpus=gpus, accounting=accounting)
+    cluster = running or start_cluster(
+        folder, nodes=nodes, gpus=gpus, accounting=accounting, cgroups=cgroups
+    )
     typer.echo(f"export SLURM_CONF={shlex.quote(str(cluster.conf))}")
 
 

@@ -1,5 +1,6 @@
 """`gradenc query`: results by their labels, printed or written to a file."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -52,13 +53,13 @@ def query(
     Example: `gradenc query runs/first scores/dinov3/sub-01/fmri --var r
     --sel bands=gradient:energy --sel layer=blocks.7 --sel roi=V4 --mean fold --to v4.nii.gz`
     """
-    from hpc.query import export, parse_selection, select, to_table
+    from hpc.query import average, export, parse_selection, select, to_table
     from storage_schemas import open_run
 
     tree = open_run(run, partial=partial)
     console = Console(highlight=False)
     if partial:
-        console.print(f"{tree.attrs['completeness']:.1%} of the planned units are committed")
+        console.print(f"{tree.attrs['completeness']:.1%} of the units are committed")
     if node is None:
         console.print(_leaves(tree))
         return
@@ -72,8 +73,7 @@ def query(
         raise ValueError(
             f"--mean {missing[0]}: {name} has the dimensions {', '.join(map(str, dims))}"
         )
-    data = chosen.drop_vars([other for other in chosen.data_vars if other != name])
-    data = data.mean(mean, keep_attrs=True)
+    data = average(chosen.drop_vars([v for v in chosen.data_vars if v != name]), mean)
     if to is not None:
         export(data, name, to, surface)
         console.print(f"{name} {dict(data[name].sizes)} -> {to}")
@@ -92,7 +92,10 @@ def _dataset(tree: "xr.DataTree", node: str) -> "xr.Dataset":
         return gather_scores(tree, modality)
     paths = {leaf.path.strip("/"): leaf for leaf in tree.leaves}
     if node.strip("/") not in paths:
-        raise ValueError(f"there is no leaf {node}; there are {', '.join(paths)}")
+        near = get_close_matches(node.strip("/"), paths, n=3) or list(paths)[:3]
+        raise ValueError(
+            f"there is no leaf {node}; there are {', '.join(near)}; `gradenc query RUN` lists all"
+        )
     return paths[node.strip("/")].to_dataset()
 
 

@@ -88,6 +88,7 @@ def resume(
     from hpc.folder import RunFolder
     from hpc.profile import load_profile
     from hpc.state import check_only
+    from storage_schemas.run import mend_stores
 
     folder = RunFolder.open(run)
     how = folder.profile() if profile is None else load_profile(profile)
@@ -96,6 +97,8 @@ def resume(
         folder.next_round(only)
         wishes = {"notify": notify, "dask": dask, "max_gpu_hours": max_gpu_hours}
         folder.change(**{name: wish for name, wish in wishes.items() if wish is not None})
+        for file in mend_stores(run):
+            typer.echo(f"put back {file}")
         n = withdraw_damaged(folder, deep=not quick)
     if n:
         typer.echo(f"{n} committed unit(s) were damaged and are made again")

@@ -1,9 +1,11 @@
 """`gradenc verify`: whether the committed units are what their records say."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
 from hpc.cli.arguments import RunPath
@@ -21,24 +23,32 @@ def verify(
 
     Example: `gradenc verify --deep demo/run`
     """
-    from storage_schemas.commit import committed_units, problems
-    from storage_schemas.seal import run_digest
+    from hpc.explain import outdated
+    from storage_schemas.commit import problems
+    from storage_schemas.run import stores_problems
+    from storage_schemas.seal import claimed_units, run_digest
 
     folder = RunFolder.open(run)
-    console = Console(highlight=False)
+    console = Console(highlight=False, soft_wrap=True)
+    # First: a store whose plan is damaged cannot be opened.
+    if found := stores_problems(run):
+        _fail(console, run, found)
     stores = [store for stage in STAGES for store in folder.stores(stage)]
-    found: list[str] = []
     checked = 0
     for store in track(stores, description="verifying", console=console, transient=True):
-        committed = committed_units(store)
-        checked += len(committed)
-        wanted = store.units if store.sealed() else [store.units[i] for i in sorted(committed)]
+        wanted = claimed_units(store)
+        checked += len(wanted)
         found += [p for unit in wanted for p in problems(store, unit, deep=deep)]
-    for problem in found:
-        console.print(f"[red]damaged:[/red] {problem}")
+    found += outdated(folder, stores)
     if found:
-        console.print(f"`gradenc resume {run}` repairs these units and touches nothing else.")
-        raise typer.Exit(1)
+        _fail(console, run, found)
     console.print(f"{checked} committed unit(s) in {len(stores)} store(s) are whole.")
     if len(stores) and all(store.sealed() for store in stores) and folder.stores("compare"):
         console.print(f"digest of the run: {run_digest(stores)}")
+
+
+def _fail(console: Console, run: Path, found: list[str]) -> NoReturn:
+    for problem in found:
+        console.print(f"[red]damaged:[/red] {escape(problem)}")
+    console.print(f"`gradenc resume {run}` repairs this and touches nothing else.")
+    raise typer.Exit(1)

@@ -6,7 +6,17 @@ from datetime import datetime
 
 from hpc.slurm.client import run
 from hpc.slurm.jobs import Job, State
-from hpc.slurm.words import ending, gpus, job_ids, memory_per_node, resources, seconds, size, state
+from hpc.slurm.words import (
+    ending,
+    gpus,
+    job_ids,
+    memory_per_node,
+    resources,
+    row,
+    seconds,
+    size,
+    state,
+)
 
 # The name comes last because it alone may hold the separator.
 FIELDS = (
@@ -17,6 +27,7 @@ FIELDS = (
     "NodeList",
     "ExitCode",
     "Submit",
+    "End",
     "ElapsedRaw",
     "Timelimit",
     "TotalCPU",
@@ -59,9 +70,8 @@ def accounting(ids: Sequence[str], since: datetime) -> list[Job]:
 
 def parse(printed: str) -> list[Job]:
     """Return the jobs in what sacct printed, one line per job, requeued run and step."""
-    lines = (line.split("|", len(FIELDS) - 1) for line in printed.splitlines())
     runs: dict[str, list[list[Row]]] = {}
-    for rows in _runs(dict(zip(FIELDS, line, strict=True)) for line in lines):
+    for rows in _runs(row(line, FIELDS) for line in printed.splitlines()):
         for job_id in job_ids(rows[0]["JobID"]):
             runs.setdefault(job_id, []).append(rows)
     return [_newest(job_id, tries) for job_id, tries in runs.items()]
@@ -70,46 +80,47 @@ def parse(printed: str) -> list[Job]:
 def _runs(rows: Iterator[Row]) -> list[list[Row]]:
     """Gather each job's line with those of its steps, which follow it."""
     runs: list[list[Row]] = []
-    for row in rows:
-        if "." not in row["JobID"]:
-            runs.append([row])
+    for line in rows:
+        if "." not in line["JobID"]:
+            runs.append([line])
         else:
-            runs[-1].append(row)
+            runs[-1].append(line)
     return runs
 
 
 def _newest(job_id: str, runs: list[list[Row]]) -> Job:
     *requeued, newest = sorted(runs, key=lambda rows: rows[0]["Submit"])
-    row, *steps = newest
-    amounts = resources(row["AllocTRES"] or row["ReqTRES"])
-    exit_code, signal = _exit(row["ExitCode"])
+    own, *steps = newest
+    amounts = resources(own["AllocTRES"] or own["ReqTRES"])
+    exit_code, signal = _exit(own["ExitCode"])
     job = Job(
         job_id=job_id,
-        name=row["JobName"],
-        state=_state(row, steps),
-        reason="" if row["Reason"] == "None" else row["Reason"],
-        user=row["User"],
-        node="" if row["NodeList"] == "None assigned" else row["NodeList"],
+        name=own["JobName"],
+        state=_state(own, steps),
+        reason="" if own["Reason"] == "None" else own["Reason"],
+        user=own["User"],
+        node="" if own["NodeList"] == "None assigned" else own["NodeList"],
         exit_code=exit_code,
         signal=signal or max((_exit(step["ExitCode"])[1] for step in steps), default=0),
         restarts=len(requeued),
-        elapsed_s=float(row["ElapsedRaw"] or 0),
-        limit_s=seconds(row["Timelimit"]),
+        elapsed_s=float(own["ElapsedRaw"] or 0),
+        limit_s=seconds(own["Timelimit"]),
         cpus=int(amounts.get("cpu", 0)),
         gpus=gpus(amounts),
         max_rss=max(filter(None, map(_memory_used, steps)), default=None),
         requested_memory=memory_per_node(amounts),
-        cancelled_by=row["State"].partition(" by ")[2],
+        cancelled_by=own["State"].partition(" by ")[2],
     )
-    if job.alive:  # its time used is not known yet
+    # An end without its time is half a record: the rest follows when slurmdbd was away.
+    if job.alive or own["End"] == "Unknown":
         return job
-    # Its reason is still why it once waited.
-    return replace(job, reason="", cpu_s=seconds(row["TotalCPU"]))
+    # The reason is still why it once waited.
+    return replace(job, reason="", cpu_s=seconds(own["TotalCPU"]))
 
 
-def _state(row: Row, steps: list[Row]) -> State:
+def _state(job: Row, steps: list[Row]) -> State:
     """Return the job's state; a step that ran out of memory explains a job's ordinary end."""
-    own = state(row["State"])
+    own = state(job["State"])
     memory = any(state(step["State"]) == State.OUT_OF_MEMORY for step in steps)
     return State.OUT_OF_MEMORY if memory and own in (State.COMPLETED, State.FAILED) else own
 

@@ -3,6 +3,7 @@
 import os
 import subprocess
 from collections.abc import Mapping
+from textwrap import shorten
 
 TIMEOUT_S = 60.0
 """A controller under load answers late, and one that is down after its MessageTimeout (10 s)."""
@@ -27,7 +28,7 @@ def run(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     SlurmUnavailable
         If it is not installed, does not end in time or ends with an error.
     """
-    shown = " ".join(command[:2])
+    shown = shorten(" ".join(command), 60, placeholder=" ...")
     try:
         ended = subprocess.run(
             command,
@@ -46,12 +47,12 @@ def run(*command: str, timeout_s: float = TIMEOUT_S) -> str:
         ) from error
     except subprocess.TimeoutExpired as error:
         raise SlurmUnavailable(
-            f"`{shown} ...` did not answer within {timeout_s:g} s: SLURM is overloaded or down; "
+            f"`{shown}` did not answer within {timeout_s:g} s: SLURM is overloaded or down; "
             "try again later"
         ) from error
     if ended.returncode:
-        said = _last_line(ended.stderr or ended.stdout)
-        raise SlurmUnavailable(f"`{shown} ...` ended with {ended.returncode}: {said}")
+        said = _last_line(ended.stderr.strip() or ended.stdout.strip())
+        raise SlurmUnavailable(f"`{shown}` ended with {ended.returncode}: {said}")
     return ended.stdout
 
 
@@ -63,4 +64,4 @@ def _environment(variables: Mapping[str, str]) -> dict[str, str]:
 
 
 def _last_line(said: str) -> str:
-    return (said.strip().splitlines() or ["it gave no reason"])[-1]
+    return (said.splitlines() or ["it gave no reason"])[-1]

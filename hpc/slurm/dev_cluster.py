@@ -7,6 +7,7 @@ side, as root or as an ordinary user; nothing is installed, no init system is as
 import json
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
@@ -21,15 +22,17 @@ from hpc.slurm.dev_processes import (
     ClusterError,
     daemon,
     free_ports,
+    freeze,
     is_free,
+    job_steps,
     kill,
     of_environment,
     program,
     run,
     start,
     stop,
-    suspend,
     wait_until,
+    with_descendants,
 )
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
@@ -39,7 +42,7 @@ LONGEST_FOLDER = 60
 """characters; sockets lie below it, and a socket's path may have 107"""
 ACCOUNT = "dev"
 PACKAGES = "slurm-wlm slurmdbd munge mariadb-server-core"
-CGROUPS = Path("/sys/fs/cgroup")
+CGROUPS = Path("/sys/fs/cgroup/memory")
 
 
 @dataclass(frozen=True)
@@ -94,20 +97,24 @@ class DevCluster:
     def start_node(self, node: str) -> None:
         """Switch a node on."""
         if daemon(self._slurmd(node)) is None:
-            self._run("slurmd", "-N", node, **self._marks(node))
+            self._run("slurmd", "-N", node, SLURMD_NODENAME=node)
 
     def fail_node(self, node: str) -> None:
         """Switch a node off, as a power cut does: slurmd, job steps and all below them, at once."""
         pid_file = self._slurmd(node)
         kill(lambda: self._processes_of(node))
+        pid_file.unlink(missing_ok=True)
+        # a job that comes back to this node must not meet what it left here
         spool = self.folder / "spool" / node
         for leftover in [*spool.glob(f"{node}_*"), *spool.glob("job*")]:
+            job = re.findall(r"\d+", leftover.name.removeprefix(node))[0]
+            for group in sorted(CGROUPS.glob(f"slurm_{node}/uid_*/job_{job}/**"), reverse=True):
+                group.rmdir()
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        pid_file.unlink(missing_ok=True)
 
     def freeze_node(self, node: str) -> None:
         """Stop a node and its jobs in mid-air (SIGSTOP): silent to the controller, but not dead."""
-        suspend(self._processes_of(node))
+        freeze(lambda: self._processes_of(node))
 
     def thaw_node(self, node: str) -> None:
         """Let a frozen node go on."""
@@ -117,7 +124,8 @@ class DevCluster:
     def wait_for_nodes(self) -> None:
         """Wait until every node is up and without jobs."""
         wait_until(
-            lambda: self._idle_nodes() == self.nodes, f"all {self.nodes} nodes idle ({self.folder})"
+            lambda: self._idle_nodes() == self.nodes,
+            f"all {self.nodes} nodes idle ({self.folder}/log)",
         )
 
     # daemons
@@ -129,7 +137,7 @@ class DevCluster:
     def start_slurmctld(self) -> None:
         """Start the controller with the state that it saved."""
         self._run("slurmctld")
-        wait_until(lambda: not is_free(self.first_port), "slurmctld listens")
+        wait_until(lambda: not is_free(self.first_port), f"slurmctld listens ({self.folder}/log)")
 
     def stop_slurmdbd(self) -> None:
         """Stop the accounting daemon: sacct fails until it is back."""
@@ -138,7 +146,10 @@ class DevCluster:
     def start_slurmdbd(self) -> None:
         """Start the accounting daemon and wait until it answers."""
         self._run("slurmdbd")
-        wait_until(lambda: self._answers("sacctmgr", "-n", "show", "cluster"), "slurmdbd answers")
+        wait_until(
+            lambda: self._answers("sacctmgr", "-n", "show", "cluster"),
+            f"slurmdbd answers ({self.folder}/log)",
+        )
 
     def down(self) -> None:
         """Stop everything; no process is left."""
@@ -223,17 +234,22 @@ class DevCluster:
             log=self.folder / "log" / "mariadbd.log",
             env=self.env,
         )
-        wait_until(self._database_socket.exists, "mariadbd listens")
+        pid_file = self._pid_file("mariadbd")
+        wait_until(
+            lambda: daemon(pid_file) is not None and self._database_socket.exists(),
+            f"mariadbd listens ({self.folder}/log)",
+        )
 
     def _register_users(self) -> None:
         """Give the users that may submit an account, and a QOS with a limit on submitted jobs."""
-        users = [_user(), "nobody"] if os.getuid() == 0 else [_user()]
+        users = [_user(), *(["nobody"] if os.getuid() == 0 else [])]
         for words in (
-            ["qos", "small", "MaxSubmitJobsPerUser=5"],
-            ["account", ACCOUNT],
-            ["user", ",".join(users), f"account={ACCOUNT}", "qos=normal,small"],
+            ["add", "qos", "small", "MaxSubmitJobsPerUser=5"],
+            ["add", "account", ACCOUNT],
+            ["add", "user", ",".join(users), f"account={ACCOUNT}", "qos=normal,small"],
+            ["modify", "user", _user(), "set", f"defaultaccount={ACCOUNT}"],  # root has another
         ):
-            self.command("sacctmgr", "-i", "add", *words)
+            self.command("sacctmgr", "-i", *words)
 
     def _run(self, name: str, *options: str, **variables: str) -> None:
         log = self.folder / "log" / f"start-{name}.log"
@@ -254,14 +270,11 @@ class DevCluster:
         return self._pid_file(f"slurmd.{node}")
 
     def _processes_of(self, node: str) -> list[psutil.Process]:
-        """Return slurmd, its job steps and all that they started, however detached."""
-        marked = list(of_environment(self._marks(node)))
-        below = [child for process in marked for child in process.children(recursive=True)]
-        return list(dict.fromkeys(marked + below))
-
-    def _marks(self, node: str) -> dict[str, str]:
-        """Return the variables by which a node's processes are known; SLURM sets them for jobs."""
-        return {"SLURM_CONF": str(self.conf), "SLURMD_NODENAME": node}
+        """Return slurmd, job steps and all that they started, however detached."""
+        found = list(job_steps(self.folder / "spool" / node))
+        # SLURM sets these two for all that a job starts; slurmd was started with them
+        found += of_environment({"SLURM_CONF": str(self.conf), "SLURMD_NODENAME": node})
+        return with_descendants(found)
 
     def _answers(self, *words: str) -> bool:
         try:
@@ -275,11 +288,12 @@ class DevCluster:
 
 
 def start_cluster(
-    folder: Path, *, nodes: int = 4, gpus: int = 2, accounting: bool = True
+    folder: Path, *, nodes: int = 4, gpus: int = 2, accounting: bool = True, cgroups: bool = True
 ) -> DevCluster:
     """Start a new cluster in a folder and wait until all its nodes are idle.
 
-    What an earlier cluster left in the folder is removed.
+    What an earlier cluster left in the folder is removed. Control groups are used where they can
+    be: as root, with those of version 1; elsewhere SLURM itself watches memory and kills.
 
     Raises
     ------
@@ -294,7 +308,7 @@ def start_cluster(
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     cluster = DevCluster(
-        folder, nodes, gpus, accounting, cgroups=_has_cgroups(), first_port=free_ports(nodes + 2)
+        folder, nodes, gpus, accounting, cgroups and _has_cgroups(), free_ports(nodes + 2)
     )
     try:
         cluster._up()
@@ -348,7 +362,7 @@ def _refuse(folder: Path, accounting: bool) -> None:
 
 def _has_cgroups() -> bool:
     """Whether this machine lets us make control groups for memory (version 1)."""
-    return os.access(CGROUPS / "memory", os.W_OK) and os.getuid() == 0
+    return os.access(CGROUPS, os.W_OK) and os.getuid() == 0
 
 
 def _user() -> str:

@@ -7,7 +7,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -132,36 +131,54 @@ def stop(pid_file: Path) -> None:
         return
     process.resume()  # a frozen one would not hear the signal
     process.terminate()
-    wait_until(lambda: _ended([process]), f"{pid_file.stem} (pid {process.pid}) ends")
+    wait_until(lambda: not lives(process), f"{pid_file.stem} (pid {process.pid}) ends")
     pid_file.unlink(missing_ok=True)
 
 
+def freeze(find: Callable[[], list[psutil.Process]]) -> None:
+    """Stop all processes that `find` finds in mid-air (SIGSTOP), also those just being started."""
+
+    def all_stand() -> bool:
+        running = [one for one in find() if lives(one) and one.status() != psutil.STATUS_STOPPED]
+        for process in running:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
+        return not running
+
+    wait_until(all_stand, "processes stand still")
+
+
 def kill(find: Callable[[], list[psutil.Process]]) -> None:
-    """End all processes that `find` finds with SIGKILL, as if in one moment."""
-    while processes := find():
-        suspend(processes)  # none sees another die, none has children that we have not seen
-        for process in processes:
-            process.kill()
-        wait_until(partial(_ended, processes), "killed processes end")
-
-
-def _ended(processes: Iterable[psutil.Process]) -> bool:
-    return not any(map(lives, processes))
-
-
-def suspend(processes: Iterable[psutil.Process]) -> None:
-    """Stop processes in mid-air (SIGSTOP)."""
+    """End all processes that `find` finds (SIGKILL), none of which sees another one die."""
+    freeze(find)
+    processes = find()
     for process in processes:
+        process.kill()
+    wait_until(lambda: not any(map(lives, processes)), "killed processes end")
+
+
+def with_descendants(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return processes and all that they started and that live, without repeats."""
+    found = list(processes)
+    for process in list(found):
         with suppress(psutil.NoSuchProcess):
-            process.suspend()
+            found += process.children(recursive=True)
+    return [process for process in dict.fromkeys(found) if lives(process)]
+
+
+def job_steps(spool: Path) -> Iterator[psutil.Process]:
+    """Yield a node's slurmstepds: each has a socket in the node's spool folder."""
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.name() == "slurmstepd" and lives(process):
+                sockets = process.net_connections(kind="unix")
+                if any(str(one.laddr).startswith(f"{spool}/") for one in sockets):
+                    yield process
 
 
 def of_environment(wanted: dict[str, str]) -> Iterator[psutil.Process]:
     """Yield processes that were started with these variables and values in their environment."""
     for process in psutil.process_iter():
-        try:
-            environment = process.environ()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        if wanted.items() <= environment.items() and lives(process):
-            yield process
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if wanted.items() <= process.environ().items() and lives(process):
+                yield process

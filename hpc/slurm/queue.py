@@ -1,6 +1,7 @@
 """The jobs that the controller knows (squeue), those that accounting remembers, both as one."""
 
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -8,7 +9,7 @@ from datetime import datetime
 from hpc.slurm.accounting import accounting
 from hpc.slurm.client import SlurmUnavailable, run
 from hpc.slurm.jobs import Job
-from hpc.slurm.words import ending, gpus, job_ids, memory_per_node, resources, seconds, state
+from hpc.slurm.words import ending, gpus, job_ids, memory_per_node, resources, row, seconds, state
 
 # The name comes last because it alone may hold the separator.
 FIELDS = (
@@ -26,6 +27,7 @@ FIELDS = (
 )
 FORMAT = ",".join(f"{field}:|" for field in FIELDS)
 
+POLL_S = 2.0
 CANCELLED_AT_ONCE = 500
 """Jobs in one call of scancel: a command line is limited."""
 
@@ -51,7 +53,9 @@ def parse(printed: str) -> list[Job]:
     return [job for line in printed.splitlines() for job in _jobs(line)]
 
 
-def jobs_of(names: Sequence[str], ids: Sequence[str], since: datetime) -> dict[str, Job]:
+def jobs_of(
+    names: Sequence[str], ids: Sequence[str], since: datetime, patience_s: float = 0.0
+) -> dict[str, Job]:
     """Return what is known of jobs, by one call each of sacct and squeue.
 
     Parameters
@@ -62,26 +66,30 @@ def jobs_of(names: Sequence[str], ids: Sequence[str], since: datetime) -> dict[s
         Their numbers, by which accounting is asked.
     since : datetime
         When the first of them was submitted, or before.
+    patience_s : float
+        For how long to ask again where accounting answers but has not heard all of an end (s). It
+        lags by seconds, and it alone tells a kill for memory from others: wait before judging.
 
     Returns
     -------
     dict
-        Job id (``123``, ``123_4``) -> job. One that nobody remembers is absent.
+        Job id (``123``, ``123_4``) -> job. One that nobody remembers is absent; so is a task of an
+        array that was cancelled by itself before it began, of which SLURM keeps no trace.
 
     Raises
     ------
     SlurmUnavailable
         If the controller does not answer. Accounting may be off or down.
     """
-    try:
-        remembered = {job.job_id: job for job in accounting(ids, since)}
-    except SlurmUnavailable:  # there is none, or not now: the queue tells what it can
-        remembered = {}
-    # Asked second, so that a job which accounting takes for alive is in the queue if it is.
-    queued = {job.job_id: job for job in queue(names)}
-    ended = {job_id: job for job_id, job in remembered.items() if not job.alive}
-    both = {job_id: _newer(queued[job_id], ended[job_id]) for job_id in queued.keys() & ended}
-    return {**ended, **queued, **both}
+    deadline = time.monotonic() + patience_s
+    while True:
+        remembered = _remembered(ids, since)
+        # Asked second, so that a job which accounting takes for alive is in the queue if it is.
+        jobs = _merged(remembered or {}, {job.job_id: job for job in queue(names)})
+        late = any(_is_late(job, ids) for job in jobs.values())
+        if remembered is None or not late or time.monotonic() >= deadline:
+            return jobs
+        time.sleep(POLL_S)
 
 
 def cancel(ids: Sequence[str]) -> None:
@@ -96,28 +104,48 @@ def cancel(ids: Sequence[str]) -> None:
         run("scancel", "--quiet", *ids[start : start + CANCELLED_AT_ONCE])
 
 
+def _remembered(ids: Sequence[str], since: datetime) -> dict[str, Job] | None:
+    """Return what accounting knows, or None where there is none, or not now."""
+    try:
+        return {job.job_id: job for job in accounting(ids, since)}
+    except SlurmUnavailable:
+        return None
+
+
+def _merged(remembered: dict[str, Job], queued: dict[str, Job]) -> dict[str, Job]:
+    ended = {job_id: job for job_id, job in remembered.items() if not job.alive}
+    both = {job_id: _newer(queued[job_id], ended[job_id]) for job_id in queued.keys() & ended}
+    return {**ended, **queued, **both}
+
+
+def _is_late(job: Job, ids: Sequence[str]) -> bool:
+    """Say whether accounting has still to tell of the end of a job that it was asked for."""
+    return not job.alive and job.cpu_s is None and job.job_id.partition("_")[0] in ids
+
+
 def _newer(queued: Job, remembered: Job) -> Job:
-    """Return accounting's word on a job that has ended; if it is back in the queue, the queue's."""
+    """Return accounting's word on a job once it has all of it, unless the job is queued again."""
+    complete = remembered.cpu_s is not None and not queued.alive
     restarts = max(queued.restarts, remembered.restarts)
-    return replace(queued if queued.alive else remembered, restarts=restarts)
+    return replace(remembered if complete else queued, restarts=restarts)
 
 
 def _jobs(line: str) -> list[Job]:
-    row = dict(zip(FIELDS, line.split("|", len(FIELDS) - 1), strict=True))
-    amounts = resources(row["tres-alloc"])
-    exit_code, signal = _ending(int(row["exit_code"]))
+    own = row(line, FIELDS)
+    amounts = resources(own["tres-alloc"])
+    exit_code, signal = _ending(int(own["exit_code"]))
     job = Job(
-        job_id=row["JobArrayID"],
-        name=row["Name"].removesuffix("|"),
-        state=state(row["State"]),
-        reason="" if row["Reason"] == "None" else row["Reason"],
-        user=row["UserName"],
-        node=row["NodeList"],
+        job_id=own["JobArrayID"],
+        name=own["Name"].removesuffix("|"),
+        state=state(own["State"]),
+        reason="" if own["Reason"] == "None" else own["Reason"],
+        user=own["UserName"],
+        node=own["NodeList"],
         exit_code=exit_code,
         signal=signal,
-        restarts=int(row["RestartCnt"]),
-        elapsed_s=seconds(row["TimeUsed"]) or 0.0,
-        limit_s=seconds(row["TimeLimit"]),
+        restarts=int(own["RestartCnt"]),
+        elapsed_s=seconds(own["TimeUsed"]) or 0.0,
+        limit_s=seconds(own["TimeLimit"]),
         cpus=int(amounts.get("cpu", 0)),
         gpus=gpus(amounts),
         requested_memory=memory_per_node(amounts),

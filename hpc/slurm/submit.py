@@ -13,6 +13,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from hpc.profile import StageProfile
 from hpc.slurm.client import SlurmUnavailable
+from hpc.slurm.options import sbatch_options, setup_lines
 
 SIGNAL_S = 90
 """How long before its time limit a task is told to stop after the unit at hand (s)."""
@@ -100,32 +101,12 @@ def _executor(
 
 def _parameters(name: str, profile: StageProfile) -> dict[str, Any]:
     """Return submitit's parameters for one stage of a profile."""
-    cpus = max(profile.threads, profile.dask_workers)
-    wanted = {
+    return sbatch_options(profile) | {
         "job_name": name,
         "comment": name,
-        "time": profile.timeout_minutes,
-        "nodes": profile.nodes,
-        "ntasks_per_node": profile.ranks_per_node,
-        "cpus_per_task": cpus,
-        "gpus_per_node": profile.gpus_per_node or None,
-        "mem": None if profile.memory_gb is None else f"{int(profile.memory_gb * 1024)}M",
-        "partition": profile.partition,
-        "account": profile.account,
-        "qos": profile.qos,
-        "constraint": profile.constraint,
-        "exclude": profile.exclude,
-        "setup": _setup(profile),
+        "setup": setup_lines(profile),
         "stderr_to_stdout": True,
         "signal_delay_s": min(SIGNAL_S, profile.timeout_minutes * 60 // 4),
         # One rank's death leaves the others at work; srun takes no CPUs from sbatch since 22.05.
-        "srun_args": ["--kill-on-bad-exit=0", "--wait=0", f"--cpus-per-task={cpus}"],
+        "srun_args": ["--kill-on-bad-exit=0", "--wait=0", f"--cpus-per-task={profile.cpus}"],
     }
-    return {key: value for key, value in wanted.items() if value is not None}
-
-
-def _setup(profile: StageProfile) -> list[str]:
-    lines = list(profile.setup)
-    if profile.scratch is not None:
-        lines += [f'export TMPDIR="{profile.scratch}"', 'mkdir -p "$TMPDIR"']
-    return lines

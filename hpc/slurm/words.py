@@ -1,12 +1,30 @@
 """How SLURM writes states, durations, sizes, resources and array tasks."""
 
 import re
+from collections.abc import Sequence
 
 from hpc.slurm.jobs import State
 
 _DURATION = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+(?:\.\d+)?)")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)")
 _TASKS = re.compile(r"(\d+)_\[([^%\]]+)(?:%\d+)?\]")
+
+
+def row(line: str, fields: Sequence[str]) -> dict[str, str]:
+    """Return a line's values by their names; the last one may hold the separator.
+
+    Raises
+    ------
+    ValueError
+        If the line has fewer.
+    """
+    values = line.split("|", len(fields) - 1)
+    if len(values) < len(fields):
+        raise ValueError(
+            f"SLURM printed {line!r} where {len(fields)} fields were asked for: are its commands "
+            "replaced on this machine by others of the same name?"
+        )
+    return dict(zip(fields, values, strict=True))
 
 
 def state(text: str) -> State:

@@ -1,11 +1,12 @@
 """Outputs of SLURM's commands, recorded on a real cluster (version 22.05).
 
 The first line of a recording is the command, a last one that begins with `#` its exit code and what
-it wrote to stderr. Those in `slurm/recorded/by_hand` are written from the manual, for states that a
-cluster without cgroups cannot produce.
+it wrote to stderr. Those in `slurm/recorded/by_hand` are written from the manual, for states that
+such a cluster cannot produce.
 """
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,25 +47,33 @@ def read_jobs():
 
 @pytest.fixture
 def slurm(tmp_path, monkeypatch):
-    """Return a function that puts commands on the path which print recordings."""
+    """Return a function that puts commands on the path which print recordings.
+
+    Where one command is asked several things, its recordings are given by a pattern of the shell
+    for the arguments. What was asked is in the file ``calls-COMMAND`` of the folder returned.
+    """
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
 
-    def install(**recordings: str) -> Path:
-        for command, name in recordings.items():
-            heard = _read(name)
-            (tmp_path / "out").mkdir(exist_ok=True)
-            (tmp_path / "out" / command).write_text(heard.stdout)
-            (tmp_path / "out" / f"{command}.err").write_text(heard.stderr)
+    def install(**recordings: str | dict[str, str]) -> Path:
+        for command, answers in recordings.items():
+            cases = answers if isinstance(answers, dict) else {"*": answers}
+            answer = "".join(f"{pattern}) {_answer(name)};;\n" for pattern, name in cases.items())
             script = tmp_path / command
             script.write_text(
-                f'#!/bin/sh\nprintf "%s\\n" "$*" >> {tmp_path}/calls-{command}\n'
-                f"cat {tmp_path}/out/{command}\ncat {tmp_path}/out/{command}.err >&2\n"
-                f"exit {heard.code}\n"
+                f'#!/bin/sh\necho "$*" >> {tmp_path}/calls-{command}\n'
+                f'case "$*" in\n{answer}*) exit 99;;\nesac\n'
             )
             script.chmod(0o755)
         return tmp_path
 
     return install
+
+
+def _answer(name: str) -> str:
+    """Return shell commands that print a recording and exit as it did."""
+    heard = _read(name)
+    said, complained = shlex.quote(heard.stdout), shlex.quote(heard.stderr)
+    return f"printf %s {said}; printf %s {complained} >&2; exit {heard.code}"
 
 
 def _read(name: str) -> Recording:

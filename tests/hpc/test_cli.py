@@ -8,6 +8,8 @@ GRADENC = str(Path(sys.executable).with_name("gradenc"))
 COMMANDS = (
     "init",
     "demo",
+    "doctor",
+    "fetch",
     "plan",
     "submit",
     "status",

@@ -6,17 +6,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+import torchvision
 import yaml
 from PIL import Image
 
+from gradenc_core.models import VisionModel, load_model
 from hpc.plan import all_plans
-from hpc.resolve import resolve
+from hpc.resolve import Resolved, resolve
 from hpc.start import start
 from hpc.study import load_study
+from jobs import models
 from storage_schemas import schemas
 from storage_schemas.identity import digest
 
@@ -98,6 +103,58 @@ def test_what_changes_results_never_reuses_them(
     assert stages <= changed(before, identities(apply(data), tmp_path))
 
 
+def pretrained(seed: int, folder: Path) -> None:
+    """Save what passes for ResNet-18's published weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = torchvision.models.resnet18().state_dict()
+    path = folder / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(state, path)
+
+
+def test_other_weights_under_the_same_name_are_a_new_store(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    data = model(weights="pretrained")(data)
+    pretrained(0, tmp_path)
+    before = identities(data, tmp_path)
+    assert identities(data, tmp_path) == before
+    pretrained(1, tmp_path)
+    assert {"prepare", "extract"} <= changed(before, identities(data, tmp_path))
+
+
+def test_weights_that_changed_since_planning_are_refused(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    pretrained(0, tmp_path)
+    path = tmp_path / "any.yaml"
+    path.write_text(yaml.safe_dump(model(weights="pretrained")(data)))
+    (resolved,) = resolve(load_study(path))[0].models
+    models.load.cache_clear()
+    assert models.load(resolved.spec)[1] == resolved.spec.weights_digest
+    models.load.cache_clear()
+    pretrained(1, tmp_path)
+    with pytest.raises(ValueError, match="resnet18 here differ from those that the study was plan"):
+        models.load(resolved.spec)
+
+
+def test_other_preprocessing_of_a_library_is_a_new_store(
+    data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A library's next version may resize or normalise otherwise under the same names."""
+    before = identities(data, tmp_path)
+
+    def load_other(*arguments: Any, **options: Any) -> VisionModel:
+        loaded = load_model(*arguments, **options)
+        return replace(loaded, preprocessing=replace(loaded.preprocessing, mean=(0.5, 0.5, 0.5)))
+
+    monkeypatch.setattr("hpc.resolve.load_model", load_other)
+    assert {"prepare", "extract"} <= changed(before, identities(data, tmp_path))
+
+
 def test_a_new_algorithm_is_a_new_store(
     data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -122,6 +179,12 @@ def test_what_does_not_change_results_reuses_them(
 ) -> None:
     before = set(identities(data, tmp_path).values())
     assert set(identities(apply(data), tmp_path).values()) == before
+
+
+def test_a_study_resolved_by_another_version_is_said_so(tmp_path: Path) -> None:
+    (tmp_path / "resolved.json").write_text('{"study": {}}')
+    with pytest.raises(ValueError, match=r"resolved\.json is damaged or another version's; submit"):
+        Resolved.read(tmp_path / "resolved.json")
 
 
 def submit_plan(data: dict[str, Any], folder: Path, name: str) -> Path:

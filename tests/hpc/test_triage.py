@@ -134,6 +134,20 @@ def test_exit_codes_and_silence(attempt, ended, failure):
     assert classify(attempt, ended) is failure
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        "KilledWorker: Attempted to run task 'unit-3' on 4 different workers",
+        "BrokenProcessPool: A process in the process pool was terminated abruptly",
+        "RuntimeError: DataLoader worker (pid 71) is killed by signal: Killed.",
+    ],
+)
+def test_of_a_child_that_was_killed_slurm_tells_why(error):
+    assert classify(failed(error), job(State.OUT_OF_MEMORY)) is FailureClass.HOST_MEMORY
+    assert classify(failed(error), job(State.COMPLETED)) is FailureClass.LOST
+    assert classify(failed(error), None) is FailureClass.LOST
+
+
 RECORDED = {
     "57": FailureClass.ERROR,
     "58": FailureClass.LOST,

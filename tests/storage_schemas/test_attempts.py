@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,54 @@ def test_on_another_machine_the_heartbeat_decides(
     age(attempt, seconds)
     assert attempts.is_alive(attempts.latest_attempts(store)[0]) == alive
     assert (begin(store) is None) == alive
+
+
+needs_mounts = pytest.mark.skipif(
+    os.getuid() != 0 or not shutil.which("setpriv") or not shutil.which("unshare"),
+    reason="only root can mount another /proc and be another user",
+)
+ASK = """
+import sys
+from pathlib import Path
+from storage_schemas.attempts import is_alive, latest_attempts
+from storage_schemas.store import Store
+print(is_alive(latest_attempts(Store.open(Path(sys.argv[1])))[0]))
+"""
+
+
+def ask(store: Store, *how: str) -> str:
+    """Ask elsewhere whether unit 0 of a store is held; from inside pytest's private folder."""
+    command = [*how, sys.executable, "-c", ASK, store.path.name]
+    answer = subprocess.run(command, cwd=store.path.parent, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    return answer.stdout.strip()
+
+
+@needs_mounts
+@pytest.mark.parametrize("hidepid", ["0", "1", "2"])
+@pytest.mark.parametrize(("seconds", "alive"), [(0, True), (500, False)])
+def test_a_holder_that_proc_hides_is_judged_by_its_heartbeat(
+    make_store: MakeStore, hidepid: str, seconds: float, alive: bool
+) -> None:
+    """Clusters hide other users' processes, so that one that runs looks like none at all."""
+    store = make_store()
+    age(held(store), seconds)
+    mount = f'mount -t proc -o hidepid={hidepid} proc /proc && exec "$@"'
+    other = ["setpriv", "--reuid=34567", "--regid=34567", "--clear-groups"]
+    found = ask(store, "unshare", "--mount", "sh", "-c", mount, "sh", *other)
+    assert found == str(alive or hidepid == "0")
+
+
+@needs_mounts
+@pytest.mark.parametrize(("seconds", "alive"), [(0, True), (500, False)])
+def test_a_holder_in_another_container_is_judged_by_its_heartbeat(
+    make_store: MakeStore, seconds: float, alive: bool
+) -> None:
+    """Containers on one machine share its boot, but count their processes apart."""
+    store = make_store()
+    age(held(store), seconds)
+    apart = ("unshare", "--pid", "--fork", "--mount-proc")
+    assert ask(store, *apart) == str(alive)
 
 
 def test_heartbeat_keeps_a_remote_holder_alive(make_store: MakeStore) -> None:

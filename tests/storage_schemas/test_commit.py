@@ -2,6 +2,7 @@ import json
 import os
 import random
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from itertools import pairwise
@@ -58,7 +59,22 @@ def test_unfinished_records_are_not_counted(make_store: MakeStore, values: Value
     unit = store.units[0]
     commit(store, unit, values(store, unit), {}, begin(store, unit))
     (store.path / "commits" / "00" / "00001.json.0123.partial").touch()
+    (store.path / "commits" / "00" / "._00002.json").touch()  # as on some network file systems
+    (store.path / "commits" / ".DS_Store").touch()
     assert committed_units(store) == {0}
+
+
+def test_lost_folders_of_records_are_empty_ones(
+    make_store: MakeStore, commit_all: Callable[[Store], None]
+) -> None:
+    store = make_store()
+    commit_all(store)
+    for name in ("commits", "attempts"):
+        shutil.rmtree(store.path / name)
+    assert committed_units(store) == set()
+    assert attempts.latest_attempts(store) == {}
+    commit_all(store)
+    assert seal(store)["units"] == 4
 
 
 def test_units_of_fill_values_alone_are_written(

@@ -88,3 +88,21 @@ def test_a_finished_run_looks_the_same(
     assert shown["committed"].all()
     assert shown.attrs.pop("completeness") == 1.0
     xr.testing.assert_identical(shown.drop_vars("committed"), whole)
+
+
+def test_a_stage_that_has_not_begun_is_not_finished(
+    make_store: MakeStore, commit_all: Callable[[Store], None], tmp_path: Path
+) -> None:
+    """Between two stages everything that is planned is sealed."""
+    run = tmp_path / "run"
+    create_run(run, "early", tmp_path / "root", {"extract": 4, "encode": 12})
+    assert open_run(run, partial=True).attrs["completeness"] == 0
+    store = make_store(n_units=4)
+    commit_all(store)
+    seal(store)
+    record_stores(run, "extract", [store])
+    with pytest.raises(ValueError, match=r"stage encode has not begun.*partial=True"):
+        open_run(run)
+    shown = open_run(run, partial=True)
+    assert shown.attrs["completeness"] == 0.25
+    assert shown["/features/tiny/forward"].attrs["completeness"] == 1

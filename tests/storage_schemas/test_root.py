@@ -76,6 +76,27 @@ def test_users_of_every_store(make_store: MakeStore, tmp_path: Path) -> None:
         assert entry.n_bytes == sum(p.stat().st_size for p in files)
 
 
+def test_files_that_vanish_meanwhile_are_not_counted(
+    make_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writers rename their temporary files while `gradenc du` looks at them."""
+    store = make_store()
+    make_run(tmp_path / "a", store)
+    (entry,) = roots.entries(tmp_path / "root")
+    vanishing = store.path / "SEALED.json.0123.partial"
+    vanishing.touch()
+    lstat = os.lstat
+
+    def look(path: str) -> os.stat_result:
+        if Path(path).is_relative_to(store.path):
+            vanishing.unlink(missing_ok=True)
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", look)
+    (again,) = roots.entries(tmp_path / "root")
+    assert (again.n_files, again.n_bytes) == (entry.n_files, entry.n_bytes)
+
+
 def test_removing_takes_only_what_is_asked(make_store: MakeStore, tmp_path: Path) -> None:
     used, unused = make_store(seed=1), make_store(seed=2)
     make_run(tmp_path / "a", used)

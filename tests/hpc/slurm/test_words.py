@@ -8,6 +8,12 @@ from hpc.slurm import words
 from hpc.slurm.jobs import ENDED, State
 
 
+def test_a_line_of_something_else_is_refused():
+    assert words.row("1|a|b|c", ("id", "name")) == {"id": "1", "name": "a|b|c"}
+    with pytest.raises(ValueError, match="SLURM printed 'Welcome to the cluster!' where 2 fields"):
+        words.row("Welcome to the cluster!", ("id", "name"))
+
+
 @pytest.mark.parametrize("known", State)
 def test_every_state_is_read(known):
     assert words.state(known.value) is known

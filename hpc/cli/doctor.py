@@ -1,0 +1,60 @@
+"""`gradenc doctor`: what a first submission would trip over."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from hpc.cli.arguments import AsJson, ProfileName
+from hpc.findings import Finding, Level
+
+COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red"}
+
+
+def doctor(
+    profile: ProfileName = "local",
+    folder: Annotated[
+        Path, typer.Option(help="Where runs go; on a cluster, where its nodes see it too.")
+    ] = Path("runs"),
+    wait: Annotated[
+        float, typer.Option(min=0.1, help="Minutes to wait for the small jobs that try the nodes.")
+    ] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """Check everything that a first submission would trip over; exit status 1 if it would fail.
+
+    On a cluster, a job of a few seconds runs for each kind of node that the profile uses.
+
+    Example: `gradenc doctor --profile generic-gpu --folder /shared/runs`
+    """
+    from hpc.doctor import diagnose
+    from hpc.profile import load_profile
+
+    loaded = load_profile(profile)
+    console = Console(stderr=True)
+    with console.status("checking") as status:
+        findings = diagnose(loaded, folder, 60 * wait, lambda text: status.update(escape(text)))
+    if as_json:
+        typer.echo(json.dumps([finding.to_json() for finding in findings]))
+    else:
+        _show(findings, profile)
+    if any(finding.level is Level.FAILURE for finding in findings):
+        raise typer.Exit(1)
+
+
+def _show(findings: list[Finding], profile: str) -> None:
+    console = Console(highlight=False)
+    table = Table(title=f"doctor: {profile}", show_lines=False)
+    for column in ("", "check", "where", "found and remedy"):
+        table.add_column(column, overflow="fold")
+    for finding in findings:
+        level = f"[{COLOURS[finding.level]}]{finding.level}[/]"
+        remedy = f"\n[bold]->[/bold] {escape(finding.remedy)}" if finding.remedy else ""
+        table.add_row(level, finding.check, finding.where, escape(finding.sentence) + remedy)
+    console.print(table)
+    counts = [sum(f.level is level for f in findings) for level in (Level.FAILURE, Level.WARNING)]
+    console.print(f"{counts[0]} failure(s), {counts[1]} warning(s)")

@@ -1,0 +1,112 @@
+"""A Dask cluster made of the ranks of one SLURM job: a scheduler, the client, workers.
+
+The ranks find each other by files in a private folder of the submission, named by job and restart:
+a job that was put back into the queue never joins the scheduler of its last start. All traffic is
+encrypted with a certificate made for this start, so nobody else on the cluster can join.
+
+Importing `dask_jobqueue` makes SIGINT end the process, its way to end a rank; hence a module of its
+own, which is imported inside such jobs only.
+"""
+
+import asyncio
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from dask_jobqueue.slurm import SLURMRunner
+from distributed import Client, Scheduler
+from distributed.diagnostics.plugin import SchedulerPlugin
+from distributed.security import Security
+from distributed.utils import json_load_robust
+
+from storage_schemas.files import write_exclusive
+
+START_S = 180
+"""How long a rank waits for the others to start (s)."""
+
+
+def on_ranks(work: Callable[[Client], None], submission: Path, interface: str | None) -> None:
+    """Serve as scheduler or worker until the cluster is closed, or call `work` as the client."""
+    logging.getLogger("distributed").setLevel(logging.WARNING)
+    try:
+        ranks = _Ranks(_folder(submission), interface)
+    except SystemExit:
+        # How the runner ends a scheduler or a worker whose cluster was closed.
+        return
+    with Client(ranks.scheduler_address, security=ranks.security) as client:
+        try:
+            work(client)
+        finally:
+            if client.status == "running":
+                client.shutdown()
+
+
+class _Ranks(SLURMRunner):
+    """The runner, with a certificate, and with an end whoever dies."""
+
+    def __init__(self, folder: Path, interface: str | None) -> None:
+        self.folder = folder
+        self.certificate = folder / "certificate.pem"
+        self.security = _security(self.certificate)
+        several = int(os.environ["SLURM_JOB_NUM_NODES"]) > 1
+        where = {"interface": interface} if several else {"host": "127.0.0.1"}
+        both = {**where, "security": self.security, "dashboard": False}
+        # The runner formats the name of the file, in which a user's folders may have braces.
+        file = str(folder / "scheduler.json").replace("{", "{{").replace("}", "}}")
+        super().__init__(
+            scheduler_file=file,
+            scheduler_options={
+                **both,
+                "dashboard_address": "127.0.0.1:0",
+                "idle_timeout": START_S,
+                "plugins": [_EndWithClient()],
+            },
+            worker_options={**both, "nthreads": 1, "memory_limit": 0, "death_timeout": START_S},
+        )
+
+    async def start_scheduler(self) -> None:
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.folder.mkdir(mode=0o700, parents=True)
+        try:
+            _write_certificate(self.certificate)
+            await super().start_scheduler()
+        finally:
+            shutil.rmtree(self.folder)
+
+    async def get_scheduler_address(self) -> str:
+        found = await asyncio.to_thread(json_load_robust, self.scheduler_file, timeout=START_S)
+        return str(found["address"])
+
+    async def before_worker_start(self) -> None:
+        # The certificate is read when the worker is made; it is there before this file.
+        await self.get_scheduler_address()
+
+    async def before_client_start(self) -> None:
+        # The runner's own connection has no certificate; the client closes the cluster.
+        self.scheduler_comm = None
+
+
+class _EndWithClient(SchedulerPlugin):
+    """Ends the scheduler, and by that its workers, when the client has gone in whatever way."""
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        scheduler.loop.add_callback(scheduler.close, reason="its client has gone")
+
+
+def _folder(submission: Path) -> Path:
+    job, restart = os.environ["SLURM_JOB_ID"], os.environ.get("SLURM_RESTART_COUNT", "0")
+    return submission / f"dask-{job}-{restart}"
+
+
+def _security(certificate: Path) -> Security:
+    roles = ("client", "scheduler", "worker")
+    own = {f"tls_{role}_cert": str(certificate) for role in roles}
+    return Security(require_encryption=True, tls_ca_file=str(certificate), **own)
+
+
+def _write_certificate(path: Path) -> None:
+    made = Security.temporary()
+    write_exclusive(path, f"{made.tls_client_key}{made.tls_client_cert}".encode())

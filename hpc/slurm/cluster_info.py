@@ -1,0 +1,154 @@
+"""What the cluster is: partitions with their nodes, the user's accounts, what sbatch would say."""
+
+import getpass
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from hpc.slurm.client import run
+from hpc.slurm.options import Options
+from hpc.slurm.words import seconds
+
+UNUSABLE = ("down", "drain", "drng", "fail", "maint", "unk", "inval", "futr", "npc")
+"""How sinfo's words for the state of a node begin on which no job starts now."""
+_GPUS = re.compile(r"\bgpu(?::[^:,()]+)?:(\d+)")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node as SLURM counts it."""
+
+    name: str
+    usable: bool
+    memory_mb: int
+    cpus: int
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition, its limits (None where there is none) and its nodes."""
+
+    name: str
+    default: bool
+    up: bool
+    max_time_s: float | None
+    max_nodes: int | None
+    max_memory_mb: int | None
+    """of a job on one node"""
+    preemptible: bool
+    settings: dict[str, str]
+    """everything that `scontrol show partition` says"""
+    nodes: tuple[Node, ...]
+
+    def admits(self, kind: str, name: str) -> bool:
+        """Return whether an account (kind `Accounts`) or QOS (kind `Qos`) may use it."""
+        allowed = self.settings.get(f"Allow{kind}", "ALL")
+        denied = self.settings.get(f"Deny{kind}", "").split(",")
+        return (allowed == "ALL" or name in allowed.split(",")) and name not in denied
+
+
+@dataclass(frozen=True)
+class Association:
+    """An account that the user may charge."""
+
+    account: str
+    partition: str
+    """the only one it holds for; empty: all"""
+    qos: frozenset[str]
+
+
+def configuration() -> dict[str, str]:
+    """Return the controller's configuration: key -> value as `scontrol show config` writes them."""
+    lines = run("scontrol", "show", "config").splitlines()
+    pairs = (line.partition("=") for line in lines if "=" in line)
+    return {key.strip(): value.strip() for key, _, value in pairs}
+
+
+def version() -> str:
+    """Return SLURM's version as its client says it."""
+    return run("sinfo", "--version").strip()
+
+
+def partitions() -> dict[str, Partition]:
+    """Return all partitions that the user can see, by name."""
+    nodes = _nodes()
+    found = (
+        _partition(line, nodes) for line in _records(run("scontrol", "-o", "show", "partition"))
+    )
+    return {partition.name: partition for partition in found}
+
+
+def _records(text: str) -> Iterator[dict[str, str]]:
+    for line in text.splitlines():
+        fields = (field.partition("=") for field in line.split())
+        record = {key: value for key, equals, value in fields if equals}
+        if record:
+            yield record
+
+
+def _partition(settings: dict[str, str], nodes: dict[str, list[Node]]) -> Partition:
+    name = settings["PartitionName"]
+    return Partition(
+        name=name,
+        default=settings["Default"] == "YES",
+        up=settings["State"] == "UP",
+        max_time_s=seconds(settings["MaxTime"]),
+        max_nodes=_number(settings["MaxNodes"]),
+        max_memory_mb=_number(settings.get("MaxMemPerNode", "UNLIMITED")),
+        preemptible=settings.get("PreemptMode", "OFF") not in ("OFF", "GANG"),
+        settings=settings,
+        nodes=tuple(nodes[name]),
+    )
+
+
+def _nodes() -> dict[str, list[Node]]:
+    by_partition: dict[str, list[Node]] = defaultdict(list)
+    for line in run("sinfo", "-h", "-a", "-N", "-o", "%R|%N|%t|%m|%c|%G").splitlines():
+        partition, name, state, memory, cpus, gres = line.split("|", 5)
+        gpus = sum(int(count) for count in _GPUS.findall(gres))
+        usable = not state.startswith(UNUSABLE)
+        node = Node(name, usable, int(memory.rstrip("+")), int(cpus.rstrip("+")), gpus)
+        by_partition[partition].append(node)
+    return by_partition
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
+
+
+def associations() -> list[Association]:
+    """Return the accounts of this user; empty where accounting knows none.
+
+    Raises
+    ------
+    SlurmUnavailable
+        Accounting is off, or slurmdbd does not answer.
+    """
+    fields = "format=Account,Partition,QOS"
+    where = ("where", f"user={getpass.getuser()}")
+    found = []
+    for line in run("sacctmgr", "-nP", "show", "associations", *where, fields).splitlines():
+        account, partition, qos = line.split("|")
+        found.append(Association(account, partition, frozenset(filter(None, qos.split(",")))))
+    return found
+
+
+def default_account() -> str:
+    """Return the account that SLURM charges where a job names none; empty if there is none."""
+    return run(
+        "sacctmgr", "-nP", "show", "user", getpass.getuser(), "format=DefaultAccount"
+    ).strip()
+
+
+def ask_only(options: Options) -> None:
+    """Let the controller judge a job with these options, without submitting it.
+
+    Raises
+    ------
+    SlurmUnavailable
+        With the words in which it would refuse the job.
+    """
+    flags = (f"--{key.replace('_', '-')}={value}" for key, value in options.items())
+    run("sbatch", "--test-only", *flags, "--wrap=true")

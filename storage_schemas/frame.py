@@ -1,0 +1,81 @@
+"""What of a store is made before any unit runs: its plan, metadata and coordinates.
+
+The records of units say nothing of these, yet without them the numbers have lost their names. So a
+store keeps a copy, which they are compared with and put back from.
+"""
+
+import json
+import zipfile
+from pathlib import Path
+
+from storage_schemas import files
+
+PLAN = "plan.json"
+
+
+def keep_copy(folder: Path) -> None:
+    """Copy all files of a store that is being created into one, named after its own checksum."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    new = folder / "frame.zip"
+    with zipfile.ZipFile(new, "x") as archive:
+        for path in paths:
+            # Without times and modes: equal stores have equal copies.
+            archive.writestr(zipfile.ZipInfo(str(path.relative_to(folder))), path.read_bytes())
+    new.rename(folder / f"frame-{files.checksum(new)}.zip")
+
+
+def frame_problems(folder: Path) -> list[str]:
+    """Return what is wrong with a store's plan, metadata and coordinates, a sentence each."""
+    try:
+        names = _differing(folder)
+    except ValueError as error:
+        return [str(error)]
+    return [
+        f"{folder / name} is missing or was changed; run `gradenc resume RUN`" for name in names
+    ]
+
+
+def mend_frame(folder: Path) -> list[str]:
+    """Put back what `frame_problems` names and touch nothing else; return the files' names.
+
+    Raises
+    ------
+    ValueError
+        If the copy is damaged.
+    """
+    found = _differing(folder)
+    for name, content in found.items():
+        files.replace(folder / name, content)
+    return list(found)
+
+
+def _differing(folder: Path) -> dict[str, bytes]:
+    """Return name and kept content of what differs; nothing in stores older than the copy."""
+    copy = next(folder.glob("frame-*.zip"), None)
+    if copy is None:
+        return {}
+    if copy.stem.removeprefix("frame-") != files.checksum(copy):
+        raise ValueError(
+            f"{copy} is damaged, so the store's metadata and coordinates cannot be checked; delete "
+            "this one file to go on without"
+        )
+    with zipfile.ZipFile(copy) as archive:
+        kept = {name: archive.read(name) for name in archive.namelist()}
+    return {name: content for name, content in kept.items() if not _is_kept(folder, name, content)}
+
+
+def _is_kept(folder: Path, name: str, content: bytes) -> bool:
+    try:
+        found = (folder / name).read_bytes()
+    except FileNotFoundError:
+        return False
+    return found == content or (name == PLAN and _without_locations(found, content))
+
+
+def _without_locations(found: bytes, content: bytes) -> bool:
+    """Compare two plans apart from the locations of inputs, which may move."""
+    try:
+        plans = [dict(json.loads(text)) | {"locations": {}} for text in (found, content)]
+    except (ValueError, TypeError):
+        return False
+    return plans[0] == plans[1]

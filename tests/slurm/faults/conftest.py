@@ -1,0 +1,160 @@
+"""Drills on the development cluster that nobody drives but their own gates."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc.advance import is_complete
+from hpc.folder import RunFolder
+from hpc.slurm.client import run as slurm
+from hpc.slurm.dev_cluster import DevCluster
+from hpc.slurm.jobs import Job, State
+from hpc.slurm.queue import queue
+from hpc.state import run_state
+from hpc.submissions import Submission, given_up, of_round, submissions
+from jobs.spec import STAGES
+from storage_schemas.attempts import attempts_of
+from storage_schemas.seal import run_digest
+
+GRADENC = str(Path(sys.executable).with_name("gradenc"))
+LIMIT_S = 180.0
+QUICK = ("--seconds", "0.2", "--units", "4")
+
+PROFILE = """
+name = "faults"
+scheduler = "slurm"
+[common]
+partition = "main"
+timeout_minutes = 5
+memory_gb = 0.5
+max_memory_gb = 4
+slots = 2
+"""
+
+
+@dataclass
+class Drill:
+    """One drill: started by the command, then left to its gates."""
+
+    path: Path
+    clean: str
+    """Digest of a drill of the same units that met no accident, on this machine."""
+    actions: list[str] = field(default_factory=list)
+
+    def start(self, *arguments: object, profile: str = "", check: bool = True) -> str:
+        """Submit the drill and leave; `profile` are further lines of its profile."""
+        self.path.mkdir(exist_ok=True, parents=True)
+        file = self.path.parent / f"{self.path.name}.toml"
+        file.write_text(PROFILE + profile)
+        how = ("--profile", file, "--no-wait")
+        return self.command("drill", self.path, *QUICK, *how, *arguments, check=check)
+
+    def command(self, *words: object, check: bool = True) -> str:
+        """Run gradenc."""
+        command = [GRADENC, *map(str, words)]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
+        assert not (check and result.returncode), result.stdout + result.stderr
+        return result.stdout + result.stderr
+
+    @property
+    def run(self) -> RunFolder:
+        return RunFolder.open(self.path)
+
+    def until(self, what: Callable[[], Any], limit: float = LIMIT_S) -> Any:
+        """Wait until something is true, and return it."""
+        deadline = time.monotonic() + limit
+        while not (found := what()):
+            if time.monotonic() > deadline:
+                raise AssertionError(f"{what} was not true in {limit:g} s\n{self.describe()}")
+            time.sleep(0.3)
+        return found
+
+    def finish(self, limit: float = LIMIT_S) -> None:
+        """Wait until the drill is complete, and compare its bytes with those of the clean one."""
+        self.until(lambda: is_complete(run_state(self.run)), limit)
+        stores = [store for stage in STAGES for store in self.run.stores(stage)]
+        assert run_digest(stores) == self.clean
+        assert not list(self.path.glob("stores/*/*/data.zarr/**/*.partial"))
+
+    def decision(self, stage: str) -> str:
+        """Wait until the stage needs the user, and return what they are told."""
+        return str(self.until(lambda: given_up(self.run, stage)))
+
+    def met(self) -> bool:
+        """Say whether the drill's accident has begun."""
+        return any((self.path / "met").glob("*.*")) or any((self.path / "met").glob("*-*"))
+
+    def jobs(self, stage: str, state: State = State.RUNNING) -> list[Job]:
+        """Return the stage's tasks in this state."""
+        names = [s.name for s in submissions(self.run) if s.stage == stage]
+        return [job for job in queue(names) if job.state == state]
+
+    def tries(self, stage: str, unit: int) -> list[dict[str, Any]]:
+        (store,) = self.run.stores(stage)
+        return attempts_of(store, unit)
+
+    def job_of(self, stage: str, unit: int) -> str:
+        """Return the id of the job that has the unit."""
+        return str(self.tries(stage, unit)[-1]["job"]).partition(" ")[0]
+
+    def submissions(self, stage: str) -> list[Submission]:
+        return of_round(self.run, stage)
+
+    def failures(self, stage: str) -> list[str]:
+        """Return the classes of the tasks that left something undone, in order."""
+        outcomes = [s.outcome or {"tasks": []} for s in submissions(self.run) if s.stage == stage]
+        return [task["failure"] for o in outcomes for task in o["tasks"] if task["failure"]]
+
+    def describe(self) -> str:
+        shown = self.command("status", self.path, check=False)
+        logs = "".join(p.read_text()[-2000:] for p in sorted(self.path.glob("gates/*.out"))[-2:])
+        return f"{shown}\n{slurm('squeue', '-a')}\n{logs}"
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the digest of a drill on this machine without SLURM."""
+    run = tmp_path_factory.mktemp("clean") / "run"
+    subprocess.run([GRADENC, "drill", str(run), *QUICK], check=True, capture_output=True)
+    folder = RunFolder.open(run)
+    return run_digest([store for stage in STAGES for store in folder.stores(stage)])
+
+
+@pytest.fixture(scope="module")
+def make_drill(
+    cluster: DevCluster, clean: str, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Drill]:
+    """Return a maker of drills by their names."""
+    folder = tmp_path_factory.mktemp("drills")
+    return lambda name: Drill(folder / name, clean)
+
+
+@pytest.fixture
+def report(request: pytest.FixtureRequest) -> Iterator[Callable[[Drill, str, str], None]]:
+    """Return what writes a fault, its jobs and what was done about it, for the benchmark."""
+    where = os.environ.get("GRADENC_FAULTS")
+
+    def write(drill: Drill, fault: str, stage: str) -> None:
+        if not where:
+            return
+        tasks = [
+            {key: task.get(key) for key in ("job_id", "state", "restarts", "failure")}
+            for submission in submissions(drill.run)
+            if submission.stage == stage and submission.outcome
+            for task in submission.outcome["tasks"]
+            if task["failure"] or task.get("restarts") or task["state"] != "COMPLETED"
+        ]
+        asked = [s.frozen["asked"] for s in submissions(drill.run) if s.stage == stage]
+        line = {"fault": fault, "tasks": tasks, "asked": asked, "run": str(drill.path)}
+        with Path(where).open("a") as stream:
+            stream.write(json.dumps(line) + "\n")
+
+    return write

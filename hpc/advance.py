@@ -14,13 +14,12 @@ from hpc.claims import claimed_by_others
 from hpc.escalate import escalated
 from hpc.explain import outdated
 from hpc.folder import RunFolder
-from hpc.outcomes import settle
+from hpc.outcomes import settle_ended
 from hpc.profile import Profile
 from hpc.state import StageState, is_complete, is_stuck, run_state, stage_state
 from hpc.store_plan import StorePlan
 from hpc.submissions import decide, given_up, unsettled
 from hpc.submit import How, submit
-from hpc.tasks import tasks_of
 from jobs.runner import Item
 from jobs.spec import STAGES, Reference
 from storage_schemas.commit import problems, withdraw
@@ -35,7 +34,7 @@ ENGINES = {"encode": "dask"}
 def advance(run: RunFolder, profile: Profile) -> dict[str, StageState]:
     """Bring the run one step further and return the state of every stage."""
     with run.lock():
-        _settle_ended(run)
+        settle_ended(run)
         for stage, upstream in STAGES.items():
             if all(_is_sealed(run, name) for name in upstream):
                 _advance_stage(run, stage, profile)
@@ -43,15 +42,6 @@ def advance(run: RunFolder, profile: Profile) -> dict[str, StageState]:
         if profile.scheduler == "slurm":
             _keep_a_gate(run, profile, states)
         return states
-
-
-def _settle_ended(run: RunFolder) -> None:
-    open_submissions = unsettled(run)
-    tasks = tasks_of(open_submissions)
-    for submission in open_submissions:
-        own = [task for task in tasks if task.submission is submission]
-        if submission.jobs is None or not any(task.alive for task in own):
-            settle(run, submission, own)
 
 
 def _keep_a_gate(run: RunFolder, profile: Profile, states: Mapping[str, StageState]) -> None:

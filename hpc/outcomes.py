@@ -7,8 +7,8 @@ from typing import Any
 
 from hpc.folder import RunFolder
 from hpc.slurm.jobs import Job
-from hpc.submissions import Submission
-from hpc.tasks import Task
+from hpc.submissions import Submission, unsettled
+from hpc.tasks import Task, tasks_of
 from hpc.triage import classify
 from storage_schemas.attempts import latest_attempts
 from storage_schemas.commit import committed_units
@@ -21,6 +21,22 @@ PATIENCE_S = 60.0
 
 Unit = tuple[str, int]
 """Store below the root, unit index."""
+
+
+def settle_ended(run: RunFolder) -> None:
+    """Record how submissions ended of which no task is alive any more; the lock is held.
+
+    Raises
+    ------
+    SlurmUnavailable
+        If some are SLURM's and it does not answer.
+    """
+    open_submissions = unsettled(run)
+    tasks = tasks_of(open_submissions)
+    for submission in open_submissions:
+        own = [task for task in tasks if task.submission is submission]
+        if submission.jobs is None or not any(task.alive for task in own):
+            settle(run, submission, own)
 
 
 def settle(run: RunFolder, submission: Submission, tasks: Sequence[Task]) -> None:

@@ -36,7 +36,12 @@ def show_efficiency(run: RunPath) -> None:
 
     Example: `gradenc report efficiency runs/first`
     """
+    from hpc.outcomes import settle_ended
+
     folder = RunFolder.open(run)
+    # A run that is complete is not advanced any more: nobody asked how its last tasks ended.
+    with folder.lock():
+        settle_ended(folder)
     uses = efficiency(folder)
     console = Console(highlight=False)
     console.print(_table(folder.name, uses))

@@ -65,7 +65,7 @@ from hpc.plan import extract_plans
 from hpc.resolve import Resolved, ResolvedModel
 from hpc.study import Model, Study
 from hpc.targets import Targets
-from jobs.spec import ModelSpec, Reference
+from jobs.spec import ModelSpec, PreprocessingSpec, Reference
 from storage_schemas import attempts, kinds
 from storage_schemas.commit import commit, is_committed
 from storage_schemas.identity import canonical_json
@@ -579,7 +579,20 @@ def _study(n_models: int) -> Study:
 
 
 def _resolved_model(model: Model) -> ResolvedModel:
-    spec = ModelSpec(**model.model_dump(exclude={"name", "control"}))
+    """Return what `resolve` would find, without building the network."""
+    preprocessing = PreprocessingSpec(
+        image_size=224,
+        resize_size=256,
+        squash=False,
+        interpolation="bilinear",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+    )
+    spec = ModelSpec(
+        **model.model_dump(exclude={"name", "control"}),
+        weights_digest=None,
+        preprocessing=preprocessing,
+    )
     return ResolvedModel(
         name=model.name, control=model.control, spec=spec, layers=tuple(layers_of(24))
     )

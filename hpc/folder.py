@@ -118,7 +118,13 @@ class RunFolder:
 
     def profile(self) -> Profile:
         """Return the profile that the run was last submitted or resumed with."""
-        return Profile.model_validate_json((self.path / "profile.json").read_bytes())
+        file = self.path / "profile.json"
+        if not file.exists():
+            raise ValueError(
+                f"{self.path} keeps no profile (it was not submitted yet, or by an older gradenc); "
+                f"say which with `gradenc resume {self.path} --profile NAME`"
+            )
+        return Profile.model_validate_json(file.read_bytes())
 
     def keep_profile(self, profile: Profile) -> None:
         """Keep a profile for whoever advances the run when nobody is logged in."""

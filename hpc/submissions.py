@@ -88,7 +88,9 @@ class Submission:
 def submissions(run: RunFolder) -> list[Submission]:
     """Return the run's submissions, oldest first."""
     folders = sorted((run.path / "submissions").glob("[0-9]*"))
-    return [Submission(folder) for folder in folders if (folder / "units.json").exists()]
+    found = [Submission(folder) for folder in folders if (folder / "units.json").exists()]
+    # Those of earlier versions have no names; whatever their tasks did is in the stores.
+    return [submission for submission in found if "name" in submission.frozen]
 
 
 def unsettled(run: RunFolder) -> list[Submission]:

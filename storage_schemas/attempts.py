@@ -21,6 +21,8 @@ from storage_schemas.store import Store, Unit, scan, subfolder
 
 HEARTBEAT_LIMIT_S = 120.0
 """A holder that cannot be looked up here is taken for dead after so long without a heartbeat."""
+FROZEN_LIMIT_S = 600.0
+"""A process that is there but has been without a heartbeat for so long does not come back soon."""
 
 NAME = re.compile(r"(\d+)\.(\d+)\.json")
 UNREADABLE: dict[str, Any] = {
@@ -131,14 +133,16 @@ def is_alive(record: dict[str, Any]) -> bool:
     """Say whether the process of an attempt, as read by `latest_attempts`, still runs.
 
     On the same boot of the same machine the process is looked up, with its start time because
-    numbers are used again. Anywhere else, and where it is hidden from us, the heartbeat decides.
+    numbers are used again; a frozen one counts as dead after a while. Anywhere else, and where it
+    is hidden from us, the heartbeat decides.
     """
     if record.get("outcome") != "running":
         return False
+    silent_s = time.time() - float(record["heartbeat"])
     boot_id = _boot_id()
     if boot_id and record.get("boot_id") == boot_id and not _is_hidden(record["pid"]):
-        return process_is_alive(record["pid"], record["pid_start"])
-    return time.time() - float(record["heartbeat"]) < HEARTBEAT_LIMIT_S
+        return silent_s < FROZEN_LIMIT_S and process_is_alive(record["pid"], record["pid_start"])
+    return silent_s < HEARTBEAT_LIMIT_S
 
 
 def process_is_alive(pid: int, started: int | None) -> bool:

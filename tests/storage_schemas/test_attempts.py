@@ -94,6 +94,21 @@ def test_killed_holder_is_superseded(make_store: MakeStore, start_writer: StartW
     assert held(store, 1).n == 2
 
 
+@pytest.mark.parametrize(("silent_s", "superseded"), [(590, False), (610, True)])
+def test_a_holder_that_is_frozen_for_long_is_superseded(
+    make_store: MakeStore, start_writer: StartWriter, silent_s: float, superseded: bool
+) -> None:
+    store = make_store()
+    process = start_writer(store.path, "lease")
+    process.stdout.readline()
+    process.send_signal(signal.SIGSTOP)
+    then = time.time() - silent_s
+    os.utime(next(store.path.glob("attempts/*/00000.1.json")), (then, then))
+    assert (begin(store) is not None) is superseded
+    process.kill()
+    process.communicate()
+
+
 def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 

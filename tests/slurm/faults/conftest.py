@@ -24,7 +24,7 @@ from storage_schemas.attempts import attempts_of
 from storage_schemas.seal import run_digest
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
-LIMIT_S = 180.0
+LIMIT_S = 120.0
 QUICK = ("--seconds", "0.2", "--units", "4")
 
 PROFILE = """

@@ -19,6 +19,7 @@ MODELS: dict[str, type[specs.Spec]] = {
     "collinearity": specs.CollinearitySpec,
     "scores": specs.ScoresSpec,
     "comparisons": specs.ComparisonsSpec,
+    "drill": specs.DrillSpec,
 }
 
 

@@ -21,6 +21,10 @@ read_vs_memmap
     256 consecutive stimuli of one layer from a random start through `Store.dataset()`, over a copy
     of the same rows of a memory map of a plain .npy. Both files are in the page cache; the two
     follow each other, alternating; the median of 20 ratios.
+plan_100k_units_s
+    From a validated and resolved study (images and recordings are hashed once, before) through the
+    planner, the ownership check and the fsynced plans of its stores to `run.json`: one model with
+    as many shards of one stimulus; `_many_stores` is the same number of units in 100 models.
 """
 
 import argparse
@@ -55,6 +59,13 @@ from _timing import (
 )
 from numpy.typing import NDArray
 
+from hpc.advance import create_stores
+from hpc.folder import RunFolder
+from hpc.plan import extract_plans
+from hpc.resolve import Resolved, ResolvedModel
+from hpc.study import Model, Study
+from hpc.targets import Targets
+from jobs.spec import ModelSpec, PreprocessingSpec, Reference
 from storage_schemas import attempts, kinds
 from storage_schemas.commit import commit, is_committed
 from storage_schemas.identity import canonical_json
@@ -519,18 +530,72 @@ def _check_fabricated(store: Store, run_folder: Path, expected: dict[str, int]) 
 
 
 def measure_planning(folder: Path, sizes: Sizes) -> Values:
-    """Time layout, ownership check and fsynced plan, of one large store and of many small ones."""
+    """Time the planning of extraction, in one large store and in many small ones."""
     n, n_stores = sizes.plan_units, sizes.plan_stores
-    one = seconds(lambda: _plan(folder / "one", "one", n, 1))
-    many = seconds(
-        lambda: [_plan(folder / "many", f"store{i}", n // n_stores, 8) for i in range(n_stores)]
+    return {
+        "plan_100k_units_s": _time_planning(folder / "one", 1, n),
+        "plan_100k_units_many_stores_s": _time_planning(folder / "many", n_stores, n // n_stores),
+        "plan_units": n,
+    }
+
+
+def _time_planning(folder: Path, n_models: int, n_units: int) -> float:
+    """Return the time from a validated and resolved study to its stores, recorded in the run."""
+    stimuli = names("images/stimulus", n_units)
+    study = _study(n_models)
+    resolved = Resolved(
+        study=study.model_dump(mode="json"),
+        stimuli=str(folder),
+        stimulus_ids=tuple(stimuli),
+        stimulus_digests=tuple(f"{i:064x}" for i in range(n_units)),
+        models=tuple(_resolved_model(model) for model in study.models),
+        sources=("forward",),
     )
-    return {"plan_100k_units_s": one, "plan_100k_units_many_stores_s": many, "plan_units": n}
+    seen = Targets("sub-01", "fmri", tuple(stimuli), np.ones(n_units), xr.Dataset())
+    prepared = {
+        f"prepare/{model.name}": Reference(stage="prepare", identity="planned", seal="planned")
+        for model in study.models
+    }
+    run_folder = RunFolder.create(folder / "run", study.name, folder / "stores", {})
+    return seconds(
+        lambda: create_stores(
+            run_folder, "extract", extract_plans(study, resolved, [seen], prepared)
+        )
+    )
 
 
-def _plan(root: Path, label: str, n_units: int, per_shard: int) -> Store:
-    layout = features_layout((24, n_units * per_shard, 1024), per_shard)
-    return create(root, "extract", "features", label, layout)
+def _study(n_models: int) -> Study:
+    """Return a study with a unit per stimulus; its files need not exist once it is resolved."""
+    model = {"library": "torchvision", "architecture": "resnet18", "weights": "untrained"}
+    content = {
+        "name": "planned",
+        "stimuli": "stimuli",
+        "models": [{"name": f"model{i}", "seed": i, **model} for i in range(n_models)],
+        "signals": ["forward"],
+        "responses": [{"reader": "bids", "path": "bids"}],
+        "extraction": {"stimuli_per_shard": 1},
+    }
+    return Study.model_validate(content)
+
+
+def _resolved_model(model: Model) -> ResolvedModel:
+    """Return what `resolve` would find, without building the network."""
+    preprocessing = PreprocessingSpec(
+        image_size=224,
+        resize_size=256,
+        squash=False,
+        interpolation="bilinear",
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+    )
+    spec = ModelSpec(
+        **model.model_dump(exclude={"name", "control"}),
+        weights_digest=None,
+        preprocessing=preprocessing,
+    )
+    return ResolvedModel(
+        name=model.name, control=model.control, spec=spec, layers=tuple(layers_of(24))
+    )
 
 
 # Results

@@ -86,8 +86,8 @@ def _accounts() -> tuple[tuple[list[Association], str], list[Finding]]:
         associations, default = cluster_info.associations(), cluster_info.default_account()
     except SlurmUnavailable as error:
         remedy = (
-            "gradenc runs without; if accounting only is down, run this again when it is back, "
-            "since accounts and QOS were not checked"
+            "gradenc runs without accounting; if it is only down, run this again when it is back: "
+            "accounts and QOS were not checked"
         )
         return ([], ""), [warning("accounting", str(error), remedy)]
     names = ", ".join(sorted({association.account for association in associations})) or "none"
@@ -169,9 +169,15 @@ def _size(how: StageProfile, partition: Partition) -> Iterator[Finding]:
         )
         yield failure("memory", sentence, f"set max_memory_gb to {largest_gb:.4g} or less")
     gpus = _largest(partition, lambda node: node.gpus)
+    types = ", ".join(partition.gpu_types)
     if how.gpus_per_node > gpus:
         sentence = f"gpus_per_node = {how.gpus_per_node}: partition {name} has {gpus} a node"
         yield failure("gpus", sentence, "ask for less, or choose a partition with such nodes")
+    elif how.gpus_per_node and "," in types and how.constraint is None:
+        sentence = f"partition {name} has GPUs of several types ({types}), which round differently"
+        yield warning(
+            "gpus", sentence, "set constraint to a feature of one type (`sinfo -o '%f %G'`)"
+        )
     if cpus > (most_cpus := _largest(partition, lambda node: node.cpus)):
         sentence = f"{cpus} processors a node: partition {name} has {most_cpus}"
         yield failure("processors", sentence, "lower ranks_per_node, threads or dask_workers")

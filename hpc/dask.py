@@ -19,6 +19,7 @@ from typing import Any
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
+from distributed.comm.core import CommClosedError
 from distributed.security import Security
 from threadpoolctl import threadpool_limits
 
@@ -86,7 +87,7 @@ def run_items_on_dask(
     DaskError
         If the scheduler or all workers are lost, or those at `address` cannot be used.
     """
-    work = partial(_map, items=items, how=how, should_stop=should_stop, report=report)
+    work = partial(map_items, items=items, how=how, should_stop=should_stop, report=report)
     with dask.config.set(SETTINGS):
         if address is not None:
             with _existing(address, how["root"]) as client:
@@ -96,8 +97,25 @@ def run_items_on_dask(
 
             on_ranks(work, submission, interface)
         else:
-            with _local(min(workers, len(items))) as client:
+            with local_workers(min(workers, len(items))) as client:
                 work(client)
+
+
+def map_items(
+    client: Client,
+    items: Sequence[Item],
+    how: dict[str, Any],
+    should_stop: Callable[[], bool],
+    report: Callable[[Outcome], None],
+) -> None:
+    """Map `run_item` over items on the client's workers; see `run_items_on_dask`."""
+    try:
+        _map(client, items, how, should_stop, report)
+    except (CancelledError, CommClosedError) as lost:
+        raise DaskError(
+            "the Dask scheduler was lost; units that are not committed are submitted again by "
+            "`gradenc resume`"
+        ) from lost
 
 
 def _map(
@@ -132,11 +150,6 @@ def _settle(future: Future, report: Callable[[Outcome], None]) -> None:
         report(future.result())
     except KilledWorker as lost:
         print(f"a Dask worker was lost; its unit is submitted again later: {lost}", flush=True)
-    except CancelledError as lost:
-        raise DaskError(
-            "the Dask scheduler was lost; units that are not committed are submitted again by "
-            "`gradenc resume`"
-        ) from lost
 
 
 def _threads(client: Client) -> int:
@@ -165,7 +178,7 @@ def _run_alone(item: Item, **how: Any) -> Outcome:
 
 
 @contextmanager
-def _local(workers: int) -> Iterator[Client]:
+def local_workers(workers: int) -> Iterator[Client]:
     """Start worker processes on this machine, which nobody else on it can talk to."""
     security = Security.temporary()
     with TemporaryDirectory(prefix="gradenc-dask-") as scratch:
@@ -173,7 +186,8 @@ def _local(workers: int) -> Iterator[Client]:
             cluster = LocalCluster(
                 n_workers=workers,
                 threads_per_worker=1,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
+                scheduler_kwargs={"dashboard": False},
                 local_directory=scratch,
                 memory_limit=0,
                 silence_logs=logging.ERROR,

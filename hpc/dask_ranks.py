@@ -49,7 +49,7 @@ class _Ranks(SLURMRunner):
     def __init__(self, folder: Path, interface: str | None) -> None:
         self.folder = folder
         self.certificate = folder / "certificate.pem"
-        self.security = _security(self.certificate)
+        self.security = certified(self.certificate)
         several = int(os.environ["SLURM_JOB_NUM_NODES"]) > 1
         where = {"interface": interface} if several else {"host": "127.0.0.1"}
         both = {**where, "security": self.security, "dashboard": False}
@@ -101,7 +101,8 @@ def _folder(submission: Path) -> Path:
     return submission / f"dask-{job}-{restart}"
 
 
-def _security(certificate: Path) -> Security:
+def certified(certificate: Path) -> Security:
+    """Return what only processes with this file accept of each other (PEM: key and certificate)."""
     roles = ("client", "scheduler", "worker")
     own = {f"tls_{role}_cert": str(certificate) for role in roles}
     return Security(require_encryption=True, tls_ca_file=str(certificate), **own)

@@ -89,4 +89,7 @@ def _check_cluster(
     from hpc.probe_jobs import check_nodes
 
     progress("the cluster")
-    return [*check_cluster(profile), *check_nodes(profile, folder, limit_s, progress)]
+    found = check_cluster(profile)
+    if folder.is_dir():
+        found += check_nodes(profile, folder, limit_s, progress)
+    return found

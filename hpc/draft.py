@@ -2,21 +2,33 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
 
 from hpc.profile import STAGES, Profile, StageProfile, load_profile
 from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.cluster_info import (
-    Node,
     Partition,
     ask_only,
+    associations,
     configuration,
     default_account,
     partitions,
 )
 from hpc.slurm.options import sbatch_options
 
+Accounts = Sequence[str | None]
+
 SHARE = 0.9
 """Of the smallest node's memory, since nodes keep some for themselves."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Where jobs go, and who pays for them (None: nobody is named)."""
+
+    partition: Partition
+    account: str | None
 
 
 def draft_profile() -> str:
@@ -32,27 +44,28 @@ def draft_profile() -> str:
     found = [partition for partition in partitions().values() if partition.up]
     if not found:
         raise ValueError("this cluster has no partition that you can see and that is up (`sinfo`)")
-    with_gpus = [partition for partition in found if _gpu_nodes(partition)]
+    with_gpus = [partition for partition in found if partition.gpu_nodes]
     generic = load_profile("generic-gpu" if with_gpus else "generic-cpu")
-    account = _account()
-    chosen = {
-        needs_gpu: _choose(candidates, generic.stage("extract" if needs_gpu else "gate"), account)
-        for needs_gpu, candidates in ((False, _ranked_for_cpu(found)), (True, _ranked(with_gpus)))
-        if candidates
-    }
-    return "\n".join(_lines(generic, chosen, account))
+    accounts = _accounts()
+    chosen = {False: _choose(_ranked_for_cpu(found), generic.stage("gate"), accounts)}
+    if with_gpus:
+        chosen[True] = _choose(_ranked(with_gpus), generic.stage("extract"), accounts)
+    return "\n".join(_lines(generic, chosen))
 
 
-def _account() -> str | None:
+def _accounts() -> list[str | None]:
+    """Return the accounts that the user may charge, the default one first."""
     try:
-        return default_account() or None
+        default = default_account()
+        others = {association.account for association in associations()} - {default}
     except SlurmUnavailable:  # no accounting: no accounts either
-        return None
+        return [None]
+    return [default or None, *sorted(others)]
 
 
 def _ranked_for_cpu(found: Sequence[Partition]) -> list[Partition]:
     """Put partitions first that waste no GPU on jobs without."""
-    return sorted(_ranked(found), key=lambda partition: bool(_gpu_nodes(partition)))
+    return sorted(_ranked(found), key=lambda partition: bool(partition.gpu_nodes))
 
 
 def _ranked(found: Sequence[Partition]) -> list[Partition]:
@@ -68,41 +81,41 @@ def _ranked(found: Sequence[Partition]) -> list[Partition]:
     )
 
 
-def _choose(candidates: Sequence[Partition], how: StageProfile, account: str | None) -> Partition:
-    """Return the first partition in which sbatch accepts a job like this."""
-    for partition in candidates:
+def _choose(candidates: Sequence[Partition], how: StageProfile, accounts: Accounts) -> Choice:
+    """Return the first partition, and for it the first account, with which sbatch accepts a job."""
+    refusals = []
+    for partition, account in product(candidates, accounts):
         try:
-            ask_only(sbatch_options(_fitted(how, partition, account)))
+            ask_only(sbatch_options(_fitted(how, Choice(partition, account))))
         except SlurmUnavailable as error:
-            refusal = error
+            refusals.append(error)
         else:
-            return partition
-    raise refusal
+            return Choice(partition, account)
+    raise refusals[0]
 
 
-def _gpu_nodes(partition: Partition) -> tuple[Node, ...]:
-    return tuple(node for node in partition.nodes if node.gpus)
-
-
-def _fitted(how: StageProfile, partition: Partition, account: str | None) -> StageProfile:
+def _fitted(how: StageProfile, choice: Choice) -> StageProfile:
     """Lower what the generic profile asks for to what the smallest suitable node has."""
-    nodes = _gpu_nodes(partition) if how.gpus_per_node else partition.nodes
+    partition = choice.partition
+    nodes = partition.gpu_nodes if how.gpus_per_node else partition.nodes
     memory_mb = min((node.memory_mb for node in nodes), default=0)
     largest_mb = max((node.memory_mb for node in nodes), default=0)
     limit_mb = partition.max_memory_mb or largest_mb
     cpus = min((node.cpus for node in nodes), default=1)
     memory = min(how.memory_gb or 0, _gigabytes(min(memory_mb, limit_mb)))
     highest = min(how.max_memory_gb or 0, _gigabytes(min(largest_mb, limit_mb)))
-    minutes = int((partition.max_time_s or float("inf")) // 60)
+    minutes = how.timeout_minutes
+    if partition.max_time_s is not None:
+        minutes = min(minutes, int(partition.max_time_s // 60))
     return how.model_copy(
         update={
             "partition": partition.name,
-            "account": account,
+            "account": choice.account,
             "threads": min(how.threads, cpus),
             "dask_workers": min(how.dask_workers, cpus),
             "memory_gb": memory,
             "max_memory_gb": max(memory, highest),
-            "timeout_minutes": min(how.timeout_minutes, minutes),
+            "timeout_minutes": minutes,
         }
     )
 
@@ -111,22 +124,23 @@ def _gigabytes(megabytes: int) -> float:
     return max(0.1, int(SHARE * megabytes / 1024 * 10) / 10)
 
 
-def _lines(generic: Profile, chosen: dict[bool, Partition], account: str | None) -> Iterator[str]:
+def _lines(generic: Profile, chosen: dict[bool, Choice]) -> Iterator[str]:
     name = configuration().get("ClusterName", "cluster")
     yield f"# A first profile for {name}, from what it says of itself. Look it over, then"
     yield "# run `gradenc doctor --profile FILE --folder RUNS`. All keys: docs/profiles.md."
-    yield from dict.fromkeys(f"# {_describe(partition)}" for partition in chosen.values())
+    yield from dict.fromkeys(f"# {_describe(choice.partition)}" for choice in chosen.values())
     yield f'\nname = "{name}"\nscheduler = "slurm"\n\n[common]'
-    if account is not None:
-        yield f'account = "{account}"  # your default; sacctmgr show associations where user=$USER'
     yield '# setup = ["module load ...", "source .../bin/activate"]  # each entry a whole command'
     yield '# scratch = "/..."  # folder on the node for temporary files; may use $SLURM_JOB_ID'
     for stage in STAGES:
         how = generic.stage(stage)
-        fitted = _fitted(how, chosen[bool(how.gpus_per_node)], None)
+        choice = chosen[bool(how.gpus_per_node)]
         yield f"\n[{stage}]"
-        for key, value in fitted.model_dump(exclude_defaults=True).items():
+        for key, value in _fitted(how, choice).model_dump(exclude_defaults=True).items():
             yield f"{key} = {json.dumps(value)}"
+        if how.gpus_per_node and len(choice.partition.gpu_types) > 1:
+            features = sorted({f for node in choice.partition.gpu_nodes for f in node.features})
+            yield f'# constraint = ""  # one type of GPU gives equal bytes: {", ".join(features)}'
 
 
 def _describe(partition: Partition) -> str:

@@ -3,7 +3,6 @@
 The login node holds a lock and answers a greeting meanwhile; each rank leaves a file of findings.
 """
 
-import json
 import os
 import platform
 import shutil
@@ -15,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from hpc.findings import Finding, failure, ok, warning
 from hpc.folder_checks import check_folder, check_space, locked_by_another
@@ -101,9 +101,9 @@ def _check_sight(folder: Path, rank: int) -> Iterator[Finding]:
         yield ok("run folder", sentence)
 
 
-def wait_for(path: Path, limit_s: float = PATIENCE_S) -> dict[str, object] | None:
+def wait_for(path: Path) -> dict[str, Any] | None:
     """Return the JSON object in a file as soon as it is there; None after too long."""
-    end = time.monotonic() + limit_s
+    end = time.monotonic() + PATIENCE_S
     while time.monotonic() < end:
         # A client of NFS forgets that a file was not there when it lists the folder again.
         if path.name in os.listdir(path.parent) and (value := read_json(path)) is not None:
@@ -174,7 +174,8 @@ def _check_port(folder: Path, rank: int, interface: str | None) -> Iterator[Find
         if rank == 0:
             address = get_ip_interface(interface) if interface else get_ip()
             with socket.create_server((address, 0)) as server:
-                write_exclusive(place, canonical_json(list(server.getsockname())))
+                host, port = server.getsockname()[:2]
+                write_exclusive(place, canonical_json({"host": host, "port": port}))
                 if last == 0:
                     _reach(place)
                 server.settimeout(PATIENCE_S)
@@ -189,11 +190,10 @@ def _check_port(folder: Path, rank: int, interface: str | None) -> Iterator[Find
 
 
 def _reach(place: Path) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not place.exists() and time.monotonic() < end:
-        time.sleep(POLL_S)
-    host, port = json.loads(place.read_bytes())
-    socket.create_connection((host, port), timeout=PATIENCE_S).close()
+    address = wait_for(place)
+    if address is None:
+        raise TimeoutError(f"the first node opened none within {PATIENCE_S:.0f} s")
+    socket.create_connection((address["host"], address["port"]), timeout=PATIENCE_S).close()
 
 
 def _check_submission(options: Options) -> Iterator[Finding]:

@@ -49,6 +49,8 @@ class Probe:
     """when SLURM was first seen to have no process of it"""
     state: Job | None = None
     found: list[Finding] = field(default_factory=list)
+    lost: bool = False
+    """whether it ended without a report; its output is kept"""
 
     @property
     def reports(self) -> list[Path]:
@@ -87,8 +89,8 @@ def check_nodes(
             found += _attend(probes, name, limit_s, progress)
         finally:
             _end(name)
-    if all(probe.found for probe in probes):
-        shutil.rmtree(home)
+            if not any(probe.lost for probe in probes):
+                shutil.rmtree(home)
     return found
 
 
@@ -167,7 +169,8 @@ def _attend(
         for probe in list(waiting):
             yield from _answer(probe)
             over = time.monotonic() > end
-            if _read(probe) or over or _is_lost(probe):
+            probe.lost = not _read(probe) and _is_lost(probe, over)
+            if probe.found or probe.lost or over:
                 waiting.remove(probe)
                 where = ", ".join(probe.stages)
                 yield from (
@@ -217,11 +220,13 @@ def _read(probe: Probe) -> bool:
     return True
 
 
-def _is_lost(probe: Probe) -> bool:
+def _is_lost(probe: Probe, over: bool) -> bool:
+    """Return whether it has ended and no report is to be waited for."""
     if probe.ended is None:
         return False
     failed = probe.state is not None and probe.state.state is not State.COMPLETED
-    return (failed and probe.log.exists()) or time.monotonic() - probe.ended > GRACE_S
+    waited = time.monotonic() - probe.ended > GRACE_S
+    return over or waited or (failed and probe.log.exists())
 
 
 def _explain(probe: Probe, limit_s: float) -> Finding:

@@ -35,6 +35,25 @@ def frame_problems(folder: Path) -> list[str]:
     ]
 
 
+def lost_file(folder: Path) -> str | None:
+    """Return a file of the metadata or coordinates that is gone or of another size, or None.
+
+    For readers: zarr reads a coordinate without its file as "" or NaN. Only the copy's table of
+    contents is read.
+    """
+    copy = next(folder.glob("frame-*.zip"), None)
+    if copy is None:
+        return None
+    with zipfile.ZipFile(copy) as archive:
+        kept = {info.filename: info.file_size for info in archive.infolist()}
+    for name, size in kept.items():
+        # The plan is not looked at: it changes when inputs move.
+        path = folder / name
+        if name != PLAN and not (path.is_file() and path.stat().st_size == size):
+            return name
+    return None
+
+
 def mend_frame(folder: Path) -> list[str]:
     """Put back what `frame_problems` names and touch nothing else; return the files' names.
 

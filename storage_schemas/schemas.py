@@ -140,6 +140,36 @@ def _responses(dims: tuple[str, ...], coords: Mapping[str, CoordSchema], *attrs:
     )
 
 
+def _scores(permuted: str) -> Schema:
+    return Schema(
+        {
+            "scores": ArraySchema(
+                ("layer", "measure", "fold", "target"),
+                "float32",
+                "encoding scores per outer fold",
+            ),
+            "bootstrap": ArraySchema(
+                ("layer", "replicate", "summary"),
+                "float32",
+                "summary scores, index 0 observed, then by replicate",
+            ),
+            "permutation": ArraySchema(
+                ("layer", permuted, "summary"),
+                "float32",
+                "summary scores, index 0 observed, then by permutation",
+            ),
+        },
+        {
+            **_LAYER,
+            **_STIMULUS,
+            "stimulus_fold": CoordSchema(("stimulus",), "integer"),
+            "stimulus_block": CoordSchema(("stimulus",), "integer"),
+            "measure": CoordSchema(("measure",), "text"),
+        },
+        ("model", "bands", "groups", "summary_groups"),
+    )
+
+
 def _tables() -> dict[str, ArraySchema]:
     """Return the tables of comparisons; those of a modality nobody was recorded in are absent."""
     return {
@@ -223,35 +253,9 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
         )
     },
     "scores": {
-        1: (
-            Schema(
-                {
-                    "scores": ArraySchema(
-                        ("layer", "measure", "fold", "target"),
-                        "float32",
-                        "encoding scores per outer fold",
-                    ),
-                    "bootstrap": ArraySchema(
-                        ("layer", "replicate", "summary"),
-                        "float32",
-                        "summary scores, index 0 observed, then by replicate",
-                    ),
-                    "permutation": ArraySchema(
-                        ("layer", "permutation", "summary"),
-                        "float32",
-                        "summary scores, index 0 observed, then by permutation",
-                    ),
-                },
-                {
-                    **_LAYER,
-                    **_STIMULUS,
-                    "stimulus_fold": CoordSchema(("stimulus",), "integer"),
-                    "stimulus_block": CoordSchema(("stimulus",), "integer"),
-                    "measure": CoordSchema(("measure",), "text"),
-                },
-                ("model", "bands", "groups", "summary_groups"),
-            ),
-        )
+        # Version 1 named a dimension like its array, which xarray takes for a coordinate.
+        1: (_scores(permuted="permutation"),),
+        2: (_scores(permuted="shuffle"),),
     },
     "comparisons": {1: (Schema(_tables(), _table_coords(), ("model", "control")),)},
     "drill": {

@@ -28,7 +28,7 @@ import xarray as xr
 import zarr
 
 from storage_schemas import files
-from storage_schemas.frame import keep_copy
+from storage_schemas.frame import keep_copy, lost_file
 from storage_schemas.identity import canonical_json, digest
 from storage_schemas.layout import ArrayLayout, Unit, check_layouts, check_ownership
 from storage_schemas.schemas import ALGORITHM_VERSION, SCHEMA_VERSION
@@ -219,9 +219,14 @@ class Store:
         Raises
         ------
         ValueError
-            If what is there is not what its kind's schema and the plan say.
+            If what is there is not what its kind's schema and the plan say, or a file of the
+            coordinates is lost.
         """
         check_data(self.data, self.kind, self.plan["schema_version"], tuple(self.arrays.values()))
+        if name := lost_file(self.path):
+            raise ValueError(
+                f"{self.path / name} is missing or was changed; run `gradenc resume RUN`"
+            )
         opened = xr.open_dataset(self.data, engine="zarr", consolidated=False, chunks={})
         return opened.assign_attrs(
             {key: self.attrs[key] for key in opened.attrs if key in self.attrs}

@@ -1,6 +1,7 @@
 """What the cluster is: partitions with their nodes, the user's accounts, what sbatch would say."""
 
-import getpass
+import os
+import pwd
 import re
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from hpc.slurm.words import seconds
 
 UNUSABLE = ("down", "drain", "drng", "fail", "maint", "unk", "inval", "futr", "npc")
 """How sinfo's words for the state of a node begin on which no job starts now."""
-_GPUS = re.compile(r"\bgpu(?::[^:,()]+)?:(\d+)")
+_GPUS = re.compile(r"\bgpu(?::([^:,()]+))?:(\d+)")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,9 @@ class Node:
     memory_mb: int
     cpus: int
     gpus: int
+    gpu_types: frozenset[str]
+    features: frozenset[str]
+    """what a job's constraint may name"""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,16 @@ class Partition:
     settings: dict[str, str]
     """everything that `scontrol show partition` says"""
     nodes: tuple[Node, ...]
+
+    @property
+    def gpu_nodes(self) -> tuple[Node, ...]:
+        """Nodes with GPUs."""
+        return tuple(node for node in self.nodes if node.gpus)
+
+    @property
+    def gpu_types(self) -> list[str]:
+        """Types of its GPUs that SLURM knows."""
+        return sorted({kind for node in self.nodes for kind in node.gpu_types})
 
     def admits(self, kind: str, name: str) -> bool:
         """Return whether an account (kind `Accounts`) or QOS (kind `Qos`) may use it."""
@@ -105,11 +119,18 @@ def _partition(settings: dict[str, str], nodes: dict[str, list[Node]]) -> Partit
 
 def _nodes() -> dict[str, list[Node]]:
     by_partition: dict[str, list[Node]] = defaultdict(list)
-    for line in run("sinfo", "-h", "-a", "-N", "-o", "%R|%N|%t|%m|%c|%G").splitlines():
-        partition, name, state, memory, cpus, gres = line.split("|", 5)
-        gpus = sum(int(count) for count in _GPUS.findall(gres))
-        usable = not state.startswith(UNUSABLE)
-        node = Node(name, usable, int(memory.rstrip("+")), int(cpus.rstrip("+")), gpus)
+    for line in run("sinfo", "-h", "-a", "-N", "-o", "%R|%N|%t|%m|%c|%G|%f").splitlines():
+        partition, name, state, memory, cpus, gres, features = line.split("|", 6)
+        gpus = _GPUS.findall(gres)
+        node = Node(
+            name=name,
+            usable=not state.startswith(UNUSABLE),
+            memory_mb=int(memory),
+            cpus=int(cpus),
+            gpus=sum(int(count) for _, count in gpus),
+            gpu_types=frozenset(kind for kind, _ in gpus if kind),
+            features=frozenset(features.split(",")) - {"(null)"},
+        )
         by_partition[partition].append(node)
     return by_partition
 
@@ -127,7 +148,7 @@ def associations() -> list[Association]:
         Accounting is off, or slurmdbd does not answer.
     """
     fields = "format=Account,Partition,QOS"
-    where = ("where", f"user={getpass.getuser()}")
+    where = ("where", f"user={_user()}")
     found = []
     for line in run("sacctmgr", "-nP", "show", "associations", *where, fields).splitlines():
         account, partition, qos = line.split("|")
@@ -137,9 +158,11 @@ def associations() -> list[Association]:
 
 def default_account() -> str:
     """Return the account that SLURM charges where a job names none; empty if there is none."""
-    return run(
-        "sacctmgr", "-nP", "show", "user", getpass.getuser(), "format=DefaultAccount"
-    ).strip()
+    return run("sacctmgr", "-nP", "show", "user", _user(), "format=DefaultAccount").strip()
+
+
+def _user() -> str:
+    return pwd.getpwuid(os.getuid()).pw_name
 
 
 def ask_only(options: Options) -> None:

@@ -137,7 +137,10 @@ class DevCluster:
     def start_slurmctld(self) -> None:
         """Start the controller with the state that it saved."""
         self._run("slurmctld")
-        wait_until(lambda: not is_free(self.first_port), f"slurmctld listens ({self.folder}/log)")
+        wait_until(
+            lambda: self.is_up() and not is_free(self.first_port),
+            f"slurmctld listens ({self.folder}/log)",
+        )
 
     def stop_slurmdbd(self) -> None:
         """Stop the accounting daemon: sacct fails until it is back."""

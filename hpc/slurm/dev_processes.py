@@ -109,11 +109,11 @@ def daemon(pid_file: Path) -> psutil.Process | None:
     """Return the living process whose number is in `pid_file`; None if there is none."""
     try:
         process = psutil.Process(int(pid_file.read_text()))
+        # the number may be another process's by now: the file carries its program's name
+        ours = process.name().startswith(pid_file.name.split(".")[0])
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         return None
-    # a number may be somebody else's by now: a daemon's file carries its program's name
-    ours = lives(process) and process.name().startswith(pid_file.name.split(".")[0])
-    return process if ours else None
+    return process if ours and lives(process) else None
 
 
 def lives(process: psutil.Process) -> bool:
@@ -139,11 +139,13 @@ def freeze(find: Callable[[], list[psutil.Process]]) -> None:
     """Stop all processes that `find` finds in mid-air (SIGSTOP), also those just being started."""
 
     def all_stand() -> bool:
-        running = [one for one in find() if lives(one) and one.status() != psutil.STATUS_STOPPED]
-        for process in running:
+        stand = True
+        for process in find():
             with suppress(psutil.NoSuchProcess):
-                process.suspend()
-        return not running
+                if process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+                    process.suspend()
+                    stand = False
+        return stand
 
     wait_until(all_stand, "processes stand still")
 

@@ -13,7 +13,7 @@ from typing import Any
 from hpc.drill import drill_plans, start_drill
 from hpc.folder import RunFolder
 from hpc.profile import StageProfile
-from hpc.submissions import Submission
+from hpc.submissions import Submission, submissions
 from hpc.submit import How, submit
 from jobs.drill import Drill, Fault
 from jobs.runner import Item
@@ -74,7 +74,8 @@ class Place(ABC):
 
     def submit(self, run: RunFolder, store: Store, **profile: Any) -> Task:
         how = How(self.how.scheduler, self.how.profile.model_copy(update=profile), "dask")
-        return Task(run, store, submit(run, STAGE, items(run, store), how))
+        submit(run, STAGE, items(run, store), how)
+        return Task(run, store, submissions(run)[-1])
 
 
 def items(run: RunFolder, store: Store) -> list[Item]:

@@ -1,5 +1,7 @@
+import os
 import subprocess
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -80,3 +82,18 @@ def test_a_folder_that_is_no_run_is_refused(command: str, tmp_path: Path) -> Non
     result = run(*command.split(), tmp_path)
     assert result.returncode == 1
     assert "no run folder" in result.stderr
+
+
+def test_a_shipped_profile_is_printed_as_it_is() -> None:
+    text = (files("slurm_profiles") / "generic-gpu.toml").read_text()
+    assert run("profile", "show", "generic-gpu").stdout == text
+
+
+def test_a_draft_without_slurm_is_one_sentence(tmp_path: Path) -> None:
+    command = [GRADENC, "profile", "draft", "--out", str(tmp_path / "lab.toml")]
+    environment = os.environ | {"PATH": str(tmp_path)}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert result.returncode == 1
+    assert "is not installed on this machine" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "lab.toml").exists()

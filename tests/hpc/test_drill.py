@@ -88,7 +88,7 @@ def test_an_error_waits_for_the_user_and_the_others_go_on(tmp_path: Path, clean:
 
 def test_units_that_all_fail_alike_stop_the_submission(tmp_path: Path, clean: str) -> None:
     run = tmp_path / "run"
-    faults = [argument for i in range(6) for argument in ("--fault", f"extract:{i}:error")]
+    faults = [argument for i in range(5) for argument in ("--fault", f"extract:{i}:error")]
     drill(run, *faults, status=1)
     state = states(run)["extract"]
     assert (state["failed"], state["pending"]) == (5, 1)

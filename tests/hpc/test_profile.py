@@ -2,6 +2,7 @@
 
 import re
 from importlib.resources import files
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,13 @@ def test_an_example_loads_once_its_names_are_filled_in(name, tmp_path):
 
 def test_examples_are_shipped():
     assert len(EXAMPLES) >= 4
+
+
+def test_the_documentation_has_every_key_and_every_shipped_profile():
+    text = (Path(__file__).parents[2] / "docs" / "profiles.md").read_text()
+    shipped = [p.name.removesuffix(".toml") for p in files("slurm_profiles").iterdir()]
+    names = [name for name in shipped if (files("slurm_profiles") / f"{name}.toml").is_file()]
+    assert [name for name in (*StageProfile.model_fields, *names) if f"`{name}`" not in text] == []
 
 
 def test_common_keys_hold_where_a_stage_says_nothing(tmp_path):

@@ -79,6 +79,8 @@ def test_two_jobs_of_a_node_are_given_different_gpus(jobs: Jobs) -> None:
     both = [jobs.submit("echo $CUDA_VISIBLE_DEVICES; sleep 2", *options) for _ in range(2)]
     jobs.wait(lambda: all(jobs.output(job) for job in both))
     assert sorted(jobs.output(job).strip() for job in both) == ["0", "1"]
+    what = ("sacct", "-n", "-a", "-X", f"--jobs={both[0]}", "--format=AllocTRES%99")
+    jobs.wait(lambda: "gres/gpu:fake=1" in jobs.cluster.command(*what))
     with pytest.raises(ClusterError, match="Requested node configuration is not available"):
         jobs.submit("true", "--gres=gpu:fake:3")
 

@@ -157,6 +157,7 @@ def test_a_doctor_that_is_stopped_leaves_no_job(cluster, tmp_path):
             assert doctor.poll() is None
         doctor.terminate()
         assert doctor.wait(60) == 128 + 15
+        assert list((tmp_path / "runs").iterdir()) == []
     finally:
         cluster.command("scontrol", "update", f"nodename={nodes}", "state=resume")
     assert queued(cluster) == []

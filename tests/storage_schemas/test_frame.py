@@ -65,11 +65,12 @@ def test_damage_is_named_and_put_back_alone(
 def test_lost_names_are_put_back_before_the_seal(
     make_store: MakeStore, commit_all: CommitAll
 ) -> None:
-    """A missing chunk of coordinates reads as empty names, without an error."""
+    """A missing chunk of coordinates would read as empty names; it is refused instead."""
     store = make_store()
     commit_all(store)
     (store.data / "layer" / "c" / "0").unlink()
-    assert store.dataset()["layer"].values.tolist() == ["", ""]
+    with pytest.raises(ValueError, match="layer/c/0 is missing"):
+        store.dataset()
     seal(store)
     assert store.dataset()["layer"].values.tolist() == ["conv1", "fc"]
 

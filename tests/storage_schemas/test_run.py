@@ -346,6 +346,7 @@ def test_every_kind_opens_in_plain_xarray(
     tree = xr.open_datatree(store.data, engine="zarr", consolidated=False)
     for array in layout.arrays:
         assert tree[array.name].dims == array.dims
+        assert array.name in tree.data_vars, "an array named like a dimension is a coordinate"
         assert tree[array.name].shape == array.shape
         assert tree[array.name].attrs["units"] == array.units
     for name, coord in layout.coords.coords.items():

@@ -111,6 +111,21 @@ def test_lost_metadata_are_named(make_store: Callable[..., Store]) -> None:
         store.dataset()
 
 
+@pytest.mark.parametrize("damage", ["lost", "shorter"])
+def test_a_lost_coordinate_does_not_read_as_empty(
+    make_store: Callable[..., Store], damage: str
+) -> None:
+    """Zarr reads a missing file as the fill value: "" for text, NaN for numbers."""
+    store = make_store()
+    file = store.data / "stimulus" / "c" / "0"
+    if damage == "lost":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=r"stimulus/c/0 is missing or was changed"):
+        store.dataset()
+
+
 def test_units_of_physical_coordinates_are_checked(frozen: Path) -> None:
     store = next(s for s in run_stores(frozen, "ingest") if s.attrs["modality"] == "meg")
     change = lambda _, members: members["time"]["attributes"].update(units="ms")  # noqa: E731

@@ -6,19 +6,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hpc.advance import is_complete
 from hpc.folder import RunFolder
 from hpc.slurm.client import run as slurm
 from hpc.slurm.dev_cluster import DevCluster
 from hpc.slurm.jobs import Job, State
 from hpc.slurm.queue import queue
-from hpc.state import run_state
+from hpc.state import is_complete, run_state
 from hpc.submissions import Submission, given_up, of_round, submissions
 from jobs.spec import STAGES
 from storage_schemas.attempts import attempts_of
@@ -47,7 +46,6 @@ class Drill:
     path: Path
     clean: str
     """Digest of a drill of the same units that met no accident, on this machine."""
-    actions: list[str] = field(default_factory=list)
 
     def start(self, *arguments: object, profile: str = "", check: bool = True) -> str:
         """Submit the drill and leave; `profile` are further lines of its profile."""
@@ -57,9 +55,13 @@ class Drill:
         how = ("--profile", file, "--no-wait")
         return self.command("drill", self.path, *QUICK, *how, *arguments, check=check)
 
+    def words(self, *words: object) -> list[str]:
+        """Return gradenc's command line."""
+        return [GRADENC, *map(str, words)]
+
     def command(self, *words: object, check: bool = True) -> str:
         """Run gradenc."""
-        command = [GRADENC, *map(str, words)]
+        command = self.words(*words)
         result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
         assert not (check and result.returncode), result.stdout + result.stderr
         return result.stdout + result.stderr
@@ -82,7 +84,7 @@ class Drill:
         self.until(lambda: is_complete(run_state(self.run)), limit)
         stores = [store for stage in STAGES for store in self.run.stores(stage)]
         assert run_digest(stores) == self.clean
-        assert not list(self.path.glob("stores/*/*/data.zarr/**/*.partial"))
+        assert not list(self.run.root.glob("*/*/data.zarr/**/*.partial"))
 
     def decision(self, stage: str) -> str:
         """Wait until the stage needs the user, and return what they are told."""
@@ -90,7 +92,7 @@ class Drill:
 
     def met(self) -> bool:
         """Say whether the drill's accident has begun."""
-        return any((self.path / "met").glob("*.*")) or any((self.path / "met").glob("*-*"))
+        return any((self.path / "met").glob("*-*"))
 
     def jobs(self, stage: str, state: State = State.RUNNING) -> list[Job]:
         """Return the stage's tasks in this state."""

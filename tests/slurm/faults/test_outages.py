@@ -1,0 +1,210 @@
+"""Nodes, daemons and disks that fail under a run, and people who submit at the same moment."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hpc.folder import RunFolder
+from hpc.slurm.client import run as slurm
+from hpc.slurm.dev_cluster import DevCluster
+from hpc.submissions import submissions
+
+GROUP = 23457
+USERS = (34571, 34572)
+
+
+def node_of(drill, unit: int) -> str:
+    wanted = drill.job_of("extract", unit)
+    return next(job.node for job in drill.jobs("extract") if job.job_id == wanted)
+
+
+def test_a_node_lost_in_mid_write(make_drill: Callable, cluster: DevCluster, report) -> None:
+    drill = make_drill("node")
+    drill.start("--fault", "extract:1:torn")
+    drill.until(drill.met)
+    node = node_of(drill, 1)
+    cluster.fail_node(node)
+    slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    drill.finish()
+    cluster.start_node(node)
+    slurm("scontrol", "update", f"nodename={node}", "state=resume")
+    cluster.wait_for_nodes()
+    assert [a["outcome"] for a in drill.tries("extract", 1)] == ["running", "committed"]
+    report(drill, "node down in mid-write", "extract")
+
+
+def test_an_old_process_that_comes_back_harms_nothing(
+    make_drill: Callable, cluster: DevCluster, report
+) -> None:
+    """Its node is silent for long enough to be given up, then writes on as if nothing happened."""
+    drill = make_drill("zombie")
+    drill.start("--seconds", "15")
+    drill.until(lambda: drill.run.stores("extract") and drill.jobs("extract"))
+    drill.until(lambda: drill.tries("extract", 1))
+    node = node_of(drill, 1)
+    cluster.freeze_node(node)
+    slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    # Its heartbeats have stopped: as they look after the time that makes a holder a dead one.
+    (store,) = drill.run.stores("extract")
+    old = time.time() - 3600
+    for attempt in store.path.glob("attempts/*/*.json"):
+        os.utime(attempt, (old, old))
+    drill.until(lambda: len(drill.tries("extract", 1)) > 1)
+    cluster.thaw_node(node)
+    drill.finish()
+    slurm("scontrol", "update", f"nodename={node}", "state=resume")
+    cluster.wait_for_nodes()
+    report(drill, "node back with its old process still writing", "extract")
+
+
+def test_accounting_that_is_down_all_the_time(
+    make_drill: Callable, cluster: DevCluster, report
+) -> None:
+    drill = make_drill("slurmdbd")
+    cluster.stop_slurmdbd()
+    try:
+        drill.start("--fault", "extract:1:kill")
+        drill.finish()
+        assert "complete" in drill.command("status", drill.path)
+    finally:
+        cluster.start_slurmdbd()
+    report(drill, "slurmdbd stopped", "extract")
+
+
+def test_a_controller_that_goes_away_and_comes_back(
+    make_drill: Callable, cluster: DevCluster, report
+) -> None:
+    drill = make_drill("controller")
+    drill.start("--seconds", "2")
+    drill.until(lambda: drill.run.stores("extract") and drill.jobs("extract"))
+    cluster.stop_slurmctld()
+    shown = drill.command("status", drill.path)
+    assert "could not be asked" in " ".join(shown.split())
+    cluster.start_slurmctld()
+    drill.finish()
+    report(drill, "controller restarted", "extract")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="a small file system is mounted by root only")
+def test_a_disk_that_is_full_for_a_while(make_drill: Callable, report, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
+    try:
+        drill = make_drill("disk")
+        drill.start("--root", disk / "stores", "--seconds", "4")
+        drill.until(lambda: drill.run.stores("extract") and drill.jobs("extract"))
+        ballast = disk / "ballast"
+        subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=64k"], capture_output=True)
+        drill.until(lambda: "disk" in drill.command("status", drill.path))
+        report(drill, "disk full", "extract")
+        drill.until(lambda: not drill.jobs("extract"))
+        ballast.unlink()
+        drill.command("resume", drill.path, "--no-wait")
+        drill.finish()
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_submitted_twice_at_the_same_moment(make_drill: Callable, report) -> None:
+    drill = make_drill("twice")
+    drill.start("--seconds", "1")
+    drill.until(lambda: drill.run.stores("extract"))
+    again = ["resume", drill.path, "--no-wait", "--quick"]
+    both = [subprocess.Popen(drill.words(*again), stdout=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    drill.finish()
+    asked = [unit for s in submissions(drill.run) for unit in s.units()]
+    assert len(asked) == len(set(asked)) == 11
+    report(drill, "two submissions of one run at once", "extract")
+
+
+def test_a_submitter_that_dies_between_sbatch_and_its_note(make_drill: Callable, report) -> None:
+    """The jobs are there, nobody has written down their numbers: they are found by their name."""
+    drill = make_drill("orphan")
+    drill.start("--fault", "extract:1:hang")
+    drill.until(drill.met)
+    (submission,) = drill.submissions("extract")
+    lost = [record["job_id"] for record in submission.jobs]
+    (submission.path / "jobs.json").unlink()
+    drill.command("resume", drill.path, "--no-wait", "--quick")
+    drill.until(lambda: submission.outcome is not None)
+    drill.finish()
+    alive = [job.job_id for job in drill.jobs("extract")]
+    assert not set(alive) & set(lost)
+    report(drill, "submitter killed between sbatch and its note", "extract")
+
+
+def test_arrays_are_cut_to_what_the_cluster_takes(make_drill: Callable) -> None:
+    drill = make_drill("arrays")
+    drill.start("--units", "25", "--seconds", "0", profile="units_per_task = 1\n")
+    drill.until(lambda: drill.submissions("encode"))
+    (submission,) = drill.submissions("extract")
+    arrays = [record["job_id"].partition("_")[0] for record in submission.jobs]
+    assert [arrays.count(array) for array in dict.fromkeys(arrays)] == [11, 11, 3]
+    assert submission.outcome["units_done"] == 25
+
+
+def test_no_more_is_submitted_than_the_user_may(make_drill: Callable) -> None:
+    drill = make_drill("limited")
+    quality = drill.path.name
+    slurm("sacctmgr", "-i", "add", "qos", quality, "set", "MaxSubmitJobsPerUser=3")
+    slurm("sacctmgr", "-i", "modify", "user", "root", "set", f"qos+={quality}")
+    common = f'units_per_task = 1\nqos = "{quality}"\n'
+    drill.start("--units", "6", "--seconds", "0", profile=common)
+    drill.until(lambda: drill.submissions("encode"))
+    sizes = [len(s.jobs) for s in drill.submissions("extract")]
+    assert max(sizes) <= 2
+    assert sum(sizes) == 6
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or not shutil.which("setpriv"), reason="two users are played by root only"
+)
+def test_two_users_who_share_units_submit_them_once(
+    make_drill: Callable, cluster: DevCluster, clean: str, report
+) -> None:
+    folder = Path(f"/tmp/gradenc-users-{os.getpid()}")
+    folder.mkdir()
+    try:
+        os.chown(folder, 0, GROUP)
+        folder.chmod(0o2775)
+        drill = make_drill("users")
+        drill.start("--units", "1", "--seconds", "0")  # writes the profile
+        profile = drill.path.parent / "users.toml"
+        shutil.copy(profile, folder / "users.toml")
+        both = [start_as(uid, folder, drill, cluster) for uid in USERS]
+        for process in both:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+        runs = [type(drill)(folder / str(uid) / "run", clean) for uid in USERS]
+        for one in runs:
+            one.finish()
+        asked = [u for one in runs for s in submissions(RunFolder(one.path)) for u in s.units()]
+        assert len(asked) == len(set(asked)) == 11
+        report(runs[0], "two users' submissions at once", "extract")
+    finally:
+        shutil.rmtree(folder)
+
+
+def start_as(uid: int, folder: Path, drill, cluster: DevCluster) -> "subprocess.Popen[str]":
+    """Submit a drill as a user of the group, into a store root that the group shares."""
+    own = folder / str(uid)
+    own.mkdir()
+    os.chown(own, uid, GROUP)
+    who = ["setpriv", f"--reuid={uid}", f"--regid={uid}", f"--groups={GROUP}"]
+    how = ("--profile", folder / "users.toml", "--no-wait", "--units", "4", "--seconds", "0.2")
+    words = drill.words("drill", own / "run", "--root", folder / "stores", *how)
+    return subprocess.Popen(
+        [*who, *words],
+        env=cluster.env | {"HOME": str(own)},
+        cwd=own,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from hpc.cli.arguments import RunPath
 from hpc.folder import RunFolder
+from jobs.spec import STAGES
 
 if TYPE_CHECKING:
     from hpc.seeing import FailedAlike
@@ -67,7 +68,7 @@ def _print_failures(folder: RunFolder, console: Console) -> None:
     for group in groups:
         console.print(_heading(group))
         _print_attempt(folder, _attempts(folder, group.example)[-1], console)
-    if not _print_halts(folder, console) and not groups:
+    if not _print_stopped(folder, console) and not groups:
         console.print("no unit has failed")
 
 
@@ -75,18 +76,19 @@ def _heading(group: "FailedAlike") -> str:
     return f"\n{group.stage}: {group.units} unit(s) failed ({group.failure}), for example:"
 
 
-def _print_halts(folder: RunFolder, console: Console) -> bool:
-    """Print the end of the log of every submission of this round that was stopped."""
+def _print_stopped(folder: RunFolder, console: Console) -> bool:
+    """Print the end of a log of every stage that was given up: tasks may die before any unit."""
     from hpc.following import last_lines, logs_in
-    from hpc.submissions import submissions
+    from hpc.submissions import given_up, of_round
 
-    halted = [s for s in submissions(folder) if s.round == folder.round and s.halt]
-    for submission in halted:
-        console.print(f"\n{submission.stage} was stopped: {(submission.halt or {})['sentence']}")
-        for path in logs_in(submission.path / "log")[-1:]:
-            console.print(f"    log: {path}")
-            console.print("\n".join(last_lines(path)))
-    return bool(halted)
+    stopped = {stage: why for stage in STAGES if (why := given_up(folder, stage))}
+    for stage, why in stopped.items():
+        console.print(f"\n{stage}: {why}")
+        for submission in of_round(folder, stage)[-1:]:
+            for path in logs_in(submission.path / "log")[-1:]:
+                console.print(f"    log: {path}")
+                console.print("\n".join(last_lines(path)))
+    return bool(stopped)
 
 
 def _print_attempt(folder: RunFolder, attempt: dict[str, Any], console: Console) -> None:

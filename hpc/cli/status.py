@@ -180,7 +180,7 @@ def _lines(sight: "Sight") -> list[str]:
     lines += [f"{name}: {_tasks(stage)}" for name, stage in sight.stages.items() if _tasks(stage)]
     lines += [f"{e.stage}: {escape(e.sentence)}" for e in sight.ended]
     lines += [
-        f"[red]{name}:[/red] {escape(stage.decision)}"
+        f"[red]{name}:[/red] {escape(stage.decision)}\n    see `gradenc logs {run}`"
         for name, stage in sight.stages.items()
         if stage.decision
     ]

@@ -110,6 +110,18 @@ def test_logs_show_one_unit_of_what_failed_alike(failed: Path) -> None:
     assert "ValueError: a drill's error in unit 1" in Path(log).read_text()
 
 
+def test_a_stage_that_was_stopped_shows_why_and_the_end_of_a_log(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    faults = (word for unit in range(6) for word in ("--fault", f"extract:{unit}:error"))
+    drill(run, "--units", 6, *faults, status=1)
+    decision = seen(run)["stages"]["extract"]["decision"]
+    assert decision.startswith("the first 5 units all failed alike")
+    assert decision in gradenc("status", run)
+    shown = gradenc("logs", run)
+    assert decision in shown
+    assert "ValueError: a drill's error in unit 4" in shown.partition(decision)[2]
+
+
 def test_logs_of_a_unit_show_every_attempt(failed: Path) -> None:
     killed = seen(failed)["failures"][0]["example"][:-1] + "6"
     shown = gradenc("logs", failed, killed)

@@ -28,6 +28,7 @@ from hpc.slurm.dev_processes import (
     kill,
     of_environment,
     program,
+    remove_group,
     run,
     start,
     stop,
@@ -109,7 +110,7 @@ class DevCluster:
         for leftover in [*spool.glob(f"{node}_*"), *spool.glob("job*")]:
             job = re.findall(r"\d+", leftover.name.removeprefix(node))[0]
             for group in sorted(CGROUPS.glob(f"slurm_{node}/uid_*/job_{job}/**"), reverse=True):
-                group.rmdir()
+                remove_group(group)
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def freeze_node(self, node: str) -> None:

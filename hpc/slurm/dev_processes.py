@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -184,3 +185,25 @@ def of_environment(wanted: dict[str, str]) -> Iterator[psutil.Process]:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if wanted.items() <= process.environ().items() and lives(process):
                 yield process
+
+
+def remove_group(group: Path) -> None:
+    """Remove a control group with whatever process is still in it.
+
+    Raises
+    ------
+    ClusterError
+        If the kernel does not let it go.
+    """
+
+    def removed() -> bool:
+        if not group.exists():
+            return True
+        for pid in (group / "cgroup.procs").read_text().split():
+            with suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+        with suppress(OSError):  # busy for a moment after its last process
+            group.rmdir()
+        return not group.exists()
+
+    wait_until(removed, f"control group {group} gone")

@@ -1,10 +1,14 @@
 """Nodes, daemons and disks that fail under a run, and people who submit at the same moment."""
 
 import os
+import pwd
 import shutil
+import stat
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,7 +19,7 @@ from hpc.slurm.dev_cluster import DevCluster
 from hpc.submissions import submissions
 
 GROUP = 23457
-USERS = (34571, 34572)
+USERS = ("nobody", "daemon")
 
 
 def node_of(drill, unit: int) -> str:
@@ -23,17 +27,26 @@ def node_of(drill, unit: int) -> str:
     return next(job.node for job in drill.jobs("extract") if job.job_id == wanted)
 
 
+@contextmanager
+def node_down(cluster: DevCluster, node: str) -> Iterator[None]:
+    """Let SLURM take a node for lost, and use it again afterwards."""
+    slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    try:
+        yield
+    finally:
+        slurm("scontrol", "update", f"nodename={node}", "state=resume")
+        cluster.wait_for_nodes()
+
+
 def test_a_node_lost_in_mid_write(make_drill: Callable, cluster: DevCluster, report) -> None:
     drill = make_drill("node")
     drill.start("--fault", "extract:1:torn")
     drill.until(drill.met)
     node = node_of(drill, 1)
-    cluster.fail_node(node)
-    slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
-    drill.finish()
-    cluster.start_node(node)
-    slurm("scontrol", "update", f"nodename={node}", "state=resume")
-    cluster.wait_for_nodes()
+    with node_down(cluster, node):
+        cluster.fail_node(node)
+        drill.finish()
+        cluster.start_node(node)
     assert [a["outcome"] for a in drill.tries("extract", 1)] == ["running", "committed"]
     report(drill, "node down in mid-write", "extract")
 
@@ -43,23 +56,26 @@ def test_an_old_process_that_comes_back_harms_nothing(
 ) -> None:
     """Its node is silent for long enough to be given up, then writes on as if nothing happened."""
     drill = make_drill("zombie")
-    drill.start("--seconds", "15")
+    drill.start("--seconds", "6")
     drill.until(lambda: drill.run.stores("extract") and drill.jobs("extract"))
     drill.until(lambda: drill.tries("extract", 1))
     node = node_of(drill, 1)
-    cluster.freeze_node(node)
-    slurm("scontrol", "update", f"nodename={node}", "state=down", "reason=test")
+    with node_down(cluster, node):
+        cluster.freeze_node(node)
+        supersede_the_silent(drill)
+        cluster.thaw_node(node)
+        drill.finish()
+    report(drill, "node back with its old process still writing", "extract")
+
+
+def supersede_the_silent(drill) -> None:
+    """Wait until unit 1 has another holder."""
     # Its heartbeats have stopped: as they look after the time that makes a holder a dead one.
     (store,) = drill.run.stores("extract")
     old = time.time() - 3600
     for attempt in store.path.glob("attempts/*/*.json"):
         os.utime(attempt, (old, old))
     drill.until(lambda: len(drill.tries("extract", 1)) > 1)
-    cluster.thaw_node(node)
-    drill.finish()
-    slurm("scontrol", "update", f"nodename={node}", "state=resume")
-    cluster.wait_for_nodes()
-    report(drill, "node back with its old process still writing", "extract")
 
 
 def test_accounting_that_is_down_all_the_time(
@@ -163,11 +179,28 @@ def test_no_more_is_submitted_than_the_user_may(make_drill: Callable) -> None:
     assert sum(sizes) == 6
 
 
+@pytest.fixture
+def python_for_all() -> Iterator[None]:
+    """Let everybody reach this interpreter, which may lie below root's own folder."""
+    closed = [
+        folder
+        for path in (Path(sys.executable), Path(sys.executable).resolve())
+        for folder in path.parents
+        if not folder.stat().st_mode & stat.S_IXOTH
+    ]
+    modes = {folder: stat.S_IMODE(folder.stat().st_mode) for folder in closed}
+    for folder, mode in modes.items():
+        folder.chmod(mode | stat.S_IXOTH)
+    yield
+    for folder, mode in modes.items():
+        folder.chmod(mode)
+
+
 @pytest.mark.skipif(
     os.getuid() != 0 or not shutil.which("setpriv"), reason="two users are played by root only"
 )
 def test_two_users_who_share_units_submit_them_once(
-    make_drill: Callable, cluster: DevCluster, clean: str, report
+    make_drill: Callable, cluster: DevCluster, clean: str, report, python_for_all: None
 ) -> None:
     folder = Path(f"/tmp/gradenc-users-{os.getpid()}")
     folder.mkdir()
@@ -178,11 +211,12 @@ def test_two_users_who_share_units_submit_them_once(
         drill.start("--units", "1", "--seconds", "0")  # writes the profile
         profile = drill.path.parent / "users.toml"
         shutil.copy(profile, folder / "users.toml")
-        both = [start_as(uid, folder, drill, cluster) for uid in USERS]
+        slurm("sacctmgr", "-i", "add", "user", "daemon", "account=dev")
+        both = [start_as(user, folder, drill, cluster) for user in USERS]
         for process in both:
             _, errors = process.communicate(timeout=120)
             assert process.returncode == 0, errors
-        runs = [type(drill)(folder / str(uid) / "run", clean) for uid in USERS]
+        runs = [type(drill)(folder / user / "run", clean) for user in USERS]
         for one in runs:
             one.finish()
         asked = [u for one in runs for s in submissions(RunFolder(one.path)) for u in s.units()]
@@ -192,12 +226,14 @@ def test_two_users_who_share_units_submit_them_once(
         shutil.rmtree(folder)
 
 
-def start_as(uid: int, folder: Path, drill, cluster: DevCluster) -> "subprocess.Popen[str]":
+def start_as(user: str, folder: Path, drill, cluster: DevCluster) -> "subprocess.Popen[str]":
     """Submit a drill as a user of the group, into a store root that the group shares."""
-    own = folder / str(uid)
+    uid = pwd.getpwnam(user).pw_uid
+    own = folder / user
     own.mkdir()
     os.chown(own, uid, GROUP)
-    who = ["setpriv", f"--reuid={uid}", f"--regid={uid}", f"--groups={GROUP}"]
+    # As their first group: a job has that of its submitter, and others from the node's own list.
+    who = ["setpriv", f"--reuid={uid}", f"--regid={GROUP}", "--clear-groups"]
     how = ("--profile", folder / "users.toml", "--no-wait", "--units", "4", "--seconds", "0.2")
     words = drill.words("drill", own / "run", "--root", folder / "stores", *how)
     return subprocess.Popen(

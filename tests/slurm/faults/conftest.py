@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,23 +141,41 @@ def make_drill(
 
 
 @pytest.fixture
-def report(request: pytest.FixtureRequest) -> Iterator[Callable[[Drill, str, str], None]]:
-    """Return what writes a fault, its jobs and what was done about it, for the benchmark."""
-    where = os.environ.get("GRADENC_FAULTS")
-
-    def write(drill: Drill, fault: str, stage: str) -> None:
-        if not where:
-            return
-        tasks = [
-            {key: task.get(key) for key in ("job_id", "state", "restarts", "failure")}
-            for submission in submissions(drill.run)
-            if submission.stage == stage and submission.outcome
-            for task in submission.outcome["tasks"]
-            if task["failure"] or task.get("restarts") or task["state"] != "COMPLETED"
-        ]
-        asked = [s.frozen["asked"] for s in submissions(drill.run) if s.stage == stage]
-        line = {"fault": fault, "tasks": tasks, "asked": asked, "run": str(drill.path)}
+def report() -> Iterator[Callable[[Drill, str, str], None]]:
+    """Return what notes a fault; how its drill ended is written down for benchmarks/cluster.py."""
+    noted: list[tuple[Drill, str, str]] = []
+    yield lambda drill, fault, stage: noted.append((drill, fault, stage))
+    if where := os.environ.get("GRADENC_FAULTS"):
         with Path(where).open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.writelines(json.dumps(_ending(*note)) + "\n" for note in noted)
 
-    return write
+
+def _ending(drill: Drill, fault: str, stage: str) -> dict[str, Any]:
+    """Say what a fault did to its drill: the jobs it hit, what was done, what was lost."""
+    stores = [store for name in STAGES for store in drill.run.stores(name)]
+    units = [attempts_of(store, unit.index) for store in stores for unit in store.units]
+    own = [s for s in submissions(drill.run) if s.stage == stage]
+    tasks = [task for s in own for task in (s.outcome or {"tasks": []})["tasks"]]
+    keys = ("job_id", "state", "restarts", "failure")
+    return {
+        "fault": fault,
+        "tasks": [
+            {key: task.get(key) for key in keys}
+            for task in tasks
+            if task["failure"] or task.get("restarts")
+        ],
+        "submissions": len(own),
+        "memory_gb": [s.frozen["asked"]["memory_gb"] for s in own],
+        "complete": is_complete(run_state(drill.run)),
+        "digest_equal": run_digest(stores) == drill.clean,
+        "lost_units": sum(not any(a["outcome"] == "committed" for a in tries) for tries in units),
+        "duplicate_units": sum(map(_written_twice, units)),
+    }
+
+
+def _written_twice(tries: list[dict[str, Any]]) -> bool:
+    """Say whether two attempts at a unit, both alive, got as far as its data."""
+    wrote = [a for a in tries if a["outcome"] == "committed" and a["used"]]
+    return len(wrote) > 1 and any(
+        later["started"] < earlier["finished"] for earlier, later in pairwise(wrote)
+    )

@@ -133,7 +133,7 @@ def overhead_per_unit(folder: Path) -> float:
 
 def submit_10k(path: Path) -> float:
     """Return how long it takes to plan and submit a stage of 10,000 units (s)."""
-    run = prepared(path, 10_000, 60.0)
+    run = prepared(path, 10_000, 1.0)
     took = seconds(lambda: advance(run, Profile.model_validate(PROFILE)))
     cancel_run(run)
     return took

@@ -183,13 +183,17 @@ def sealed_references(run: RunFolder) -> dict[str, Reference]:
 def items(state: StageState, claimed: frozenset[tuple[str, int]] = frozenset()) -> list[Item]:
     """Return the units to submit; extraction's sources of one shard travel together.
 
-    Units that are `claimed` (store below the root, index) are left out.
+    Units that are `claimed` (store below the root, index) are left out. Those that were tried come
+    last: one that kills its task then keeps no other waiting.
     """
-    pending = [
-        unit
-        for unit in state.units
-        if unit.status == "pending" and (unit.store.reference, unit.index) not in claimed
-    ]
+    pending = sorted(
+        (
+            unit
+            for unit in state.units
+            if unit.status == "pending" and (unit.store.reference, unit.index) not in claimed
+        ),
+        key=lambda unit: unit.tries,
+    )
     if state.stage != "extract":
         return [[(unit.store.reference, unit.index)] for unit in pending]
     shards: dict[tuple[str, int], list[tuple[str, int]]] = {}

@@ -33,6 +33,8 @@ class UnitState:
     error: str | None
     failure: str | None = None
     """Class of the failure (`hpc.triage.FailureClass`) of a unit that failed."""
+    tries: int = 0
+    """How often a pending unit was begun."""
 
     @property
     def unit_id(self) -> str:
@@ -161,14 +163,14 @@ def _tried(
     if attempt["outcome"] == "failed" and failure not in RETRIED:
         # A later round than ours is another run's that shares the store.
         if attempt["round"] > wishes.round or wishes.renewals(names, since=attempt["round"]):
-            return UnitState(store, index, "pending", None)
+            return UnitState(store, index, "pending", None, tries=attempt["n"])
         return UnitState(store, index, "failed", attempt["error"], failure)
     limit = ATTEMPTS_PER_ROUND * (1 + wishes.renewals(names))
     if attempt["outcome"] != "stopped" and attempt["n"] >= limit:
         charged = sum(not forgiven(one) for one in attempts_of(store, index))
         if charged >= limit:
             return UnitState(store, index, "failed", attempt["error"] or SILENT, failure)
-    return UnitState(store, index, "pending", None)
+    return UnitState(store, index, "pending", None, tries=attempt["n"])
 
 
 def _names(store: Store, index: int, failure: str | None) -> set[str]:

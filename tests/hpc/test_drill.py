@@ -209,3 +209,43 @@ def test_ranks_share_a_slice_and_gpus() -> None:
     bind_gpu(environment)
     assert environment["CUDA_VISIBLE_DEVICES"] == "6"
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "6"
+
+
+def test_the_type_of_gpu_is_the_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's answer is a recorded line: there is no GPU here."""
+    from hpc.gpu import gpu_type, other_type
+
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\n[ $1 = --id=3 ] && echo 'NVIDIA A100-SXM4-80GB'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpu_type() is None
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4")
+    assert gpu_type() == "NVIDIA A100-SXM4-80GB"
+    record = tmp_path / "gpus" / "extract.json"
+    assert other_type(record, "NVIDIA A100-SXM4-80GB") is None
+    assert other_type(record, "NVIDIA A100-SXM4-80GB") is None
+    assert other_type(record, "NVIDIA H100 80GB HBM3") == "NVIDIA A100-SXM4-80GB"
+
+
+def test_gpu_hours_are_asked_for_before_they_are_held(tmp_path: Path) -> None:
+    from hpc.budget import fitted, over_budget, pilots
+    from hpc.profile import StageProfile
+
+    run = RunFolder.create(tmp_path / "run", "drill", None, {})
+    run.change(max_gpu_hours=1.0)
+    profile = StageProfile(gpus_per_node=4, ranks_per_node=2, timeout_minutes=60, slots=2)
+    missing = [[("a", i)] for i in range(10)] + [[("a", i), ("b", i)] for i in range(10, 20)]
+    seconds = {"a": 60.0, "b": 120.0}
+    assert pilots(missing, {"a": 60.0}) == [missing[10]]
+    assert pilots(missing, seconds) == []
+    # 10 x 60 s + 10 x 120 s of ranks with two GPUs each are one hour.
+    assert over_budget(run, "extract", profile, missing, seconds) is None
+    told = over_budget(run, "extract", profile, [*missing, [("a", 20)]], seconds)
+    assert told is not None
+    assert "about 1 GPU hours more (21 units" in told
+    assert over_budget(run, "encode", StageProfile(), missing * 100, seconds) is None
+    assert fitted(profile, missing, seconds).units_per_task == 10
+    assert fitted(profile, missing, {"b": 600.0}).units_per_task == 9
+    assert fitted(profile, missing, {}).units_per_task is None

@@ -140,3 +140,19 @@ def test_the_ranks_that_are_left_do_the_work(drills: dict, report: Callable) -> 
     gpus = {a["used"].get("gpu") for unit in range(4) for a in drill.tries("extract", unit)}
     assert "fake" in gpus
     report(drill, "SIGKILL of one rank of two", "extract")
+
+
+def test_another_type_of_gpu_is_refused(make_drill: Callable, report: Callable) -> None:
+    drill = make_drill("types")
+    begun_on = drill.path / "gpus" / "extract.json"
+    begun_on.parent.mkdir(parents=True)
+    begun_on.write_text('{"gpu": "NVIDIA A100"}')
+    drill.start(profile="[extract]\ngpus_per_node = 1\n")
+    told = drill.decision("extract")
+    assert "was begun on NVIDIA A100, this task was given fake" in told
+    drill.until(lambda: drill.submissions("extract")[0].outcome)
+    assert not any(drill.tries("extract", unit) for unit in range(4))
+    report(drill, "another type of GPU", "extract")
+    begun_on.unlink()
+    drill.command("resume", drill.path, "--no-wait")
+    drill.finish()

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from hpc.folder import RunFolder, Wishes
-from hpc.submissions import UNCHARGED, given_up, submissions, unsettled
+from hpc.submissions import ANSWERED, UNCHARGED, given_up, submissions, unsettled
 from hpc.triage import FailureClass, classify
 from jobs.spec import STAGES
 from storage_schemas.attempts import attempts_of, is_alive, latest_attempts
@@ -70,7 +70,10 @@ class StageState:
 
 
 class Forgiven:
-    """Whether an attempt that died says nothing against its unit: its node or its turn was lost."""
+    """Whether an attempt that died says nothing against its unit.
+
+    Its node or its turn was lost, or the next one is given what it had too little of.
+    """
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
@@ -87,7 +90,8 @@ class Forgiven:
         end = self._ends.get(job_id)
         if end is None:
             return False
-        return end["failure"] in UNCHARGED or int(restart or 0) < (end.get("restarts") or 0)
+        forgiven = (*UNCHARGED, *ANSWERED)
+        return end["failure"] in forgiven or int(restart or 0) < (end.get("restarts") or 0)
 
 
 def stage_state(run: RunFolder, stage: str, stores: Sequence[Store]) -> StageState:

@@ -118,9 +118,17 @@ def is_stuck(run: RunFolder, states: Mapping[str, StageState]) -> bool:
         return False
     if unsettled(run):
         return False
-    return run.cancelled or any(
-        state.count("failed") or given_up(run, stage) for stage, state in states.items()
-    )
+    if run.cancelled:
+        return True
+    if any(_waits(run, state, states) for state in states.values()):
+        return False
+    return any(state.count("failed") or given_up(run, stage) for stage, state in states.items())
+
+
+def _waits(run: RunFolder, state: StageState, states: Mapping[str, StageState]) -> bool:
+    """Say whether units wait for a place in the queue, or for another run that was given them."""
+    ready = all(states[name].sealed for name in STAGES[state.stage])
+    return bool(ready and state.count("pending") and not given_up(run, state.stage))
 
 
 def check_only(run: RunFolder, only: Sequence[str]) -> None:

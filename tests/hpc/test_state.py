@@ -14,7 +14,7 @@ from hpc.folder import RunFolder
 from hpc.outcomes import settle
 from hpc.profile import StageProfile
 from hpc.slurm.jobs import Job, State
-from hpc.state import stage_state
+from hpc.state import is_stuck, run_state, stage_state
 from hpc.submissions import Submission, submissions
 from jobs.drill import Drill
 from jobs.runner import Outcome
@@ -143,3 +143,12 @@ def test_a_commit_is_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("hpc.breaker.write_exclusive", lambda path, data: written.append(path))
     breaker(Outcome(1, None))
     assert written == []
+
+
+def test_a_run_that_waits_for_a_place_in_the_queue_is_not_stuck(run: RunFolder) -> None:
+    """One unit failed, but the others wait only until the user's queue has room."""
+    attempt(run, 0, 1, "7_0", "failed", "ValueError: no")
+    assert not is_stuck(run, run_state(run))
+    for unit in range(1, UNITS):
+        attempt(run, unit, 1, "7_0", "failed", "ValueError: no")
+    assert is_stuck(run, run_state(run))

@@ -16,6 +16,7 @@ from hpc.explain import outdated
 from hpc.folder import RunFolder
 from hpc.outcomes import settle_ended
 from hpc.profile import Profile
+from hpc.slurm.client import Refused
 from hpc.state import StageState, is_complete, is_stuck, run_state, stage_state
 from hpc.store_plan import StorePlan
 from hpc.submissions import decide, given_up, unsettled
@@ -95,7 +96,12 @@ def _submit_missing(run: RunFolder, state: StageState, profile: Profile) -> None
                 return
             asked = fitted(asked, missing, seconds)
         engine = ENGINES.get(state.stage, "serial")
-        submit(run, state.stage, missing, How(profile.scheduler, asked, engine, run.dask))
+        try:
+            submit(run, state.stage, missing, How(profile.scheduler, asked, engine, run.dask))
+        except Refused as error:
+            # Kept: a gate that asked again and again would end, and nobody would be told.
+            decide(run, state.stage, f"{error}: mend the profile, then `gradenc resume`")
+            raise
 
 
 def _seal_or_withdraw(stores: Iterable[Store]) -> None:

@@ -6,16 +6,18 @@ killed, start early or meet another: `advance` is idempotent and does not care w
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hpc.folder import RunFolder
 from hpc.profile import Profile
 from hpc.slurm.client import SlurmUnavailable
-from hpc.slurm.jobs import Job
+from hpc.slurm.client import run as slurm
+from hpc.slurm.jobs import Job, State
 from hpc.slurm.queue import queue
 from hpc.slurm.submit import start_job
 from hpc.submit import job_prefix
+from storage_schemas.files import write_exclusive
 
 LATER = "now+60"
 """When a gate looks again that has no job to wait for (SLURM's form)."""
@@ -24,14 +26,34 @@ POLL_S = 15.0
 
 
 def run_gate(path: str) -> None:
-    """Advance the run in folder `path` one step, waiting out a scheduler that does not answer."""
-    from hpc.drive import step
+    """Advance the run in folder `path` one step, waiting out a scheduler that does not answer.
+
+    Where that lasts, as with a queue that is full for hours, the gate puts itself back into it.
+    """
+    from hpc.notify import notify
 
     run = RunFolder.open(Path(path))
-    deadline = time.monotonic() + PATIENCE_S
+    job_id, restarts = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    write_exclusive(_begun(run, job_id, restarts), b"{}")
+    try:
+        _advance(run)
+    except SlurmUnavailable as error:
+        notify(run, f"{run.path} waits for SLURM: {error}")
+        slurm("scontrol", "requeue", job_id)
+    except Exception as error:
+        notify(run, f"{run.path} is left by its gate ({error}): see `gradenc status {run.path}`")
+        raise
+
+
+def _advance(run: RunFolder) -> None:
+    from hpc.drive import step
+
+    profile = run.profile()
+    # Half its time at most: it must end by itself to go on later.
+    deadline = time.monotonic() + min(PATIENCE_S, profile.gate.timeout_minutes * 60 / 2)
     while True:
         try:
-            step(run, run.profile())
+            step(run, profile)
         except SlurmUnavailable as error:
             print(f"again in {POLL_S:.0f} s: {error}", flush=True)
             if time.monotonic() > deadline:
@@ -41,6 +63,11 @@ def run_gate(path: str) -> None:
             return
 
 
+def _begun(run: RunFolder, job_id: str, restarts: int) -> Path:
+    """Name the mark of a gate that looks at the run: what changes from now on it may not see."""
+    return run.path / "gates" / f"{job_id}.{restarts}.begun.json"
+
+
 def living_gate(run: RunFolder) -> Job | None:
     """Return a gate of the run that runs or waits, other than this process's own job."""
     return gate_among(run, queue([gate_name(run)]))
@@ -48,14 +75,24 @@ def living_gate(run: RunFolder) -> Job | None:
 
 def gate_among(run: RunFolder, queued: Iterable[Job]) -> Job | None:
     """Return the run's living gate among the jobs of SLURM's queue."""
+    return next(_gates(run, queued), None)
+
+
+def _gates(run: RunFolder, queued: Iterable[Job]) -> Iterator[Job]:
     name, own = gate_name(run), os.environ.get("SLURM_JOB_ID")
-    gates = (job for job in queued if job.name == name and job.alive and job.job_id != own)
-    return next(gates, None)
+    return (job for job in queued if job.name == name and job.alive and job.job_id != own)
+
+
+def _is_to_come(run: RunFolder, gate: Job) -> bool:
+    """Say whether a gate will still look at the run, and is not about to end after it did."""
+    if gate.state == State.COMPLETING:
+        return False
+    return not _begun(run, gate.job_id, gate.restarts).exists()
 
 
 def ensure_gate(run: RunFolder, profile: Profile, waits_for: Iterable[str]) -> None:
-    """Start a gate that runs when these jobs have ended, unless there is one; the lock is held."""
-    if living_gate(run) is not None:
+    """Start a gate that runs when these jobs have ended, unless one will; the lock is held."""
+    if any(_is_to_come(run, gate) for gate in _gates(run, queue([gate_name(run)]))):
         return
     arrays = dict.fromkeys(job_id.partition("_")[0] for job_id in waits_for)
     when = {"dependency": f"afterany:{':'.join(arrays)}"} if arrays else {"begin": LATER}

@@ -1,5 +1,6 @@
 """Tell the user that a run is complete or needs a decision, by a command of their choice."""
 
+import hashlib
 import shlex
 import subprocess
 
@@ -17,11 +18,20 @@ def notify(run: RunFolder, sentence: str) -> None:
     """
     if run.notify is None:
         return
-    mark = run.path / "notified" / f"{run.round:04d}.json"
-    told = canonical_json({"sentence": sentence})
-    if not write_exclusive(mark, told) and mark.read_bytes() == told:
+    which = hashlib.sha256(sentence.encode()).hexdigest()[:12]
+    mark = run.path / "notified" / f"{run.round:04d}-{which}.json"
+    if not write_exclusive(mark, canonical_json({"sentence": sentence})):
         return
-    command = [*shlex.split(run.notify), sentence]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S)
-    if result.returncode:
-        print(f"--notify {run.notify!r} ended with {result.returncode}: {result.stderr.strip()}")
+    if problem := _tell(run.notify, sentence):
+        print(f"--notify {run.notify!r} failed: {problem}")
+
+
+def _tell(command: str, sentence: str) -> str | None:
+    """Run the command; return what went wrong, if anything did."""
+    try:
+        result = subprocess.run(
+            [*shlex.split(command), sentence], capture_output=True, text=True, timeout=LIMIT_S
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    return f"it ended with {result.returncode}: {result.stderr}" if result.returncode else None

@@ -9,7 +9,7 @@ from hpc.folder import RunFolder
 from hpc.slurm.jobs import Job
 from hpc.submissions import Submission, unsettled
 from hpc.tasks import Task, tasks_of
-from hpc.triage import classify
+from hpc.triage import FailureClass, classify
 from storage_schemas.attempts import latest_attempts
 from storage_schemas.commit import committed_units
 from storage_schemas.files import write_exclusive
@@ -115,15 +115,29 @@ def _failure(
     left = [unit for unit in units if unit not in states.committed]
     tried = [states.attempts[unit] for unit in left if unit in states.attempts]
     own = [attempt for attempt in tried if job_of(attempt) == job_id]
+    if any(_met_a_bad_node(attempt) for attempt in own):
+        return FailureClass.NODE.value
     died = [attempt for attempt in own if attempt["outcome"] == "running"]
     if len(own) == len(left) and not died:
         return None
-    return classify(died[0] if died else None, job).value
+    # What died in an earlier run of the job was lost with its node or its turn.
+    last = [attempt for attempt in died if not job or restart_of(attempt) >= job.restarts]
+    return classify(last[0] if last else None, job).value
+
+
+def _met_a_bad_node(attempt: dict[str, Any]) -> bool:
+    failed = attempt["outcome"] == "failed"
+    return failed and classify(attempt, None) is FailureClass.NODE
 
 
 def job_of(attempt: dict[str, Any]) -> str:
     """Return the id of the job that made an attempt, without its restarts."""
     return str(attempt["job"]).partition(" ")[0]
+
+
+def restart_of(attempt: dict[str, Any]) -> int:
+    """Return how often its job had been put back into the queue when an attempt began."""
+    return int(str(attempt["job"]).partition(" restart ")[2] or 0)
 
 
 def _cancel(tasks: Iterable[Task]) -> None:

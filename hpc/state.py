@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from hpc.folder import RunFolder, Wishes
-from hpc.submissions import UNCHARGED, given_up, submissions, unsettled
+from hpc.submissions import ANSWERED, UNCHARGED, given_up, submissions, unsettled
 from hpc.triage import FailureClass, classify
 from jobs.spec import STAGES
 from storage_schemas.attempts import attempts_of, is_alive, latest_attempts
@@ -72,7 +72,10 @@ class StageState:
 
 
 class Forgiven:
-    """Whether an attempt that died says nothing against its unit: its node or its turn was lost."""
+    """Whether an attempt that died says nothing against its unit.
+
+    Its node or its turn was lost, or the next one is given what it had too little of.
+    """
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
@@ -89,7 +92,8 @@ class Forgiven:
         end = self._ends.get(job_id)
         if end is None:
             return False
-        return end["failure"] in UNCHARGED or int(restart or 0) < (end.get("restarts") or 0)
+        forgiven = (*UNCHARGED, *ANSWERED)
+        return end["failure"] in forgiven or int(restart or 0) < (end.get("restarts") or 0)
 
 
 def stage_state(run: RunFolder, stage: str, stores: Sequence[Store]) -> StageState:
@@ -116,9 +120,17 @@ def is_stuck(run: RunFolder, states: Mapping[str, StageState]) -> bool:
         return False
     if unsettled(run):
         return False
-    return run.cancelled or any(
-        state.count("failed") or given_up(run, stage) for stage, state in states.items()
-    )
+    if run.cancelled:
+        return True
+    if any(_waits(run, state, states) for state in states.values()):
+        return False
+    return any(state.count("failed") or given_up(run, stage) for stage, state in states.items())
+
+
+def _waits(run: RunFolder, state: StageState, states: Mapping[str, StageState]) -> bool:
+    """Say whether units wait for a place in the queue, or for another run that was given them."""
+    ready = all(states[name].sealed for name in STAGES[state.stage])
+    return bool(ready and state.count("pending") and not given_up(run, state.stage))
 
 
 def check_only(run: RunFolder, only: Sequence[str]) -> None:

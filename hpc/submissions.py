@@ -17,6 +17,9 @@ FRUITLESS_IN_A_ROW = 5
 
 UNCHARGED = (FailureClass.PREEMPTED, FailureClass.NODE)
 """Ends of a task that say nothing against its units."""
+ANSWERED = (FailureClass.HOST_MEMORY, FailureClass.TIMEOUT)
+"""Ends that are met by more memory or time until the profile or the partition allows no more; their
+units are as good as untried until then."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ GPU memory              the same once more (a task halves its micro-batch by its
 timeout                 the units that remain; time x 1.5 only if a task finished none
 node                    not on that node
 preempted               the same
-lost                    the same, twice
+lost                    the same, three times
 cancelled, disk,        none of these units until the user asks (`gradenc resume`)
 error, drift, input
 ======================  ==========================================================================
@@ -24,6 +24,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import takewhile
 from signal import SIGKILL, SIGTERM, SIGUSR2
 from typing import Any
 
@@ -164,7 +165,7 @@ class Answer:
     does: str
     """What the next submission does with its units, for people."""
     times: int | None
-    """How many submissions of a round may end so before the user is asked; None: any number."""
+    """How many submissions in a row may end so before the user is asked; None: any number."""
     ask: str
     """What the user is told then."""
 
@@ -197,7 +198,8 @@ ANSWERS = {
     FailureClass.PREEMPTED: Answer("tries again", None, ""),
     FailureClass.LOST: Answer(
         "tries again",
-        2,
+        # As often as one unit is tried that kills its task: then it is left out, the others go on.
+        3,
         "lost tasks without a word from them or from SLURM: look at their logs (`gradenc logs`)",
     ),
     FailureClass.CANCELLED: Answer(
@@ -216,6 +218,9 @@ ANSWERS = {
         "leaves them", 0, "found an earlier stage unsealed: look at it with `gradenc verify`"
     ),
 }
+
+GETS_ON = (FailureClass.TIMEOUT, FailureClass.LOST)
+"""Ends of which the task's next try may be spared: what it had done before is done."""
 
 
 @dataclass(frozen=True)
@@ -272,17 +277,21 @@ def escalate(stage: str, history: Sequence[Ended], max_minutes: int | None = Non
 
 
 def _spent(failure: FailureClass, history: Sequence[Ended]) -> bool:
+    """Say whether a class used up its budget.
+
+    In a row: a stage that needs many submissions loses a task now and then, and gets on.
+    """
     times = ANSWERS[failure].times
     ended_so = (
         any(outcome.failure == failure and _counts(outcome) for outcome in ended.outcomes)
-        for ended in history
+        for ended in reversed(history)
     )
-    return times is not None and sum(ended_so) > times
+    return times is not None and sum(takewhile(bool, ended_so)) > times
 
 
 def _counts(outcome: Outcome) -> bool:
-    """Say whether it uses up the budget of its class: a task that got on is not out of time."""
-    return not (outcome.failure == FailureClass.TIMEOUT and outcome.units_done)
+    """Say whether it uses up the budget of its class: not where the task got on until then."""
+    return not (outcome.failure in GETS_ON and outcome.units_done)
 
 
 def _change(

@@ -1,6 +1,7 @@
 """SLURM's commands, run with a time limit."""
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from textwrap import shorten
@@ -8,9 +9,21 @@ from textwrap import shorten
 TIMEOUT_S = 60.0
 """A controller under load answers late, and one that is down after its MessageTimeout (10 s)."""
 
+LASTING = re.compile(
+    r"[Ii]nvalid (partition|account|qos|feature|generic resource|constraint|node name)"
+    r"|[Nn]ode configuration is not available|time limit is invalid|[Mm]emory specification"
+    r"|Partition \S+ not found|[Mm]ore processors requested than permitted"
+    r"|not (permitted|allowed) to use|unrecognized option"
+)
+"""Refusals that another try does not change, unlike a full queue or a busy controller."""
+
 
 class SlurmUnavailable(RuntimeError):  # noqa: N818 - what happened, not an error of ours
     """A command of SLURM is missing, did not answer or refused; the message has its own words."""
+
+
+class Refused(SlurmUnavailable):
+    """SLURM will not have what it is asked for, however often it is asked."""
 
 
 def run(*command: str, timeout_s: float = TIMEOUT_S) -> str:
@@ -26,7 +39,8 @@ def run(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     Raises
     ------
     SlurmUnavailable
-        If it is not installed, does not end in time or ends with an error.
+        If it is not installed, does not end in time or ends with an error; `Refused` for one that
+        another try does not change.
     """
     shown = shorten(" ".join(command), 60, placeholder=" ...")
     try:
@@ -52,7 +66,8 @@ def run(*command: str, timeout_s: float = TIMEOUT_S) -> str:
         ) from error
     if ended.returncode:
         said = _last_line(ended.stderr.strip() or ended.stdout.strip())
-        raise SlurmUnavailable(f"`{shown}` ended with {ended.returncode}: {said}")
+        kind = Refused if LASTING.search(said) else SlurmUnavailable
+        raise kind(f"`{shown}` ended with {ended.returncode}: {said}")
     return ended.stdout
 
 

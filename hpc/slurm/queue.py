@@ -63,7 +63,7 @@ def jobs_of(
     names : sequence of str
         Their names, by which the queue is asked: it also tells of jobs nobody has noted.
     ids : sequence of str
-        Their numbers, by which accounting is asked.
+        Their ids, by which accounting is asked; that of one task of an array stands for all.
     since : datetime
         When the first of them was submitted, or before.
     patience_s : float
@@ -81,12 +81,14 @@ def jobs_of(
     SlurmUnavailable
         If the controller does not answer. Accounting may be off or down.
     """
+    # Arrays by their number: the ids of all their tasks are longer than a command line may be.
+    numbers = list(dict.fromkeys(job_id.partition("_")[0] for job_id in ids))
     deadline = time.monotonic() + patience_s
     while True:
-        remembered = _remembered(ids, since)
+        remembered = _remembered(numbers, since)
         # Asked second, so that a job which accounting takes for alive is in the queue if it is.
         jobs = _merged(remembered or {}, {job.job_id: job for job in queue(names)})
-        late = any(_is_late(job, ids) for job in jobs.values())
+        late = any(_is_late(job, numbers) for job in jobs.values())
         if remembered is None or not late or time.monotonic() >= deadline:
             return jobs
         time.sleep(POLL_S)
@@ -118,9 +120,9 @@ def _merged(remembered: dict[str, Job], queued: dict[str, Job]) -> dict[str, Job
     return {**ended, **queued, **both}
 
 
-def _is_late(job: Job, ids: Sequence[str]) -> bool:
+def _is_late(job: Job, numbers: Sequence[str]) -> bool:
     """Say whether accounting has still to tell of the end of a job that it was asked for."""
-    return not job.alive and job.cpu_s is None and job.job_id.partition("_")[0] in ids
+    return not job.alive and job.cpu_s is None and job.job_id.partition("_")[0] in numbers
 
 
 def _newer(queued: Job, remembered: Job) -> Job:

@@ -12,7 +12,7 @@ import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from hpc.profile import StageProfile
-from hpc.slurm.client import SlurmUnavailable
+from hpc.slurm.client import LASTING, Refused, SlurmUnavailable
 from hpc.slurm.options import sbatch_options, setup_lines
 
 SIGNAL_S = 90
@@ -31,7 +31,7 @@ def start_array(
     """Start a task for each tuple of arguments; return the tasks' job ids, in order.
 
     Cut into several arrays where the cluster takes no index above `max_array_size` - 1; these share
-    the throttle.
+    the throttle. Where it takes the first of them only, there are fewer ids than arguments.
     """
     pieces = range(0, len(arguments), max_array_size)
     parameters = _parameters(name, profile) | {"array_parallelism": max(1, throttle // len(pieces))}
@@ -39,8 +39,15 @@ def start_array(
     for start in pieces:
         piece = arguments[start : start + max_array_size]
         executor = _executor(log, parameters)
-        with _submitting(name):
-            jobs = executor.map_array(function, *zip(*piece, strict=True))
+        try:
+            with _submitting(name):
+                jobs = executor.map_array(function, *zip(*piece, strict=True))
+        except SlurmUnavailable as error:
+            if not ids:
+                raise
+            # What was taken is at work: not noted, it would be cancelled as nobody's.
+            print(f"{len(arguments) - start} tasks of {name} are left for later: {error}")
+            break
         ids += [str(job.job_id) for job in jobs]
     return ids
 
@@ -85,7 +92,8 @@ def _submitting(name: str) -> Iterator[None]:
             yield
     except (FailedJobError, FailedSubmissionError) as error:
         told = str(error).strip().splitlines() or ["it gave no reason"]
-        raise SlurmUnavailable(f"sbatch refused {name}: {told[-1]}") from error
+        kind = Refused if LASTING.search(str(error)) else SlurmUnavailable
+        raise kind(f"sbatch refused {name}: {told[-1]}") from error
 
 
 def _executor(

@@ -308,6 +308,14 @@ def test_a_budget_is_spent_by_submissions_not_by_tasks(failure):
     assert list(escalate("encode", [ended] * (times + 1)).ask) == [failure]
 
 
+def test_a_task_lost_now_and_then_spends_nothing():
+    """A user who may have few jobs in the queue has a stage made by hundreds of submissions."""
+    good = Ended(ASKED, ())
+    for failure in (FailureClass.LOST, FailureClass.NODE):
+        bad = Ended(ASKED, (Outcome(failure, job(State.FAILED)),))
+        assert not escalate("encode", [bad, good] * 50 + [bad]).ask
+
+
 def test_preemption_and_progress_spend_nothing():
     for outcome in (
         Outcome(FailureClass.PREEMPTED, job(State.PREEMPTED)),
@@ -337,7 +345,7 @@ def test_classes_are_answered_beside_each_other():
 def test_no_round_goes_on_for_ever(kinds):
     """Except where tasks get on, or others took their place, the user is asked in the end."""
     outcomes = tuple(Outcome(failure, job(state), done) for failure, state, done in kinds)
-    free = {FailureClass.PREEMPTED, FailureClass.TIMEOUT}
+    free = {FailureClass.PREEMPTED, FailureClass.TIMEOUT, FailureClass.LOST}
     history = [Ended(ASKED, outcomes)]
     for _ in range(12):
         escalation = escalate("encode", history)

@@ -222,6 +222,21 @@ def test_only_an_accounting_that_answers_is_waited_for(sacct, calls, slurm, monk
     assert len((folder / "calls-sacct").read_text().splitlines()) == calls
 
 
+def test_the_end_of_an_arrays_task_is_waited_for(slurm, monkeypatch):
+    """By the task's own id too: accounting without its end cannot tell a kill for memory."""
+    monkeypatch.setattr(queue, "POLL_S", 0.3)
+    folder = slurm(sacct="sacct-unknown", squeue="squeue-ended")
+    queue.jobs_of(["any"], ["65_1"], SINCE, patience_s=0.2)
+    assert len((folder / "calls-sacct").read_text().splitlines()) == 2
+
+
+def test_tasks_of_an_array_are_asked_for_by_its_number(slurm):
+    """Twenty thousand ids are longer than an argument may be."""
+    folder = slurm(sacct="sacct-ended", squeue="squeue-ended")
+    queue.jobs_of(["any"], [f"65_{n}" for n in range(20_000)], SINCE)
+    assert "-j 65 -o" in (folder / "calls-sacct").read_text()
+
+
 def test_only_a_silent_controller_is_an_error(slurm):
     slurm(sacct="sacct-ended", squeue="squeue-down")
     with pytest.raises(SlurmUnavailable, match="Unable to contact slurm controller"):

@@ -19,7 +19,6 @@ from typing import Any
 
 import dask
 from distributed import Client, Future, KilledWorker, LocalCluster
-from distributed.comm.core import CommClosedError
 from distributed.security import Security
 from threadpoolctl import threadpool_limits
 
@@ -111,7 +110,7 @@ def map_items(
     """Map `run_item` over items on the client's workers; see `run_items_on_dask`."""
     try:
         _map(client, items, how, should_stop, report)
-    except (CancelledError, CommClosedError) as lost:
+    except (CancelledError, OSError) as lost:  # closed connections, and refused ones
         raise DaskError(
             "the Dask scheduler was lost; units that are not committed are submitted again by "
             "`gradenc resume`"

@@ -144,7 +144,8 @@ def _of_exit(job: Job, begun: bool) -> FailureClass:
     if job.state == State.COMPLETED:  # a task that nobody stops begins all of its units
         return _of_stop(job)
     own = (failure for failure, code in EXIT_CODES.items() if code == job.exit_code)
-    return next(own, FailureClass.ERROR if job.exit_code else FailureClass.LOST)
+    # An srun that found no controller ends like a broken installation: both are tried again.
+    return next(own, FailureClass.LOST)
 
 
 def _ended_by(job: Job, signal: int) -> bool:
@@ -200,7 +201,7 @@ ANSWERS = {
         "tries again",
         # As often as one unit is tried that kills its task: then it is left out, the others go on.
         3,
-        "lost tasks without a word from them or from SLURM: look at their logs (`gradenc logs`)",
+        "lost tasks that have not recorded why: look at their logs (`gradenc logs`)",
     ),
     FailureClass.CANCELLED: Answer(
         "leaves them", 0, "has tasks that were cancelled (by {who}): decide whether they may run"

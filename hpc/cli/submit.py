@@ -93,12 +93,12 @@ def resume(
     folder = RunFolder.open(run)
     how = folder.profile() if profile is None else load_profile(profile)
     with folder.lock():
+        for file in mend_stores(run):
+            typer.echo(f"put back {file}")
         check_only(folder, only)
         folder.next_round(only)
         wishes = {"notify": notify, "dask": dask, "max_gpu_hours": max_gpu_hours}
         folder.change(**{name: wish for name, wish in wishes.items() if wish is not None})
-        for file in mend_stores(run):
-            typer.echo(f"put back {file}")
         n = withdraw_damaged(folder, deep=not quick)
     if n:
         typer.echo(f"{n} committed unit(s) were damaged and are made again")

@@ -108,7 +108,7 @@ MEMORY = {"max_rss": 950, "requested_memory": 1000}
         # Ended before it began a unit.
         (None, job(State.FAILED, exit_code=78), FailureClass.DRIFT),
         (None, job(State.FAILED, exit_code=66), FailureClass.INPUT),
-        (None, job(State.FAILED, exit_code=1), FailureClass.ERROR),
+        (None, job(State.FAILED, exit_code=1), FailureClass.LOST),
         (None, job(State.FAILED, exit_code=11, signal=11), FailureClass.LOST),
         # Its job's exit code is another task's when a unit was begun and left without a word.
         (RUNNING, job(State.FAILED, exit_code=1), FailureClass.LOST),
@@ -149,7 +149,7 @@ def test_of_a_child_that_was_killed_slurm_tells_why(error):
 
 
 RECORDED = {
-    "57": FailureClass.ERROR,
+    "57": FailureClass.LOST,
     "58": FailureClass.LOST,
     "59": FailureClass.LOST,
     "60": FailureClass.LOST,

@@ -70,7 +70,7 @@ def test_an_array_whose_tasks_end_in_every_way(submit: Submit) -> None:
     assert {task.requested_memory for task in tasks} == {100 * 2**20}
     assert {(task.gpus, task.name) for task in tasks} == {(1, NAME)}
     assert [classify(None, task) for task in tasks[1:]] == [
-        FailureClass.ERROR,
+        FailureClass.LOST,
         FailureClass.LOST,
         FailureClass.DRIFT,
     ]

@@ -83,6 +83,7 @@ def test_without_its_gate_a_run_does_not_go_on_by_itself(cluster: DevCluster, ru
 def test_a_task_that_is_held_says_so(cluster: DevCluster, run: Path) -> None:
     held = unsettled(RunFolder.open(run))[0]
     (job,) = held.jobs or ()
+    wait_until(run, lambda found: found["stages"][held.stage]["tasks"]["running"])
     cluster.command("scontrol", "requeuehold", job["job_id"])
     found = wait_until(run, lambda found: found["stages"][held.stage]["tasks"]["waiting"])
     ((reason, n),) = found["stages"][held.stage]["tasks"]["waiting"].items()

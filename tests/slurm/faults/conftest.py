@@ -116,6 +116,12 @@ class Drill:
         outcomes = [s.outcome or {"tasks": []} for s in submissions(self.run) if s.stage == stage]
         return [task["failure"] for o in outcomes for task in o["tasks"] if task["failure"]]
 
+    def cancel(self) -> None:
+        """End what is left of it, and wait until its tasks have gone."""
+        if (self.path / "run.json").exists():
+            self.command("cancel", self.path)
+            self.until(lambda: not any(self.jobs(stage) for stage in STAGES))
+
     def describe(self) -> str:
         shown = self.command("status", self.path, check=False)
         logs = "".join(p.read_text()[-2000:] for p in sorted(self.path.glob("gates/*.out"))[-2:])
@@ -134,10 +140,18 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def make_drill(
     cluster: DevCluster, clean: str, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Drill]:
-    """Return a maker of drills by their names."""
+) -> Iterator[Callable[[str], Drill]]:
+    """Return a maker of drills by their names; whatever they leave in the queue is cancelled."""
     folder = tmp_path_factory.mktemp("drills")
-    return lambda name: Drill(folder / name, clean)
+    made: list[Drill] = []
+
+    def make(name: str) -> Drill:
+        made.append(Drill(folder / name, clean))
+        return made[-1]
+
+    yield make
+    for drill in made:
+        drill.cancel()
 
 
 @pytest.fixture

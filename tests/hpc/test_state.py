@@ -15,7 +15,7 @@ from hpc.outcomes import settle
 from hpc.profile import StageProfile
 from hpc.slurm.jobs import Job, State
 from hpc.state import is_stuck, run_state, stage_state
-from hpc.submissions import Submission, submissions
+from hpc.submissions import Submission, given_up, submissions
 from jobs.drill import Drill
 from jobs.runner import Outcome
 from storage_schemas.store import Store
@@ -104,6 +104,16 @@ def test_what_is_answered_by_more_is_not_held_against_a_unit(
         attempt(run, 0, n, f"{n}_0")
         end(submission(run, n, f"{n}_0"), failure, f"{n}_0")
     assert stage_state(run, "prepare", run.stores("prepare")).units[0].status == status
+
+
+@pytest.mark.parametrize(("failure", "stops"), [("host memory", False), ("lost", True)])
+def test_a_row_without_a_commit_stops_what_is_not_answered(
+    run: RunFolder, failure: str, stops: bool
+) -> None:
+    """From 8 GB to 64 takes six submissions."""
+    for n in range(1, 7):
+        end(submission(run, n, f"{n}_0"), failure, f"{n}_0")
+    assert (given_up(run, "prepare") is not None) == stops
 
 
 def test_what_died_before_its_job_was_requeued_is_not_lost(

@@ -81,7 +81,7 @@ def _submit_missing(run: RunFolder, state: StageState, profile: Profile) -> None
     """Submit the units that nobody has and no other run has asked for."""
     # Locked, so that of two runs that share units one sees what the other asks for.
     with root_lock(run.root):
-        missing = items(state, claimed_by_others(run))
+        missing = items(state, claimed_by_others(run, profile.scheduler == "slurm"))
         if not missing:
             return
         asked = escalated(run, state.stage, profile)
@@ -89,11 +89,11 @@ def _submit_missing(run: RunFolder, state: StageState, profile: Profile) -> None
             return
         if run.pilot or run.max_gpu_hours is not None:
             seconds = measured(run.stores(state.stage))
-            if first := pilots(missing, seconds):
-                missing = first
-            elif sentence := over_budget(run, state.stage, asked, missing, seconds):
+            first = pilots(missing, seconds)
+            if sentence := over_budget(run, state.stage, asked, first or missing, seconds):
                 decide(run, state.stage, sentence)
                 return
+            missing = first or missing
             asked = fitted(asked, missing, seconds)
         engine = ENGINES.get(state.stage, "serial")
         try:

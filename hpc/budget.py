@@ -5,7 +5,7 @@ from statistics import mean
 
 from hpc.folder import RunFolder
 from hpc.profile import StageProfile
-from hpc.submissions import submissions
+from hpc.submissions import Submission, submissions
 from jobs.runner import Item
 from storage_schemas.attempts import attempts_of
 from storage_schemas.commit import committed_units
@@ -53,14 +53,17 @@ def fitted(profile: StageProfile, missing: Sequence[Item], seconds: Seconds) -> 
 def over_budget(
     run: RunFolder, stage: str, profile: StageProfile, missing: Sequence[Item], seconds: Seconds
 ) -> str | None:
-    """Say that the run's limit of GPU hours does not hold what is left of a stage, or None."""
+    """Say that the run's limit of GPU hours does not hold these units of a stage, or None.
+
+    A unit of a kind that was not measured yet is let through while anything is left.
+    """
     limit = run.max_gpu_hours
     if limit is None or not profile.gpus_per_node:
         return None
     work = sum(_seconds_of(item, seconds) for item in missing)
     expected = work / 3600 * profile.gpus_per_node / profile.ranks_per_node
     spent = gpu_hours(run)
-    if spent + expected <= limit:
+    if spent + expected <= limit and spent < limit:
         return None
     return (
         f"stage {stage} would take about {expected:.2g} GPU hours more ({len(missing)} units of "
@@ -71,9 +74,14 @@ def over_budget(
 
 def gpu_hours(run: RunFolder) -> float:
     """Return the GPU hours that the run's ended tasks held, whatever came of them."""
-    outcomes = (submission.outcome or {"tasks": []} for submission in submissions(run))
-    tasks = (task for outcome in outcomes for task in outcome["tasks"])
-    return sum(task.get("gpus", 0) * task.get("elapsed_s", 0.0) for task in tasks) / 3600
+    return sum(map(gpu_seconds, submissions(run))) / 3600
+
+
+def gpu_seconds(submission: Submission) -> float:
+    """Return for how long the ended tasks of a submission held GPUs, preempted runs included."""
+    tasks = (submission.outcome or {"tasks": []})["tasks"]
+    held = ((t.get("gpus", 0), t.get("elapsed_s", 0.0) + t.get("earlier_s", 0.0)) for t in tasks)
+    return float(sum(gpus * seconds for gpus, seconds in held))
 
 
 def _seconds_of(item: Item, seconds: Seconds) -> float:

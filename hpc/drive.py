@@ -1,6 +1,6 @@
 """Drive a run from the foreground, with live progress, until it is complete or needs the user."""
 
-import time
+from time import monotonic, sleep
 
 import typer
 from rich.console import Console
@@ -23,6 +23,8 @@ from storage_schemas.seal import run_digest
 
 POLL_S = {"local": 0.5, "slurm": 10.0}
 """How often the foreground looks: a cluster's controller serves others too."""
+REST = 4
+"""It rests so many times as long as a look takes: one at 100,000 units takes seconds."""
 
 
 def step(run: RunFolder, profile: Profile) -> dict[str, StageState]:
@@ -72,12 +74,14 @@ def _follow(run: RunFolder, profile: Profile, console: Console) -> dict[str, Sta
             stage: progress.add_task(stage, total=None, start=False, note="") for stage in STAGES
         }
         while True:
+            began = monotonic()
             states = step(run, profile)
+            took = monotonic() - began
             for stage, state in states.items():
                 _show(progress, bars[stage], state)
             if is_complete(states) or is_stuck(run, states):
                 return states
-            time.sleep(POLL_S[profile.scheduler])
+            sleep(max(POLL_S[profile.scheduler], REST * took))
 
 
 def _show(progress: Progress, bar: TaskID, state: StageState) -> None:

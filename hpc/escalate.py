@@ -39,7 +39,7 @@ def _job(submission: Submission, task: dict[str, Any]) -> Job | None:
     """Return the job of a task as it was recorded when it ended."""
     if task["state"] is None:
         return None
-    facts = {name: task[name] for name in FACTS}
+    facts = {name: task[name] for name in FACTS if name in task}
     return Job(task["job_id"], submission.name, State(task["state"]), **facts)
 
 

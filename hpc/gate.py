@@ -5,9 +5,11 @@ killed, start early or meet another: `advance` is idempotent and does not care w
 """
 
 import os
+import signal
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FrameType
 
 from hpc.folder import RunFolder
 from hpc.profile import Profile
@@ -33,6 +35,7 @@ def run_gate(path: str) -> None:
     from hpc.notify import notify
 
     run = RunFolder.open(Path(path))
+    _go_on_when_warned(run.profile().gate.timeout_minutes * 60)
     job_id, restarts = os.environ["SLURM_JOB_ID"], int(os.environ.get("SLURM_RESTART_COUNT") or 0)
     write_exclusive(_begun(run, job_id, restarts), b"{}")
     try:
@@ -43,6 +46,23 @@ def run_gate(path: str) -> None:
     except Exception as error:
         notify(run, f"{run.path} is left by its gate ({error}): see `gradenc status {run.path}`")
         raise
+
+
+def _go_on_when_warned(limit_s: float) -> None:
+    """Let the signal before a preemption pass, and the one before the time limit say so.
+
+    submitit would end the gate at either; SLURM requeues one that it has to kill for its place.
+    """
+    began = time.monotonic()
+
+    def warned(signum: int, frame: FrameType | None) -> None:
+        if time.monotonic() - began > limit_s / 2:
+            raise TimeoutError(
+                f"its {limit_s / 60:.0f} minutes are over: raise timeout_minutes in [gate] of the "
+                "profile, then `gradenc resume`"
+            )
+
+    signal.signal(signal.SIGUSR2, warned)
 
 
 def _advance(run: RunFolder) -> None:

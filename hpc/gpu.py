@@ -14,10 +14,10 @@ def gpu_type() -> str | None:
     if not os.environ.get("CUDA_VISIBLE_DEVICES"):
         return None
     if shutil.which("nvidia-smi"):
-        return _name_by_driver(os.environ["CUDA_VISIBLE_DEVICES"].partition(",")[0])
-    from hpc.slurm.gpus import type_on_node
-
-    return type_on_node(os.environ.get("SLURMD_NODENAME", ""))
+        name = _name_by_driver(os.environ["CUDA_VISIBLE_DEVICES"].partition(",")[0])
+        if name is not None:
+            return name
+    return _name_by_slurm(os.environ.get("SLURMD_NODENAME"))
 
 
 def other_type(record: Path, found: str) -> str | None:
@@ -28,6 +28,24 @@ def other_type(record: Path, found: str) -> str | None:
     return None if first == found else str(first)
 
 
-def _name_by_driver(device: str) -> str:
+def _name_by_slurm(node: str | None) -> str | None:
+    """Ask SLURM's configuration; None where the process is not SLURM's or it does not answer."""
+    if node is None:
+        return None
+    from hpc.slurm.client import SlurmUnavailable
+    from hpc.slurm.gpus import type_on_node
+
+    try:
+        return type_on_node(node)
+    except SlurmUnavailable:
+        return None
+
+
+def _name_by_driver(device: str) -> str | None:
+    """Ask the driver; None where it does not know the device: a part of one, or one that is lost.
+
+    A lost one makes its units fail, by which its node is left out; to fail here would not.
+    """
     query = ["nvidia-smi", f"--id={device}", "--query-gpu=name", "--format=csv,noheader"]
-    return subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+    told = subprocess.run(query, capture_output=True, text=True)
+    return told.stdout.strip() if told.returncode == 0 else None

@@ -102,7 +102,18 @@ def _task_record(
 
 
 FACTS = (
-    *("node", "restarts", "exit_code", "signal", "elapsed_s", "limit_s", "cpus", "cpu_s", "gpus"),
+    *(
+        "node",
+        "restarts",
+        "exit_code",
+        "signal",
+        "elapsed_s",
+        "earlier_s",
+        "limit_s",
+        "cpus",
+        "cpu_s",
+        "gpus",
+    ),
     *("max_rss", "requested_memory", "cancelled_by"),
 )
 """What is kept of a job."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from hpc.budget import gpu_seconds
 from hpc.folder import RunFolder
 from hpc.slurm.jobs import Job, State
 from hpc.state import StageState, is_complete, is_stuck, run_state
@@ -234,8 +235,7 @@ def _gpu_hours(own: Sequence[Submission], alive: Sequence[Task]) -> float | None
     """Return what ended and living tasks held; requeued ones count since they started again."""
     if not any(submission.on_slurm for submission in own):
         return None
-    ended = [task for s in own for task in (s.outcome or {"tasks": ()})["tasks"]]
-    seconds = sum((t.get("gpus") or 0) * (t.get("elapsed_s") or 0.0) for t in ended)
+    seconds = sum(map(gpu_seconds, own))
     seconds += sum(task.job.gpus * task.job.elapsed_s for task in alive if task.job)
     return seconds / 3600
 

@@ -74,7 +74,8 @@ class StageState:
 class Forgiven:
     """Whether an attempt that died says nothing against its unit.
 
-    Its node or its turn was lost, or the next one is given what it had too little of.
+    Its node or its turn was lost, or the next one is given what it had too little of; or it was
+    not this run's, whose own tries may end otherwise.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -90,8 +91,8 @@ class Forgiven:
         """Look up how the attempt's job ended."""
         job_id, _, restart = str(attempt["job"]).partition(" restart ")
         end = self._ends.get(job_id)
-        if end is None:
-            return False
+        if end is None:  # of a job that has not ended, or of another run that shares the store
+            return True
         forgiven = (*UNCHARGED, *ANSWERED)
         return end["failure"] in forgiven or int(restart or 0) < (end.get("restarts") or 0)
 

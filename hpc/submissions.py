@@ -136,11 +136,14 @@ def _decision(run: RunFolder, stage: str) -> Path:
 
 
 def _fruitless(own: list[Submission]) -> int:
-    """Count the last submissions that ended without a commit, but for no fault of their units."""
+    """Count the last submissions that ended without a commit.
+
+    Not those that lost nodes or their turn, nor those that the next one is given more for.
+    """
     n = 0
     for submission in reversed(own):
         outcome = submission.outcome
         if outcome is None or outcome["units_done"]:
             break
-        n += any(task["failure"] not in UNCHARGED for task in outcome["tasks"])
+        n += any(task["failure"] not in (*UNCHARGED, *ANSWERED) for task in outcome["tasks"])
     return n

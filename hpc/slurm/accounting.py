@@ -104,6 +104,7 @@ def _newest(job_id: str, runs: list[list[Row]]) -> Job:
         signal=signal or max((_exit(step["ExitCode"])[1] for step in steps), default=0),
         restarts=len(requeued),
         elapsed_s=float(own["ElapsedRaw"] or 0),
+        earlier_s=sum(float(rows[0]["ElapsedRaw"] or 0) for rows in requeued),
         limit_s=seconds(own["Timelimit"]),
         cpus=int(amounts.get("cpu", 0)),
         gpus=gpus(amounts),

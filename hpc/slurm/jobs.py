@@ -69,6 +69,8 @@ class Job:
     restarts: int = 0
     """How often SLURM put it back into the queue."""
     elapsed_s: float = 0.0
+    earlier_s: float = 0.0
+    """Time of its runs before it was put back into the queue, where accounting knows them."""
     limit_s: float | None = None
     cpus: int = 0
     cpu_s: float | None = None

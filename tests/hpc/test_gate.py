@@ -1,16 +1,20 @@
 """Gates and submissions where SLURM refuses, and who is told."""
 
+import os
+import signal
 import stat
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
+import typer
 from submitit.core.utils import FailedJobError
 
-from hpc import advance, gate, notify
+from hpc import advance, drive, gate, notify
 from hpc.drill import start_drill
 from hpc.folder import RunFolder
-from hpc.profile import Profile, StageProfile
+from hpc.profile import GateProfile, Profile, StageProfile
 from hpc.slurm import submit
 from hpc.slurm.client import Refused, SlurmUnavailable
 from hpc.slurm.jobs import Job, State
@@ -94,6 +98,45 @@ def test_of_a_gate_that_fails_the_user_is_told(
     with pytest.raises(OSError, match="disk full"):
         gate.run_gate(str(run.path))
     assert "disk full" in told()[0]
+
+
+@pytest.mark.parametrize(("minutes", "ends"), [(10, False), (0, True)])
+def test_a_gate_ends_by_a_warning_only_when_its_time_is_over(
+    run: RunFolder, told: Callable, monkeypatch: pytest.MonkeyPatch, minutes: int, ends: bool
+) -> None:
+    """One that is preempted goes on until SLURM kills and requeues it; else nobody would."""
+    hurried = GateProfile.model_construct(timeout_minutes=minutes)
+    kept = SLURM.model_copy(update={"gate": hurried})
+    before = signal.getsignal(signal.SIGUSR2)
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setattr(RunFolder, "profile", lambda _: kept)
+    monkeypatch.setattr("hpc.drive.step", lambda *_: os.kill(os.getpid(), signal.SIGUSR2))
+    try:
+        with pytest.raises(TimeoutError) if ends else nullcontext():
+            gate.run_gate(str(run.path))
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert [("raise timeout_minutes" in sentence) for sentence in told()] == [True] * ends
+
+
+def test_the_foreground_rests_longer_than_it_looks(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([0.0, 3.0])
+    monkeypatch.setattr(drive, "monotonic", lambda: next(clock, 3.0))
+    monkeypatch.setattr(drive, "step", lambda *_: {})
+    monkeypatch.setattr(drive, "is_complete", lambda _: False)
+    monkeypatch.setattr(drive, "is_stuck", lambda *_: False)
+    rests: list[float] = []
+
+    def rest(seconds: float) -> None:
+        rests.append(seconds)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drive, "sleep", rest)
+    with pytest.raises(typer.Exit):
+        drive.drive(run, SLURM)
+    assert rests == [12.0]
 
 
 def test_two_sentences_of_a_round_are_told_once_each(run: RunFolder, told: Callable) -> None:

@@ -11,11 +11,12 @@ from hpc.advance import create_stores, plan_stage
 from hpc.breaker import Breaker
 from hpc.drill import start_drill
 from hpc.folder import RunFolder
+from hpc.gpu import gpu_type
 from hpc.outcomes import settle
 from hpc.profile import StageProfile
 from hpc.slurm.jobs import Job, State
 from hpc.state import is_stuck, run_state, stage_state
-from hpc.submissions import Submission, submissions
+from hpc.submissions import Submission, given_up, submissions
 from jobs.drill import Drill
 from jobs.runner import Outcome
 from storage_schemas.store import Store
@@ -104,6 +105,39 @@ def test_what_is_answered_by_more_is_not_held_against_a_unit(
         attempt(run, 0, n, f"{n}_0")
         end(submission(run, n, f"{n}_0"), failure, f"{n}_0")
     assert stage_state(run, "prepare", run.stores("prepare")).units[0].status == status
+
+
+@pytest.mark.parametrize(("failure", "stops"), [("host memory", False), ("lost", True)])
+def test_a_row_without_a_commit_stops_what_is_not_answered(
+    run: RunFolder, failure: str, stops: bool
+) -> None:
+    """From 8 GB to 64 takes six submissions."""
+    for n in range(1, 7):
+        end(submission(run, n, f"{n}_0"), failure, f"{n}_0")
+    assert (given_up(run, "prepare") is not None) == stops
+
+
+def test_the_tries_of_another_run_are_not_held_against_this_one(run: RunFolder) -> None:
+    """It shares the store and may have been preempted three times: this run would ask its user."""
+    for n in range(1, 4):
+        attempt(run, 0, n, f"90{n}_0")
+    assert stage_state(run, "prepare", run.stores("prepare")).units[0].status == "pending"
+
+
+@pytest.mark.parametrize("node", [None, "n1"])
+def test_a_gpu_that_nobody_can_name_stops_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: str | None
+) -> None:
+    """The driver knows no parts of GPUs; SLURM does not answer, or is not there."""
+    for command in ("nvidia-smi", "scontrol"):
+        (tmp_path / command).write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    if node:
+        monkeypatch.setenv("SLURMD_NODENAME", node)
+    assert gpu_type() is None
 
 
 def test_what_died_before_its_job_was_requeued_is_not_lost(

@@ -19,7 +19,8 @@ GRADENC = str(Path(sys.executable).with_name("gradenc"))
 
 
 def bad(findings):
-    return [finding for finding in findings if finding.level is not Level.OK]
+    """Leave out how much room this machine has."""
+    return [f for f in findings if f.level is not Level.OK and f.check != "space"]
 
 
 def write(tmp_path, text):

@@ -49,7 +49,9 @@ def test_a_healthy_profile_passes(cluster, diagnosed, tmp_path):
         "[encode]\nnodes = 2\nranks_per_node = 2\n"
     )
     findings = diagnosed(text)
-    assert [finding for finding in findings if finding.level is not Level.OK] == []
+    wrong = [finding for finding in findings if finding.level is not Level.OK]
+    # How much room the machine of the test has is not the profile's.
+    assert [finding for finding in wrong if finding.check != "space"] == []
     told = {(finding.check, finding.where.partition(",")[0]) for finding in findings}
     assert {("gpu", "extract"), ("dask", "encode"), ("gate", "prepare")} <= told
     assert {check for check, _ in told} >= {"code", "run folder", "space", "probe", "limits"}

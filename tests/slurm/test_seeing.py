@@ -144,4 +144,4 @@ def test_the_output_of_tasks_is_followed(run: Path) -> None:
     wait_until(run, lambda found: found["stages"]["prepare"]["tasks"]["running"])
     assert "Job completed successfully" in gradenc("logs", run, "-f")
     wait_until(run, lambda found: found["stages"]["extract"]["planned"])
-    assert "Job completed successfully" in gradenc("logs", run, "--gate")
+    assert "Starting with JobEnvironment" in gradenc("logs", run, "--gate")

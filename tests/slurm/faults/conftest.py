@@ -33,6 +33,7 @@ name = "faults"
 scheduler = "slurm"
 [common]
 partition = "main"
+exclude = "n4"
 timeout_minutes = 5
 memory_gb = 0.5
 max_memory_gb = 4

@@ -12,7 +12,8 @@ from hpc.slurm.client import run as slurm
 from hpc.slurm.jobs import State
 from hpc.slurm.queue import queue
 
-LOW = '[extract]\npartition = "low"\n'
+LOW = '[extract]\npartition = "low"\nexclude = "n1,n2,n3"\n'
+"""Alone on the node that the others leave out, so that a job of `high` has it to preempt."""
 RANKS = "[extract]\nranks_per_node = 2\ngpus_per_node = 2\nslots = 1\n"
 
 

@@ -14,10 +14,11 @@ from typing import Any
 import pytest
 
 from hpc.folder import RunFolder
+from hpc.gate import gate_name
 from hpc.slurm.client import run as slurm
 from hpc.slurm.dev_cluster import DevCluster
 from hpc.slurm.jobs import Job, State
-from hpc.slurm.queue import queue
+from hpc.slurm.queue import cancel, queue
 from hpc.state import is_complete, run_state
 from hpc.submissions import Submission, given_up, of_round, submissions
 from jobs.spec import STAGES
@@ -118,10 +119,15 @@ class Drill:
         return [task["failure"] for o in outcomes for task in o["tasks"] if task["failure"]]
 
     def cancel(self) -> None:
-        """End what is left of it, and wait until its tasks have gone."""
-        if (self.path / "run.json").exists():
-            self.command("cancel", self.path)
-            self.until(lambda: not any(self.jobs(stage) for stage in STAGES))
+        """End whatever is left of it in the queue; its stores may be gone by now."""
+        self.until(self._gone)
+
+    def _gone(self) -> bool:
+        run = RunFolder(self.path)
+        names = [*(submission.name for submission in submissions(run)), gate_name(run)]
+        left = [job.job_id for job in queue(names) if job.alive]
+        cancel(left)
+        return not left
 
     def describe(self) -> str:
         shown = self.command("status", self.path, check=False)

@@ -1,11 +1,13 @@
 """What a submitted task runs: one slice of a frozen list of units."""
 
+import errno
 import hashlib
 import json
 import os
 import signal
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, MutableMapping
+from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.resources import files
@@ -71,13 +73,18 @@ def run_slice(units: str, index: int) -> None:
         "report": breaker,
     }
     items: list[Item] = [[(s, unit) for s, unit in item] for item in payload["slices"][index]]
+    with _full_disk_stops(breaker):
+        _run(items, payload, path.parent, how)
+
+
+def _run(items: list[Item], payload: dict[str, Any], submission: Path, how: dict[str, Any]) -> None:
     if payload["engine"] == "dask":
         from hpc.dask import run_items_on_dask
 
         run_items_on_dask(
             items,
             workers=payload["dask_workers"],
-            submission=path.parent,
+            submission=submission,
             interface=payload["asked"]["dask_interface"],
             address=payload["dask"],
             **how,
@@ -108,6 +115,17 @@ def bind_gpu(environment: MutableMapping[str, str]) -> None:
     local = environment.get("SLURM_LOCALID")
     if local is not None and len(visible) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = visible[int(local) % len(visible)]
+
+
+@contextmanager
+def _full_disk_stops(breaker: Breaker) -> Iterator[None]:
+    """Stop the submission where the stores' disk has no room even to say that a unit failed."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            breaker.stop(FailureClass.DISK, str(error))
+        raise
 
 
 def _refuse_other_gpu(payload: dict[str, Any], breaker: Breaker) -> None:

@@ -113,17 +113,17 @@ def test_a_disk_that_is_full_for_a_while(make_drill: Callable, report, tmp_path:
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", disk], check=True)
     try:
-        drill = make_drill("disk")
+        drill = make_drill("room")
         drill.start("--root", disk / "stores", "--seconds", "4")
         drill.until(lambda: drill.run.stores("extract") and drill.jobs("extract"))
         ballast = disk / "ballast"
         subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=64k"], capture_output=True)
-        drill.until(lambda: "disk" in drill.command("status", drill.path))
-        report(drill, "disk full", "extract")
+        drill.until(lambda: "No space left" in drill.command("status", drill.path))
         drill.until(lambda: not drill.jobs("extract"))
         ballast.unlink()
         drill.command("resume", drill.path, "--no-wait")
         drill.finish()
+        report(drill, "disk full", "extract")
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 

@@ -105,9 +105,9 @@ def test_what_the_user_cancelled_stays_cancelled(drills: dict, report: Callable)
     assert "decide whether they may run" in told
     assert drill.jobs("extract", State.PENDING) == []
     assert told in " ".join(drill.command("status", drill.path).split())
-    report(drill, "scancel by the user", "extract")
     drill.command("resume", drill.path, "--no-wait")
     drill.finish()
+    report(drill, "scancel by the user", "extract")
 
 
 def test_a_failed_stage_holds_the_next_until_the_user_asks(drills: dict, report: Callable) -> None:
@@ -115,9 +115,9 @@ def test_a_failed_stage_holds_the_next_until_the_user_asks(drills: dict, report:
     drill.until(lambda: drill.run.stores("prepare") and not drill.jobs("prepare"))
     drill.until(lambda: "a drill's error" in drill.command("status", drill.path))
     assert not drill.run.stores("extract")
-    report(drill, "failed upstream stage", "prepare")
     drill.command("resume", drill.path, "--no-wait")
     drill.finish()
+    report(drill, "failed upstream stage", "prepare")
 
 
 def test_a_killed_gate_is_missed_and_started_again(drills: dict, report: Callable) -> None:
@@ -127,9 +127,9 @@ def test_a_killed_gate_is_missed_and_started_again(drills: dict, report: Callabl
     slurm("scancel", *(job.job_id for job in gates))
     slurm("scancel", "--signal=KILL", drill.job_of("extract", 1))
     drill.until(lambda: "no gate is alive" in drill.command("status", drill.path))
-    report(drill, "SIGKILL of the gate", "extract")
     drill.command("resume", drill.path, "--no-wait", "--quick")
     drill.finish()
+    report(drill, "SIGKILL of the gate", "extract")
 
 
 def test_the_ranks_that_are_left_do_the_work(drills: dict, report: Callable) -> None:
@@ -153,7 +153,7 @@ def test_another_type_of_gpu_is_refused(make_drill: Callable, report: Callable) 
     assert "was begun on NVIDIA A100, this task was given fake" in told
     drill.until(lambda: drill.submissions("extract")[0].outcome)
     assert not any(drill.tries("extract", unit) for unit in range(4))
-    report(drill, "another type of GPU", "extract")
     begun_on.unlink()
     drill.command("resume", drill.path, "--no-wait")
     drill.finish()
+    report(drill, "another type of GPU", "extract")

@@ -4,7 +4,7 @@
 class                   the next submission of the stage
 ======================  ==========================================================================
 host memory             memory x 1.5, up to the profile's max_memory_gb
-GPU memory              the same once more (a task halves its micro-batch by itself), then asks
+GPU memory              none of these units until the user asks; tasks halve the micro-batch first
 timeout                 the units that remain; time x 1.5 only if a task finished none
 node                    not on that node
 preempted               the same
@@ -179,8 +179,8 @@ ANSWERS = {
         "({max_memory}) allows no more: raise it",
     ),
     FailureClass.GPU_MEMORY: Answer(
-        "tries again",
-        1,
+        "leaves them",
+        0,
         "does not fit into the memory of its GPU with the smallest micro-batch: ask for a larger "
         "GPU by `constraint` in [{stage}] of the profile",
     ),

@@ -96,9 +96,9 @@ def run(command: Sequence[str]) -> str:
     return done.stdout
 
 
-def print_lines(lines: Sequence[Line], values: dict[str, Any]) -> None:
+def print_lines(title: str, lines: Sequence[Line], values: dict[str, Any]) -> None:
     """Print what was measured with its targets."""
-    table = Table(title="stores")
+    table = Table(title=title)
     for column in ("measure", "value", "target", ""):
         table.add_column(column, justify="right" if column in ("value", "target") else "left")
     for line in lines:

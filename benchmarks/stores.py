@@ -152,7 +152,7 @@ def main() -> None:
             values |= measure(folder, sizes)
             for path in folder.iterdir():
                 shutil.rmtree(path)
-    print_lines(LINES, values)
+    print_lines("stores", LINES, values)
     print_rows("chunks (layer, stimulus, feature) in shards of 512 stimuli", values["layouts"])
     print_rows("smaller types, against float32", values["dtypes"])
     print(values["dtypes_sentence"])

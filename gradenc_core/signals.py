@@ -22,6 +22,9 @@ SignalClass = Literal["ok", "zero", "constant", "identical_to_forward"]
 Batch = tuple[torch.Tensor, torch.Tensor | None]
 """Preprocessed images, (n, 3, image_size, image_size) float32, and their classes where known."""
 
+Features = np.ndarray | list[np.ndarray]
+"""Of all layers, (n_layers, n_stimuli, n_features) float32, or each layer's own array."""
+
 ZERO_NORM = 1e-12
 """A gradient whose largest norm is below this share of the largest layer's is `zero`."""
 CONSTANT_VARIANCE = 1e-10
@@ -45,8 +48,8 @@ class SignalExtractor:
         "forward", "gradient:<objective>", "gradient:random.0" ...
     tokens : {"cls", "registers", "patches", "mean"}
         Tokens that enter the features.
-    projection : int
-        Number of features after the random projection.
+    projection : int or None
+        Number of features after the random projection; None leaves every layer as wide as it is.
     seed : int
         Of the projection and of the `random` objective.
     scale : {"unit", "raw", "norm_only"}
@@ -68,7 +71,7 @@ class SignalExtractor:
         layers: Sequence[str],
         sources: Sequence[str],
         tokens: Tokens,
-        projection: int,
+        projection: int | None,
         seed: int,
         scale: Scale,
         micro_batch: int,
@@ -86,19 +89,20 @@ class SignalExtractor:
         self._layouts = [layer_layout(model, name, tokens) for name in self.layers]
         device = next(model.module.parameters()).device
         self._projections = [
-            sparse_projection(seed, name, layout.n_features(tokens), projection).to(device)
+            None
+            if projection is None
+            else sparse_projection(seed, name, layout.n_features(tokens), projection).to(device)
             for name, layout in zip(self.layers, self._layouts, strict=True)
         ]
 
-    def n_features(self, source: str) -> int:
-        """Return the number of features per layer of a source."""
-        if source == "forward" or self.scale == "raw":
-            return self.projection
-        return self.projection + 1 if self.scale == "unit" else 1
+    def n_features(self, source: str) -> list[int]:
+        """Return the number of features of each layer of a source."""
+        widths = [self.projection or layout.n_features(self.tokens) for layout in self._layouts]
+        return [scaled_width(width, source, self.scale) for width in widths]
 
     def __call__(
         self, images: torch.Tensor, labels: torch.Tensor | None = None
-    ) -> dict[str, np.ndarray]:
+    ) -> dict[str, Features]:
         """Return the features of preprocessed images.
 
         Parameters
@@ -110,7 +114,7 @@ class SignalExtractor:
         Returns
         -------
         dict of str to np.ndarray, (n_layers, n_stimuli, n_features) float32
-            By source.
+            By source; without projection a list with each layer's (n_stimuli, n_features).
 
         Raises
         ------
@@ -119,7 +123,7 @@ class SignalExtractor:
         """
         return self.stream(self._batches(images, labels), len(images))
 
-    def stream(self, batches: Iterable[Batch], n_stimuli: int) -> dict[str, np.ndarray]:
+    def stream(self, batches: Iterable[Batch], n_stimuli: int) -> dict[str, Features]:
         """Return the features of micro-batches as they come; see `__call__`.
 
         Parameters
@@ -129,14 +133,11 @@ class SignalExtractor:
         n_stimuli : int
             Of all batches together.
         """
-        features = {
-            source: np.empty((len(self.layers), n_stimuli, self.n_features(source)), np.float32)
-            for source in self.sources
-        }
+        features = {source: self._empty(source, n_stimuli) for source in self.sources}
         for rows, signals in self._passes(batches):
             for source, index in product(self.sources, range(len(self.layers))):
                 projected = self._features(source, index, signals[source][index])
-                features[source][index, rows] = projected[: rows.stop - rows.start]
+                features[source][index][rows] = projected[: rows.stop - rows.start]
         self._require_finite(features)
         return features
 
@@ -214,7 +215,7 @@ class SignalExtractor:
 
     def _features(self, source: str, index: int, pooled: torch.Tensor) -> np.ndarray:
         """Scale and project one layer's pooled signal, (micro_batch, n_features) float32."""
-        project = self._projections[index]
+        project = self._projections[index] or torch.Tensor.float
         if source == "forward" or self.scale == "raw":
             return project(pooled.float()).cpu().numpy()
         unit, log_norm = _unit_norm(pooled)
@@ -222,7 +223,13 @@ class SignalExtractor:
             return log_norm.cpu().numpy()
         return torch.cat([project(unit), log_norm], dim=1).cpu().numpy()
 
-    def _require_finite(self, features: dict[str, np.ndarray]) -> None:
+    def _empty(self, source: str, n_stimuli: int) -> Features:
+        widths = self.n_features(source)
+        if self.projection is None:
+            return [np.empty((n_stimuli, width), np.float32) for width in widths]
+        return np.empty((len(widths), n_stimuli, widths[0]), np.float32)
+
+    def _require_finite(self, features: dict[str, Features]) -> None:
         for source, index in product(self.sources, range(len(self.layers))):
             n_bad = int((~np.isfinite(features[source][index])).any(axis=1).sum())
             if n_bad:
@@ -230,6 +237,13 @@ class SignalExtractor:
                     f"{source} of layer {self.layers[index]!r} of {self.model.architecture} is not "
                     f"finite for {n_bad} stimuli; check the weights and the preprocessing"
                 )
+
+
+def scaled_width(width: int, source: str, scale: Scale) -> int:
+    """Return how many features a layer of `width` features has with its gradient's norm."""
+    if source == "forward" or scale == "raw":
+        return width
+    return width + 1 if scale == "unit" else 1
 
 
 def classify_signals(

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from gradenc_core.folds import assign_blocks, assign_folds
+from gradenc_core.signals import scaled_width
 from hpc.checks import check_fit
 from hpc.resolve import Resolved, ResolvedModel, Subject, signal_spec
 from hpc.store_plan import StorePlan
@@ -136,7 +137,7 @@ def extract_plans(
                         model.layers,
                         stimuli,
                         [digests[name] for name in stimuli],
-                        n_features(study, source),
+                        n_features(study, model, source),
                         study.extraction.stimuli_per_shard,
                     ),
                     {"model": model.name, "source": source},
@@ -345,11 +346,11 @@ def split_bands(bands: str) -> tuple[bool, str | None]:
     return joint, bands.removeprefix("forward_all+")
 
 
-def n_features(study: Study, source: str) -> int:
-    """Return the number of features of a source: the projection, and the log-norm of `unit`."""
-    if source == "forward" or study.gradient_scale == "raw":
-        return study.projection
-    return 1 if study.gradient_scale == "norm_only" else study.projection + 1
+def n_features(study: Study, model: ResolvedModel, source: str) -> int | list[int]:
+    """Return the number of features of a source, for each layer where nothing is projected."""
+    if study.projection is not None:
+        return scaled_width(study.projection, source, study.gradient_scale)
+    return [scaled_width(width, source, study.gradient_scale) for width in model.widths]
 
 
 def score_label(model: ResolvedModel, bands: str, group: Sequence[Targets]) -> str:

@@ -16,6 +16,7 @@ from gradenc_core.objectives import OBJECTIVES
 from gradenc_core.readers import bids, epochs
 from gradenc_core.readers.images import Manifest, read_manifest
 from gradenc_core.readers.responses import ResponseDescription
+from gradenc_core.tokens import layer_layout
 from hpc.study import BidsResponses, EpochsResponses, Model, Study
 from jobs.spec import ModelSpec, PreprocessingSpec, SignalSpec
 from storage_schemas.files import replace
@@ -31,6 +32,8 @@ class ResolvedModel(BaseModel):
     control: bool
     spec: ModelSpec
     layers: tuple[tuple[str, float], ...]
+    widths: tuple[int, ...]
+    """Features of each layer before projection."""
 
 
 class Resolved(BaseModel):
@@ -125,7 +128,12 @@ def _resolve_model(study: Study, model: Model) -> ResolvedModel:
         preprocessing=PreprocessingSpec(**asdict(loaded.preprocessing)),
     )
     layers = tuple((layer.name, layer.depth) for layer in resolve_layers(loaded, study.layers))
-    return ResolvedModel(name=model.name, control=model.control, spec=spec, layers=layers)
+    widths = tuple(
+        layer_layout(loaded, name, study.tokens).n_features(study.tokens) for name, _ in layers
+    )
+    return ResolvedModel(
+        name=model.name, control=model.control, spec=spec, layers=layers, widths=widths
+    )
 
 
 def describe_subjects(study: Study, manifest: Manifest) -> Iterator[Subject]:

@@ -284,8 +284,8 @@ class Study(_Section):
     """losses whose gradients are taken: classification, energy, random"""
     gradient_scale: Literal["unit", "raw", "norm_only"] = "unit"
     """unit: divided by each stimulus's norm, its logarithm kept; raw; or norm_only (a control)"""
-    projection: Count = 1024
-    """dimensions of the seeded projection of a layer's features"""
+    projection: Count | None = 1024
+    """dimensions of the seeded projection of a layer's features, or none: each as wide as it is"""
     responses: Annotated[tuple[Responses, ...], Field(min_length=1)]
     """a list of folders of recordings, each with reader and path"""
     encoding: Encoding = Encoding()
@@ -312,6 +312,11 @@ class Study(_Section):
             return layers
         hint = did_you_mean(layers, ["blocks"])
         raise ValueError(f"blocks, or a list of names of modules and globs{hint}")
+
+    @field_validator("projection", mode="before")
+    @classmethod
+    def _number_or_none(cls, projection: Any) -> Any:
+        return None if projection == "none" else projection
 
     @field_validator("models")
     @classmethod

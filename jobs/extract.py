@@ -11,10 +11,11 @@ from gradenc_core.device import device
 from gradenc_core.feeding import prefetch
 from gradenc_core.models import VisionModel, preprocess
 from gradenc_core.readers.images import read_stimulus
-from gradenc_core.signals import Batch, SignalExtractor
+from gradenc_core.signals import Batch, Features, SignalExtractor
 from jobs import models
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import FeaturesSpec, SignalSpec
+from storage_schemas.schemas import layer_array
 from storage_schemas.store import Store, Unit
 
 BATCHES_AHEAD = 2
@@ -23,6 +24,8 @@ BATCHES_AHEAD = 2
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     """Yield the shard's features of every source, (n_layers, n_stimuli, n_features) float32.
+
+    Without projection every layer is an array of its own.
 
     All units of an item share model, layers, tokens, projection and stimuli; they differ in their
     source, and the planner gives gradients of one study one scale.
@@ -47,7 +50,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         "gpu": torch.cuda.get_device_name() if device().type == "cuda" else None,
     }
     for store, unit in work.units:
-        yield store, unit, {"features": features[specs[store.path].source]}, facts
+        yield store, unit, _arrays(features[specs[store.path].source]), facts
 
 
 def build_extractor(
@@ -82,6 +85,12 @@ def load(
     images = prefetch(read, named, threads, BATCHES_AHEAD * micro_batch)
     while batch := list(islice(images, micro_batch)):
         yield torch.stack(batch), None
+
+
+def _arrays(features: Features) -> Arrays:
+    if isinstance(features, np.ndarray):
+        return {"features": features}
+    return {layer_array(index): layer for index, layer in enumerate(features)}
 
 
 def _checked_model(store: Store, spec: FeaturesSpec, root: Path) -> VisionModel:

@@ -108,7 +108,8 @@ class SignalSpec(Spec):
     layers: tuple[tuple[str, float], ...]
     """Module names in network order, with their relative depth in (0, 1]."""
     tokens: Literal["cls", "registers", "patches", "mean"]
-    projection: int
+    projection: int | None
+    """None: every layer as wide as it is."""
     seed: int
     gradient_scale: Literal["unit", "raw", "norm_only"] | None
     """None for the forward signal, which has no scale option."""

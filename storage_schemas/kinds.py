@@ -17,8 +17,11 @@ from storage_schemas.schemas import (
     KSTARS,
     MEG_TABLES,
     RESOLUTIONS,
+    SCHEMA_VERSION,
+    SCHEMAS,
     Schema,
     current,
+    layer_array,
 )
 from storage_schemas.store import ArrayLayout, Unit
 
@@ -76,33 +79,55 @@ def features(
     layers: Layers,
     stimuli: Sequence[str],
     digests: Sequence[str],
-    n_features: int,
+    n_features: int | Sequence[int],
     stimuli_per_shard: int,
 ) -> Layout:
-    """Return features(layer, stimulus, feature); a unit is one shard of stimuli, all layers."""
+    """Return features(layer, stimulus, feature); a unit is one shard of stimuli, all layers.
+
+    Where `n_features` is a sequence, one number per layer, every layer has an array of its own,
+    `schemas.layer_array(index)` (stimulus, feature_<index>).
+    """
     n, n_layers = len(stimuli), len(layers)
-    array = _array(
-        current("features"),
-        "features",
-        (n_layers, n, n_features),
-        chunks=(1, _divisor(stimuli_per_shard, STIMULI_PER_CHUNK), n_features),
-        shards=(n_layers, stimuli_per_shard, n_features),
-        compressed=False,
-    )
+    rows = _divisor(stimuli_per_shard, STIMULI_PER_CHUNK)
+    if isinstance(n_features, int):
+        arrays = [
+            _array(
+                current("features"),
+                "features",
+                (n_layers, n, n_features),
+                chunks=(1, rows, n_features),
+                shards=(n_layers, stimuli_per_shard, n_features),
+                compressed=False,
+            )
+        ]
+    else:
+        arrays = [
+            _array(
+                SCHEMAS["features"][SCHEMA_VERSION["features"]][1],
+                layer_array(index),
+                (n, width),
+                chunks=(rows, width),
+                shards=(stimuli_per_shard, width),
+                compressed=False,
+            )
+            for index, width in enumerate(n_features)
+        ]
     units = []
     for index, start in enumerate(range(0, n, stimuli_per_shard)):
         stop = min(start + stimuli_per_shard, n)
-        region = [(0, n_layers), (start, stop), (0, n_features)]
+        regions = {a.name: _stimulus_region(a, start, stop) for a in arrays}
         units.append(
-            Unit(
-                index,
-                f"stimuli {start}-{stop}",
-                {"start": start, "stop": stop},
-                {"features": region},
-            )
+            Unit(index, f"stimuli {start}-{stop}", {"start": start, "stop": stop}, regions)
         )
     coords = layer_coords(layers) | stimulus_coords(stimuli, digests)
-    return Layout((array,), xr.Dataset(coords=coords), tuple(units))
+    return Layout(tuple(arrays), xr.Dataset(coords=coords), tuple(units))
+
+
+def layer_features(data: xr.Dataset, layer: int) -> xr.DataArray:
+    """Return one layer's features, (stimulus, feature), from a dataset of the kind `features`."""
+    if "features" in data:
+        return data["features"].isel(layer=layer)
+    return data[layer_array(layer)]
 
 
 def collinearity(layers: Layers) -> Layout:
@@ -261,6 +286,13 @@ def _whole(
 
 def _layer_region(array: ArrayLayout, layer: int) -> list[tuple[int, int]]:
     return [(layer, layer + 1), *((0, size) for size in array.shape[1:])]
+
+
+def _stimulus_region(array: ArrayLayout, start: int, stop: int) -> list[tuple[int, int]]:
+    return [
+        (start, stop) if dim == "stimulus" else (0, size)
+        for dim, size in zip(array.dims, array.shape, strict=True)
+    ]
 
 
 def _divisor(n: int, most: int) -> int:

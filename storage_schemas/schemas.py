@@ -128,6 +128,19 @@ MEG_TABLES: dict[str, tuple[str, ...]] = {
 }
 
 
+MOST_LAYERS = 1000
+"""Layers that a store without projection can have."""
+
+
+def layer_array(index: int) -> str:
+    """Return the name of a layer's array of unprojected features."""
+    return f"features_{index:03d}"
+
+
+def _features(arrays: Mapping[str, ArraySchema]) -> Schema:
+    return Schema(arrays, {**_LAYER, **_STIMULUS}, ("model", "source"))
+
+
 def _responses(dims: tuple[str, ...], coords: Mapping[str, CoordSchema], *attrs: str) -> Schema:
     return Schema(
         {
@@ -231,15 +244,25 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
         ),
     },
     "features": {
+        # Of one width, or (without projection) an array for each layer, as wide as it is.
         1: (
-            Schema(
+            _features(
                 {
                     "features": ArraySchema(
                         ("layer", "stimulus", "feature"), "float32", "pooled and projected signal"
                     )
-                },
-                {**_LAYER, **_STIMULUS},
-                ("model", "source"),
+                }
+            ),
+            _features(
+                {
+                    layer_array(index): ArraySchema(
+                        ("stimulus", f"feature_{index:03d}"),
+                        "float32",
+                        "pooled signal of a layer",
+                        optional=True,
+                    )
+                    for index in range(MOST_LAYERS)
+                }
             ),
         )
     },

@@ -215,10 +215,14 @@ def train(
     """Factorise the training sets that leave out `sets` of folds."""
     scales = scales_of(coordinates.x.shape[1], options, bands)
     if is_dual(coordinates.x.shape):
-        return tuple(_from_kernels(coordinates, left_out, scales) for left_out in sets)
+        unit = options.standardise
+        return tuple(_from_kernels(coordinates, left_out, scales, unit) for left_out in sets)
     features = coordinates.features()
     _check_finite(features)
-    return tuple(_from_moments(coordinates, features, left_out, scales) for left_out in sets)
+    return tuple(
+        _from_moments(coordinates, features, left_out, scales, options.standardise)
+        for left_out in sets
+    )
 
 
 def _from_moments(
@@ -226,9 +230,10 @@ def _from_moments(
     features: FeatureMoments,
     left_out: tuple[int, ...],
     scales: Sequence[Floats],
+    standardise: bool,
 ) -> Training:
     sums = features.others(*left_out)
-    scaler = Scaler.of(sums)
+    scaler = Scaler.of(sums, standardise)
     gram = scaler.gram(sums)
     factors = []
     for scale in scales:
@@ -239,14 +244,17 @@ def _from_moments(
 
 
 def _from_kernels(
-    coordinates: Coordinates, left_out: tuple[int, ...], scales: Sequence[Floats]
+    coordinates: Coordinates,
+    left_out: tuple[int, ...],
+    scales: Sequence[Floats],
+    standardise: bool,
 ) -> Training:
     """Factorise kernels of stimuli, whose whitened rows take the place of features."""
     layout = coordinates.layout
     kept = ~np.isin(layout.folds, left_out)
     weights = layout.weights[kept]
     factors = []
-    for kernel in _kernels(coordinates, kept, scales):
+    for kernel in _kernels(coordinates, kept, scales, standardise):
         root = put(np.sqrt(weights)[:, None])
         values, vectors = ridge.factor(kernel[:, put(kept)] * root.T * root, np.ones(len(weights)))
         combination = root * vectors / values
@@ -258,11 +266,14 @@ def _from_kernels(
 
 
 def _kernels(
-    coordinates: Coordinates, kept: NDArray[np.bool_], scales: Sequence[Floats]
+    coordinates: Coordinates,
+    kept: NDArray[np.bool_],
+    scales: Sequence[Floats],
+    standardise: bool,
 ) -> list[Any]:
     """Return X X' of rows standardised on those kept, (n_kept, n_stimuli), at every scale."""
     kernels = [np.zeros((int(kept.sum()), len(kept))) for _ in scales]
-    for columns, _, rows in standardised_columns(coordinates, kept):
+    for columns, _, rows in standardised_columns(coordinates, kept, standardise):
         for kernel, scale in zip(kernels, scales, strict=True):
             within = scale[columns]
             scaled = rows[:, : len(within)] * within
@@ -271,7 +282,7 @@ def _kernels(
 
 
 def standardised_columns(
-    coordinates: Coordinates, kept: NDArray[np.bool_]
+    coordinates: Coordinates, kept: NDArray[np.bool_], standardise: bool
 ) -> Iterator[tuple[slice, Scaler, Floats]]:
     """Yield blocks of columns, their scaler, and all rows standardised on those kept."""
     x = np.asarray(coordinates.x[slice(0, len(kept))])
@@ -282,7 +293,8 @@ def standardised_columns(
         part = x[:, columns] - shift
         _check_columns(part, start)
         sums = (weights @ part[kept], weights @ part[kept] ** 2)
-        scaler = Scaler.of_columns(float(kept.sum()), float(weights.sum()), *sums, shift)
+        count = float(kept.sum())
+        scaler = Scaler.of_columns(count, float(weights.sum()), *sums, shift, standardise)
         yield columns, scaler, (part - scaler.mean) * scaler.unit
 
 

@@ -35,6 +35,7 @@ from gradenc_core.scores import (
     score_by_ratio,
     statistic,
 )
+from gradenc_core.solver import REPLICATES
 
 __all__ = [
     "EncodingCounts",
@@ -48,9 +49,6 @@ __all__ = [
     "permutations",
     "score_targets",
 ]
-
-# Bootstrap replicates whose moments are summed in one product; bounds memory.
-REPLICATES = 4
 
 
 class Columns(Protocol):
@@ -383,7 +381,7 @@ def _refit_fold(
     design: Design, x_sums: FeatureMoments, y_sums: TargetMoments, fits: Sequence[Fit], k: int
 ) -> tuple[FoldScores, ...]:
     training, y_training = x_sums.others(k), y_sums.others(k)
-    scaler = Scaler.of(training)
+    scaler = Scaler.of(training, design.options.standardise)
     gram, xy = scaler.gram(training), _standardised(scaler, training, y_training)
     held_x, held_y = x_sums.part(k), y_sums.part(k)
     held_xy = _standardised(scaler, held_x, held_y)

@@ -195,7 +195,7 @@ def _fit_block(
     index, _ = ridge.choose(errors)
     alpha = grid[index]
     r = np.stack([_r(t, block, alpha) for t in others]) if others else None
-    beta, intercept = _weights(coordinates, whole, block, alpha)
+    beta, intercept = _weights(coordinates, whole, block, alpha, options.standardise)
     return alpha, r, beta * scale, mean + intercept * scale
 
 
@@ -208,7 +208,7 @@ def _r(training: Training, block: Block, alpha: Floats) -> Floats:
 
 
 def _weights(
-    coordinates: Coordinates, whole: Training, block: Block, alpha: Floats
+    coordinates: Coordinates, whole: Training, block: Block, alpha: Floats, standardise: bool
 ) -> tuple[Floats, Floats]:
     """Return weights (n_features, n_targets) and intercept in units of the features."""
     (problem,) = block.problems(whole)
@@ -218,16 +218,18 @@ def _weights(
         found = fetch(factor.basis.vectors @ x)
         beta, offset = found[1:], found[0]
     else:
-        beta, offset = _weights_of_rows(coordinates, fetch(factor.combination @ x))
+        beta, offset = _weights_of_rows(coordinates, fetch(factor.combination @ x), standardise)
     return beta, offset + problem.centred.mean - coordinates.shift @ beta
 
 
-def _weights_of_rows(coordinates: Coordinates, rows: Floats) -> tuple[Floats, Floats]:
+def _weights_of_rows(
+    coordinates: Coordinates, rows: Floats, standardise: bool
+) -> tuple[Floats, Floats]:
     """Return weights and offset about the shift from weights of the rows, (n_stimuli, n)."""
     beta = np.empty((coordinates.x.shape[1], rows.shape[1]))
     offset = np.zeros(rows.shape[1])
     every = np.ones(len(rows), dtype=bool)
-    for columns, scaler, standardised in standardised_columns(coordinates, every):
+    for columns, scaler, standardised in standardised_columns(coordinates, every, standardise):
         beta[columns] = scaler.unit[:, None] * (standardised.T @ rows)
         offset -= scaler.mean @ beta[columns]
     return beta, offset

@@ -49,6 +49,9 @@ class RidgeOptions:
         folds, generalised cross-validation, or leave-one-stimulus-out with fixed standardisation.
     ratios : tuple of float
         Squared scales of the second band, used only with two bands; must include 0 (band off).
+    standardise : bool
+        Whether features are divided by their standard deviation in every training set; without it
+        they are centred only, as scikit-learn's and himalaya's ridges do.
 
     Raises
     ------
@@ -59,6 +62,7 @@ class RidgeOptions:
     alphas: tuple[float, ...] = tuple(float(alpha) for alpha in np.logspace(0, 8, 10))
     selection: Literal["kfold", "gcv", "loo"] = "kfold"
     ratios: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0, 10.0)
+    standardise: bool = True
 
     def __post_init__(self) -> None:
         if not self.alphas or not all(0 < alpha < np.inf for alpha in self.alphas):
@@ -90,7 +94,7 @@ class Scaler:
     mean : array, (n_features,)
         Weighted mean about the moments' shift.
     unit : array, (n_features,)
-        One over the standard deviation; 0 for columns without variance, which get weight 0.
+        One over the standard deviation (or 1); 0 for columns without variance, which get weight 0.
     """
 
     count: float
@@ -99,20 +103,27 @@ class Scaler:
     unit: Array
 
     @classmethod
-    def of(cls, sums: FeatureMoments) -> Scaler:
+    def of(cls, sums: FeatureMoments, standardise: bool) -> Scaler:
         """Fit the scaler on a training set's sums."""
         xx = namespace(sums.xx).linalg.diagonal(sums.xx)
-        return cls.of_columns(float(sums.count), float(sums.weight), sums.x, xx, sums.shift)
+        return cls.of_columns(
+            float(sums.count), float(sums.weight), sums.x, xx, sums.shift, standardise
+        )
 
     @classmethod
-    def of_columns(cls, count: float, weight: float, x: Array, xx: Array, shift: Floats) -> Scaler:
+    def of_columns(
+        cls, count: float, weight: float, x: Array, xx: Array, shift: Floats, standardise: bool
+    ) -> Scaler:
         """Fit the scaler on every column's sum `x` and sum of squares `xx`, (n_features,)."""
         xp = namespace(x)
         mean, second = x / weight, xx / weight
         variance = second - mean**2
         noise = RELATIVE_ZERO_SD**2 * (mean + like(shift, mean)) ** 2 + CANCELLATION * second
         varies = variance > noise
-        unit = xp.where(varies, 1.0 / xp.sqrt(xp.where(varies, variance, 1.0)), 0.0)
+        inverse = (
+            1.0 / xp.sqrt(xp.where(varies, variance, 1.0)) if standardise else variance * 0 + 1
+        )
+        unit = xp.where(varies, inverse, 0.0)
         return cls(count, weight, mean, unit)
 
     def gram(self, sums: FeatureMoments) -> Array:

@@ -53,7 +53,7 @@ def test_basis_and_solver_meet_the_normal_equations(p, n, n_targets, seed):
     x, y = rng.standard_normal((n, p)) + 3, rng.standard_normal((n, n_targets))
     scale, alphas = rng.uniform(0.1, 3, p), rng.choice([1e-1, 1.0, 50.0], n_targets)
     moments = sums(x, shift=x[0])
-    scaler = Scaler.of(moments)
+    scaler = Scaler.of(moments, True)
     matrix = scaler.gram(moments)
     z, y = (x - x.mean(axis=0)) / x.std(axis=0), y - y.mean(axis=0)
     basis = Basis.of(scaler, matrix, scale)
@@ -109,7 +109,7 @@ def test_zero_variance_is_relative(unit):
     z = rng.standard_normal(50)
     columns = [z, z * 1e-9, 100 + z, 1e4 + z, 1e8 + z, 0 * z + 0.1, np.r_[z[:40], [0] * 10]]
     x = np.column_stack(columns) * unit
-    scaler = Scaler.of(sums(x, shift=x[:7].mean(axis=0)))
+    scaler = Scaler.of(sums(x, shift=x[:7].mean(axis=0)), True)
     assert (scaler.unit > 0).tolist() == [True, True, True, True, False, False, True]
     np.testing.assert_allclose(scaler.unit[[0, 3]] * x.std(axis=0)[[0, 3]], 1, rtol=1e-7)
 
@@ -120,7 +120,7 @@ def test_gcv_of_an_interpolating_fit_is_not_rounding():
     x, y = rng.standard_normal((20, 40)), rng.standard_normal((20, 5))
     y -= y.mean(axis=0)
     moments = sums(x)
-    scaler = Scaler.of(moments)
+    scaler = Scaler.of(moments, True)
     basis = Basis.of(scaler, scaler.gram(moments), np.ones(40))
     c, yy = basis.project(np.column_stack([np.ones(20), x]).T @ y), (y * y).sum(axis=0)
     errors = ridge.gcv_errors(basis, c, yy, 20.0, np.array([1e-4, 1e-6, 1e-8, 1e-12]))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import RidgeCV
 
 from gradenc_core import device, moments
 from gradenc_core.design import factorise
@@ -170,3 +171,13 @@ def test_tensors_give_the_scores_of_arrays(monkeypatch, selection, n, bands):
     np.testing.assert_allclose(scores.r, want.r, atol=1e-6)
     np.testing.assert_allclose(null, want_null, atol=1e-6)
     np.testing.assert_allclose(spread, want_spread, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [12, 200])
+def test_without_standardisation_it_is_scikit_learns_ridge(p):
+    x, y, _, _ = study(80, p, 40, 4, "plain")
+    ours = fit_ridge(x, y, options=RidgeOptions(ALPHAS, "loo", standardise=False))
+    theirs = RidgeCV(alphas=ALPHAS, alpha_per_target=True).fit(x, y)
+    np.testing.assert_allclose(ours.alpha, theirs.alpha_)
+    np.testing.assert_allclose(ours.weights.T, theirs.coef_, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(ours.intercept, theirs.intercept_, atol=1e-8)

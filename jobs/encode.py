@@ -19,6 +19,7 @@ from gradenc_core.encoding import (
 )
 from gradenc_core.joint import joint_projection
 from gradenc_core.ridge import RidgeOptions
+from gradenc_core.windows import window_means
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import EncodingSpec, Reference, ScoresSpec
 from storage_schemas.store import Store, Unit
@@ -96,10 +97,13 @@ def targets(spec: ScoresSpec, store: Store, root: Path) -> tuple[Array, Array, A
     """
     blocks, summaries = [], []
     weights = np.ones(store.dataset().sizes["stimulus"])
-    for reference, group in zip(spec.responses, store.attrs["summary_groups"], strict=True):
+    groups = zip(spec.responses, store.attrs["groups"], store.attrs["summary_groups"], strict=True)
+    for reference, group, summary_group in groups:
         data = reference.open(root).dataset().load()
-        blocks.append(data["responses"].values.reshape(data.sizes["stimulus"], -1))
-        summaries.append(summarise(data, group))
+        summaries.append(summarise(data, summary_group))
+        in_windows = group["windows"] is not None
+        flat = data["responses"].values.reshape(data.sizes["stimulus"], -1)
+        blocks.append(summaries[-1] if in_windows else flat)
         weights = data["n_repeats"].values.astype(np.float64)
     y = np.concatenate(blocks, axis=1).astype(np.float64)
     return y, np.concatenate(summaries, axis=1), weights / weights.mean()
@@ -118,12 +122,8 @@ def summarise(data: xr.Dataset, group: dict[str, Any]) -> Array:
         return np.stack(
             [_mean_of(responses, finite & (names == name)) for name in group["names"]], axis=1
         )
-    times = data["time"].values
-    means = [
-        responses[:, :, (times >= start) & (times < stop)].mean(axis=2)
-        for start, stop in group["windows"]
-    ]
-    return np.stack(means, axis=2).reshape(len(responses), -1)
+    windows = [(start, stop) for _, start, stop in group["windows"]]
+    return window_means(responses, data["time"].values, windows).reshape(len(responses), -1)
 
 
 def _mean_of(responses: Array, columns: NDArray[np.bool_]) -> Array:

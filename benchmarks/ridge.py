@@ -61,7 +61,7 @@ REPEATS = 5
 ALPHAS = tuple(float(alpha) for alpha in np.logspace(-1, 7, 20))
 FEW_ALPHAS = tuple(float(alpha) for alpha in np.logspace(-1, 7, 10))
 CLEAR = 1e-6
-HIMALAYA = {"n_targets_batch": 2000, "n_alphas_batch": 2, "progress_bar": False}
+HIMALAYA = {"n_targets_batch": 2000, "n_alphas_batch": 2}
 
 Array = NDArray[Any]
 

@@ -5,7 +5,7 @@ creating anything, to count its units, bytes and files.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ Window = tuple[str, float, float]
 """Name, start and stop (s) of a window of MEG."""
 
 STIMULI_PER_CHUNK = 512
+VOXELS_PER_CHUNK = 256
 TARGETS_PER_CHUNK = 16_384
 
 SINGLE_MEASURES = ("r", "sse", "sst", "alpha")
@@ -69,10 +70,22 @@ def classes(layers: Layers) -> Layout:
 def responses(
     stimuli: Sequence[str], digests: Sequence[str], targets: xr.Dataset, dims: Sequence[str]
 ) -> Layout:
-    """Return one subject's responses over `dims` (voxel, or sensor and time)."""
+    """Return one subject's responses over `dims` (voxel, or sensor and time).
+
+    A chunk holds all stimuli of some targets, which encoding reads block by block.
+    """
     sizes = {"stimulus": len(stimuli), **{dim: targets.sizes[dim] for dim in dims}}
     coords = stimulus_coords(stimuli, digests) | _coords_of(targets)
-    return _whole(current("responses", tuple(dims)), sizes, coords, targets.attrs)
+    whole = _whole(current("responses", tuple(dims)), sizes, coords, targets.attrs)
+    site, *times = (targets.sizes[dim] for dim in dims)
+    sites = 1 if times else min(VOXELS_PER_CHUNK, site)
+    chunks = (len(stimuli), sites, *times)
+    shards = (len(stimuli), -(-site // sites) * sites, *times)
+    arrays = [
+        replace(array, chunks=chunks, shards=shards) if array.name == "responses" else array
+        for array in whole.arrays
+    ]
+    return replace(whole, arrays=tuple(arrays))
 
 
 def features(

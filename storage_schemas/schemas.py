@@ -18,7 +18,7 @@ ALGORITHM_VERSION = {
     "responses": 1,
     "features": 1,
     "collinearity": 1,
-    "scores": 1,
+    "scores": 2,
     "comparisons": 1,
     "drill": 1,
 }

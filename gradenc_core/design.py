@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradenc_core import ridge
-from gradenc_core.device import Array, Floats, namespace, put
+from gradenc_core.device import Array, Floats, fetch, namespace, put
 from gradenc_core.moments import (
     FeatureMoments,
     Layout,
@@ -21,8 +21,8 @@ from gradenc_core.moments import (
     first_mean,
     target_moments,
 )
-from gradenc_core.ridge import Basis, RidgeOptions, Scaler
-from gradenc_core.scores import HeldOut
+from gradenc_core.ridge import Basis, Quadratic, RidgeOptions, Scaler
+from gradenc_core.scores import HeldOut, HeldRows
 
 # Features whose kernel is summed at once; part of the algorithm's version.
 KERNEL_COLUMNS = 4096
@@ -219,15 +219,21 @@ def train(
         return tuple(_from_kernels(coordinates, left_out, scales, unit) for left_out in sets)
     features = coordinates.features()
     _check_finite(features)
+    rows = _rows_of_folds(features, {k for left_out in sets for k in left_out})
     return tuple(
-        _from_moments(coordinates, features, left_out, scales, options.standardise)
+        _from_moments(coordinates, features, rows, left_out, scales, options.standardise)
         for left_out in sets
     )
+
+
+def _rows_of_folds(features: FeatureMoments, folds: Iterable[int]) -> dict[int, HeldRows]:
+    return {k: HeldRows.of(features.part(k)) for k in folds}
 
 
 def _from_moments(
     coordinates: Coordinates,
     features: FeatureMoments,
+    rows: Mapping[int, HeldRows],
     left_out: tuple[int, ...],
     scales: Sequence[Floats],
     standardise: bool,
@@ -238,7 +244,7 @@ def _from_moments(
     factors = []
     for scale in scales:
         basis = Basis.of(scaler, gram, scale)
-        held = {k: HeldOut.in_basis(basis, features.part(k)) for k in left_out}
+        held = {k: HeldOut.in_basis(basis, rows[k]) for k in left_out}
         factors.append(Factor(coordinates, basis, held))
     return Training(left_out, scaler.count, scaler.weight, tuple(factors))
 
@@ -258,11 +264,23 @@ def _from_kernels(
         root = put(np.sqrt(weights)[:, None])
         values, vectors = ridge.factor(kernel[:, put(kept)] * root.T * root, np.ones(len(weights)))
         combination = root * vectors / values
-        whitened = Coordinates(layout, kernel.T @ combination, np.zeros(len(values)))
+        rows = kernel.T @ combination
+        whitened = Coordinates(layout, fetch(rows), np.zeros(len(values)))
         basis = Basis.of_rows(values)
-        held = {k: HeldOut.in_basis(basis, whitened.features().part(k)) for k in left_out}
+        held = {k: _held_rows(layout, rows, k) for k in left_out}
         factors.append(Factor(whitened, basis, held, combination))
     return Training(left_out, float(kept.sum()), float(weights.sum()), tuple(factors))
+
+
+def _held_rows(layout: Layout, rows: Array, fold: int) -> HeldOut:
+    """Describe the rows of a fold that are whitened already, (n_stimuli, rank)."""
+    chosen = layout.folds == fold
+    weights = layout.weights[chosen]
+    weight, own = float(weights.sum()), rows[put(chosen)]
+    offset = put(weights / weight) @ own
+    return HeldOut(
+        weight, offset, Quadratic.of_root(put(np.sqrt(weights)[:, None]) * (own - offset))
+    )
 
 
 def _kernels(

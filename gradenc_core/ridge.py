@@ -211,20 +211,22 @@ class Quadratic:
     size: float
 
     @classmethod
-    def of(cls, matrix: Array, n_rows: float) -> Quadratic:
-        """Prepare a matrix that is a sum over `n_rows` rows."""
-        xp = namespace(matrix)
-        rank = len(matrix)
-        size = float(xp.max(xp.sum(xp.abs(matrix), axis=1))) if rank else 0.0
-        if n_rows < rank * (TRIANGLE_BLOCKS + 1) / (2 * TRIANGLE_BLOCKS):
-            return cls((), root(matrix).T, size)
-        edges = np.linspace(0, rank, TRIANGLE_BLOCKS + 1).astype(int).tolist()
+    def of(cls, matrix: Array) -> Quadratic:
+        """Prepare a matrix."""
+        edges = np.linspace(0, len(matrix), TRIANGLE_BLOCKS + 1).astype(int).tolist()
         blocks = []
         for start, stop in pairwise(edges):
             block = matrix[start:stop, :stop] * 2.0
             block[:, start:] /= 2.0
             blocks.append(block)
-        return cls(tuple(blocks), None, size)
+        return cls(tuple(blocks), None, _largest_row_sum(matrix))
+
+    @classmethod
+    def of_root(cls, root: Array) -> Quadratic:
+        """Prepare root' root, (n, rank)."""
+        xp = namespace(root)
+        size = _largest_row_sum(root.T) * float(xp.max(xp.sum(xp.abs(root), axis=1)))
+        return cls((), root, size)
 
     @property
     def single(self) -> Quadratic:
@@ -269,9 +271,17 @@ def factor(gram: Array, scale: Floats) -> tuple[Array, Array]:
 
 
 def root(gram: Array) -> Array:
-    """Factor a Gram matrix as L L'; L is (n, rank)."""
-    values, vectors = factor(gram, np.ones(len(gram)))
-    return vectors * namespace(values).sqrt(values)
+    """Factor a Gram matrix as L L', whatever the scales of its columns; L is (n, rank)."""
+    xp = namespace(gram)
+    size = xp.sqrt(xp.linalg.diagonal(gram))
+    inverse = xp.where(size > 0, 1.0 / xp.where(size > 0, size, 1.0), 0.0)
+    values, vectors = factor(gram * inverse[:, None] * inverse, np.ones(len(gram)))
+    return size[:, None] * vectors * xp.sqrt(values)
+
+
+def few_rows(n_rows: float, rank: int) -> bool:
+    """Whether a quadratic form costs less by a root of that many rows than by its matrix."""
+    return n_rows < rank * (TRIANGLE_BLOCKS + 1) / (2 * TRIANGLE_BLOCKS)
 
 
 def rounding(rank: int) -> float:
@@ -343,6 +353,11 @@ def solve(gram: Floats, xy: Floats, scale: Floats, alphas: Floats) -> Floats:
         right[start:stop] = _solve_one(scaled, right[start:stop].T, float(alpha)).T
     right *= scale
     return np.ascontiguousarray(right[np.argsort(order)].T)
+
+
+def _largest_row_sum(matrix: Array) -> float:
+    xp = namespace(matrix)
+    return float(xp.max(xp.sum(xp.abs(matrix), axis=1))) if len(matrix) else 0.0
 
 
 def _solve_one(gram: Floats, right: Floats, alpha: float) -> Floats:

@@ -12,13 +12,37 @@ from scipy.stats import norm
 
 from gradenc_core.device import Array, Floats, fetch, like, namespace
 from gradenc_core.moments import FeatureMoments, TargetMoments
-from gradenc_core.ridge import CANCELLATION, Basis, Ints, Quadratic, Scaler
+from gradenc_core.ridge import CANCELLATION, Basis, Ints, Quadratic, Scaler, few_rows, root
 
 # Variance of predictions, as a share of the target's, below which they are called flat.
 FLAT_PREDICTION = 1e-12
 # Columns of a product are padded to a multiple of this, so that a column's bits do not depend on
 # how many columns stand beside it.
 COLUMN_STEP = 64
+
+
+@dataclass(frozen=True)
+class HeldRows:
+    """One fold's rows about their own mean, described once for all training sets that lack it.
+
+    Attributes
+    ----------
+    sums : FeatureMoments
+    spread : array, (n_features, n_features) or (n_features, rank)
+        Sums of products about the mean; of few rows, a root of them.
+    is_root : bool
+    """
+
+    sums: FeatureMoments
+    spread: Array
+    is_root: bool
+
+    @classmethod
+    def of(cls, sums: FeatureMoments) -> HeldRows:
+        """Describe a fold."""
+        spread = sums.xx - sums.x[:, None] * (sums.x / sums.weight)
+        is_root = few_rows(float(sums.count), len(spread))
+        return cls(sums, root(spread) if is_root else spread, is_root)
 
 
 @dataclass(frozen=True)
@@ -40,19 +64,20 @@ class HeldOut:
     power: Quadratic
 
     @classmethod
-    def in_basis(cls, basis: Basis, sums: FeatureMoments) -> HeldOut:
+    def in_basis(cls, basis: Basis, rows: HeldRows) -> HeldOut:
         """Describe held-out rows in a basis."""
-        n = len(basis.vectors)
-        rows = basis.vectors.T @ sums.products[:n, :n]
-        weight = float(sums.weight)
-        offset = basis.vectors.T @ sums.products[:n, 0] / weight
-        matrix = rows @ basis.vectors - weight * offset[:, None] * offset
-        return cls(weight, offset, Quadratic.of(matrix, float(sums.count)))
+        n, columns = len(basis.vectors), basis.vectors[1:]
+        weight = float(rows.sums.weight)
+        offset = basis.vectors.T @ rows.sums.products[:n, 0] / weight
+        if rows.is_root:
+            return cls(weight, offset, Quadratic.of_root(rows.spread[: n - 1].T @ columns))
+        spread = columns.T @ rows.spread[: n - 1, : n - 1] @ columns
+        return cls(weight, offset, Quadratic.of(spread))
 
     @classmethod
     def standardised(cls, scaler: Scaler, sums: FeatureMoments, n: int) -> HeldOut:
         """Describe the first n standardised features of held-out rows."""
-        power = Quadratic.of(scaler.gram(sums)[:n, :n], float(sums.count))
+        power = Quadratic.of(scaler.gram(sums)[:n, :n])
         return cls(float(sums.weight), scaler.offset(sums)[:n], power)
 
 

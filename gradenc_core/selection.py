@@ -215,9 +215,13 @@ def _predict(problem: Problem, alpha: float, wanted: NDArray[np.bool_]) -> tuple
 
 def _possible(lower: Floats, upper: Floats) -> NDArray[np.bool_]:
     """Which errors may be the least of all, or the least at the first ratio alone."""
-    everywhere: NDArray[np.bool_] = lower <= upper.min(axis=(0, 1))
-    everywhere[0] |= lower[0] <= upper[0].min(axis=0)
-    return everywhere
+    possible = np.zeros(lower.shape, dtype=bool)
+    for n_ratios in (1, len(lower)):
+        possible[:n_ratios] |= lower[:n_ratios] < upper[:n_ratios].min(axis=(0, 1))
+        # Of exact ties, as where nothing is predicted, the one that would be chosen is enough.
+        alpha, ratio = ridge.choose(upper[:n_ratios])
+        possible[ratio, alpha, np.arange(lower.shape[-1])] = True
+    return possible
 
 
 def gcv_errors(training: Training, block: Block, alphas: Floats) -> Floats:

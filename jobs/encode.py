@@ -70,7 +70,7 @@ def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
         "bootstrap": bootstrap_scores(design, summaries, blocks, encoding.bootstrap, seed)[None],
         "permutation": permutation_scores(design, summaries, encoding.permutations, seed)[None],
     }
-    return arrays, asdict(scores.counts) | {"form": plan.form}
+    return arrays, asdict(scores.counts)
 
 
 def ridge_options(encoding: EncodingSpec) -> RidgeOptions:

@@ -1,6 +1,8 @@
 """Networks of transformers: every family small from its real class, and the published sizes."""
 
 import json
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -338,3 +340,12 @@ def test_the_table_of_families_names_what_the_libraries_have():
             assert torchvision.models.get_model_weights(architecture).DEFAULT
         else:
             assert architecture in PUBLISHED
+
+
+def test_the_docs_list_every_network_of_the_table():
+    documented = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
+    template = files("hpc").joinpath("study_template.yaml").read_text()
+    for family, models in FAMILIES.items():
+        (row,) = [line for line in documented.splitlines() if line.startswith(f"| {family} |")]
+        assert all(f"`{architecture}`" in row for _, architecture in models)
+        assert f"#   {family} " in template

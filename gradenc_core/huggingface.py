@@ -71,7 +71,7 @@ def build(
         if _has_own_size(network) and steps.image_size != config.image_size:
             if pretrained:
                 raise ValueError(
-                    f"image_size is {image_size}, but the pretrained {architecture} takes "
+                    f"image_size is {steps.image_size}, but the pretrained {architecture} takes "
                     f"{config.image_size} only; leave image_size out, or use the library timm"
                 )
             config.image_size = steps.image_size
@@ -101,7 +101,7 @@ def _described(architecture: str, pretrained: bool) -> tuple[Any, Any, Preproces
         network = _network(published.architecture)
         return network, network.config_class(**published.settings), published.preprocessing
     config: Any = AutoConfig.from_pretrained(architecture)
-    network = _network(config.architectures[0])
+    network = _network((config.architectures or [type(config).__name__])[0])
     steps = _steps(architecture, AutoImageProcessor.from_pretrained(architecture))
     return network, getattr(config, "vision_config", config), steps
 
@@ -173,9 +173,9 @@ def _steps(architecture: str, processor: Any) -> Preprocessing:
     size = processor.size
     side = size.get("shortest_edge") or size.get("height")
     squash = not size.get("shortest_edge")
-    if crop_pct := getattr(processor, "crop_pct", None):
-        squash = side >= 384  # ConvNextImageProcessor
-        image_size, side = side, side if squash else int(side / crop_pct)
+    if hasattr(processor, "crop_pct"):  # ConvNextImageProcessor
+        squash = side >= 384
+        image_size, side = side, side if squash else int(side / (processor.crop_pct or 224 / 256))
     elif getattr(processor, "do_center_crop", False):
         image_size = processor.crop_size["height"]
     elif squash and size["height"] == size["width"]:

@@ -342,6 +342,22 @@ def test_the_table_of_families_names_what_the_libraries_have():
             assert architecture in PUBLISHED
 
 
+BLOCKS = dict(zip(FAMILIES, (12, 18, 24, 16, 36, 12, 12, 12, 12, 12), strict=True))
+"""Of the first network of each family in each library."""
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_are_alike_in_every_library(family):
+    firsts = {library: architecture for library, architecture in reversed(FAMILIES[family])}
+    for library, architecture in firsts.items():
+        with torch.device("meta"):
+            model = load_model(library, architecture, "untrained", 0)
+        assert len(model.blocks) == BLOCKS[family], architecture
+        n_class, n_registers, n_patches = TOKENS.get(family, (0, 0, 0))
+        assert (model.n_class_tokens, model.n_register_tokens) == (n_class, n_registers)
+        assert bool(model.n_patches) == bool(n_patches)
+
+
 def test_the_docs_list_every_network_of_the_table():
     documented = (Path(__file__).parents[2] / "docs" / "models.md").read_text()
     template = files("hpc").joinpath("study_template.yaml").read_text()

@@ -1,5 +1,6 @@
 """Forward activations and backpropagated gradients of the same layers, from one pass."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import product
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from gradenc_core.device import device
 from gradenc_core.models import VisionModel, require_blocks
 from gradenc_core.objectives import Readout, parse_source
 from gradenc_core.projection import sparse_projection
@@ -17,6 +19,9 @@ from gradenc_core.tracing import first_tensor, with_first
 
 Scale = Literal["unit", "raw", "norm_only"]
 SignalClass = Literal["ok", "zero", "constant", "identical_to_forward"]
+
+Batch = tuple[torch.Tensor, torch.Tensor | None]
+"""Preprocessed images, (n, 3, image_size, image_size) float32, and their classes where known."""
 
 ZERO_NORM = 1e-12
 """A gradient whose largest norm is below this share of the largest layer's is `zero`."""
@@ -113,11 +118,23 @@ class SignalExtractor:
         ValueError
             A feature is not finite.
         """
+        return self.stream(self._batches(images, labels), len(images))
+
+    def stream(self, batches: Iterable[Batch], n_stimuli: int) -> dict[str, np.ndarray]:
+        """Return the features of micro-batches as they come; see `__call__`.
+
+        Parameters
+        ----------
+        batches : iterable of Batch
+            Of `micro_batch` stimuli each; the last one may have fewer.
+        n_stimuli : int
+            Of all batches together.
+        """
         features = {
-            source: np.empty((len(self.layers), len(images), self.n_features(source)), np.float32)
+            source: np.empty((len(self.layers), n_stimuli, self.n_features(source)), np.float32)
             for source in self.sources
         }
-        for rows, signals in self._passes(images, labels):
+        for rows, signals in self._passes(batches):
             for source, index in product(self.sources, range(len(self.layers))):
                 projected = self._features(source, index, signals[source][index])
                 features[source][index, rows] = projected[: rows.stop - rows.start]
@@ -136,21 +153,28 @@ class SignalExtractor:
         """
         batches = [
             {s: [x[: rows.stop - rows.start] for x in layers] for s, layers in signals.items()}
-            for rows, signals in self._passes(images, labels)
+            for rows, signals in self._passes(self._batches(images, labels))
         ]
         return {
             source: [torch.cat(parts) for parts in zip(*(b[source] for b in batches), strict=True)]
             for source in batches[0]
         }
 
+    def _batches(self, images: torch.Tensor, labels: torch.Tensor | None) -> Iterator[Batch]:
+        for start in range(0, len(images), self.micro_batch):
+            rows = slice(start, start + self.micro_batch)
+            yield images[rows], None if labels is None else labels[rows]
+
     def _passes(
-        self, images: torch.Tensor, labels: torch.Tensor | None
+        self, batches: Iterable[Batch]
     ) -> Iterator[tuple[slice, dict[str, list[torch.Tensor]]]]:
         """Yield the rows of each micro-batch and its signals, padded by its last stimulus."""
-        for start in range(0, len(images), self.micro_batch):
-            rows = slice(start, min(start + self.micro_batch, len(images)))
-            index = torch.arange(start, start + self.micro_batch).clamp(max=rows.stop - 1)
+        start = 0
+        for images, labels in batches:
+            rows = slice(start, start + len(images))
+            index = torch.arange(self.micro_batch).clamp(max=len(images) - 1)
             yield rows, self._pass(images[index], None if labels is None else labels[index])
+            start = rows.stop
 
     def _pass(
         self, images: torch.Tensor, labels: torch.Tensor | None
@@ -304,12 +328,18 @@ def _reproducible() -> Iterator[None]:
     """Hold every choice of kernel that could depend on timing or on what needs a gradient.
 
     The fused path of `nn.MultiheadAttention` runs only where no gradient is needed, which would
-    give `forward` other bytes alone than beside a gradient source.
+    give `forward` other bytes alone than beside a gradient source. On a GPU, PyTorch warns of an
+    operation that it can only do in no fixed order.
     """
     fused = torch.backends.mha.get_fastpath_enabled()
+    fixed_order = torch.are_deterministic_algorithms_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
+    if device().type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
+        torch.use_deterministic_algorithms(fixed_order)

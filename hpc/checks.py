@@ -145,7 +145,15 @@ def check_fit(study: Study, targets: Sequence[Targets]) -> None:
                 f"{', '.join(sorted(known))}, the regions of its label volume"
             )
     meg = [item for item in targets if item.modality == "meg"]
-    if meg and not common_windows(meg, windows_of(study)):
+    windows = windows_of(study)
+    common = common_windows(meg, windows)
+    if meg and isinstance(study.encoding.windows, dict) and len(common) < len(windows):
+        name, start, stop = next(window for window in windows if window not in common)
+        raise StudyError(
+            f"encoding.windows.{name}: given [{start:g}, {stop:g}], which holds no sample of some "
+            "MEG subject's epochs; give a window inside the epochs of all, in s"
+        )
+    if meg and not common:
         raise StudyError(
             "encoding.windows: no window holds a sample of every MEG subject's epochs; give start "
             "and stop inside the epochs, in s"

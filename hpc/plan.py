@@ -22,6 +22,7 @@ from hpc.targets import (
     in_order,
     stimulus_sets,
     target_groups,
+    window_coords,
     windows_of,
 )
 from jobs import spec as specs
@@ -193,7 +194,8 @@ def _score_plan(
 ) -> StorePlan:
     encoding = encoding_spec(study)
     coords = partition_coords(study, resolved, group[0])
-    groups, summary_groups = target_groups(group, encoding.windows)
+    groups, summary_groups = target_groups(group, encoding.windows, encoding.meg_targets)
+    coords |= window_coords("target", groups) | window_coords("summary", summary_groups)
     uses_forward, source = split_bands(bands)
     spec = specs.ScoresSpec(
         bands=bands,
@@ -316,6 +318,7 @@ def encoding_spec(study: Study) -> specs.EncodingSpec:
         bootstrap=encoding.bootstrap,
         permutations=encoding.permutations,
         windows=windows_of(study),
+        meg_targets=encoding.meg_targets,
     )
 
 

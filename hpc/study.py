@@ -4,14 +4,12 @@
 it names. `study_template.yaml` explains every key.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -19,6 +17,8 @@ from pydantic import (
     field_validator,
 )
 
+from hpc.encoding import Encoding
+from hpc.fields import Count, Name, Positive, Real, Section, Seed, Text, Window, once
 from hpc.overrides import (
     apply_overrides,
     did_you_mean,
@@ -26,13 +26,6 @@ from hpc.overrides import (
     read_yaml,
     refusals,
 )
-
-Text = Annotated[str, Field(strict=True, min_length=1)]
-Name = Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Positive = Annotated[Real, Field(gt=0)]
-Seed = Annotated[int, Field(strict=True, ge=0)]
-Count = Annotated[int, Field(strict=True, ge=1)]
 
 Objective = Literal["classification", "energy", "random"]
 
@@ -47,33 +40,7 @@ class StudyError(ValueError):
     """A study that cannot be run; its message has one line for every problem."""
 
 
-Values = TypeVar("Values", bound=Sequence[Any])
-
-
-def _once(values: Values, within: str = "the list") -> Values:
-    """Return `values`, or refuse those that are given twice."""
-    twice = sorted(str(value) for value, n in Counter(values).items() if n > 1)
-    if twice:
-        raise ValueError(f"every entry of {within} once (twice: {', '.join(twice)})")
-    return values
-
-
-def _above(value: float, info: ValidationInfo, lower: str) -> float:
-    """Return `value`, or refuse one that is not above the key `lower`, where that is valid."""
-    if value <= info.data.get(lower, float("-inf")):
-        raise ValueError(f"more than {lower} ({info.data[lower]:g})")
-    return value
-
-
-class _Section(BaseModel):
-    """Base of all parts of a study: frozen, refuses unknown keys, keys described by docstrings."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
-    )
-
-
-class Model(_Section):
+class Model(Section):
     """A vision model."""
 
     name: Name
@@ -105,14 +72,14 @@ class Model(_Section):
         return checkpoint
 
 
-class Depths(_Section):
+class Depths(Section):
     """Layers by relative depth: the blocks nearest to each."""
 
     depths: Count | tuple[Real, ...]
     """how many depths, evenly spaced from 0 to 1, or a list of depths in (0, 1]"""
 
 
-class _Responses(_Section):
+class _Responses(Section):
     path: Text
     """folder of the recordings, relative to the study file"""
     subjects: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
@@ -123,7 +90,7 @@ class _Responses(_Section):
     @field_validator("subjects")
     @classmethod
     def _subjects_once(cls, subjects: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if subjects is None else _once(subjects)
+        return None if subjects is None else once(subjects)
 
 
 class BidsResponses(_Responses):
@@ -161,90 +128,10 @@ class EpochsResponses(_Responses):
 Responses = Annotated[BidsResponses | EpochsResponses, Field(discriminator="reader")]
 
 
-class Alphas(_Section):
-    """Grid of ridge penalties, spaced evenly in the logarithm."""
-
-    low: Positive = 1.0
-    """smallest penalty"""
-    high: Positive = 1.0e8
-    """largest penalty"""
-    count: Annotated[Count, Field(ge=2)] = 10
-    """number of penalties"""
-
-    @field_validator("high")
-    @classmethod
-    def _above_low(cls, high: float, info: ValidationInfo) -> float:
-        return _above(high, info, "low")
-
-
-class Windows(_Section):
-    """Sliding windows of MEG whose mean is tested; s from stimulus onset."""
-
-    start: Real = 0.0
-    """start of the first window (s)"""
-    stop: Real = 1.0
-    """no window ends later than this (s)"""
-    width: Positive = 0.05
-    """width of a window (s)"""
-    step: Positive = 0.025
-    """from one window's start to the next one's (s)"""
-
-    @field_validator("stop")
-    @classmethod
-    def _after_start(cls, stop: float, info: ValidationInfo) -> float:
-        return _above(stop, info, "start")
-
-    @field_validator("width")
-    @classmethod
-    def _fits(cls, width: float, info: ValidationInfo) -> float:
-        if {"start", "stop"} <= info.data.keys():
-            room = info.data["stop"] - info.data["start"]
-            if width > room * (1 + 1e-9):
-                raise ValueError(f"at most stop - start ({room:g} s)")
-        return width
-
-
-class Encoding(_Section):
-    """Ridge regression from features to responses, and its resampling."""
-
-    folds: Annotated[Count, Field(ge=3)] = 5
-    """outer folds that score; the penalty is chosen in the others"""
-    alphas: Alphas = Alphas()
-    """grid of penalties"""
-    alpha_choice: Literal["kfold", "gcv", "loo"] = "kfold"
-    """how a target's penalty is chosen in the training set: kfold (the other folds), gcv or loo"""
-    forward_all: Count = 1024
-    """dimensions of the joint projection of all layers' forward features"""
-    band_ratios: Annotated[tuple[Annotated[Real, Field(ge=0)], ...], Field(min_length=2)] = (
-        0.0,
-        0.01,
-        0.1,
-        1.0,
-        10.0,
-        100.0,
-    )
-    """scales of the gradient band beside the forward band; 0 switches it off and is required"""
-    blocks: Annotated[Count, Field(ge=2)] = 20
-    """blocks of stimuli per fold, which the bootstrap resamples"""
-    bootstrap: Count = 200
-    """bootstrap replicates over blocks of stimuli"""
-    permutations: Count = 1000
-    """permutations of stimuli before fitting"""
-    windows: Windows = Windows()
-    """MEG windows for inference"""
-
-    @field_validator("band_ratios")
-    @classmethod
-    def _can_be_off(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
-        if 0 not in ratios:
-            raise ValueError("a list with 0, so that the gradient band can be switched off")
-        return _once(ratios)
-
-
-class Comparisons(_Section):
+class Comparisons(Section):
     """The hierarchy comparisons."""
 
-    search_window: tuple[Real, Real] = (0.0, 1.0)
+    search_window: Window = (0.0, 1.0)
     """where MEG peaks are looked for (s from stimulus onset)"""
     ladders: Annotated[dict[Text, tuple[Text, ...]], Field(min_length=1)] = LADDERS
     """orders of regions, lowest first, by name"""
@@ -255,24 +142,17 @@ class Comparisons(_Section):
     smallest_effect: Annotated[Positive, Field(lt=1)] = 0.5
     """a gradient's order departs where its score is below this share of the forward score"""
 
-    @field_validator("search_window")
-    @classmethod
-    def _not_empty(cls, window: tuple[float, float]) -> tuple[float, float]:
-        if window[1] <= window[0]:
-            raise ValueError("[start, stop] with start < stop (s)")
-        return window
-
     @field_validator("ladders")
     @classmethod
     def _regions_once(cls, ladders: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, regions in ladders.items():
             if len(regions) < 2:
                 raise ValueError(f"at least two regions in {name}")
-            _once(regions, within=name)
+            once(regions, within=name)
         return ladders
 
 
-class Extraction(_Section):
+class Extraction(Section):
     """How features are stored."""
 
     stimuli_per_shard: Count = 512
@@ -290,7 +170,7 @@ def _are_depths(layers: Any) -> bool:
     return type(depths) is int and depths >= 1
 
 
-class Study(_Section):
+class Study(Section):
     """A study: which models, objectives, stimuli and recordings, and how they are compared."""
 
     name: Name
@@ -351,7 +231,7 @@ class Study(_Section):
     @field_validator("models")
     @classmethod
     def _names_once(cls, models: tuple[Model, ...]) -> tuple[Model, ...]:
-        _once([model.name for model in models], within="name")
+        once([model.name for model in models], within="name")
         return models
 
     @field_validator("signals")
@@ -359,7 +239,7 @@ class Study(_Section):
     def _with_forward(cls, signals: tuple[str, ...]) -> tuple[str, ...]:
         if "forward" not in signals:
             raise ValueError("a list with forward, which every comparison needs")
-        return _once(signals)
+        return once(signals)
 
     @field_validator("objectives")
     @classmethod
@@ -369,7 +249,7 @@ class Study(_Section):
             raise ValueError("classification, energy or random, because signals has gradient")
         if names and not gradient:
             raise ValueError("no objectives, or gradient among the signals")
-        return _once(names)
+        return once(names)
 
     @field_validator("responses")
     @classmethod
@@ -377,7 +257,7 @@ class Study(_Section):
         cls, responses: tuple[BidsResponses | EpochsResponses, ...]
     ) -> tuple[BidsResponses | EpochsResponses, ...]:
         for reader in ("bids", "epochs"):
-            _once([s for r in responses if r.reader == reader for s in r.subjects or ()], reader)
+            once([s for r in responses if r.reader == reader for s in r.subjects or ()], reader)
         return responses
 
 

@@ -110,6 +110,7 @@ def _freeze(run: RunFolder, stage: str, slices: Sequence[Sequence[Item]], how: H
         "dask": how.dask,
         "threads": how.profile.threads,
         "micro_batch": how.profile.micro_batch,
+        "memory": how.profile.process_memory,
         "dask_workers": how.profile.dask_workers,
         "asked": how.profile.model_dump(mode="json"),
         "slices": slices,

@@ -30,6 +30,7 @@ from typing import Any
 
 from hpc.profile import StageProfile
 from hpc.slurm.jobs import Job, State
+from jobs.runner import GPU_IS_FULL
 
 
 class FailureClass(StrEnum):
@@ -63,9 +64,9 @@ OUT_OF_MEMORY = 125
 BREAKER = 5
 """So many units that fail alike, before any is committed, stop their submission."""
 
-_ERRORS = {
+_ERRORS: dict[FailureClass, str | re.Pattern[str]] = {
     FailureClass.INPUT: r"^Unsealed:",
-    FailureClass.GPU_MEMORY: r"OutOfMemoryError|(CUDA|HIP) out of memory|CU\w+_ALLOC_FAILED",
+    FailureClass.GPU_MEMORY: GPU_IS_FULL,
     FailureClass.HOST_MEMORY: r"^\w*MemoryError|\[Errno 12\]|[Cc]an(no|')t allocate memory",
     FailureClass.DISK: r"\[Errno (28|122)\]|No space left on device|[Qq]uota exceeded",
     FailureClass.NODE: r"\[Errno (5|116)\]|Stale file handle|Input/output error|uncorrectable ECC"

@@ -69,6 +69,7 @@ def run_slice(units: str, index: int) -> None:
         "round_": payload["round"],
         "micro_batch": payload["micro_batch"],
         "threads": payload["threads"],
+        "memory": payload["memory"],
         "should_stop": lambda: stop.requested or breaker.stopped,
         "report": breaker,
     }

@@ -1,19 +1,24 @@
 """Stage extract: forward and gradient features of one shard of stimuli, all sources in one pass."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from gradenc_core.device import device
+from gradenc_core.feeding import prefetch
 from gradenc_core.models import VisionModel, preprocess
-from gradenc_core.readers.images import read_image
-from gradenc_core.signals import SignalExtractor
+from gradenc_core.readers.images import read_stimulus
+from gradenc_core.signals import Batch, SignalExtractor
 from jobs import models
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import FeaturesSpec, SignalSpec
-from storage_schemas.files import file_digest
 from storage_schemas.store import Store, Unit
+
+BATCHES_AHEAD = 2
+"""Micro-batches that are decoded while the network has another."""
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
@@ -22,7 +27,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     All units of an item share model, layers, tokens, projection and stimuli; they differ in their
     source, and the planner gives gradients of one study one scale.
     """
-    torch.set_num_threads(work.threads)
+    torch.set_num_threads(work.how.threads)
     specs = {store.path: FeaturesSpec.model_validate(store.spec) for store, _ in work.units}
     first_store, first_unit = work.units[0]
     model = _checked_model(first_store, specs[first_store.path], work.root)
@@ -31,9 +36,16 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         specs[first_store.path].signal,
     )
     sources = [spec.source for spec in specs.values()]
-    extractor = build_extractor(model, sources, signal, work.micro_batch)
-    features = extractor(load_shard(model, first_store, first_unit))
-    facts = {"micro_batch": work.micro_batch, "threads": work.threads, "device": "cpu"}
+    extractor = build_extractor(model, sources, signal, work.how.micro_batch)
+    batches = load(model, first_store, first_unit, work.how.micro_batch, work.how.threads)
+    n_stimuli = first_unit.key["stop"] - first_unit.key["start"]
+    features = extractor.stream(batches, n_stimuli)
+    facts = {
+        "micro_batch": work.how.micro_batch,
+        "threads": work.how.threads,
+        "device": device().type,
+        "gpu": torch.cuda.get_device_name() if device().type == "cuda" else None,
+    }
     for store, unit in work.units:
         yield store, unit, {"features": features[specs[store.path].source]}, facts
 
@@ -41,7 +53,8 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
 def build_extractor(
     model: VisionModel, sources: Sequence[str], signal: SignalSpec, micro_batch: int
 ) -> SignalExtractor:
-    """Return the extractor of `sources` as the specification describes them."""
+    """Return the extractor of `sources` as the specification describes them, on `device()`."""
+    model.module.to(device())
     return SignalExtractor(
         model,
         layers=[name for name, _ in signal.layers],
@@ -54,28 +67,21 @@ def build_extractor(
     )
 
 
-def load_shard(model: VisionModel, store: Store, unit: Unit) -> torch.Tensor:
-    """Read the unit's images, (n_stimuli, 3, height, width), refusing any that changed."""
+def load(
+    model: VisionModel, store: Store, unit: Unit, micro_batch: int, threads: int
+) -> Iterator[Batch]:
+    """Yield the unit's images in micro-batches, decoded ahead, refusing any that changed."""
+    folder = Path(store.locations["stimuli"])
     rows = slice(unit.key["start"], unit.key["stop"])
     stimuli = store.dataset().isel(stimulus=rows)
-    folder = Path(store.locations["stimuli"])
-    images = []
-    for name, digest in zip(
-        stimuli["stimulus"].values, stimuli["stimulus_digest"].values, strict=True
-    ):
-        path = folder / str(name)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"the stimulus {path} that the study was planned with is gone; put it back, or "
-                "plan the study again without it"
-            )
-        if file_digest(path) != digest:
-            raise ValueError(
-                f"the stimulus {path} has changed since the study was planned; put the old file "
-                "back, or plan the study again"
-            )
-        images.append(preprocess(model, read_image(path)))
-    return torch.stack(images)
+    named = zip(stimuli["stimulus"].values, stimuli["stimulus_digest"].values, strict=True)
+
+    def read(stimulus: tuple[str, str]) -> torch.Tensor:
+        return preprocess(model, read_stimulus(folder, *stimulus))
+
+    images = prefetch(read, named, threads, BATCHES_AHEAD * micro_batch)
+    while batch := list(islice(images, micro_batch)):
+        yield torch.stack(batch), None
 
 
 def _checked_model(store: Store, spec: FeaturesSpec, root: Path) -> VisionModel:

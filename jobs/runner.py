@@ -5,13 +5,15 @@ shard in one pass); every other stage has items of one unit.
 """
 
 import os
+import re
 import resource
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -25,8 +27,15 @@ from storage_schemas.store import Store, Unit
 
 HEARTBEAT_S = 15.0
 
+GPU_IS_FULL = re.compile(
+    r"OutOfMemoryError|(CUDA|HIP) (error: )?out of memory|hipErrorOutOfMemory"
+    r"|\b(CU|HIP|ROC)\w+_ALLOC_FAILED"
+)
+"""How CUDA and ROCm say, in `<type of exception>: <message>`, that a GPU has no memory left."""
+
 Arrays = dict[str, NDArray[Any]]
 Facts = dict[str, Any]
+Result = tuple[Store, Unit, Arrays, Facts]
 Item = Sequence[tuple[str, int]]
 """Units that are computed together: (store path below the root, unit index)."""
 
@@ -44,13 +53,30 @@ MODULES = {
 
 
 @dataclass(frozen=True)
+class How:
+    """How units are computed.
+
+    Attributes
+    ----------
+    micro_batch : int
+        Images in one pass through a network.
+    threads : int
+    memory : float or None
+        Bytes that this process may use; None: no limit is known.
+    """
+
+    micro_batch: int
+    threads: int
+    memory: float | None
+
+
+@dataclass(frozen=True)
 class Work:
     """What a stage's `compute` is given: the store root, the units of one item, how to run."""
 
     root: Path
     units: tuple[tuple[Store, Unit], ...]
-    micro_batch: int
-    threads: int
+    how: How
 
 
 Held = tuple[Store, Unit, Attempt]
@@ -73,75 +99,119 @@ def run_items(
     round_: int,
     micro_batch: int,
     threads: int,
+    memory: float | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> None:
     """Run items one after another until all are done or `should_stop()` says so.
 
-    `report` is told how each ended.
+    While an item's results are written and committed, the next one is computed. `report` is told
+    how each ended.
     """
-    run = partial(
-        run_item, root=root, job=job, round_=round_, micro_batch=micro_batch, threads=threads
-    )
-    for item in items:
-        if should_stop():
-            return
-        report(run(item))
+    how = How(micro_batch, threads, memory)
+    make = partial(_make, root=root, job=job, round_=round_, how=how)
+    with ThreadPoolExecutor(1, "commit") as writer:
+        writing: Future[Outcome] | None = None
+        for item in items:
+            if should_stop():
+                break
+            made = make(item)
+            # One at a time: no more than two items' results are in memory.
+            if writing is not None:
+                report(writing.result())
+            writing = None if isinstance(made, Outcome) else writer.submit(made)
+            if isinstance(made, Outcome):
+                report(made)
+        if writing is not None:
+            report(writing.result())
 
 
 def run_item(
-    item: Item, *, root: Path, job: str, round_: int, micro_batch: int, threads: int
+    item: Item,
+    *,
+    root: Path,
+    job: str,
+    round_: int,
+    micro_batch: int,
+    threads: int,
+    memory: float | None = None,
 ) -> Outcome:
     """Compute and commit the units of one item that nobody else holds or has committed.
 
     A failure is written to the attempt records of the units concerned and is not raised: other
     items do not depend on it, and `gradenc status` and `gradenc logs` show it.
     """
+    how = How(micro_batch, threads, memory)
+    made = _make(item, root=root, job=job, round_=round_, how=how)
+    return made if isinstance(made, Outcome) else made()
+
+
+def _make(
+    item: Item, *, root: Path, job: str, round_: int, how: How
+) -> Outcome | Callable[[], Outcome]:
+    """Take the leases and compute; return what commits the results, or how the item ended."""
     held = _take(item, root, job, round_)
     if not held:
         return Outcome(0, None)
     started = time.monotonic()
-    left = list(held)
-    try:
-        with _heartbeats([attempt for _, _, attempt in held]):
-            while left:
-                micro_batch = _commit_all(left, root, micro_batch, threads, started)
-    except Exception as error:
-        print(traceback.format_exc(), flush=True)
-        for _, _, attempt in left:
-            attempt.finish(
-                "failed",
-                error=f"{type(error).__name__}: {error}",
-                traceback=traceback.format_exc(),
-                used=_used(started),
-            )
-        return Outcome(len(held) - len(left), traceback.format_exc())
+    with ExitStack() as heartbeats:
+        heartbeats.enter_context(_heartbeats([attempt for _, _, attempt in held]))
+        try:
+            results = _results(held, root, how)
+        except Exception as error:
+            return _failed(held, held, error, started)
+        return partial(_commit, held, results, heartbeats.pop_all(), started)
+
+
+def _results(held: Sequence[Held], root: Path, how: How) -> list[Result]:
+    """Compute all units, at half the micro-batch for as long as the GPU's memory holds no more.
+
+    Units are made whole at one micro-batch, which is in their facts.
+    """
+    units = tuple((store, unit) for store, unit, _ in held)
+    while True:
+        try:
+            results = list(_compute(Work(root, units, how)))
+            break
+        except Exception as error:
+            if not GPU_IS_FULL.search(f"{type(error).__name__}: {error}") or how.micro_batch == 1:
+                raise
+            how = replace(how, micro_batch=how.micro_batch // 2)
+            print(f"{error}: again with a micro-batch of {how.micro_batch}", flush=True)
+    made = {id(unit) for _, unit, _, _ in results}
+    for store, unit, attempt in held:
+        if id(unit) not in made:
+            raise RuntimeError(f"{attempt.unit} was not made by {MODULES[store.kind]}")
+    return results
+
+
+def _commit(
+    held: Sequence[Held], results: Sequence[Result], heartbeats: ExitStack, started: float
+) -> Outcome:
+    left = {id(unit): (store, unit, attempt) for store, unit, attempt in held}
+    with heartbeats:
+        try:
+            for store, unit, arrays, facts in results:
+                attempt = left[id(unit)][2]
+                commit.commit(store, unit, arrays, facts, attempt)
+                attempt.finish("committed", used=_used(started))
+                del left[id(unit)]
+        except Exception as error:
+            return _failed(held, list(left.values()), error, started)
     return Outcome(len(held), None)
 
 
-def _commit_all(
-    left: list[Held], root: Path, micro_batch: int, threads: int, started: float
-) -> int:
-    """Compute and commit what is left, taking it off the list.
-
-    Where a GPU's memory does not hold the micro-batch, return half of it for another try: a unit is
-    made whole at one micro-batch.
-    """
-    work = Work(root, tuple((store, unit) for store, unit, _ in left), micro_batch, threads)
-    open_attempts = {id(unit): (store, unit, attempt) for store, unit, attempt in left}
-    try:
-        for store, unit, arrays, facts in _compute(work):
-            held = open_attempts[id(unit)]
-            commit.commit(store, unit, arrays, facts, held[2])
-            held[2].finish("committed", used=_used(started))
-            left.remove(held)
-        if left:
-            raise RuntimeError(f"{left[0][2].unit} was not made by {MODULES[left[0][0].kind]}")
-    except Exception as error:
-        if type(error).__name__ != "OutOfMemoryError" or micro_batch == 1:
-            raise
-        print(f"{error}: again with a micro-batch of {micro_batch // 2}", flush=True)
-    return micro_batch // 2 or 1
+def _failed(
+    held: Sequence[Held], left: Sequence[Held], error: Exception, started: float
+) -> Outcome:
+    """Record the failure at the units that are left without a commit."""
+    told = "".join(traceback.format_exception(error))
+    print(told, flush=True)
+    for _, _, attempt in left:
+        attempt.finish(
+            "failed", error=f"{type(error).__name__}: {error}", traceback=told, used=_used(started)
+        )
+    return Outcome(len(held) - len(left), told)
 
 
 def _used(started: float) -> Facts:
@@ -171,7 +241,7 @@ def _take(item: Item, root: Path, job: str, round_: int) -> list[Held]:
     return held
 
 
-def _compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
+def _compute(work: Work) -> Iterator[Result]:
     kind = work.units[0][0].kind
     yield from import_module(MODULES[kind]).compute(work)
 

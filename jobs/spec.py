@@ -180,8 +180,10 @@ class EncodingSpec(Spec):
     band_ratios: tuple[float, ...]
     bootstrap: int
     permutations: int
-    windows: tuple[tuple[float, float], ...]
-    """MEG windows for inference: (start, stop) in s."""
+    windows: tuple[tuple[str, float, float], ...]
+    """MEG windows: name, start and stop (s), in order of start."""
+    meg_targets: Literal["samples", "windows"]
+    """What is predicted of MEG: sensor x sample, or sensor x window mean."""
 
 
 class ScoresSpec(Spec):

@@ -1,17 +1,22 @@
-"""Stimulus images: a folder of PNG and JPEG files, identified by their content."""
+"""Stimulus images: a folder of PNG and JPEG files and HDF5 bricks, identified by their content."""
 
 from __future__ import annotations
 
 import hashlib
 import io
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
+BRICKS = (".hdf5", ".h5")
 END_OF_JPEG = b"\xff\xd9"
 # All that PIL raises for bytes that it cannot decode.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -24,12 +29,12 @@ class Manifest:
     Attributes
     ----------
     ids : tuple of str, (n_stimuli,)
-        Posix path below the folder of each distinct image, sorted; of several files with equal
-        content, the first.
+        Posix path below the folder of each distinct image, sorted; `<brick>/<row>` for a row (from
+        0) of an HDF5 brick; of several images with equal content, the first.
     digests : tuple of str, (n_stimuli,)
-        SHA-256 of each file's bytes, hexadecimal.
+        SHA-256 of each file's bytes, of a row its shape and pixels, hexadecimal.
     first_of : dict
-        Every file's path below the folder -> the id of the first file with equal content.
+        Every image's id -> the id of the first image with equal content.
     """
 
     ids: tuple[str, ...]
@@ -40,75 +45,150 @@ class Manifest:
 def read_manifest(
     folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Manifest:
-    """List the PNG and JPEG files below a folder; hidden files and other types are passed over.
+    """List the images below a folder; hidden files and other types are passed over.
+
+    An HDF5 brick (such as NSD's `nsd_stimuli.hdf5`) holds one dataset of images,
+    (n_images, height, width, 3) uint8.
 
     Parameters
     ----------
     folder : Path
     progress : callable
-        Told, after each file, how many of how many have been read.
+        Told, after each image, how many of how many have been read.
 
     Raises
     ------
     FileNotFoundError
         If there is no such folder, or a file is a link to nothing.
     ValueError
-        If the folder holds no image, or a file is no image or a truncated one.
+        If the folder holds no image, or a file is no image, no brick or a truncated one.
     """
     if not folder.is_dir():
         raise FileNotFoundError(
             f"there is no stimulus folder {folder}; name the folder that holds the images"
         )
-    paths = list(_images(folder))
-    if not paths:
+    paths = sorted(_files(folder), key=lambda path: path.relative_to(folder).as_posix())
+    total = sum(_n_images(path) for path in paths)
+    if not total:
         raise ValueError(
-            f"the stimulus folder {folder} holds no image; put PNG or JPEG files into it"
+            f"the stimulus folder {folder} holds no image; put PNG or JPEG files or HDF5 bricks "
+            "into it"
         )
-    digest_of: dict[str, str] = {}
-    for done, path in enumerate(paths, start=1):
-        digest_of[path.relative_to(folder).as_posix()] = _digest(path)
-        progress(done, len(paths))
     first: dict[str, str] = {}
-    for name in sorted(digest_of):
-        first.setdefault(digest_of[name], name)
-    first_of = {name: first[digest_of[name]] for name in sorted(digest_of)}
+    first_of: dict[str, str] = {}
+    for path in paths:
+        for name, digest in _digests(path, path.relative_to(folder).as_posix()):
+            first_of[name] = first.setdefault(digest, name)
+            progress(len(first_of), total)
     return Manifest(tuple(first.values()), tuple(first), first_of)
 
 
 def read_image(path: Path) -> Image.Image:
-    """Decode an image fully, as RGB of 8 bits; transparency is dropped.
+    """Decode an image file fully, as RGB of 8 bits; transparency is dropped.
 
     Raises
     ------
     ValueError
         If the file is truncated, damaged, no PNG or JPEG, or has more than 8 bits per channel.
     """
+    return _decoded(path.read_bytes(), path)
+
+
+def read_stimulus(folder: Path, name: str, digest: str) -> Image.Image:
+    """Decode the image that a manifest of `folder` calls `name`, if it is still the same.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the image is gone.
+    ValueError
+        If its content has another digest, or cannot be decoded.
+    """
+    path = folder / name
+    brick = path.parent if path.parent.suffix.lower() in BRICKS and path.parent.is_file() else None
+    if not (brick or path).is_file():
+        raise FileNotFoundError(
+            f"the stimulus {path} that the study was planned with is gone; put it back, or "
+            "plan the study again without it"
+        )
+    content = path.read_bytes() if brick is None else _row(brick, int(path.name))
+    if _digest(content) != digest:
+        raise ValueError(
+            f"the stimulus {path} has changed since the study was planned; put the old file "
+            "back, or plan the study again"
+        )
+    return _decoded(content, path) if isinstance(content, bytes) else Image.fromarray(content)
+
+
+@contextmanager
+def _brick(path: Path) -> Iterator[h5py.Dataset]:
+    """Open the one dataset of an HDF5 file, (n_images, height, width, 3) uint8."""
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            image.load()
-            if not image.mode.startswith(("I", "F")):
-                return image.convert("RGB")
-    except FileNotFoundError:
-        raise
-    except _UNDECODABLE as error:
-        raise _damaged(path, error) from error
-    raise ValueError(
-        f"the image {path} has more than 8 bits per channel; save it with 8, as it was shown"
+        with h5py.File(path, "r") as file:
+            found = [item for item in file.values() if _holds_images(item)]
+            if len(found) != 1:
+                raise ValueError(
+                    f"{len(found)} datasets of shape (images, height, width, 3) and type uint8, "
+                    "not one"
+                )
+            yield found[0]
+    except (OSError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"cannot read the images of {path} ({error}); replace or remove it"
+        ) from error
+
+
+def _holds_images(item: h5py.Dataset | h5py.Group) -> bool:
+    return (
+        isinstance(item, h5py.Dataset)
+        and item.ndim == 4
+        and item.shape[-1] == 3
+        and item.dtype == np.uint8
     )
 
 
-def _images(folder: Path) -> Iterator[Path]:
+def _row(path: Path, row: int) -> NDArray[np.uint8]:
+    with _brick(path) as images:
+        pixels: NDArray[np.uint8] = images[row]
+        return pixels
+
+
+def _files(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if not hidden and path.suffix.lower() in SUFFIXES and not path.is_dir():
+        if not hidden and path.suffix.lower() in (*SUFFIXES, *BRICKS) and not path.is_dir():
+            if not path.is_file():
+                raise FileNotFoundError(
+                    f"the stimulus {path} is a link to nothing; fetch its file, or remove it"
+                )
             yield path
 
 
-def _digest(path: Path) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"the stimulus {path} is a link to nothing; fetch its file, or remove it"
-        )
+def _n_images(path: Path) -> int:
+    if path.suffix.lower() not in BRICKS:
+        return 1
+    with _brick(path) as images:
+        return len(images)
+
+
+def _digests(path: Path, name: str) -> Iterator[tuple[str, str]]:
+    """Yield id and digest of the image or images that a file holds."""
+    if path.suffix.lower() not in BRICKS:
+        yield name, _digest(_verified(path))
+        return
+    with _brick(path) as images:
+        for row in range(len(images)):
+            yield f"{name}/{row}", _digest(images[row])
+
+
+def _digest(content: bytes | NDArray[np.uint8]) -> str:
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(str(content.shape).encode() + content.tobytes()).hexdigest()
+
+
+def _verified(path: Path) -> bytes:
+    """Return a file's bytes if they are a whole image."""
     data = path.read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -118,8 +198,21 @@ def _digest(path: Path) -> str:
         raise _damaged(path, error) from error
     # Of a JPEG only the header has been verified; without its end, it may be truncated.
     if jpeg and not data.endswith(END_OF_JPEG):
-        read_image(path)
-    return hashlib.sha256(data).hexdigest()
+        _decoded(data, path)
+    return data
+
+
+def _decoded(data: bytes, path: Path) -> Image.Image:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            image.load()
+            if not image.mode.startswith(("I", "F")):
+                return image.convert("RGB")
+    except _UNDECODABLE as error:
+        raise _damaged(path, error) from error
+    raise ValueError(
+        f"the image {path} has more than 8 bits per channel; save it with 8, as it was shown"
+    )
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

@@ -19,20 +19,18 @@ from gradenc_core.objectives import OBJECTIVES
 from gradenc_core.signals import Scale
 from gradenc_core.tokens import Tokens
 from hpc.checks import check_models, check_paths
+from hpc.encoding import Alphas, Encoding, Windows
 from hpc.overrides import dump_yaml, parse_yaml
 from hpc.resolve import layers_of
 from hpc.study import (
-    Alphas,
     BidsResponses,
     Comparisons,
     Depths,
-    Encoding,
     EpochsResponses,
     Extraction,
     Model,
     Study,
     StudyError,
-    Windows,
     dump_study,
     load_study,
 )
@@ -344,6 +342,19 @@ REFUSED = {
         ("encoding.windows.stop", "{windows: {start: 1, stop: 1}}", "1; accepted: more than start"),
         ("encoding.windows.width", "{windows: {width: 2}}", "accepted: at most stop - start (1 s)"),
         ("encoding.windows.step", "{windows: {step: 0}}", "0; accepted: greater than 0"),
+        ("encoding.windows.widht", "{windows: {start: 0, widht: 1}}", "did you mean `width`?"),
+        (
+            "encoding.windows",
+            "{windows: {late: [0.1, 0.3], early: [0.05, 0.12]}}",
+            "accepted: windows that do not overlap (early and late do)",
+        ),
+        (
+            "encoding.windows.early",
+            "{windows: {early: [0.2, 0.1]}}",
+            "[0.2, 0.1]; accepted: [start, stop] with start < stop (s)",
+        ),
+        ("encoding.windows.early", "{windows: {early: 0.2}}", "0.2; accepted: a list"),
+        ("encoding.meg_targets", "{meg_targets: window}", "did you mean `windows`?"),
         ("encoding.bootstrap", "{bootstrap: 0}", "0; accepted: greater than or equal to 1"),
     ],
     "comparisons": [

@@ -1,11 +1,12 @@
 import hashlib
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from gradenc_core.readers.images import read_image, read_manifest
+from gradenc_core.readers.images import read_image, read_manifest, read_stimulus
 
 
 def test_manifest_lists_distinct_images_by_first_path(stimuli: Path) -> None:
@@ -102,3 +103,85 @@ def test_16_bits_are_refused(tmp_path: Path) -> None:
 def test_missing_image_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"gone\.png"):
         read_image(tmp_path / "gone.png")
+
+
+# --- bricks and what a unit reads -----------------------------------------------------------------
+
+
+def brick(folder: Path, pixels: np.ndarray, **more: np.ndarray) -> Path:
+    with h5py.File(folder / "brick.hdf5", "w") as file:
+        for name, values in {"imgBrick": pixels, **more}.items():
+            file[name] = values
+    return folder / "brick.hdf5"
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    """Four images of 8 x 6 pixels; the last has the content of the first."""
+    rows = np.random.default_rng(1).integers(256, size=(3, 8, 6, 3), dtype=np.uint8)
+    return rows[[0, 1, 2, 0]]
+
+
+def test_rows_of_a_brick_are_images_beside_files(stimuli: Path, pixels: np.ndarray) -> None:
+    brick(stimuli, pixels)
+    manifest = read_manifest(stimuli)
+    rows = ("brick.hdf5/0", "brick.hdf5/1", "brick.hdf5/2")
+    assert manifest.ids == ("a.png", "b.png", *rows, "d.png", "e.JPG", "more/f.jpeg")
+    assert manifest.first_of["brick.hdf5/3"] == "brick.hdf5/0"
+    digest_of = dict(zip(manifest.ids, manifest.digests, strict=True))
+    for row, name in enumerate(rows):
+        image = read_stimulus(stimuli, name, digest_of[name])
+        np.testing.assert_array_equal(np.asarray(image), pixels[row])
+    assert read_stimulus(stimuli, "e.JPG", digest_of["e.JPG"]).size == (8, 8)
+
+
+def test_turned_images_of_equal_bytes_differ(tmp_path: Path, pixels: np.ndarray) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    for folder, shape in ((first, (4, 8, 6, 3)), (second, (4, 6, 8, 3))):
+        folder.mkdir()
+        brick(folder, pixels.reshape(shape))
+    assert not set(read_manifest(first).digests) & set(read_manifest(second).digests)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("other", np.zeros((2, 8, 6, 3), np.uint8)), ("imgBrick", np.zeros((2, 8, 6), np.uint8))],
+)
+def test_a_file_without_one_dataset_of_images_is_refused(
+    tmp_path: Path, pixels: np.ndarray, name: str, values: np.ndarray
+) -> None:
+    brick(tmp_path, **{"pixels": pixels, name: values})
+    with pytest.raises(ValueError, match=r"brick\.hdf5 \([02] datasets of shape .*not one"):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_truncated_brick_is_refused_by_name(
+    tmp_path: Path, pixels: np.ndarray, share: float
+) -> None:
+    path = brick(tmp_path, pixels)
+    path.write_bytes(path.read_bytes()[: round(share * path.stat().st_size)])
+    with pytest.raises(ValueError, match=r"brick\.hdf5.*replace or remove"):
+        read_manifest(tmp_path)
+
+
+def test_a_stimulus_that_is_not_what_was_planned_is_refused(
+    stimuli: Path, pixels: np.ndarray
+) -> None:
+    path = brick(stimuli, pixels)
+    manifest = read_manifest(stimuli)
+    digest_of = dict(zip(manifest.ids, manifest.digests, strict=True))
+    (stimuli / "e.JPG").write_bytes((stimuli / "e.JPG").read_bytes()[:-9])
+    (stimuli / "a.png").unlink()
+    brick(stimuli, pixels[1:2])
+    for name, error, message in (
+        ("e.JPG", ValueError, r"e\.JPG has changed"),
+        ("a.png", FileNotFoundError, r"a\.png .* is gone"),
+        ("brick.hdf5/0", ValueError, r"brick\.hdf5/0 has changed"),
+        ("brick.hdf5/2", ValueError, r"brick\.hdf5 .*replace or remove"),
+    ):
+        with pytest.raises(error, match=message):
+            read_stimulus(stimuli, name, digest_of[name])
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"brick\.hdf5/0 .* is gone"):
+        read_stimulus(stimuli, "brick.hdf5/0", digest_of["brick.hdf5/0"])

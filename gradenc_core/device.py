@@ -1,0 +1,71 @@
+"""Where this process computes: the one place that knows of devices.
+
+Everything else is written for any array: numpy's on a CPU, torch's tensors on a GPU.
+"""
+
+from functools import cache
+from typing import Any
+
+import array_api_compat
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Array = Any
+"""A numpy array or a torch tensor."""
+
+Floats = NDArray[np.float64]
+
+
+@cache
+def device() -> torch.device:
+    """Return the GPU that this process sees, with TF32 off, or else the CPU."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+    return torch.device("cuda")
+
+
+def uses_tensors() -> bool:
+    """Whether arrays are torch's: on a CPU they stay numpy's, whose BLAS is faster."""
+    return device().type != "cpu"
+
+
+def put(values: Array) -> Array:
+    """Move an array to this process's device."""
+    return _tensor(values, device()) if uses_tensors() else values
+
+
+def fetch(values: Array) -> NDArray[Any]:
+    """Return an array of any device as numpy's."""
+    return values if isinstance(values, np.ndarray) else np.asarray(values.cpu())
+
+
+def like(values: NDArray[Any], other: Array) -> Array:
+    """Move an array to the device of another one."""
+    if isinstance(other, np.ndarray):
+        return values
+    return _tensor(values, other.device)
+
+
+def zeros(shape: tuple[int, ...], other: Array) -> Array:
+    """Return zeros of another array's type and device."""
+    return namespace(other).zeros(shape, dtype=other.dtype, device=array_api_compat.device(other))
+
+
+def namespace(*values: Array) -> Any:
+    """Return the module of array functions (the Python array API) that goes with arrays."""
+    return array_api_compat.array_namespace(*values)
+
+
+def single(values: Array) -> Array:
+    """Return a float32 copy."""
+    xp = namespace(values)
+    return xp.astype(values, xp.float32)
+
+
+def _tensor(values: Array, where: torch.device) -> torch.Tensor:
+    # Torch takes no arrays that run backwards.
+    forward = np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values
+    return torch.as_tensor(forward, device=where)

@@ -134,12 +134,15 @@ def _load(network: Any, architecture: str) -> nn.Module:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    verbosity = logging.get_verbosity()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _unmask(module: ViTMAEModel) -> None:

@@ -127,7 +127,7 @@ def weights_cache(library: Library, architecture: str) -> Path:
     A file below TORCH_HOME, or (transformers', and most of timm's) a folder below HF_HOME.
     """
     if library == "transformers":
-        return _hub_cache(architecture)
+        return folder if (folder := Path(architecture)).is_dir() else _hub_cache(architecture)
     if library == "torchvision":
         url = str(torchvision.models.get_model_weights(architecture).DEFAULT.url)
     else:

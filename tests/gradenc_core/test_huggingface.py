@@ -254,6 +254,7 @@ def test_what_is_nowhere_says_what_to_download(monkeypatch, tmp_path):
         load_model("transformers", "facebook/vit-mea-base", "untrained", 0)
     cache = weights_cache("transformers", "facebook/vit-mae-base")
     assert cache == tmp_path / "models--facebook--vit-mae-base"
+    assert weights_cache("transformers", str(tmp_path)) == tmp_path
 
 
 TIMM = {

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,16 +56,19 @@ def build(
     Parameters
     ----------
     architecture : str
-        Name of a repository of the Hugging Face hub, or a folder that `save_pretrained` wrote.
+        Name of a repository of the Hugging Face hub, or the absolute path of a folder that
+        `save_pretrained` wrote.
 
     Raises
     ------
     ValueError
-        A size that the weights cannot take, weights that do not fill the network, or preprocessing
-        that gives no square images.
+        A relative path, a size that the weights cannot take, weights that do not fill the network,
+        or preprocessing that gives no square images.
     FileNotFoundError
         Weights or configuration that are neither here nor reachable.
     """
+    if Path(architecture).is_dir() and not Path(architecture).is_absolute():
+        raise ValueError(f"architecture is the folder {architecture}; give its absolute path")
     try:
         network, config, native = _described(architecture, pretrained)
         steps = native.resized(image_size)

@@ -234,6 +234,31 @@ def test_weights_that_leave_a_part_random_are_refused(folders, tmp_path):
         load_model("transformers", str(tmp_path), "pretrained", 0)
 
 
+def test_a_relative_folder_is_refused(folders, monkeypatch):
+    monkeypatch.chdir(folders[0])
+    with pytest.raises(ValueError, match="architecture is the folder CLIP; give its absolute path"):
+        load_model("transformers", "CLIP", "pretrained", 0)
+
+
+def test_an_attention_that_returns_a_tuple_is_a_layer(load):
+    model = load("DINOv3 ViT")
+    layer = "model.layer.0.attention"
+    sources = ["forward", "gradient:energy"]
+    extract = SignalExtractor(model, [layer], sources, "all", 4, 0, "raw", 2)
+    fused = extract(images(2))
+    with torch.no_grad():
+        seen = []
+        hook = model.module.get_submodule(layer).register_forward_hook(lambda *a: seen.append(a[2]))
+        model.module(images(2))
+        hook.remove()
+    pooled = extract.pooled(images(2))
+    torch.testing.assert_close(pooled["forward"][0], seen[0][0].flatten(1), rtol=1e-5, atol=1e-6)
+    assert pooled["gradient:energy"][0].norm(dim=1).min() > 0
+    model.module.set_attn_implementation("eager")
+    for source, features in extract(images(2)).items():
+        np.testing.assert_allclose(features, fused[source], rtol=1e-3, atol=1e-5)
+
+
 def test_a_network_of_text_is_refused(folders, tmp_path):
     for file in (folders[0] / "CLIP").glob("*.json"):
         (tmp_path / file.name).write_bytes(file.read_bytes())

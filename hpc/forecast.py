@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gradenc_core.models import load_model
 from hpc import plan
 from hpc.checks import check_models, check_paths
 from hpc.plan import all_plans
@@ -16,6 +15,7 @@ from hpc.resolve import Resolved, ResolvedModel, resolve, signal_spec
 from hpc.store_plan import StorePlan
 from hpc.study import Study
 from hpc.targets import Targets, stimulus_sets
+from jobs import models
 from jobs.extract import build_extractor
 from jobs.spec import STAGES, EncodingSpec
 
@@ -84,10 +84,7 @@ def _extract_seconds(
 def _seconds_per_image(
     study: Study, resolved: Resolved, model: ResolvedModel, micro_batch: int, threads: int
 ) -> float:
-    spec = model.spec
-    loaded = load_model(
-        spec.library, spec.architecture, spec.weights, spec.seed, image_size=spec.image_size
-    )
+    loaded, _ = models.load(model.spec, model.checkpoint)
     signal = signal_spec(study, model, resolved.sources[-1])
     extractor = build_extractor(loaded, resolved.sources, signal, micro_batch)
     images = torch.zeros(micro_batch, 3, loaded.image_size, loaded.image_size)

@@ -64,7 +64,9 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
     for model in resolved.models:
         attrs = {"model": model.name}
         spec = specs.PreparedSpec(model=model.spec)
-        yield StorePlan("prepare", "prepared", model.name, spec, kinds.prepared(), attrs, {})
+        yield StorePlan(
+            "prepare", "prepared", model.name, spec, kinds.prepared(), attrs, _weights_of(model)
+        )
         for source in gradients(resolved):
             class_spec = specs.ClassesSpec(
                 model=model.spec,
@@ -79,8 +81,13 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
                 class_spec,
                 kinds.classes(model.layers),
                 attrs | {"source": source},
-                {},
+                _weights_of(model),
             )
+
+
+def _weights_of(model: ResolvedModel) -> dict[str, str]:
+    """Return where the model's file of weights is, if it has one."""
+    return {} if model.checkpoint is None else {"checkpoint": model.checkpoint}
 
 
 def ingest_plans(resolved: Resolved, subjects: Iterable[Subject]) -> Iterator[StorePlan]:
@@ -141,7 +148,7 @@ def extract_plans(
                         study.extraction.stimuli_per_shard,
                     ),
                     {"model": model.name, "source": source},
-                    {"stimuli": resolved.stimuli},
+                    {"stimuli": resolved.stimuli} | _weights_of(model),
                 )
 
 

@@ -45,18 +45,38 @@ class Model(Section):
 
     name: Name
     """its name in labels and results: letters, digits, `_`, `.` and `-`"""
-    library: Literal["torchvision", "timm"]
-    """library that builds it: torchvision or timm"""
+    library: Literal["torchvision", "timm", "transformers"]
+    """library that builds it: torchvision, timm or transformers"""
     architecture: Text
     """the library's name for it, e.g. resnet18"""
-    weights: Literal["pretrained", "untrained"] = "pretrained"
-    """pretrained, or untrained: the published initialisation with every LayerScale set to 1"""
+    weights: Literal["pretrained", "checkpoint", "untrained", "shuffled"] = "pretrained"
+    """pretrained; checkpoint (a file's); untrained: the published initialisation with every
+    LayerScale set to 1; shuffled: the checkpoint's or pretrained ones, permuted in each tensor"""
+    checkpoint: Text | None = None
+    """file of weights (.safetensors, .pt or .pth), relative to the study file"""
     seed: Seed = 0
-    """seed of untrained weights"""
+    """seed of untrained and shuffled weights"""
     image_size: Count | None = None
     """side of its input in pixels; null: what the weights were trained with"""
     control: Annotated[bool, Field(strict=True)] = False
     """whether it is shown as a control and gives no verdict of its own"""
+
+    @field_validator("checkpoint")
+    @classmethod
+    def _goes_with_weights(cls, checkpoint: str | None, info: ValidationInfo) -> str | None:
+        weights = info.data.get("weights")
+        if weights == "checkpoint" and checkpoint is None:
+            raise ValueError("a .safetensors, .pt or .pth file, because weights is checkpoint")
+        if weights in ("pretrained", "untrained") and checkpoint is not None:
+            raise ValueError("a file only where weights is checkpoint or shuffled")
+        return checkpoint
+
+
+class Depths(Section):
+    """Layers by relative depth: the blocks nearest to each."""
+
+    depths: Count | tuple[Real, ...]
+    """how many depths, evenly spaced from 0 to 1, or a list of depths in (0, 1]"""
 
 
 class _Responses(Section):
@@ -143,6 +163,13 @@ def _default_objectives(earlier: dict[str, Any]) -> tuple[Objective, ...]:
     return ("energy",) if "gradient" in earlier["signals"] else ()
 
 
+def _are_depths(layers: Any) -> bool:
+    depths = layers.get("depths") if isinstance(layers, dict) and len(layers) == 1 else None
+    if isinstance(depths, list | tuple) and depths:
+        return all(type(depth) in (int, float) and 0 < depth <= 1 for depth in depths)
+    return type(depths) is int and depths >= 1
+
+
 class Study(Section):
     """A study: which models, objectives, stimuli and recordings, and how they are compared."""
 
@@ -154,10 +181,10 @@ class Study(Section):
     """folder of images, relative to the study file"""
     models: Annotated[tuple[Model, ...], Field(min_length=1)]
     """a list of models, each with name, library and architecture"""
-    layers: Literal["blocks"] | tuple[Text, ...] = "blocks"
-    """blocks, or a list of names of modules and globs over them"""
-    tokens: Literal["cls", "registers", "patches", "mean"] = "mean"
-    """which tokens become features: cls, registers, patches, or mean (of the patches)"""
+    layers: Literal["blocks"] | Depths | tuple[Text, ...] = "blocks"
+    """blocks, a list of names of modules and globs over them, or depths"""
+    tokens: Literal["cls", "registers", "patches", "mean", "all"] = "mean"
+    """which tokens become features: cls, registers, patches, mean (of the patches), or all"""
     signals: tuple[Literal["forward", "gradient"], ...] = ("forward", "gradient")
     """forward alone, or forward and gradient"""
     objectives: tuple[Objective, ...] = Field(default_factory=_default_objectives)
@@ -184,14 +211,22 @@ class Study(Section):
         """Folder of the study file, which its paths are relative to."""
         return self._file.parent
 
+    def checkpoint_of(self, model: Model) -> Path | None:
+        """Return the absolute path of a model's file of weights."""
+        return None if model.checkpoint is None else (self.folder / model.checkpoint).resolve()
+
     @field_validator("layers", mode="before")
     @classmethod
-    def _blocks_or_names(cls, layers: Any) -> Any:
+    def _blocks_names_or_depths(cls, layers: Any) -> Any:
         names = list(layers) if isinstance(layers, list | tuple) else []
-        if layers == "blocks" or (names and all(isinstance(n, str) and n for n in names)):
+        named = names and all(isinstance(n, str) and n for n in names)
+        if layers == "blocks" or named or isinstance(layers, Depths) or _are_depths(layers):
             return layers
         hint = did_you_mean(layers, ["blocks"])
-        raise ValueError(f"blocks, or a list of names of modules and globs{hint}")
+        raise ValueError(
+            "blocks, a list of names of modules and globs, or {depths: N}, N how many or a list of "
+            f"depths in (0, 1]{hint}"
+        )
 
     @field_validator("models")
     @classmethod

@@ -85,7 +85,7 @@ def load(
 
 
 def _checked_model(store: Store, spec: FeaturesSpec, root: Path) -> VisionModel:
-    model, digest = models.load(spec.model)
+    model, digest = models.load(spec.model, store.locations.get("checkpoint"))
     prepared = spec.prepared.open(root).dataset()["weights_digest"].values
     if digest != np.asarray(prepared, dtype=np.uint8).tobytes().hex():
         raise ValueError(

@@ -75,7 +75,7 @@ class Reference(Spec):
 
 
 class PreprocessingSpec(Spec):
-    """From an image to a model's input (`gradenc_core.library.Preprocessing`); sizes in pixels."""
+    """From an image to a model's input (`gradenc_core.preprocessing`); sizes in pixels."""
 
     image_size: int
     resize_size: int
@@ -88,13 +88,15 @@ class PreprocessingSpec(Spec):
 class ModelSpec(Spec):
     """A vision model: where it comes from, its weights and its input size (pixels).
 
+    A checkpoint is known by its tensors (`weights_digest`); where it lies is a store's location.
+
     The library decides which weights and which preprocessing a name stands for, and may decide
     otherwise in its next version: so both are here as they were found when the study was planned.
     """
 
-    library: Literal["torchvision", "timm"]
+    library: Literal["torchvision", "timm", "transformers"]
     architecture: str
-    weights: Literal["pretrained", "untrained"]
+    weights: Literal["pretrained", "checkpoint", "untrained", "shuffled"]
     weights_digest: str | None
     """None if untrained: the seed says it, and processors differ in the last bits of a draw."""
     seed: int
@@ -107,7 +109,7 @@ class SignalSpec(Spec):
 
     layers: tuple[tuple[str, float], ...]
     """Module names in network order, with their relative depth in (0, 1]."""
-    tokens: Literal["cls", "registers", "patches", "mean"]
+    tokens: Literal["cls", "registers", "patches", "mean", "all"]
     projection: int
     seed: int
     gradient_scale: Literal["unit", "raw", "norm_only"] | None

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gradenc_core.library import Preprocessing
 from gradenc_core.models import VisionModel, from_module, load_model
+from gradenc_core.preprocessing import Preprocessing
 from gradenc_core.signals import SignalExtractor, classify_signals
 
 SIZE = 16

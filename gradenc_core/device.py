@@ -50,8 +50,9 @@ def like(values: NDArray[Any], other: Array) -> Array:
 
 
 def zeros(shape: tuple[int, ...], other: Array) -> Array:
-    """Return zeros of another array's type and device."""
-    return namespace(other).zeros(shape, dtype=other.dtype, device=array_api_compat.device(other))
+    """Return float64 zeros on another array's device."""
+    xp = namespace(other)
+    return xp.zeros(shape, dtype=xp.float64, device=array_api_compat.device(other))
 
 
 def namespace(*values: Array) -> Any:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gradenc_core import ridge
 from gradenc_core.design import Design, factorise
 from gradenc_core.device import Floats, fetch
-from gradenc_core.fitting import TARGET_WIDTH, Fit, fit
+from gradenc_core.fitting import TARGET_WIDTH, Fit, centre, fit
 from gradenc_core.moments import (
     FeatureMoments,
     Layout,
@@ -316,13 +316,12 @@ def _blocks(design: Design, y: Columns) -> Iterator[_Block]:
 def _prepare(y: Floats) -> _Block:
     is_nan = np.array(~np.isfinite(y).all(axis=0))
     y[:, is_nan] = 0.0
-    mean, scale = y.mean(axis=0), y.std(axis=0)
+    mean, scale = centre(y)
     is_constant = np.array(~is_nan & (scale <= ridge.RELATIVE_ZERO_SD * np.abs(mean)))
     y[:, is_constant] = 0.0
     scale[is_nan | is_constant] = 1.0
-    mean[is_nan | is_constant] = 0.0
-    rows = (y - mean) / scale
-    return _Block(rows, scale, is_nan, is_constant)
+    y /= scale
+    return _Block(y, scale, is_nan, is_constant)
 
 
 def _pad(rows: Floats) -> Floats:

@@ -152,7 +152,7 @@ def fit_ridge(
         As for `gradenc_core.design.factorise`, or if `y` has other rows or is not finite.
     """
     options = RidgeOptions() if options is None else options
-    y = np.asarray(y, dtype=np.float64)
+    y = np.asarray(y)
     folds = np.zeros(len(y), dtype=int) if folds is None else folds
     coordinates = read(x, folds, weights)
     _check_targets(coordinates, y, options)
@@ -183,9 +183,11 @@ def _fit_block(
     options: RidgeOptions,
 ) -> tuple[Floats, Floats | None, Floats, Floats]:
     """Return alpha, r per fold, weights and intercept of a block of targets."""
-    mean, scale = y.mean(axis=0), y.std(axis=0)
+    y = y.astype(np.float64)
+    mean, scale = centre(y)
     scale[scale == 0] = 1.0
-    block = Block((y - mean) / scale, keep=1 + len(others))
+    y /= scale
+    block = Block(y, keep=1 + len(others))
     grid = options.alpha_grid
     if options.selection == "kfold":
         pairs = [(t, [(t.left_out[0], 0)]) for t in others]
@@ -196,7 +198,15 @@ def _fit_block(
     alpha = grid[index]
     r = np.stack([_r(t, block, alpha) for t in others]) if others else None
     beta, intercept = _weights(coordinates, whole, block, alpha, options.standardise)
-    return alpha, r, beta * scale, mean + intercept * scale
+    beta *= scale
+    return alpha, r, beta, mean + intercept * scale
+
+
+def centre(y: Floats) -> tuple[Floats, Floats]:
+    """Take the mean off every column in place; return it and the standard deviation."""
+    mean: Floats = y.mean(axis=0)
+    y -= mean
+    return mean, np.sqrt(np.einsum("ij,ij->j", y, y) / len(y))
 
 
 def _r(training: Training, block: Block, alpha: Floats) -> Floats:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -72,16 +73,21 @@ class Cells:
     def products(self, left: Array, right: Array) -> Array:
         """Sum `left' right` of rows given in `order` to (n_folds, n_blocks, p, m)."""
         out = zeros((len(self.edges) - 1, left.shape[1], right.shape[1]), left)
-        for cell, (start, stop) in enumerate(zip(self.edges, self.edges[1:], strict=False)):
-            if stop > start:
-                out[cell] = left[start:stop].T @ right[start:stop]
+        for cell, part in self._slices():
+            out[cell] = left[part].T @ right[part]
         return out.reshape(*self.shape, *out.shape[1:])
 
-    def sums(self, rows: Array) -> Array:
-        """Sum rows given in `order` to (n_folds, n_blocks, m)."""
-        parts = zip(self.edges, self.edges[1:], strict=False)
-        sums = namespace(rows).stack([rows[start:stop].sum(axis=0) for start, stop in parts])
-        return sums.reshape(*self.shape, *sums.shape[1:])
+    def squares(self, rows: Floats) -> Floats:
+        """Sum the squares of rows given in `order` to (n_folds, n_blocks, m)."""
+        sums = np.zeros((len(self.edges) - 1, rows.shape[1]))
+        for cell, part in self._slices():
+            sums[cell] = np.einsum("ij,ij->j", rows[part], rows[part])
+        return sums.reshape(*self.shape, rows.shape[1])
+
+    def _slices(self) -> Iterator[tuple[int, slice]]:
+        for cell, (start, stop) in enumerate(pairwise(self.edges.tolist())):
+            if stop > start:
+                yield cell, slice(start, stop)
 
 
 @dataclass(frozen=True)
@@ -253,7 +259,7 @@ def feature_moments(layout: Layout, x: Rows, shift: Floats) -> FeatureMoments:
     """
     total: FeatureMoments | None = None
     for rows, cells, root in layout.chunks():
-        scaled = _augmented(x, rows, cells, root, shift)
+        scaled = put(_augmented(x, rows, cells, root, shift))
         part = FeatureMoments(shift, put(cells.counts), cells.products(scaled, scaled))
         total = part if total is None else _add_into(total, part)
     assert total is not None
@@ -261,7 +267,7 @@ def feature_moments(layout: Layout, x: Rows, shift: Floats) -> FeatureMoments:
 
 
 def target_moments(
-    layout: Layout, x: Rows, y: NDArray[Any], x_shift: Floats, shift: Floats
+    layout: Layout, x: Rows, y: Floats, x_shift: Floats, shift: Floats
 ) -> TargetMoments:
     """Accumulate the moments of targets (n_stimuli, n_targets) with the features over cells.
 
@@ -269,29 +275,23 @@ def target_moments(
     """
     total: TargetMoments | None = None
     for rows, cells, root in layout.chunks():
-        scaled = _augmented(x, rows, cells, root, x_shift)
-        targets = put(_shifted(y[rows][cells.order], shift, root))
-        products = cells.products(scaled, targets)
-        targets *= targets  # in place: a second temporary of this size costs much more
-        part = TargetMoments(shift, products, cells.sums(targets))
+        targets = y[rows][cells.order]
+        targets -= shift
+        targets *= root
+        scaled = put(_augmented(x, rows, cells, root, x_shift))
+        products = cells.products(scaled, put(targets))
+        part = TargetMoments(shift, products, put(cells.squares(targets)))
         total = part if total is None else _add_into(total, part)
     assert total is not None
     return total
 
 
-def _augmented(x: Rows, rows: slice, cells: Cells, root: Floats, shift: Floats) -> Array:
+def _augmented(x: Rows, rows: slice, cells: Cells, root: Floats, shift: Floats) -> Floats:
     """Return the rows (1, features) times the root of their weight, in the order of the cells."""
     values = np.asarray(x[rows])[cells.order]
     out = np.empty((len(values), values.shape[1] + 1))
     out[:, 0] = 1.0
     np.subtract(values, shift, out=out[:, 1:])
-    out *= root
-    return put(out)
-
-
-def _shifted(y: NDArray[Any], shift: Floats, root: Floats) -> Floats:
-    out = y.astype(np.float64, copy=False)
-    out -= shift
     out *= root
     return out
 

@@ -97,7 +97,7 @@ def test_quadratic_form_of_either_kind_and_the_error_of_its_float32(rank, n_rows
     for form in (Quadratic.of(matrix), Quadratic.of_root(ridge.root(matrix).T)):
         np.testing.assert_allclose(form(x), want, rtol=1e-9)
         near = form.single(x.astype(np.float32))
-        assert near.dtype == np.float32
+        assert all(block.dtype == np.float32 for block in form.single.blocks)
         length = (x * x).sum(axis=0)
         assert (np.abs(near - want) <= ridge.rounding(rank) * form.size * length).all()
 

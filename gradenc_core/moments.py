@@ -65,29 +65,20 @@ class Cells:
         edges = np.searchsorted(labels[order], np.arange(shape[0] * shape[1] + 1))
         return cls(order, edges, shape)
 
-    @property
-    def counts(self) -> Floats:
-        """Number of rows per cell, (n_folds, n_blocks)."""
-        return np.diff(self.edges).reshape(self.shape).astype(np.float64)
-
-    def products(self, left: Array, right: Array) -> Array:
-        """Sum `left' right` of rows given in `order` to (n_folds, n_blocks, p, m)."""
-        out = zeros((len(self.edges) - 1, left.shape[1], right.shape[1]), left)
+    def add_products(self, left: Array, right: Array, sums: Array) -> None:
+        """Add `left' right` of rows given in `order` to sums (n_folds, n_blocks, p, m)."""
         for cell, part in self._slices():
-            out[cell] = left[part].T @ right[part]
-        return out.reshape(*self.shape, *out.shape[1:])
+            sums[cell] += left[part].T @ right[part]
 
-    def squares(self, rows: Floats) -> Floats:
-        """Sum the squares of rows given in `order` to (n_folds, n_blocks, m)."""
-        sums = np.zeros((len(self.edges) - 1, rows.shape[1]))
+    def add_squares(self, rows: Floats, sums: Floats) -> None:
+        """Add the squares of rows given in `order` to sums (n_folds, n_blocks, m)."""
         for cell, part in self._slices():
-            sums[cell] = np.einsum("ij,ij->j", rows[part], rows[part])
-        return sums.reshape(*self.shape, rows.shape[1])
+            sums[cell] += np.einsum("ij,ij->j", rows[part], rows[part])
 
-    def _slices(self) -> Iterator[tuple[int, slice]]:
+    def _slices(self) -> Iterator[tuple[tuple[int, int], slice]]:
         for cell, (start, stop) in enumerate(pairwise(self.edges.tolist())):
             if stop > start:
-                yield cell, slice(start, stop)
+                yield divmod(cell, self.shape[1]), slice(start, stop)
 
 
 @dataclass(frozen=True)
@@ -220,6 +211,13 @@ class Layout:
         shape = shape or (int(folds.max()) + 1, int(blocks.max()) + 1)
         return cls(folds, blocks, np.asarray(weights, dtype=np.float64), shape)
 
+    @property
+    def counts(self) -> Floats:
+        """Number of rows per cell, (n_folds, n_blocks)."""
+        labels = self.folds.astype(np.intp) * self.shape[1] + self.blocks
+        counts = np.bincount(labels, minlength=self.shape[0] * self.shape[1])
+        return counts.reshape(self.shape).astype(np.float64)
+
     def chunks(self) -> Iterator[tuple[slice, Cells, Floats]]:
         """Yield rows to be read at once, their cells, and the roots of their ordered weights."""
         for start in range(0, len(self.folds), ROWS):
@@ -257,13 +255,12 @@ def feature_moments(layout: Layout, x: Rows, shift: Floats) -> FeatureMoments:
     FeatureMoments
         With leading axes (n_folds, n_blocks), on this process's device.
     """
-    total: FeatureMoments | None = None
+    width = len(shift) + 1
+    products = zeros((*layout.shape, width, width))
     for rows, cells, root in layout.chunks():
         scaled = put(_augmented(x, rows, cells, root, shift))
-        part = FeatureMoments(shift, put(cells.counts), cells.products(scaled, scaled))
-        total = part if total is None else _add_into(total, part)
-    assert total is not None
-    return total
+        cells.add_products(scaled, scaled, products)
+    return FeatureMoments(shift, put(layout.counts), products)
 
 
 def target_moments(
@@ -273,17 +270,16 @@ def target_moments(
 
     Parameters are those of `feature_moments`; `shift` is the targets' constant, (n_targets,).
     """
-    total: TargetMoments | None = None
+    products = zeros((*layout.shape, len(x_shift) + 1, len(shift)))
+    squares = np.zeros((*layout.shape, len(shift)))
     for rows, cells, root in layout.chunks():
         targets = y[rows][cells.order]
         targets -= shift
         targets *= root
         scaled = put(_augmented(x, rows, cells, root, x_shift))
-        products = cells.products(scaled, put(targets))
-        part = TargetMoments(shift, products, put(cells.squares(targets)))
-        total = part if total is None else _add_into(total, part)
-    assert total is not None
-    return total
+        cells.add_products(scaled, put(targets), products)
+        cells.add_squares(targets, squares)
+    return TargetMoments(shift, products, put(squares))
 
 
 def _augmented(x: Rows, rows: slice, cells: Cells, root: Floats, shift: Floats) -> Floats:
@@ -294,13 +290,6 @@ def _augmented(x: Rows, rows: slice, cells: Cells, root: Floats, shift: Floats) 
     np.subtract(values, shift, out=out[:, 1:])
     out *= root
     return out
-
-
-def _add_into(total: Any, part: Any) -> Any:
-    for name, values in part._sums().items():
-        sums = getattr(total, name)
-        sums += values
-    return total
 
 
 def _sum_others(values: Array, left_out: Sequence[int]) -> Array:

@@ -167,7 +167,7 @@ class Basis:
         """Return the basis of rows that are whitened already."""
         xp = namespace(values)
         rank = len(values)
-        return cls(xp.concat([zeros((1, rank), values), _identity(values)]), values)
+        return cls(xp.concat([zeros((1, rank)), _identity(values)]), values)
 
     def project(self, products: Array) -> Array:
         """Project products of the rows (1, features) with targets, (1 + p, m) -> (rank, m)."""
@@ -240,12 +240,12 @@ class Quadratic:
             rows = self.root @ x
             rows *= rows
             return rows.sum(axis=0)
-        total = zeros((x.shape[1],), x)
+        total: Array = 0.0
         start = 0
         for block in self.blocks:
             part = block @ x[: block.shape[1]]
             part *= x[start : start + len(block)]
-            total += part.sum(axis=0)
+            total = total + part.sum(axis=0)
             start += len(block)
         return total
 
@@ -375,7 +375,7 @@ def _solve_one(gram: Floats, right: Floats, alpha: float) -> Floats:
 def _identity(values: Array) -> Array:
     xp = namespace(values)
     rank = len(values)
-    eye = zeros((rank, rank), values)
+    eye = zeros((rank, rank))
     index = xp.arange(rank)
     eye[index, index] = 1.0
     return eye

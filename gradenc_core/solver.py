@@ -119,12 +119,15 @@ def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> 
     making = features + 4 * square
     rows = 3 * FLOAT64 * min(n, ROWS) * p
     candidates = shapes.n_folds * n_ratios * len(options.alphas)
-    block = FLOAT64 * TARGET_WIDTH * (4 * n + (shapes.n_folds + 1) * p + 6 * rank + 5 * candidates)
-    fit = max(making, block + rows)
+    block = FLOAT64 * TARGET_WIDTH * (3 * n + (shapes.n_folds + 1) * p + 6 * rank + 5 * candidates)
+    left_out = options.selection == "loo"
+    read = rows + left_out * FLOAT64 * min(n, ROWS) * (2 * TARGET_WIDTH + 2 * rank)
+    fit = max(making, block + read)
     bootstrap = 0.0
     if shapes.n_bootstraps:
         width = min(shapes.n_summaries, TARGET_WIDTH)
-        sums = shapes.n_folds * (shapes.n_blocks + REPLICATES) * FLOAT64 * p * (p + width)
+        copies = shapes.n_blocks + 3 * REPLICATES
+        sums = shapes.n_folds * copies * FLOAT64 * p * (p + width)
         bootstrap = sums + rows + 6 * FLOAT64 * p**2
     return factors + max(fit, bootstrap)
 

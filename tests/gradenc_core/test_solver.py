@@ -10,7 +10,7 @@ from gradenc_core.ridge import RidgeOptions
 from gradenc_core.solver import Shapes, plan_solver
 
 MEASURE = """
-import json, resource, sys
+import json, sys
 import numpy as np
 from gradenc_core.encoding import bootstrap_scores, factorise, score_targets
 from gradenc_core.ridge import RidgeOptions
@@ -35,7 +35,9 @@ class Columns:
 
 
 def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    # Not ru_maxrss, which remembers what the parent was at the fork.
+    status = open("/proc/self/status").read()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 np.linalg.eigh(np.eye(64) @ np.eye(64))  # the buffers of BLAS belong to the libraries

@@ -7,11 +7,11 @@ ours
     Stage extract as a task runs it (`jobs.runner`): decode, forward, gradients of `energy`, mean of
     patches, projection, committed Zarr shards; forward and gradient features of every block.
 bare
-    A loop of decode + forward + `torch.autograd.grad` of the same loss for the same layers, batches,
-    dtype and threads. Nothing is pooled but for the loss, nothing kept or written.
+    A loop of decode + forward + `torch.autograd.grad` of the same loss for the same layers,
+    batches, dtype and threads. Nothing is pooled but for the loss, nothing kept or written.
 obvious
-    What most would write: parameters require grad, `loss.backward()`, a hook for each layer's output
-    and one for its gradient, each `.detach().cpu()`, features kept as whole tensors.
+    What most would write: parameters require grad, `loss.backward()`, a hook for each layer's
+    output and one for its gradient, each `.detach().cpu()`, features kept as whole tensors.
 forward
     The bare loop without gradients.
 

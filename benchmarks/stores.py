@@ -594,7 +594,11 @@ def _resolved_model(model: Model) -> ResolvedModel:
         preprocessing=preprocessing,
     )
     return ResolvedModel(
-        name=model.name, control=model.control, spec=spec, layers=tuple(layers_of(24))
+        name=model.name,
+        control=model.control,
+        spec=spec,
+        layers=tuple(layers_of(24)),
+        widths=(384,) * 24,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -11,98 +11,89 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradenc_core import ridge
+from gradenc_core.device import Array, Floats, fetch, namespace, put
 from gradenc_core.moments import (
-    Cells,
     FeatureMoments,
-    Floats,
+    Layout,
+    Rows,
     TargetMoments,
-    ordered_feature_moments,
-    ordered_target_moments,
-    weigh_rows,
+    feature_moments,
+    first_mean,
+    target_moments,
 )
-from gradenc_core.ridge import Basis, CentredTargets, Ints, RidgeOptions, Scaler
-from gradenc_core.scores import FoldScores, HeldOut, score_by_ratio
+from gradenc_core.ridge import Basis, Quadratic, RidgeOptions, Scaler
+from gradenc_core.scores import HeldOut, HeldRows
 
-# Squared errors (n_ratios, n_alphas, n_targets) inside the training set of one outer fold.
-InnerErrors = Callable[[int, CentredTargets, Sequence[Floats]], Floats]
+# Features whose kernel is summed at once; part of the algorithm's version.
+KERNEL_COLUMNS = 4096
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """Rows of one stimulus set: features, or what a basis makes of them.
+
+    Attributes
+    ----------
+    layout : Layout
+        Fold and weight (of mean 1) of each row.
+    x : Rows, (n_stimuli, n_features)
+    shift : array, (n_features,)
+        Constant taken off each column.
+    """
+
+    layout: Layout
+    x: Rows
+    shift: Floats
+
+    def features(self) -> FeatureMoments:
+        """Moments of the features per fold."""
+        return feature_moments(self.layout, self.x, self.shift).per_fold()
+
+    def targets(self, y: Floats) -> TargetMoments:
+        """Moments of targets (n_stimuli, n_targets) per fold, about zero."""
+        shift = np.zeros(y.shape[1])
+        return target_moments(self.layout, self.x, y, self.shift, shift).per_fold()
+
+
+@dataclass(frozen=True)
+class Factor:
+    """One training set at one ratio.
+
+    Attributes
+    ----------
+    coordinates : Coordinates
+        The features, or with kernels the whitened rows.
+    basis : Basis
+    held : dict of int to HeldOut
+        The folds that the training set lacks.
+    combination : array, (n_rows, rank), or None
+        With kernels, the basis as a combination of the standardised training rows.
+    """
+
+    coordinates: Coordinates
+    basis: Basis
+    held: dict[int, HeldOut]
+    combination: Array | None = None
 
 
 @dataclass(frozen=True)
 class Training:
-    """One factorised training set: its standardisation and one basis per ratio."""
+    """A training set, factorised at every ratio.
 
-    scaler: Scaler
-    bases: tuple[Basis, ...]
+    Attributes
+    ----------
+    left_out : tuple of int
+        The folds that it lacks.
+    count, weight : float
+        Rows and sum of their weights.
+    factors : tuple of Factor
+        One per ratio.
+    """
 
-    @classmethod
-    def of(cls, sums: FeatureMoments, scales: Sequence[Floats]) -> Training:
-        """Factorise a training set's sums."""
-        scaler = Scaler.of(sums)
-        gram = scaler.gram(sums)
-        return cls(scaler, tuple(ridge.factor(gram, scale) for scale in scales))
-
-    def centre(self, targets: TargetMoments) -> CentredTargets:
-        """Centre the targets of the training set."""
-        return self.scaler.centre(self.scaler.weight, self.scaler.mean, targets)
-
-    def project(self, centred: CentredTargets) -> list[Floats]:
-        """Project X'Y on each basis."""
-        return [basis.project(centred.xy) for basis in self.bases]
-
-
-@dataclass(frozen=True)
-class Outer:
-    """An outer training set and the fold that scores it."""
-
-    training: Training
-    held: HeldOut
-
-    def centre_held(self, targets: TargetMoments) -> CentredTargets:
-        """Centre the targets of the held-out fold on their own means."""
-        return self.training.scaler.centre(self.held.weight, self.held.mean, targets)
-
-
-@dataclass(frozen=True)
-class Validation:
-    """A fold that validates an inner training set: `root` (p, rank) is about the training mean."""
-
+    left_out: tuple[int, ...]
+    count: float
     weight: float
-    mean: Floats
-    offset: Floats
-    root: Floats
-
-    @classmethod
-    def of(cls, held: HeldOut) -> Validation:
-        """Take the root of the held-out rows' moments about the training mean."""
-        gram = held.gram + held.weight * np.outer(held.offset, held.offset)
-        return cls(held.weight, held.mean, held.offset, ridge.root(gram))
-
-    def centre(self, training: Training, sums: TargetMoments, y_mean: Floats) -> CentredTargets:
-        """Centre the fold's targets on the training means."""
-        own = training.scaler.centre(self.weight, self.mean, sums)
-        shift = own.mean - y_mean
-        xy = own.xy + self.weight * np.multiply.outer(self.offset, shift)
-        return CentredTargets(y_mean, own.yy + self.weight * shift**2, xy)
-
-
-@dataclass(frozen=True)
-class Inner:
-    """The training set without a pair of folds; each validates for the other as outer fold."""
-
-    folds: tuple[int, int]
-    training: Training
-    validations: tuple[Validation, Validation]
-
-    @classmethod
-    def of(
-        cls, features: FeatureMoments, folds: tuple[int, int], scales: Sequence[Floats]
-    ) -> Inner:
-        """Factorise the sums of the folds outside the pair."""
-        training = Training.of(features.others(*folds), scales)
-        first, second = (
-            Validation.of(HeldOut.of(training.scaler, features.part(k))) for k in folds
-        )
-        return cls(folds, training, (first, second))
+    factors: tuple[Factor, ...]
 
 
 @dataclass(frozen=True)
@@ -116,29 +107,29 @@ class Design:
         Widths of the two bands; None for one.
     scales : tuple of array
         Per ratio, the scale of each column that takes part.
-    cells : Cells
-        Rows by fold; the arrays below hold rows in its order.
-    x : array, (n_stimuli, n_features)
-        Features less `features.shift`, float64.
-    weighted : array, (n_stimuli, n_features + 1)
-        Weighted features and, last, the weights, of mean 1.
-    features : FeatureMoments
-        Sums per fold.
-    outer : tuple of Outer
-        One training set per outer fold.
-    inner : tuple of Inner
-        One training set per pair of folds; empty unless alphas are chosen by k-fold.
+    coordinates : Coordinates
+        The features.
+    outer : tuple of Training
+        One per outer fold, which it leaves out.
+    inner : tuple of Training
+        One per pair of folds, each of which validates for the other as outer fold; empty unless
+        alphas are chosen by k-fold.
+    dual : bool
+        Whether kernels of stimuli were factorised, not moments of features.
     """
 
     options: RidgeOptions
     bands: tuple[int, ...] | None
     scales: tuple[Floats, ...]
-    cells: Cells
-    x: Floats
-    weighted: Floats
-    features: FeatureMoments
-    outer: tuple[Outer, ...]
-    inner: tuple[Inner, ...]
+    coordinates: Coordinates
+    outer: tuple[Training, ...]
+    inner: tuple[Training, ...]
+    dual: bool
+
+    @property
+    def n_stimuli(self) -> int:
+        """Number of rows."""
+        return self.coordinates.x.shape[0]
 
     @property
     def n_ratios(self) -> tuple[int, ...]:
@@ -146,31 +137,13 @@ class Design:
         return (len(self.scales),) if self.bands is None else (len(self.scales), 1)
 
     @property
-    def fold_of(self) -> Ints:
-        """Fold of each row in the order of the cells, (n_stimuli,)."""
-        return np.repeat(np.arange(self.cells.shape[0]), np.diff(self.cells.edges))
-
-
-@dataclass(frozen=True)
-class Fit:
-    """Scores and the chosen alphas and ratios, as grid indices; arrays (n_folds, n_targets)."""
-
-    scores: FoldScores
-    alpha: Ints
-    ratio: Ints
-
-    @classmethod
-    def map(cls, function: Callable[..., NDArray[Any]], fits: Sequence[Fit]) -> Fit:
-        """Apply a function, such as `np.stack`, to the arrays of several fits."""
-        return cls(
-            scores=FoldScores.map(function, [one.scores for one in fits]),
-            alpha=function([one.alpha for one in fits]),
-            ratio=function([one.ratio for one in fits]),
-        )
+    def n_factorisations(self) -> int:
+        """Eigendecompositions that were made."""
+        return len(self.scales) * (len(self.outer) + len(self.inner))
 
 
 def factorise(
-    x: NDArray[Any],
+    x: Rows,
     folds: NDArray[np.integer],
     weights: NDArray[Any] | None = None,
     options: RidgeOptions | None = None,
@@ -180,8 +153,9 @@ def factorise(
 
     Parameters
     ----------
-    x : array, (n_stimuli, n_features)
-        Features; with two bands, `[F | G]`.
+    x : array or other rows, (n_stimuli, n_features)
+        Features; with two bands, `[F | G]`. Read by slices of rows, again for every block of
+        targets, so that they may lie on disk.
     folds : array of int, (n_stimuli,)
         Fold of each stimulus, every one from 0 to n_folds - 1 in use.
     weights : array, (n_stimuli,), optional
@@ -197,160 +171,199 @@ def factorise(
         finite, weights are not positive, or bands do not add up.
     """
     options = RidgeOptions() if options is None else options
-    x, folds = np.asarray(x), np.asarray(folds)
-    weights = np.ones(len(x)) if weights is None else np.asarray(weights, dtype=np.float64)
+    coordinates = read(x, folds, weights)
+    n_folds = coordinates.layout.shape[0]
+    _check_n_folds(n_folds, options.selection)
+    pairs = combinations(range(n_folds), 2) if options.selection == "kfold" else ()
+    sets: list[tuple[int, ...]] = [*((k,) for k in range(n_folds)), *pairs]
+    trainings = train(coordinates, sets, options, bands)
+    scales = scales_of(x.shape[1], options, bands)
+    outer, inner = trainings[:n_folds], trainings[n_folds:]
+    return Design(options, bands, scales, coordinates, outer, inner, is_dual(x.shape))
+
+
+def read(x: Rows, folds: NDArray[np.integer], weights: NDArray[Any] | None = None) -> Coordinates:
+    """Check features and what goes with them; see `factorise`."""
+    x = x if hasattr(x, "shape") else np.asarray(x)
+    folds = np.asarray(folds)
+    weights = np.ones(len(folds)) if weights is None else np.asarray(weights, dtype=np.float64)
     _check_rows(x, folds, weights)
-    _check_folds(folds, options.selection)
-    _check_bands(x.shape[1], bands)
-    cells = Cells.of(folds)
-    shift = cells.first_mean(x)
-    ordered = x[cells.order] - shift
-    weighted = weigh_rows(ordered, (weights / weights.mean())[cells.order])
-    features = ordered_feature_moments(cells, weighted, ordered, shift).per_fold()
+    _check_folds(folds)
+    return Coordinates(Layout.of(folds, weights / weights.mean()), x, first_mean(x))
+
+
+def scales_of(
+    n_features: int, options: RidgeOptions, bands: tuple[int, ...] | None
+) -> tuple[Floats, ...]:
+    """Scale of each column that takes part, per ratio."""
+    _check_bands(n_features, bands)
     ratios = [1.0] if bands is None else options.ratio_grid.tolist()
-    scales = tuple(ridge.band_scale(x.shape[1], bands, ratio) for ratio in ratios)
-    outer = tuple(_outer(features, k, scales) for k in range(cells.shape[0]))
-    pairs = combinations(range(cells.shape[0]), 2) if options.selection == "kfold" else ()
-    inner = tuple(Inner.of(features, pair, scales) for pair in pairs)
-    return Design(options, bands, scales, cells, ordered, weighted, features, outer, inner)
+    return tuple(ridge.band_scale(n_features, bands, ratio) for ratio in ratios)
 
 
-def fit(design: Design, rows: Floats) -> tuple[Fit, ...]:
-    """Choose, fit and score targets in every outer fold.
-
-    Parameters
-    ----------
-    design : Design
-    rows : array, (n_stimuli, n_targets)
-        Finite targets near zero mean and unit variance, rows in the order of the design's cells.
-
-    Returns
-    -------
-    tuple of Fit
-        The fit with alpha and ratio chosen jointly; with two bands, then that of the first band
-        alone, its alphas chosen anew.
-    """
-    shift = np.zeros(rows.shape[1])
-    targets = ordered_target_moments(design.cells, design.weighted, rows, shift).per_fold()
-    inner_errors = _SELECTIONS[design.options.selection](design, targets, rows)
-    folds = []
-    for k, outer in enumerate(design.outer):
-        centred = outer.training.centre(targets.others(k))
-        projected = outer.training.project(centred)
-        errors = inner_errors(k, centred, projected)
-        held = outer.centre_held(targets.part(k))
-        folds.append(_fit_fold(design, outer, projected, errors, held, held.mean - centred.mean))
-    return tuple(Fit.map(np.stack, fits) for fits in zip(*folds, strict=True))
+def is_dual(shape: tuple[int, ...]) -> bool:
+    """Whether kernels of stimuli are smaller than moments of features (n_stimuli, n_features)."""
+    return shape[1] > shape[0]
 
 
-def _outer(features: FeatureMoments, k: int, scales: Sequence[Floats]) -> Outer:
-    training = Training.of(features.others(k), scales)
-    return Outer(training, HeldOut.of(training.scaler, features.part(k)))
+def train(
+    coordinates: Coordinates,
+    sets: Sequence[tuple[int, ...]],
+    options: RidgeOptions,
+    bands: tuple[int, ...] | None,
+) -> tuple[Training, ...]:
+    """Factorise the training sets that leave out `sets` of folds."""
+    scales = scales_of(coordinates.x.shape[1], options, bands)
+    if is_dual(coordinates.x.shape):
+        unit = options.standardise
+        return tuple(_from_kernels(coordinates, left_out, scales, unit) for left_out in sets)
+    features = coordinates.features()
+    _check_finite(features)
+    rows = _rows_of_folds(features, {k for left_out in sets for k in left_out})
+    return tuple(
+        _from_moments(coordinates, features, rows, left_out, scales, options.standardise)
+        for left_out in sets
+    )
 
 
-def _fit_fold(
-    design: Design,
-    outer: Outer,
-    projected: Sequence[Floats],
-    errors: Floats,
-    held: CentredTargets,
-    bias: Floats,
-) -> tuple[Fit, ...]:
-    bases, sizes = outer.training.bases, [len(scale) for scale in design.scales]
-    fits: tuple[Fit, ...] = ()
-    for n in reversed(design.n_ratios):
-        alpha, ratio = ridge.choose(errors[:n])
-        penalties = design.options.alpha_grid[alpha]
-
-        def weigh(i: int, columns: Ints, penalties: Floats = penalties) -> Floats:
-            return bases[i].weigh(projected[i].take(columns, axis=1), penalties[columns])
-
-        off = fits[0].scores if fits else None
-        scores = score_by_ratio(weigh, ratio, sizes[:n], outer.held, held, bias, off)
-        fits = (Fit(scores, alpha, ratio), *fits)
-    return fits
+def _rows_of_folds(features: FeatureMoments, folds: Iterable[int]) -> dict[int, HeldRows]:
+    return {k: HeldRows.of(features.part(k)) for k in folds}
 
 
-def _gcv(design: Design, targets: TargetMoments, rows: Floats) -> InnerErrors:
-    alphas = design.options.alpha_grid
-
-    def errors(k: int, centred: CentredTargets, projected: Sequence[Floats]) -> Floats:
-        training = design.outer[k].training
-        count = training.scaler.count
-        pairs = zip(training.bases, projected, strict=True)
-        return np.stack([ridge.gcv_errors(b, c, centred.yy, count, alphas) for b, c in pairs])
-
-    return errors
-
-
-def _loo(design: Design, targets: TargetMoments, rows: Floats) -> InnerErrors:
-    alphas = design.options.alpha_grid
-    fold_of = design.fold_of
-
-    def errors(k: int, centred: CentredTargets, projected: Sequence[Floats]) -> Floats:
-        training, kept = design.outer[k].training, fold_of != k
-        x = (design.x[kept] - training.scaler.mean) * training.scaler.unit
-        y, weights = rows[kept] - centred.mean, design.weighted[kept, -1]
-        ratios = []
-        for basis, c in zip(training.bases, projected, strict=True):
-            z = x[:, : len(basis.vectors)] @ basis.vectors
-            ratios.append(ridge.loo_errors(basis, c, z, y, weights, alphas))
-        return np.stack(ratios)
-
-    return errors
+def _from_moments(
+    coordinates: Coordinates,
+    features: FeatureMoments,
+    rows: Mapping[int, HeldRows],
+    left_out: tuple[int, ...],
+    scales: Sequence[Floats],
+    standardise: bool,
+) -> Training:
+    sums = features.others(*left_out)
+    scaler = Scaler.of(sums, standardise)
+    gram = scaler.gram(sums)
+    factors = []
+    for scale in scales:
+        basis = Basis.of(scaler, gram, scale)
+        held = {k: HeldOut.in_basis(basis, rows[k]) for k in left_out}
+        factors.append(Factor(coordinates, basis, held))
+    return Training(left_out, scaler.count, scaler.weight, tuple(factors))
 
 
-def _kfold(design: Design, targets: TargetMoments, rows: Floats) -> InnerErrors:
-    alphas = design.options.alpha_grid
-    shape = (len(design.outer), len(design.scales), len(alphas), rows.shape[1])
-    pooled = np.zeros(shape)
-    for inner in design.inner:
-        training = inner.training
-        centred = training.centre(targets.others(*inner.folds))
-        projected = training.project(centred)
-        outer_folds = reversed(inner.folds)
-        for fold, outer, held in zip(inner.folds, outer_folds, inner.validations, strict=True):
-            validation = held.centre(training, targets.part(fold), centred.mean)
-            for i, (basis, c) in enumerate(zip(training.bases, projected, strict=True)):
-                pooled[outer, i] += ridge.held_out_errors(basis, c, held.root, validation, alphas)
-    return lambda k, centred, projected: pooled[k]
+def _from_kernels(
+    coordinates: Coordinates,
+    left_out: tuple[int, ...],
+    scales: Sequence[Floats],
+    standardise: bool,
+) -> Training:
+    """Factorise kernels of stimuli, whose whitened rows take the place of features."""
+    layout = coordinates.layout
+    kept = ~np.isin(layout.folds, left_out)
+    weights = layout.weights[kept]
+    factors = []
+    for kernel in _kernels(coordinates, kept, scales, standardise):
+        root = put(np.sqrt(weights)[:, None])
+        values, vectors = ridge.factor(kernel[:, put(kept)] * root.T * root, np.ones(len(weights)))
+        combination = root * vectors / values
+        rows = kernel.T @ combination
+        whitened = Coordinates(layout, fetch(rows), np.zeros(len(values)))
+        basis = Basis.of_rows(values)
+        held = {k: _held_rows(layout, rows, k) for k in left_out}
+        factors.append(Factor(whitened, basis, held, combination))
+    return Training(left_out, float(kept.sum()), float(weights.sum()), tuple(factors))
 
 
-_SELECTIONS = {"gcv": _gcv, "loo": _loo, "kfold": _kfold}
+def _held_rows(layout: Layout, rows: Array, fold: int) -> HeldOut:
+    """Describe the rows of a fold that are whitened already, (n_stimuli, rank)."""
+    chosen = layout.folds == fold
+    weights = layout.weights[chosen]
+    weight, own = float(weights.sum()), rows[put(chosen)]
+    offset = put(weights / weight) @ own
+    return HeldOut(
+        weight, offset, Quadratic.of_root(put(np.sqrt(weights)[:, None]) * (own - offset))
+    )
 
 
-def _check_rows(x: NDArray[Any], folds: NDArray[Any], weights: Floats) -> None:
-    if x.ndim != 2:
-        raise ValueError(f"features have shape {x.shape}; give (n_stimuli, n_features).")
+def _kernels(
+    coordinates: Coordinates,
+    kept: NDArray[np.bool_],
+    scales: Sequence[Floats],
+    standardise: bool,
+) -> list[Any]:
+    """Return X X' of rows standardised on those kept, (n_kept, n_stimuli), at every scale."""
+    kernels = [np.zeros((int(kept.sum()), len(kept))) for _ in scales]
+    for columns, _, rows in standardised_columns(coordinates, kept, standardise):
+        for kernel, scale in zip(kernels, scales, strict=True):
+            within = scale[columns]
+            scaled = rows[:, : len(within)] * within
+            kernel += scaled[kept] @ scaled.T
+    return [put(kernel) for kernel in kernels]
+
+
+def standardised_columns(
+    coordinates: Coordinates, kept: NDArray[np.bool_], standardise: bool
+) -> Iterator[tuple[slice, Scaler, Floats]]:
+    """Yield blocks of columns, their scaler, and all rows standardised on those kept."""
+    x = np.asarray(coordinates.x[slice(0, len(kept))])
+    weights = coordinates.layout.weights[kept]
+    for start in range(0, x.shape[1], KERNEL_COLUMNS):
+        columns = slice(start, start + KERNEL_COLUMNS)
+        shift = coordinates.shift[columns]
+        part = x[:, columns] - shift
+        _check_columns(part, start)
+        sums = (weights @ part[kept], weights @ part[kept] ** 2)
+        count = float(kept.sum())
+        scaler = Scaler.of_columns(count, float(weights.sum()), *sums, shift, standardise)
+        yield columns, scaler, (part - scaler.mean) * scaler.unit
+
+
+def _check_rows(x: Rows, folds: NDArray[Any], weights: Floats) -> None:
+    if len(x.shape) != 2:
+        raise ValueError(f"features have shape {tuple(x.shape)}; give (n_stimuli, n_features).")
     for name, rows in (("folds", folds), ("weights", weights)):
-        if rows.shape != (len(x),):
+        if rows.shape != (x.shape[0],):
             raise ValueError(
-                f"{name} has shape {rows.shape} but the features have {len(x)} rows; give one "
+                f"{name} has shape {rows.shape} but the features have {x.shape[0]} rows; give one "
                 "value per stimulus."
             )
     if not np.isfinite(weights).all() or (weights <= 0).any():
         raise ValueError("weights hold values that are not positive; give numbers of repeats.")
-    broken = ~np.isfinite(x).all(axis=0)
-    if broken.any():
+
+
+def _check_finite(features: FeatureMoments) -> None:
+    """Refuse features of which any sum of squares is not finite."""
+    xp = namespace(features.xx)
+    _check_columns(xp.linalg.diagonal(features.xx), 0)
+
+
+def _check_columns(rows: Any, start: int) -> None:
+    xp = namespace(rows)
+    broken = ~xp.all(xp.isfinite(rows), axis=0)
+    if bool(xp.any(broken)):
+        first = int(xp.argmax(xp.astype(broken, xp.int8)))
         raise ValueError(
-            f"{broken.sum()} of {x.shape[1]} features hold values that are not finite, the first "
-            f"in column {broken.argmax()}; extract them again."
+            f"{int(xp.sum(broken))} of {len(broken)} features hold values that are not finite, the "
+            f"first in column {start + first}; extract them again."
         )
 
 
-def _check_folds(folds: NDArray[np.integer], selection: str) -> None:
-    n_folds = int(folds.max(initial=-1)) + 1
-    needed = 3 if selection == "kfold" else 2
-    if folds.min(initial=0) < 0 or n_folds < needed:
-        raise ValueError(
-            f"folds run from {folds.min(initial=0)} to {n_folds - 1}; number them from 0, with at "
-            f"least {needed} for selection {selection!r}."
-        )
-    if len(folds) < n_folds:
-        raise ValueError(f"{len(folds)} stimuli cannot fill {n_folds} folds; lower n_folds.")
-    empty = sorted(set(range(n_folds)) - set(folds.tolist()))
+def _check_folds(folds: NDArray[np.integer]) -> None:
+    lowest, highest = int(folds.min(initial=0)), int(folds.max(initial=-1))
+    if lowest < 0:
+        raise ValueError(f"folds run from {lowest} to {highest}; number them from 0.")
+    if len(folds) <= highest:
+        raise ValueError(f"{len(folds)} stimuli cannot fill {highest + 1} folds; lower n_folds.")
+    empty = sorted(set(range(highest + 1)) - set(folds.tolist()))
     if empty:
-        raise ValueError(f"fold {empty[0]} of {n_folds} holds no stimulus; use assign_folds.")
+        raise ValueError(f"fold {empty[0]} of {highest + 1} holds no stimulus; use assign_folds.")
+
+
+def _check_n_folds(n_folds: int, selection: str) -> None:
+    needed = 3 if selection == "kfold" else 2
+    if n_folds < needed:
+        raise ValueError(
+            f"folds run from 0 to {n_folds - 1}; give at least {needed} for selection "
+            f"{selection!r}."
+        )
 
 
 def _check_bands(n_features: int, bands: tuple[int, ...] | None) -> None:

@@ -27,11 +27,14 @@ def device() -> torch.device:
     return torch.device("cuda")
 
 
+def uses_tensors() -> bool:
+    """Whether arrays are torch's: on a CPU they stay numpy's, whose BLAS is faster."""
+    return device().type != "cpu"
+
+
 def put(values: Array) -> Array:
-    """Move an array to this process's device: on a CPU it stays numpy's, whose BLAS is faster."""
-    if device().type == "cpu":
-        return values
-    return torch.as_tensor(values, device=device())
+    """Move an array to this process's device."""
+    return _tensor(values, device()) if uses_tensors() else values
 
 
 def fetch(values: Array) -> NDArray[Any]:
@@ -43,12 +46,12 @@ def like(values: NDArray[Any], other: Array) -> Array:
     """Move an array to the device of another one."""
     if isinstance(other, np.ndarray):
         return values
-    return torch.as_tensor(values, device=other.device)
+    return _tensor(values, other.device)
 
 
-def zeros(shape: tuple[int, ...], other: Array) -> Array:
-    """Return zeros of another array's type and device."""
-    return namespace(other).zeros(shape, dtype=other.dtype, device=array_api_compat.device(other))
+def zeros(shape: tuple[int, ...]) -> Array:
+    """Return float64 zeros on this process's device."""
+    return put(np.zeros(shape))
 
 
 def namespace(*values: Array) -> Any:
@@ -60,3 +63,9 @@ def single(values: Array) -> Array:
     """Return a float32 copy."""
     xp = namespace(values)
     return xp.astype(values, xp.float32)
+
+
+def _tensor(values: Array, where: torch.device) -> torch.Tensor:
+    # Torch takes no arrays that run backwards.
+    forward = np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values
+    return torch.as_tensor(forward, device=where)

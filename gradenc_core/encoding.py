@@ -9,23 +9,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradenc_core import ridge
-from gradenc_core.design import Design, Fit, factorise, fit
+from gradenc_core.design import Design, factorise
+from gradenc_core.device import Floats, fetch
+from gradenc_core.fitting import TARGET_WIDTH, Fit, centre, fit
 from gradenc_core.moments import (
-    Cells,
     FeatureMoments,
-    Floats,
+    Layout,
     TargetMoments,
-    ordered_feature_moments,
-    ordered_target_moments,
+    feature_moments,
+    target_moments,
 )
 from gradenc_core.ridge import Ints, RidgeOptions, Scaler
-from gradenc_core.scores import FoldScores, HeldOut, analytic_p, score_by_ratio, statistic
+from gradenc_core.scores import (
+    Centred,
+    FoldScores,
+    HeldOut,
+    analytic_p,
+    score,
+    score_by_ratio,
+    statistic,
+)
+from gradenc_core.solver import REPLICATES
 
 __all__ = [
     "EncodingCounts",
@@ -40,10 +50,16 @@ __all__ = [
     "score_targets",
 ]
 
-# Part of the algorithm's version: products of another width may differ in their last bits.
-TARGET_WIDTH = 1024
-# Bootstrap replicates whose moments are summed in one product; bounds memory.
-REPLICATES = 8
+
+class Columns(Protocol):
+    """Targets that may be too many to hold: an array, or one on disk that is read by columns."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_stimuli, n_targets)."""
+
+    def __getitem__(self, columns: tuple[slice, slice], /) -> Any:
+        """Read a slice of columns of all rows."""
 
 
 @dataclass(frozen=True)
@@ -101,15 +117,16 @@ def encode(
     return score_targets(factorise(x, folds, weights, options, bands), y)
 
 
-def score_targets(design: Design, y: NDArray[Any]) -> EncodingScores:
+def score_targets(design: Design, y: Columns) -> EncodingScores:
     """Score targets on a factorised layer.
 
     Parameters
     ----------
     design : Design
-    y : array, (n_stimuli, n_targets)
-        Mean response per stimulus, rows in the order of the features. A target with a value that
-        is not finite, or without variance, gets NaN scores and does not touch the others.
+    y : array or other columns, (n_stimuli, n_targets)
+        Mean response per stimulus, rows in the order of the features; read `TARGET_WIDTH` columns
+        at a time. A target with a value that is not finite, or without variance, gets NaN scores
+        and does not touch the others.
 
     Raises
     ------
@@ -143,7 +160,7 @@ def score_targets(design: Design, y: NDArray[Any]) -> EncodingScores:
 
 def permutation_scores(
     design: Design,
-    y: NDArray[Any],
+    y: Columns,
     n_permutations: int,
     seed: int,
     groups: NDArray[Any] | None = None,
@@ -172,9 +189,7 @@ def permutation_scores(
     ValueError
         If `y` or `groups` has another number of rows than the features.
     """
-    orders = permutations(len(design.x), n_permutations, seed, groups)
-    # From rows in the order of the design's cells to permuted rows in the same order.
-    orders = np.argsort(design.cells.order)[orders[:, design.cells.order]]
+    orders = permutations(design.n_stimuli, n_permutations, seed, groups)
     scores = [_permuted(design, block, orders) for block in _blocks(design, y)]
     return np.concatenate(scores, axis=1).astype(np.float32)
 
@@ -195,11 +210,11 @@ def permutations(
 
 
 def bootstrap_scores(
-    design: Design, y: NDArray[Any], blocks: NDArray[np.integer], n_bootstraps: int, seed: int
+    design: Design, y: Columns, blocks: NDArray[np.integer], n_bootstraps: int, seed: int
 ) -> NDArray[np.float32]:
     """Scores refitted on resampled blocks of stimuli, at each target's own alphas and ratios.
 
-    Needs n_folds x n_blocks x n_features x (n_features + n_targets) x 8 bytes.
+    Keeps moments of n_folds x n_blocks x n_features x (n_features + TARGET_WIDTH) x 8 bytes.
 
     Parameters
     ----------
@@ -221,26 +236,30 @@ def bootstrap_scores(
     ValueError
         If `y` or `blocks` has another number of rows than the features.
     """
-    if len(blocks) != len(design.x):
-        raise ValueError(f"blocks has {len(blocks)} rows but the features have {len(design.x)}.")
-    cells = Cells.of(design.fold_of, np.asarray(blocks)[design.cells.order])
-    weighted = design.weighted[cells.order]
-    features = ordered_feature_moments(
-        cells, weighted, design.x[cells.order], design.features.shift
-    )
-    prepared = list(_blocks(design, y))
-    fits = _join([fit(design, _pad(block.rows)) for block in prepared], y.shape[1])
-    rows = np.concatenate([block.rows for block in prepared], axis=1)[cells.order]
-    targets = ordered_target_moments(cells, weighted, rows, np.zeros(y.shape[1]))
-    weights = block_weights(cells.counts, n_bootstraps, seed)
+    if len(blocks) != design.n_stimuli:
+        raise ValueError(f"blocks has {len(blocks)} rows but the features have {design.n_stimuli}.")
+    own = design.coordinates
+    layout = Layout.of(own.layout.folds, own.layout.weights, np.asarray(blocks))
+    features = feature_moments(layout, own.x, own.shift)
+    weights = block_weights(fetch(features.count), n_bootstraps, seed)
+    scores = [_resampled(design, block, layout, features, weights) for block in _blocks(design, y)]
+    return np.concatenate(scores, axis=1).astype(np.float32)
+
+
+def _resampled(
+    design: Design, block: _Block, layout: Layout, features: FeatureMoments, weights: Floats
+) -> Floats:
+    """Scores of one block of targets, observed and in every replicate, (n + 1, n_targets)."""
+    own, n_targets = design.coordinates, block.rows.shape[1]
+    fits = [Fit.map(lambda a: a[0][:, :n_targets], [f]) for f in fit(design, _pad(block.rows))]
+    targets = target_moments(layout, own.x, block.rows, own.shift, np.zeros(n_targets))
     scores = [statistic([chosen.scores for chosen in fits])]
-    for start in range(0, n_bootstraps, REPLICATES):
+    for start in range(0, len(weights), REPLICATES):
         drawn = weights[start : start + REPLICATES]
-        x_sums, y_sums = features.weigh(drawn), targets.weigh(drawn)
+        x_sums, y_sums = features.weigh(drawn).on_cpu(), targets.weigh(drawn).on_cpu()
         parts = ((x_sums.part(i), y_sums.part(i)) for i in range(len(drawn)))
         scores.extend(_refit(design, x_part, y_part, fits) for x_part, y_part in parts)
-    usable = np.concatenate([block.usable for block in prepared])
-    return np.where(usable, np.stack(scores), np.nan).astype(np.float32)
+    return np.where(block.usable, np.stack(scores), np.nan)
 
 
 def block_weights(counts: Floats, n_bootstraps: int, seed: int) -> Floats:
@@ -269,7 +288,7 @@ def block_weights(counts: Floats, n_bootstraps: int, seed: int) -> Floats:
 
 @dataclass(frozen=True)
 class _Block:
-    """Targets ready to fit: rows (n_stimuli, n) in the order of the cells, shifted, unit variance.
+    """Targets ready to fit: rows (n_stimuli, n) of mean zero and unit variance.
 
     `scale` is the standard deviation taken out; NaN and constant targets have rows of zeros.
     """
@@ -284,26 +303,25 @@ class _Block:
         return ~(self.is_nan | self.is_constant)
 
 
-def _blocks(design: Design, y: NDArray[Any]) -> Iterator[_Block]:
-    y = np.asarray(y)
-    if y.ndim != 2 or len(y) != len(design.x) or y.shape[1] == 0:
+def _blocks(design: Design, y: Columns) -> Iterator[_Block]:
+    if len(y.shape) != 2 or y.shape[0] != design.n_stimuli or y.shape[1] == 0:
         raise ValueError(
-            f"targets have shape {y.shape} but the features have {len(design.x)} rows; give "
-            "(n_stimuli, n_targets) for the same stimuli."
+            f"targets have shape {tuple(y.shape)} but the features have {design.n_stimuli} rows; "
+            "give (n_stimuli, n_targets) for the same stimuli."
         )
     for start in range(0, y.shape[1], TARGET_WIDTH):
-        yield _prepare(design.cells, y[:, start : start + TARGET_WIDTH].astype(np.float64))
+        yield _prepare(np.array(y[:, start : start + TARGET_WIDTH], dtype=np.float64))
 
 
-def _prepare(cells: Cells, y: Floats) -> _Block:
+def _prepare(y: Floats) -> _Block:
     is_nan = np.array(~np.isfinite(y).all(axis=0))
     y[:, is_nan] = 0.0
-    mean, scale = y.mean(axis=0), y.std(axis=0)
+    mean, scale = centre(y)
     is_constant = np.array(~is_nan & (scale <= ridge.RELATIVE_ZERO_SD * np.abs(mean)))
     y[:, is_constant] = 0.0
     scale[is_nan | is_constant] = 1.0
-    rows = (y[cells.order] - cells.first_mean(y)) / scale
-    return _Block(rows, scale, is_nan, is_constant)
+    y /= scale
+    return _Block(y, scale, is_nan, is_constant)
 
 
 def _pad(rows: Floats) -> Floats:
@@ -350,15 +368,6 @@ def _permuted(design: Design, block: _Block, orders: Ints) -> Floats:
     return np.where(block.usable, np.concatenate(scores), np.nan)
 
 
-def _join(blocks: Sequence[tuple[Fit, ...]], n_targets: int) -> list[Fit]:
-    """Join the fits of blocks of targets; only the last block is padded."""
-
-    def joined(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        return np.concatenate(arrays, axis=-1)[..., :n_targets]
-
-    return [Fit.map(joined, parts) for parts in zip(*blocks, strict=True)]
-
-
 def _refit(
     design: Design, x_sums: FeatureMoments, y_sums: TargetMoments, fits: Sequence[Fit]
 ) -> Floats:
@@ -370,23 +379,33 @@ def _refit(
 def _refit_fold(
     design: Design, x_sums: FeatureMoments, y_sums: TargetMoments, fits: Sequence[Fit], k: int
 ) -> tuple[FoldScores, ...]:
-    training = x_sums.others(k)
-    scaler = Scaler.of(training)
-    gram = scaler.gram(training)
-    centred = scaler.centre(scaler.weight, scaler.mean, y_sums.others(k))
-    rows = HeldOut.of(scaler, x_sums.part(k))
-    held = scaler.centre(rows.weight, rows.mean, y_sums.part(k))
-    bias = held.mean - centred.mean
-    sizes = [len(scale) for scale in design.scales]
+    training, y_training = x_sums.others(k), y_sums.others(k)
+    scaler = Scaler.of(training, design.options.standardise)
+    gram, xy = scaler.gram(training), _standardised(scaler, training, y_training)
+    held_x, held_y = x_sums.part(k), y_sums.part(k)
+    held_xy = _standardised(scaler, held_x, held_y)
+    held = Centred.of(float(held_x.weight), held_y)
+    bias = held.mean - Centred.of(scaler.weight, y_training).mean
+    rows = {n: HeldOut.standardised(scaler, held_x, n) for n in set(map(len, design.scales))}
     scores: tuple[FoldScores, ...] = ()
-    for chosen in reversed(fits):
+    for chosen, n_ratios in zip(reversed(fits), reversed(design.n_ratios), strict=True):
         penalties = design.options.alpha_grid[chosen.alpha[k]]
 
-        def weigh(i: int, columns: Ints, penalties: Floats = penalties) -> Floats:
-            xy = centred.xy.take(columns, axis=1)
-            return ridge.solve(gram, xy, design.scales[i], penalties[columns])
+        def score_columns(i: int, columns: Ints, penalties: Floats = penalties) -> FoldScores:
+            scale = design.scales[i]
+            beta = ridge.solve(gram, xy.take(columns, axis=1), scale, penalties[columns])
+            d = held_xy[: len(scale)].take(columns, axis=1)
+            return score(beta, rows[len(scale)], d, held.take(columns), bias[columns])
 
         off = scores[0] if scores else None
-        new = score_by_ratio(weigh, chosen.ratio[k], sizes, rows, held, bias, off)
-        scores = (new, *scores)
+        scores = (score_by_ratio(score_columns, chosen.ratio[k], n_ratios, off), *scores)
     return scores
+
+
+def _standardised(scaler: Scaler, x_sums: FeatureMoments, y_sums: TargetMoments) -> Floats:
+    """Products of standardised features with targets, both about the rows' own means."""
+    mean = x_sums.x / x_sums.weight
+    xy = np.multiply.outer(-mean, y_sums.y)
+    xy += y_sums.xy
+    xy *= scaler.unit[:, None]
+    return xy

@@ -1,8 +1,7 @@
-"""Networks as torchvision and timm build them, and the preprocessing that goes with them."""
+"""Networks as their libraries build them, and the preprocessing that goes with them."""
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
@@ -14,42 +13,87 @@ import torchvision
 from timm.data.config import resolve_model_data_config
 from torch import nn
 
-Library = Literal["torchvision", "timm"]
+from gradenc_core.preprocessing import Preprocessing
 
-_LAYER_SCALE = re.compile(r"(^|\.)(gamma(_?\d)?|layer_scale(_?\d)?(\.scale)?)$")
+Library = Literal["torchvision", "timm", "transformers"]
+
+_LAYER_SCALE = re.compile(
+    r"(^|\.)(gamma(_?\d)?|layer_scale(_?\d)?(\.(scale|lambda1))?|layer_scale_parameter)$"
+)
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """From an image to the network's input: resize, centre crop, scale to [0, 1], normalise.
-
-    Attributes
-    ----------
-    image_size, resize_size : int
-        Side of the crop, and of the resized image (its shorter side, or both for `squash`), pixels.
-    squash : bool
-        Whether the resize ignores the aspect ratio.
-    interpolation : str
-        Name of a torchvision `InterpolationMode`.
-    mean, std : tuple of float
-        Per channel, of values in [0, 1].
-    """
-
-    image_size: int
-    resize_size: int
-    squash: bool
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def resized(self, image_size: int | None) -> "Preprocessing":
-        """Return the same steps for another crop size, the resize scaled in proportion."""
-        if image_size is None or image_size == self.image_size:
-            return self
-        resize_size = round(self.resize_size * image_size / self.image_size)
-        return Preprocessing(
-            **{**asdict(self), "image_size": image_size, "resize_size": resize_size}
-        )
+FAMILIES: dict[str, tuple[tuple[Library, str], ...]] = {
+    "DINOv3 ViT": (
+        ("timm", "vit_small_patch16_dinov3"),
+        ("timm", "vit_base_patch16_dinov3"),
+        ("timm", "vit_large_patch16_dinov3"),
+        ("timm", "vit_huge_plus_patch16_dinov3"),
+        ("transformers", "facebook/dinov3-vits16-pretrain-lvd1689m"),
+        ("transformers", "facebook/dinov3-vitb16-pretrain-lvd1689m"),
+        ("transformers", "facebook/dinov3-vitl16-pretrain-lvd1689m"),
+        ("transformers", "facebook/dinov3-vith16plus-pretrain-lvd1689m"),
+    ),
+    "DINOv3 ConvNeXt": (
+        ("timm", "convnext_tiny.dinov3_lvd1689m"),
+        ("timm", "convnext_small.dinov3_lvd1689m"),
+        ("timm", "convnext_base.dinov3_lvd1689m"),
+        ("timm", "convnext_large.dinov3_lvd1689m"),
+        ("transformers", "facebook/dinov3-convnext-tiny-pretrain-lvd1689m"),
+        ("transformers", "facebook/dinov3-convnext-small-pretrain-lvd1689m"),
+        ("transformers", "facebook/dinov3-convnext-base-pretrain-lvd1689m"),
+        ("transformers", "facebook/dinov3-convnext-large-pretrain-lvd1689m"),
+    ),
+    "supervised ViT-L/16": (
+        ("torchvision", "vit_l_16"),
+        ("timm", "vit_large_patch16_224.augreg_in21k_ft_in1k"),
+        ("transformers", "google/vit-large-patch16-224"),
+    ),
+    "ResNet-50": (
+        ("torchvision", "resnet50"),
+        ("timm", "resnet50.a1_in1k"),
+        ("transformers", "microsoft/resnet-50"),
+    ),
+    "ConvNeXt-L": (
+        ("torchvision", "convnext_large"),
+        ("timm", "convnext_large.fb_in1k"),
+        ("transformers", "facebook/convnext-large-224"),
+    ),
+    "MAE": (
+        ("timm", "vit_base_patch16_224.mae"),
+        ("timm", "vit_large_patch16_224.mae"),
+        ("transformers", "facebook/vit-mae-base"),
+        ("transformers", "facebook/vit-mae-large"),
+        ("transformers", "facebook/vit-mae-huge"),
+    ),
+    "CLIP": (
+        ("timm", "vit_base_patch32_clip_224.openai"),
+        ("timm", "vit_large_patch14_clip_224.openai"),
+        ("transformers", "openai/clip-vit-base-patch32"),
+        ("transformers", "openai/clip-vit-base-patch16"),
+        ("transformers", "openai/clip-vit-large-patch14"),
+    ),
+    "SigLIP 2": (
+        ("timm", "vit_base_patch16_siglip_224.v2_webli"),
+        ("timm", "vit_large_patch16_siglip_256.v2_webli"),
+        ("transformers", "google/siglip2-base-patch16-224"),
+        ("transformers", "google/siglip2-large-patch16-256"),
+        ("transformers", "google/siglip2-so400m-patch14-224"),
+    ),
+    "OWL-ViT": (
+        ("transformers", "google/owlvit-base-patch32"),
+        ("transformers", "google/owlvit-base-patch16"),
+        ("transformers", "google/owlvit-large-patch14"),
+    ),
+    "DINOv2 with registers": (
+        ("timm", "vit_small_patch14_reg4_dinov2"),
+        ("timm", "vit_base_patch14_reg4_dinov2"),
+        ("timm", "vit_large_patch14_reg4_dinov2"),
+        ("transformers", "facebook/dinov2-with-registers-small"),
+        ("transformers", "facebook/dinov2-with-registers-base"),
+        ("transformers", "facebook/dinov2-with-registers-large"),
+    ),
+}
+"""Library and architecture of well-known networks, by family (docs/models.md)."""
 
 
 def build(
@@ -64,7 +108,11 @@ def build(
     FileNotFoundError
         Pretrained weights that are neither here nor reachable.
     """
-    builders = {"torchvision": _build_torchvision, "timm": _build_timm}
+    builders = {
+        "torchvision": _build_torchvision,
+        "timm": _build_timm,
+        "transformers": _build_transformers,
+    }
     if library not in builders:
         raise ValueError(f"library is {library!r}: use one of {', '.join(builders)}")
     module, preprocessing = builders[library](architecture, pretrained, image_size)
@@ -76,18 +124,24 @@ def build(
 def weights_cache(library: Library, architecture: str) -> Path:
     """Return where a network's pretrained weights are kept on this machine.
 
-    A file below TORCH_HOME, or (most of timm's) a folder below HF_HOME.
+    A file below TORCH_HOME, or (transformers', and most of timm's) a folder below HF_HOME.
     """
+    if library == "transformers":
+        return folder if (folder := Path(architecture)).is_dir() else _hub_cache(architecture)
     if library == "torchvision":
         url = str(torchvision.models.get_model_weights(architecture).DEFAULT.url)
     else:
         published = timm.get_pretrained_cfg(architecture, allow_unregistered=False)
         assert published is not None
         if published.hf_hub_id:
-            name = "--".join(("models", *published.hf_hub_id.split("/")))
-            return Path(huggingface_hub.constants.HF_HUB_CACHE) / name
+            return _hub_cache(published.hf_hub_id)
         url = str(published.url)
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+
+
+def _hub_cache(repository: str) -> Path:
+    name = "--".join(("models", *repository.split("/")))
+    return Path(huggingface_hub.constants.HF_HUB_CACHE) / name
 
 
 def _open_layer_scale(module: nn.Module) -> None:
@@ -178,6 +232,14 @@ def _create_timm(architecture: str, pretrained: bool, image_size: int | None) ->
             if "img_size" not in str(error):
                 raise
     return timm.create_model(architecture, pretrained=pretrained)
+
+
+def _build_transformers(
+    architecture: str, pretrained: bool, image_size: int | None
+) -> tuple[nn.Module, Preprocessing]:
+    from gradenc_core import huggingface  # a second of imports that most processes do not need
+
+    return huggingface.build(architecture, pretrained, image_size)
 
 
 def _check_known(architecture: str, known: Sequence[str], library: str) -> None:

@@ -1,28 +1,28 @@
-"""Vision models of torchvision and timm: loading, preprocessing, blocks, layers and depths."""
+"""Vision models of torchvision, timm and transformers: loading, blocks, layers and depths."""
 
 import fnmatch
-import hashlib
-import re
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
 
-from gradenc_core.library import Library, Preprocessing, build
+from gradenc_core.library import Library, build
+from gradenc_core.preprocessing import Preprocessing
+from gradenc_core.tracing import Call, find_blocks, trace
+from gradenc_core.weights import constant_tensors, load_checkpoint, shuffle
 
-Weights = Literal["pretrained", "untrained"]
+Weights = Literal["pretrained", "checkpoint", "untrained", "shuffled"]
 
-_BLOCK_CLASS = re.compile(
-    r"Block|Bottleneck|Residual|DepthwiseSeparable|Inception(?!Aux)|Fire|M[Bb]Conv"
-)
-_NEVER_BLOCKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Dropout, nn.Identity)
+_CLASS_TOKENS = {"cls_token", "class_embedding", "distillation_token"}
+"""Names that transformers gives to class tokens."""
 
 
 class Layer(NamedTuple):
@@ -30,18 +30,6 @@ class Layer(NamedTuple):
 
     name: str
     depth: float
-
-
-class Call(NamedTuple):
-    """What one forward pass did with a module: order of begin and end, output shape, calls.
-
-    `shape` is None where the output is not a single tensor; its first entry, the batch, is 1.
-    """
-
-    begin: int
-    end: int
-    shape: tuple[int, ...] | None
-    n_calls: int
 
 
 @dataclass(frozen=True)
@@ -105,29 +93,45 @@ def load_model(
     weights: Weights,
     seed: int,
     image_size: int | None = None,
+    checkpoint: Path | None = None,
 ) -> VisionModel:
-    """Load a classification model of torchvision or any model of timm.
+    """Load a classification model of torchvision, or any model of timm or transformers.
 
     Parameters
     ----------
-    weights : {"pretrained", "untrained"}
-        `untrained` is the published initialisation drawn with `seed`, with every LayerScale gamma
-        set to 1 (docs/methods.md); the global random state is left alone.
+    weights : {"pretrained", "checkpoint", "untrained", "shuffled"}
+        `pretrained`: the library's. `checkpoint`: those of a file. `untrained`: the published
+        initialisation drawn with `seed`, with every LayerScale gamma set to 1 (docs/methods.md).
+        `shuffled`: those of the file if given, else the library's, permuted with `seed` within
+        each tensor. The global random state is left alone.
     image_size : int, optional
         Side of the input in pixels, instead of the one that the weights were trained with.
+    checkpoint : Path, optional
+        The file, .safetensors, .pt or .pth.
 
     Raises
     ------
     ValueError
-        Unknown library or architecture, or a size that the architecture cannot take.
+        Unknown library or architecture, a size that the architecture cannot take, or weights that
+        there are not or that do not fit.
     FileNotFoundError
-        Pretrained weights that are neither here nor reachable.
+        Weights that are neither here nor reachable.
     """
-    if weights not in ("pretrained", "untrained"):
-        raise ValueError(f"weights is {weights!r}: use 'pretrained' or 'untrained'")
+    if weights not in get_args(Weights):
+        raise ValueError(f"weights is {weights!r}: use one of {', '.join(get_args(Weights))}")
+    if weights != "shuffled" and (checkpoint is not None) != (weights == "checkpoint"):
+        raise ValueError(
+            f"weights is {weights!r} and checkpoint is {checkpoint}: a checkpoint goes with "
+            "'checkpoint', which needs one, or with 'shuffled'"
+        )
+    from_library = weights != "untrained" and checkpoint is None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        module, preprocessing = build(library, architecture, weights == "pretrained", image_size)
+        module, preprocessing = build(library, architecture, from_library, image_size)
+    if checkpoint is not None:
+        load_checkpoint(module, checkpoint)
+    if weights == "shuffled":
+        shuffle(module, seed)
     return from_module(
         module,
         preprocessing,
@@ -150,13 +154,19 @@ def from_module(
     """Describe a network of one's own, (n, 3, size, size) -> (n, n_classes); freezes it in place.
 
     In-place activations are switched off, since they would overwrite captured outputs.
+
+    Raises
+    ------
+    ValueError
+        The network is compiled or checkpoints its activations, which hides its layers from hooks.
     """
+    _require_plain(module)
     module.eval().requires_grad_(False)
     for part in module.modules():
         if getattr(part, "inplace", False):
             part.inplace = False  # type: ignore[assignment]
-    calls, output = _trace(module, preprocessing.image_size)
-    blocks = _find_blocks(module, calls)
+    calls, output = trace(module, preprocessing.image_size)
+    blocks = find_blocks(module, calls)
     last = calls[blocks[-1]].shape if blocks else None
     n_class_tokens, n_register_tokens = _prefix_tokens(module)
     n_classes = output.shape[1] if isinstance(output, torch.Tensor) and output.ndim == 2 else 0
@@ -190,18 +200,8 @@ def model_summary(model: VisionModel) -> dict[str, Any]:
         "n_register_tokens": model.n_register_tokens,
         "n_patches": model.n_patches,
         "n_classes": model.n_classes,
+        "constant_tensors": constant_tensors(model.module) if model.weights == "shuffled" else [],
     }
-
-
-def weights_digest(module: nn.Module) -> str:
-    """Return sha256 over sorted name, dtype, shape and bytes of all parameters and buffers."""
-    digest = hashlib.sha256()
-    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def preprocess(model: VisionModel, image: Image.Image) -> torch.Tensor:
@@ -211,6 +211,30 @@ def preprocess(model: VisionModel, image: Image.Image) -> torch.Tensor:
     resized = transforms.resize(image.convert("RGB"), size, InterpolationMode(steps.interpolation))
     cropped = transforms.center_crop(resized, [steps.image_size, steps.image_size])
     return transforms.normalize(transforms.to_tensor(cropped), steps.mean, steps.std)
+
+
+def layers_at(model: VisionModel, depths: int | Sequence[float]) -> tuple[Layer, ...]:
+    """Return the blocks nearest to relative depths, in the order of execution, each once.
+
+    Block i of N has depth i/N. A depth between two blocks takes the nearer one, the deeper where
+    both are as near; depth 0, before the first block, takes the first.
+
+    Parameters
+    ----------
+    depths : int or sequence of float
+        Depths in [0, 1], or how many to space evenly from 0 to 1.
+
+    Raises
+    ------
+    ValueError
+        No depth, or one outside [0, 1].
+    """
+    requested = np.linspace(0, 1, depths) if isinstance(depths, int) else np.asarray(depths)
+    if not (requested.size and (requested >= 0).all() and (requested <= 1).all()):
+        raise ValueError(f"depths is {depths}: give numbers in [0, 1], or how many")
+    blocks = require_blocks(model)
+    numbers = np.floor(requested * len(blocks) + 0.5).astype(int).clip(min=1)
+    return resolve_layers(model, [blocks[number - 1] for number in np.unique(numbers)])
 
 
 def resolve_layers(model: VisionModel, patterns: str | Sequence[str]) -> tuple[Layer, ...]:
@@ -227,7 +251,7 @@ def resolve_layers(model: VisionModel, patterns: str | Sequence[str]) -> tuple[L
     Raises
     ------
     ValueError
-        A pattern matches no module, or a module runs never, repeatedly or returns no single tensor.
+        A pattern matches no module, or a module runs never, repeatedly or returns no tensor.
     """
     requested = [patterns] if isinstance(patterns, str) else patterns
     names = {name for pattern in requested for name in _matches(model, pattern)}
@@ -246,7 +270,7 @@ def output_shape(model: VisionModel, name: str) -> tuple[int, ...]:
     elif call.n_calls > 1:
         reason = f"runs {call.n_calls} times in a forward pass"
     elif call.shape is None:
-        reason = "does not return a single tensor"
+        reason = "returns neither a tensor nor a tuple that begins with one"
     else:
         return call.shape
     raise ValueError(
@@ -284,76 +308,34 @@ def _depth(model: VisionModel, name: str) -> float:
     return sum(model.calls[block].begin < end for block in blocks) / len(blocks)
 
 
-def _trace(module: nn.Module, image_size: int) -> tuple[dict[str, Call], Any]:
-    """Run one grey image and record the order and output shape of every module."""
-    begins: dict[str, int] = {}
-    calls: dict[str, Call] = {}
-    clock = iter(range(2**62))
-
-    def before(name: str) -> Any:
-        # A hook that returns a value replaces the module's input.
-        def record(*_: Any) -> None:
-            begins.setdefault(name, next(clock))
-
-        return record
-
-    def after(name: str) -> Any:
-        def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            shape = tuple(output.shape) if isinstance(output, torch.Tensor) else None
-            n_calls = calls[name].n_calls + 1 if name in calls else 1
-            calls[name] = Call(begins[name], next(clock), shape, n_calls)
-
-        return record
-
-    parts = [(name, part) for name, part in module.named_modules() if name]
-    hooks = [part.register_forward_pre_hook(before(name)) for name, part in parts]
-    hooks += [part.register_forward_hook(after(name)) for name, part in parts]
-    first = next(module.parameters())
-    try:
-        with torch.no_grad():
-            output = module(first.new_zeros(1, 3, image_size, image_size))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return calls, output
-
-
-def _find_blocks(module: nn.Module, calls: Mapping[str, Call]) -> tuple[str, ...]:
-    """Return the outermost modules that are blocks by class name, else the most repeated class."""
-    parts = dict(module.named_modules())
-    usable = [
-        name
-        for name, call in sorted(calls.items(), key=lambda item: item[1].end)
-        if call.n_calls == 1 and call.shape is not None
-    ]
-    named = {n for n in usable if _BLOCK_CLASS.search(type(parts[n]).__name__) and _owns(parts[n])}
-    outermost = tuple(name for name in usable if name in named and not named & set(_above(name)))
-    if len(outermost) > 1:
-        return outermost
-    repeated = [name for name in usable if not isinstance(parts[name], _NEVER_BLOCKS)]
-    counts = Counter(type(parts[name]) for name in repeated)
-    if not counts or counts.most_common(1)[0][1] < 2:
-        return ()
-    most_common = counts.most_common(1)[0][0]
-    return tuple(name for name in repeated if type(parts[name]) is most_common)
-
-
-def _owns(part: nn.Module) -> bool:
-    return next(part.parameters(), None) is not None
-
-
-def _above(name: str) -> Iterator[str]:
-    while "." in name:
-        name = name.rpartition(".")[0]
-        yield name
-
-
 def _is_channels_last(shape: tuple[int, ...] | None) -> bool:
     return shape is not None and len(shape) == 4 and shape[1] == shape[2] != shape[3]
 
 
+def _require_plain(module: nn.Module) -> None:
+    """Refuse what keeps hooks from seeing each layer's output once."""
+    for name, part in module.named_modules():
+        compiled = type(part).__name__ == "OptimizedModule" or part._compiled_call_impl is not None
+        if compiled:
+            raise ValueError(
+                f"{name or 'the network'} is compiled, so that hooks do not see its layers; give "
+                "the network as it was before torch.compile"
+            )
+        if getattr(part, "gradient_checkpointing", False) or getattr(
+            part, "grad_checkpointing", False
+        ):
+            raise ValueError(
+                f"{name or 'the network'} has gradient checkpointing on, so that its layers run "
+                "again in the backward pass; switch it off"
+            )
+
+
 def _prefix_tokens(module: nn.Module) -> tuple[int, int]:
     """Return the number of class (and distillation) tokens and of register tokens."""
+    config = getattr(module, "config", None)
+    if config is not None:  # transformers
+        names = {name.rpartition(".")[2] for name, _ in module.named_parameters()}
+        return len(names & _CLASS_TOKENS), getattr(config, "num_register_tokens", 0)
     registers = getattr(module, "reg_token", None)
     n_registers = registers.shape[1] if isinstance(registers, torch.Tensor) else 0
     n_class = 1 if hasattr(module, "class_token") else 0

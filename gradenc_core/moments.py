@@ -1,20 +1,35 @@
 """Weighted second moments of features and targets, by fold and block of stimuli.
 
 Moments are float64 sums over rows shifted by a stored constant, so they add up over shards of
-stimuli and serve any training set as a sum of its folds.
+stimuli and serve any training set as a sum of its folds. A column of ones stands before the
+features: its products are the sums of weights, features and targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import reduce
-from typing import Any, Self
+from itertools import pairwise
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from gradenc_core.device import Array, Floats, fetch, like, namespace, put, zeros
+
+# Rows that are added at once. Part of the algorithm's version: other sums round differently.
+ROWS = 4096
+
+
+class Rows(Protocol):
+    """Rows that may be too many to hold: an array, or one on disk that is read by slices."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_stimuli, n_columns)."""
+
+    def __getitem__(self, rows: slice, /) -> Any:
+        """Read a slice of rows."""
 
 
 @dataclass(frozen=True)
@@ -50,31 +65,20 @@ class Cells:
         edges = np.searchsorted(labels[order], np.arange(shape[0] * shape[1] + 1))
         return cls(order, edges, shape)
 
-    @property
-    def counts(self) -> Floats:
-        """Number of rows per cell, (n_folds, n_blocks)."""
-        return np.diff(self.edges).reshape(self.shape).astype(np.float64)
+    def add_products(self, left: Array, right: Array, sums: Array) -> None:
+        """Add `left' right` of rows given in `order` to sums (n_folds, n_blocks, p, m)."""
+        for cell, part in self._slices():
+            sums[cell] += left[part].T @ right[part]
 
-    def first_mean(self, rows: NDArray[Any]) -> Floats:
-        """Mean over the first non-empty cell of rows in their own order: the constant shift."""
-        first = next(part for part in self._slices() if part.stop > part.start)
-        mean: Floats = rows[self.order[first]].mean(axis=0, dtype=np.float64)
-        return mean
+    def add_squares(self, rows: Floats, sums: Floats) -> None:
+        """Add the squares of rows given in `order` to sums (n_folds, n_blocks, m)."""
+        for cell, part in self._slices():
+            sums[cell] += np.einsum("ij,ij->j", rows[part], rows[part])
 
-    def sums(self, ordered: Floats) -> Floats:
-        """Sum rows (n_stimuli, ...), given in `order`, to (n_folds, n_blocks, ...)."""
-        parts = np.stack([ordered[part].sum(axis=0) for part in self._slices()])
-        return parts.reshape(*self.shape, *parts.shape[1:])
-
-    def products(self, left: Floats, right: Floats) -> Floats:
-        """Sum `left' right` of rows given in `order` to (n_folds, n_blocks, p, m)."""
-        out = np.empty((len(self.edges) - 1, left.shape[1], right.shape[1]))
-        for cell, part in enumerate(self._slices()):
-            np.matmul(left[part].T, right[part], out=out[cell])
-        return out.reshape(*self.shape, *out.shape[1:])
-
-    def _slices(self) -> Iterator[slice]:
-        return (slice(int(a), int(b)) for a, b in zip(self.edges, self.edges[1:], strict=False))
+    def _slices(self) -> Iterator[tuple[tuple[int, int], slice]]:
+        for cell, (start, stop) in enumerate(pairwise(self.edges.tolist())):
+            if stop > start:
+                yield divmod(cell, self.shape[1]), slice(start, stop)
 
 
 @dataclass(frozen=True)
@@ -107,16 +111,16 @@ class _Moments:
         A sum, never total minus fold: one huge stimulus in a held-out fold would leave its
         rounding error in the training moments.
         """
+        return self._map(lambda values: _sum_others(values, left_out))
 
-        def add(values: Floats) -> Floats:
-            return reduce(np.add, [v for k, v in enumerate(values) if k not in left_out])
+    def on_cpu(self) -> Self:
+        """Move the sums to numpy's arrays."""
+        return self._map(fetch)
 
-        return self._map(add)
-
-    def _sums(self) -> dict[str, Floats]:
+    def _sums(self) -> dict[str, Array]:
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "shift"}
 
-    def _map(self, function: Callable[[Floats], Floats]) -> Self:
+    def _map(self, function: Callable[[Array], Array]) -> Self:
         return replace(self, **{name: function(v) for name, v in self._sums().items()})
 
 
@@ -126,16 +130,29 @@ class FeatureMoments(_Moments):
 
     Attributes
     ----------
-    count, weight : arrays, (...)
-        Number of rows and sum of their weights.
-    x : array, (..., n_features)
-    xx : array, (..., n_features, n_features)
+    count : array, (...)
+        Number of rows.
+    products : array, (..., 1 + n_features, 1 + n_features)
+        Weighted sums of products of the rows (1, features).
     """
 
-    count: Floats
-    weight: Floats
-    x: Floats
-    xx: Floats
+    count: Array
+    products: Array
+
+    @property
+    def weight(self) -> Array:
+        """Sum of weights, (...)."""
+        return self.products[..., 0, 0]
+
+    @property
+    def x(self) -> Array:
+        """Sums of features, (..., n_features)."""
+        return self.products[..., 0, 1:]
+
+    @property
+    def xx(self) -> Array:
+        """Sums of products, (..., n_features, n_features)."""
+        return self.products[..., 1:, 1:]
 
 
 @dataclass(frozen=True)
@@ -144,91 +161,152 @@ class TargetMoments(_Moments):
 
     Attributes
     ----------
-    y, yy : arrays, (..., n_targets)
-        Sums of targets and of their squares.
-    xy : array, (..., n_features, n_targets)
+    products : array, (..., 1 + n_features, n_targets)
+        Weighted sums of products of the rows (1, features) with the targets.
+    yy : array, (..., n_targets)
+        Sums of squares.
     """
 
-    y: Floats
-    yy: Floats
-    xy: Floats
+    products: Array
+    yy: Array
+
+    @property
+    def y(self) -> Array:
+        """Sums of targets, (..., n_targets)."""
+        return self.products[..., 0, :]
+
+    @property
+    def xy(self) -> Array:
+        """Sums of products, (..., n_features, n_targets)."""
+        return self.products[..., 1:, :]
 
 
-def feature_moments(
-    cells: Cells, x: NDArray[Any], weights: NDArray[Any], shift: Floats
-) -> FeatureMoments:
+@dataclass(frozen=True)
+class Layout:
+    """What rows are besides their values, for a whole stimulus set or a shard of it.
+
+    Attributes
+    ----------
+    folds, blocks : arrays of int, (n_stimuli,)
+    weights : array, (n_stimuli,)
+    shape : tuple of int
+        (n_folds, n_blocks) of the whole set.
+    """
+
+    folds: NDArray[np.integer]
+    blocks: NDArray[np.integer]
+    weights: Floats
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(
+        cls,
+        folds: NDArray[np.integer],
+        weights: NDArray[Any],
+        blocks: NDArray[np.integer] | None = None,
+        shape: tuple[int, int] | None = None,
+    ) -> Layout:
+        """Describe rows; `shape` is needed only where a shard may lack the last fold or block."""
+        blocks = np.zeros(len(folds), dtype=np.intp) if blocks is None else blocks
+        shape = shape or (int(folds.max()) + 1, int(blocks.max()) + 1)
+        return cls(folds, blocks, np.asarray(weights, dtype=np.float64), shape)
+
+    @property
+    def counts(self) -> Floats:
+        """Number of rows per cell, (n_folds, n_blocks)."""
+        labels = self.folds.astype(np.intp) * self.shape[1] + self.blocks
+        counts = np.bincount(labels, minlength=self.shape[0] * self.shape[1])
+        return counts.reshape(self.shape).astype(np.float64)
+
+    def chunks(self) -> Iterator[tuple[slice, Cells, Floats]]:
+        """Yield rows to be read at once, their cells, and the roots of their ordered weights."""
+        for start in range(0, len(self.folds), ROWS):
+            rows = slice(start, start + ROWS)
+            cells = Cells.of(self.folds[rows], self.blocks[rows], self.shape)
+            yield rows, cells, np.sqrt(self.weights[rows][cells.order])[:, None]
+
+    def only(self, kept: NDArray[np.bool_]) -> Layout:
+        """Return the layout of some of the rows."""
+        return replace(
+            self, folds=self.folds[kept], blocks=self.blocks[kept], weights=self.weights[kept]
+        )
+
+
+def first_mean(x: Rows) -> Floats:
+    """Mean of the first rows: the constant that is taken off every column, (n_columns,)."""
+    mean: Floats = np.asarray(x[slice(0, ROWS)]).mean(axis=0, dtype=np.float64)
+    return mean
+
+
+def feature_moments(layout: Layout, x: Rows, shift: Floats) -> FeatureMoments:
     """Accumulate the moments of features over cells; those of shards of stimuli add up.
 
     Parameters
     ----------
-    cells : Cells
-        Fold and block of each row.
-    x : array, (n_stimuli, n_features)
-    weights : array, (n_stimuli,)
+    layout : Layout
+        Fold, block and weight of each row.
+    x : array or other rows, (n_stimuli, n_features)
+        Read `ROWS` at a time.
     shift : array, (n_features,)
         Constant taken off each column, the same for all shards.
 
     Returns
     -------
     FeatureMoments
-        With leading axes (n_folds, n_blocks).
+        With leading axes (n_folds, n_blocks), on this process's device.
     """
-    ordered = x[cells.order] - shift
-    weighted = weigh_rows(ordered, weights[cells.order])
-    return ordered_feature_moments(cells, weighted, ordered, shift)
+    width = len(shift) + 1
+    products = zeros((*layout.shape, width, width))
+    for rows, cells, root in layout.chunks():
+        scaled = put(_augmented(x, rows, cells, root, shift))
+        cells.add_products(scaled, scaled, products)
+    return FeatureMoments(shift, put(layout.counts), products)
 
 
 def target_moments(
-    cells: Cells,
-    x: NDArray[Any],
-    y: NDArray[Any],
-    weights: NDArray[Any],
-    x_shift: Floats,
-    shift: Floats,
+    layout: Layout, x: Rows, y: Floats, x_shift: Floats, shift: Floats
 ) -> TargetMoments:
     """Accumulate the moments of targets (n_stimuli, n_targets) with the features over cells.
 
     Parameters are those of `feature_moments`; `shift` is the targets' constant, (n_targets,).
     """
-    weighted = weigh_rows(x[cells.order] - x_shift, weights[cells.order])
-    return ordered_target_moments(cells, weighted, y[cells.order] - shift, shift)
+    products = zeros((*layout.shape, len(x_shift) + 1, len(shift)))
+    squares = np.zeros((*layout.shape, len(shift)))
+    for rows, cells, root in layout.chunks():
+        targets = y[rows][cells.order]
+        targets -= shift
+        targets *= root
+        scaled = put(_augmented(x, rows, cells, root, x_shift))
+        cells.add_products(scaled, put(targets), products)
+        cells.add_squares(targets, squares)
+    return TargetMoments(shift, products, put(squares))
 
 
-def weigh_rows(x: Floats, weights: NDArray[Any]) -> Floats:
-    """Return weighted features with the weights as one more column, (n_stimuli, n_features + 1)."""
-    return np.column_stack([x * weights[:, None], weights])
+def _augmented(x: Rows, rows: slice, cells: Cells, root: Floats, shift: Floats) -> Floats:
+    """Return the rows (1, features) times the root of their weight, in the order of the cells."""
+    values = np.asarray(x[rows])[cells.order]
+    out = np.empty((len(values), values.shape[1] + 1))
+    out[:, 0] = 1.0
+    np.subtract(values, shift, out=out[:, 1:])
+    out *= root
+    return out
 
 
-def ordered_feature_moments(
-    cells: Cells, weighted: Floats, ordered: Floats, shift: Floats
-) -> FeatureMoments:
-    """Accumulate features whose rows, already shifted, stand in the order of the cells."""
-    # The column of weights makes the last row of each product the sums of X.
-    products = cells.products(weighted, ordered)
-    return FeatureMoments(
-        shift=shift,
-        count=cells.counts,
-        weight=cells.sums(weighted[:, -1]),
-        x=products[..., -1, :],
-        xx=products[..., :-1, :],
-    )
+def _sum_others(values: Array, left_out: Sequence[int]) -> Array:
+    first, *rest = [k for k in range(len(values)) if k not in left_out]
+    total = values[first]
+    for k in rest:
+        if k == rest[0]:
+            total = total + values[k]
+        else:
+            total += values[k]
+    return total
 
 
-def ordered_target_moments(
-    cells: Cells, weighted: Floats, ordered: Floats, shift: Floats
-) -> TargetMoments:
-    """Accumulate targets whose rows, already shifted, stand in the order of the cells."""
-    products = cells.products(weighted, ordered)
-    squares = ordered * ordered
-    squares *= weighted[:, -1:]  # in place: a second temporary of this size costs much more
-    yy = cells.sums(squares)
-    return TargetMoments(shift=shift, y=products[..., -1, :], yy=yy, xy=products[..., :-1, :])
-
-
-def _weigh(values: Floats, block_weights: Floats) -> Floats:
+def _weigh(values: Array, block_weights: Floats) -> Array:
     n_folds, n_blocks, *rest = values.shape
     flat = values.reshape(n_folds, n_blocks, -1)
-    out = np.empty((*block_weights.shape[:-1], flat.shape[-1]))
-    for fold in range(n_folds):
-        out[..., fold, :] = block_weights[..., fold, :] @ flat[fold]
-    return out.reshape(*block_weights.shape[:-1], *rest)
+    weights = like(block_weights, values)
+    xp = namespace(values)
+    folds = [weights[..., fold, :] @ flat[fold] for fold in range(n_folds)]
+    return xp.stack(folds, axis=-2).reshape(*block_weights.shape[:-1], *rest)

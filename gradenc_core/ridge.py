@@ -1,21 +1,27 @@
-"""Ridge regression from moments: standardised features, one alpha and band ratio per target.
+"""Ridge regression in a whitened basis: standardised features, one alpha and ratio per target.
 
 `W = argmin ||Y - X W||^2 + alpha ||W||^2` (arXiv 2508.18226), with X standardised and Y centred on
 the training set. A ratio scales the second band of features by its square root, so the second
 band's own penalty is alpha / ratio and ratio 0 leaves it out (banded ridge, Nunez-Elizalde et al.
 2019).
+
+With `X'X = V L V'`, the columns of `Z = X V L^-1/2` are orthonormal; the prediction at alpha is
+`Z (s * c)` with `c = Z'Y` and `s = L / (L + alpha)`. Every choice and score needs c, s and moments
+of Z alone (docs/ridge.md).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from gradenc_core.moments import FeatureMoments, Floats, TargetMoments
+from gradenc_core.device import Array, Floats, fetch, like, namespace, single, zeros
+from gradenc_core.moments import FeatureMoments
 
 Ints = NDArray[np.intp]
 
@@ -23,6 +29,11 @@ Ints = NDArray[np.intp]
 RELATIVE_ZERO_SD = 1e-6
 # Share of the second moment about the shift that float64 sums may lose by cancellation.
 CANCELLATION = 1e-13
+# Blocks of rows of a symmetric matrix; what lies above their diagonal is never multiplied.
+TRIANGLE_BLOCKS = 4
+# Rounding errors of n products add up to this times sqrt(n) units (Higham & Mary 2019), but for
+# one case in 10^13.
+ROUNDING = 8.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,9 @@ class RidgeOptions:
         folds, generalised cross-validation, or leave-one-stimulus-out with fixed standardisation.
     ratios : tuple of float
         Squared scales of the second band, used only with two bands; must include 0 (band off).
+    standardise : bool
+        Whether features are divided by their standard deviation in every training set; without it
+        they are centred only, as scikit-learn's and himalaya's ridges do.
 
     Raises
     ------
@@ -48,6 +62,7 @@ class RidgeOptions:
     alphas: tuple[float, ...] = tuple(float(alpha) for alpha in np.logspace(0, 8, 10))
     selection: Literal["kfold", "gcv", "loo"] = "kfold"
     ratios: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0, 10.0)
+    standardise: bool = True
 
     def __post_init__(self) -> None:
         if not self.alphas or not all(0 < alpha < np.inf for alpha in self.alphas):
@@ -79,81 +94,160 @@ class Scaler:
     mean : array, (n_features,)
         Weighted mean about the moments' shift.
     unit : array, (n_features,)
-        One over the standard deviation; 0 for columns without variance, which get weight 0.
+        One over the standard deviation (or 1); 0 for columns without variance, which get weight 0.
     """
 
     count: float
     weight: float
-    mean: Floats
-    unit: Floats
+    mean: Array
+    unit: Array
 
     @classmethod
-    def of(cls, sums: FeatureMoments) -> Scaler:
+    def of(cls, sums: FeatureMoments, standardise: bool) -> Scaler:
         """Fit the scaler on a training set's sums."""
-        weight = float(sums.weight)
-        mean, second = sums.x / weight, np.diagonal(sums.xx) / weight
-        variance = second - mean**2
-        noise = RELATIVE_ZERO_SD**2 * (mean + sums.shift) ** 2 + CANCELLATION * second
-        varies = variance > noise
-        unit = np.zeros_like(mean)
-        unit[varies] = 1.0 / np.sqrt(variance[varies])
-        return cls(float(sums.count), weight, mean, unit)
+        xx = namespace(sums.xx).linalg.diagonal(sums.xx)
+        return cls.of_columns(
+            float(sums.count), float(sums.weight), sums.x, xx, sums.shift, standardise
+        )
 
-    def gram(self, sums: FeatureMoments) -> Floats:
+    @classmethod
+    def of_columns(
+        cls, count: float, weight: float, x: Array, xx: Array, shift: Floats, standardise: bool
+    ) -> Scaler:
+        """Fit the scaler on every column's sum `x` and sum of squares `xx`, (n_features,)."""
+        xp = namespace(x)
+        mean, second = x / weight, xx / weight
+        variance = second - mean**2
+        noise = RELATIVE_ZERO_SD**2 * (mean + like(shift, mean)) ** 2 + CANCELLATION * second
+        varies = variance > noise
+        inverse = (
+            1.0 / xp.sqrt(xp.where(varies, variance, 1.0)) if standardise else variance * 0 + 1
+        )
+        unit = xp.where(varies, inverse, 0.0)
+        return cls(count, weight, mean, unit)
+
+    def gram(self, sums: FeatureMoments) -> Array:
         """Second moments of standardised features about the rows' own mean, (p, p)."""
-        centred = sums.xx - np.outer(sums.x, sums.x) / float(sums.weight)
+        own = sums.x / sums.weight
+        centred = sums.xx - sums.x[:, None] * own
         return centred * self.unit[:, None] * self.unit
 
-    def offset(self, sums: FeatureMoments) -> Floats:
+    def offset(self, sums: FeatureMoments) -> Array:
         """Mean of the rows' standardised features, (p,)."""
-        return (sums.x / float(sums.weight) - self.mean) * self.unit
-
-    def centre(self, weight: float, mean: Floats, targets: TargetMoments) -> CentredTargets:
-        """Centre targets, and the standardised features, on the rows' own means.
-
-        `weight` and `mean` (n_features,) are those of the same rows' features.
-        """
-        y_mean = targets.y / weight
-        yy = targets.yy - targets.y * y_mean
-        # A target that is constant among these rows leaves only rounding: make it exactly 0.
-        yy[yy <= CANCELLATION * targets.yy] = 0.0
-        xy = np.multiply.outer(-mean, targets.y)
-        xy += targets.xy
-        xy *= self.unit[:, None]
-        return CentredTargets(y_mean, yy, xy)
-
-
-@dataclass(frozen=True)
-class CentredTargets:
-    """Targets about their own mean: mean, yy (n_targets,); xy (n_features, n_targets)."""
-
-    mean: Floats
-    yy: Floats
-    xy: Floats
-
-    def take(self, n_features: int, columns: Ints) -> CentredTargets:
-        """Select the first features and some targets."""
-        xy = self.xy[:n_features].take(columns, axis=1)
-        return CentredTargets(self.mean[columns], self.yy[columns], xy)
+        return (sums.x / sums.weight - self.mean) * self.unit
 
 
 @dataclass(frozen=True)
 class Basis:
-    """Eigenvectors (p, rank), scaled by the root of the ratio, and eigenvalues of a Gram matrix."""
+    """Whitened basis of one training set.
 
-    vectors: Floats
-    values: Floats
+    Attributes
+    ----------
+    vectors : array, (1 + n_kept, rank)
+        From rows (1, features less the shift) to rows Z; the first features that take part.
+    values : array, (rank,)
+        Eigenvalues L of the standardised Gram matrix, scaled columns included.
+    """
 
-    def project(self, xy: Floats) -> Floats:
-        """Project X'Y, (p, n_targets) -> (rank, n_targets)."""
-        return self.vectors.T @ xy[: len(self.vectors)]
+    vectors: Array
+    values: Array
 
-    def weigh(self, c: Floats, alphas: Floats) -> Floats:
-        """Weights (p, n_targets) from projected targets, at each target's own alpha."""
+    @classmethod
+    def of(cls, scaler: Scaler, gram: Array, scale: Floats) -> Basis:
+        """Diagonalise a standardised Gram matrix with its columns scaled, keeping its range."""
+        n = len(scale)
+        values, vectors = factor(gram[:n, :n], scale)
+        columns = (like(scale, gram) * scaler.unit[:n])[:, None] * vectors
+        columns /= namespace(values).sqrt(values)
+        first = -(scaler.mean[:n] @ columns)
+        return cls(namespace(columns).concat([first[None], columns]), values)
+
+    @classmethod
+    def of_rows(cls, values: Array) -> Basis:
+        """Return the basis of rows that are whitened already."""
+        xp = namespace(values)
+        rank = len(values)
+        return cls(xp.concat([zeros((1, rank)), _identity(values)]), values)
+
+    def project(self, products: Array) -> Array:
+        """Project products of the rows (1, features) with targets, (1 + p, m) -> (rank, m)."""
+        return self.vectors.T @ products[: len(self.vectors)]
+
+    def shrink(self, alphas: Floats) -> Array:
+        """Return s = L / (L + alpha) of a grid of alphas, (n_alphas, rank)."""
+        return self.values / (self.values + like(alphas, self.values)[:, None])
+
+    def leave(self, alphas: Floats) -> Array:
+        """Return 1 - s = alpha / (L + alpha) without cancellation, (n_alphas, rank)."""
+        penalty = like(alphas, self.values)[:, None]
+        return penalty / (self.values + penalty)
+
+    def predict(self, c: Array, alphas: Floats) -> Array:
+        """Return s * c at each target's own alpha, (rank, n_targets)."""
+        shrunk = self.values[:, None] + like(alphas, self.values)
         # In place: a second temporary of this size costs more than the arithmetic.
-        shrunk = self.values[:, None] + alphas
-        np.divide(c, shrunk, out=shrunk)
-        return self.vectors @ shrunk
+        shrunk **= -1
+        shrunk *= self.values[:, None]
+        shrunk *= c
+        return shrunk
+
+    def weigh(self, coordinates: Array) -> tuple[Array, Array]:
+        """Return (weights (n_kept, m), intercept (m,)) of coordinates s * c, about the shift."""
+        weights = self.vectors @ coordinates
+        return weights[1:], weights[0]
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """The quadratic form x'Mx of a positive semidefinite M, (rank, rank).
+
+    `blocks` holds M below its diagonal doubled, on its diagonal as it is, so that M's other half is
+    never multiplied; where M has a low rank, `root` (n, rank) with M = root' root instead.
+    `size` bounds |x|'|M||x| / x'x.
+    """
+
+    blocks: tuple[Array, ...]
+    root: Array | None
+    size: float
+
+    @classmethod
+    def of(cls, matrix: Array) -> Quadratic:
+        """Prepare a matrix."""
+        edges = np.linspace(0, len(matrix), TRIANGLE_BLOCKS + 1).astype(int).tolist()
+        blocks = []
+        for start, stop in pairwise(edges):
+            block = matrix[start:stop, :stop] * 2.0
+            block[:, start:] /= 2.0
+            blocks.append(block)
+        return cls(tuple(blocks), None, _largest_row_sum(matrix))
+
+    @classmethod
+    def of_root(cls, root: Array) -> Quadratic:
+        """Prepare root' root, (n, rank)."""
+        xp = namespace(root)
+        size = _largest_row_sum(root.T) * float(xp.max(xp.sum(xp.abs(root), axis=1)))
+        return cls((), root, size)
+
+    @property
+    def single(self) -> Quadratic:
+        """The same form in float32."""
+        half = None if self.root is None else single(self.root)
+        return Quadratic(tuple(single(block) for block in self.blocks), half, self.size)
+
+    def __call__(self, x: Array) -> Array:
+        """Return x'Mx of every column of x, (rank, m) -> (m,)."""
+        if self.root is not None:
+            rows = self.root @ x
+            rows *= rows
+            return rows.sum(axis=0)
+        total: Array = 0.0
+        start = 0
+        for block in self.blocks:
+            part = block @ x[: block.shape[1]]
+            part *= x[start : start + len(block)]
+            total = total + part.sum(axis=0)
+            start += len(block)
+        return total
 
 
 def band_scale(n_features: int, bands: tuple[int, ...] | None, ratio: float) -> Floats:
@@ -164,21 +258,50 @@ def band_scale(n_features: int, bands: tuple[int, ...] | None, ratio: float) -> 
     return scales if ratio > 0 else scales[: bands[0]]
 
 
-def factor(gram: Floats, scale: Floats) -> Basis:
-    """Diagonalise a standardised Gram matrix with its columns scaled, keeping its range."""
-    n = len(scale)
-    values, vectors = np.linalg.eigh(gram[:n, :n] * scale[:, None] * scale)
-    kept = values > n * np.finfo(np.float64).eps * max(values[-1], 0.0)
-    return Basis(scale[:, None] * vectors[:, kept], values[kept])
+def factor(gram: Array, scale: Floats) -> tuple[Array, Array]:
+    """Return the eigenvalues and eigenvectors of a Gram matrix with its columns scaled.
+
+    Only its range is kept: (rank,) and (n, rank).
+    """
+    xp = namespace(gram)
+    scales = like(scale, gram)
+    values, vectors = xp.linalg.eigh(gram * scales[:, None] * scales)
+    kept = values > len(scale) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
+    return values[kept], vectors[:, kept]
 
 
-def root(gram: Floats) -> Floats:
-    """Factor a Gram matrix as L L'; L is (n_features, rank)."""
-    basis = factor(gram, np.ones(len(gram)))
-    return basis.vectors * np.sqrt(basis.values)
+def root(gram: Array) -> Array:
+    """Factor a Gram matrix as L L', whatever the scales of its columns; L is (n, rank)."""
+    xp = namespace(gram)
+    size = xp.sqrt(xp.linalg.diagonal(gram))
+    inverse = xp.where(size > 0, 1.0 / xp.where(size > 0, size, 1.0), 0.0)
+    values, vectors = factor(gram * inverse[:, None] * inverse, np.ones(len(gram)))
+    return size[:, None] * vectors * xp.sqrt(values)
 
 
-def gcv_errors(basis: Basis, c: Floats, yy: Floats, count: float, alphas: Floats) -> Floats:
+def few_rows(n_rows: float, rank: int) -> bool:
+    """Whether a quadratic form costs less by a root of that many rows than by its matrix."""
+    return n_rows < rank * (TRIANGLE_BLOCKS + 1) / (2 * TRIANGLE_BLOCKS)
+
+
+def rounding(rank: int) -> float:
+    """Relative error of a float32 quadratic form in `rank` dimensions."""
+    return float(ROUNDING * np.sqrt(2 * rank + 8) * np.finfo(np.float32).eps)
+
+
+def residuals(basis: Basis, c: Array, yy: Array, alphas: Floats, count: float) -> Array:
+    """Residual sums of squares of the `count` training rows, (n_alphas, n_targets)."""
+    xp = namespace(c)
+    power = c * c
+    inside = basis.leave(alphas) ** 2 @ power
+    if count - 1 <= len(basis.values):
+        # Without free dimensions nothing lies outside the basis, whatever rounding says.
+        return inside
+    outside = yy - power.sum(axis=0)
+    return inside + xp.where(outside > 0, outside, 0.0)
+
+
+def gcv_errors(basis: Basis, c: Array, yy: Array, count: float, alphas: Floats) -> Floats:
     """Generalised cross-validation (Golub, Heath & Wahba 1979) from the projected targets.
 
     Returns
@@ -186,80 +309,8 @@ def gcv_errors(basis: Basis, c: Floats, yy: Floats, count: float, alphas: Floats
     array, (n_alphas, n_targets)
         Residual sum of squares over (1 - df / n)^2, where df counts the intercept.
     """
-    free = count - 1 - len(basis.values)
-    shrunk = alphas[:, None] / (basis.values + alphas[:, None])
-    in_range = np.vstack([np.ones_like(basis.values), shrunk**2]) / basis.values
-    explained, *residual = in_range @ (c * c)
-    # Without free dimensions nothing lies outside the range, whatever rounding says.
-    outside = np.maximum(yy - explained, 0.0) if free > 0 else np.zeros_like(yy)
-    freedom = (free + shrunk.sum(axis=1)) / count
-    errors: Floats = (np.array(residual) + outside) / freedom[:, None] ** 2
-    return errors
-
-
-def loo_errors(
-    basis: Basis, c: Floats, z: Floats, y: Floats, weights: Floats, alphas: Floats
-) -> Floats:
-    """Exact leave-one-row-out squared error with the standardisation held fixed.
-
-    Parameters
-    ----------
-    basis : Basis
-    c : array, (rank, n_targets)
-        Projected targets.
-    z : array, (n_rows, rank)
-        Training rows in the basis.
-    y : array, (n_rows, n_targets)
-        Centred targets.
-    weights : array, (n_rows,)
-    alphas : array, (n_alphas,)
-
-    Returns
-    -------
-    array, (n_alphas, n_targets)
-    """
-    errors = np.empty((len(alphas), y.shape[1]))
-    for i, alpha in enumerate(alphas):
-        gain = 1.0 / (basis.values + alpha)
-        leverage = weights * (1.0 / weights.sum() + (z * z) @ gain)
-        left_out = z @ (gain[:, None] * c)
-        left_out -= y
-        left_out *= left_out  # in place: a second temporary of this size costs much more
-        with np.errstate(divide="ignore", invalid="ignore"):
-            left_out *= (weights / (1.0 - leverage) ** 2)[:, None]
-        errors[i] = left_out.sum(axis=0)
-    # A row that only itself determines, to the last bit, says nothing for that alpha.
-    errors[np.isnan(errors)] = np.inf
-    return errors
-
-
-def held_out_errors(
-    basis: Basis, c: Floats, held_root: Floats, held: CentredTargets, alphas: Floats
-) -> Floats:
-    """Squared error on held-out rows, all taken about the training means.
-
-    Parameters
-    ----------
-    basis : Basis
-    c : array, (rank, n_targets)
-        Projected training targets.
-    held_root : array, (n_features, held_rank)
-        Root of the held-out rows' Gram matrix.
-    held : CentredTargets
-    alphas : array, (n_alphas,)
-
-    Returns
-    -------
-    array, (n_alphas, n_targets)
-    """
-    gains = 1.0 / (basis.values + alphas[:, None])
-    predict = held_root[: len(basis.vectors)].T @ basis.vectors
-    errors: Floats = held.yy - 2 * (gains @ (c * basis.project(held.xy)))
-    for gain, error in zip(gains, errors, strict=True):
-        guess = predict @ (gain[:, None] * c)
-        guess *= guess  # in place: a second temporary of this size costs much more
-        error += guess.sum(axis=0)
-    return np.maximum(errors, 0.0)
+    freedom = (count - 1 - len(basis.values) + basis.leave(alphas).sum(axis=1)) / count
+    return fetch(residuals(basis, c, yy, alphas, count) / freedom[:, None] ** 2)
 
 
 def choose(errors: Floats) -> tuple[Ints, Ints]:
@@ -304,12 +355,27 @@ def solve(gram: Floats, xy: Floats, scale: Floats, alphas: Floats) -> Floats:
     return np.ascontiguousarray(right[np.argsort(order)].T)
 
 
+def _largest_row_sum(matrix: Array) -> float:
+    xp = namespace(matrix)
+    return float(xp.max(xp.sum(xp.abs(matrix), axis=1))) if len(matrix) else 0.0
+
+
 def _solve_one(gram: Floats, right: Floats, alpha: float) -> Floats:
     # So small an alpha leaves a singular matrix singular to Cholesky.
     if alpha <= len(gram) * np.finfo(np.float64).eps * np.trace(gram):
-        basis = factor(gram, np.ones(len(gram)))
-        return basis.weigh(basis.project(right), np.full(right.shape[1], alpha))
+        values, vectors = factor(gram, np.ones(len(gram)))
+        weights: Floats = vectors @ ((vectors.T @ right) / (values + alpha)[:, None])
+        return weights
     penalised = gram.copy()
     penalised.flat[:: len(gram) + 1] += alpha
     solution: Floats = lapack.dposv(penalised.T, right, lower=1, overwrite_a=1, overwrite_b=1)[1]
     return solution
+
+
+def _identity(values: Array) -> Array:
+    xp = namespace(values)
+    rank = len(values)
+    eye = zeros((rank, rank))
+    index = xp.arange(rank)
+    eye[index, index] = 1.0
+    return eye

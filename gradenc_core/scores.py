@@ -1,4 +1,4 @@
-"""Scores of ridge weights on held-out rows, from moments alone."""
+"""Scores of predictions on held-out rows, from moments alone."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm
 
-from gradenc_core.moments import FeatureMoments, Floats
-from gradenc_core.ridge import CentredTargets, Ints, Scaler
+from gradenc_core.device import Array, Floats, fetch, like, namespace
+from gradenc_core.moments import FeatureMoments, TargetMoments
+from gradenc_core.ridge import CANCELLATION, Basis, Ints, Quadratic, Scaler, few_rows, root
 
 # Variance of predictions, as a share of the target's, below which they are called flat.
 FLAT_PREDICTION = 1e-12
@@ -21,32 +22,85 @@ COLUMN_STEP = 64
 
 
 @dataclass(frozen=True)
+class HeldRows:
+    """One fold's rows about their own mean, described once for all training sets that lack it.
+
+    Attributes
+    ----------
+    sums : FeatureMoments
+    spread : array, (n_features, n_features) or (n_features, rank)
+        Sums of products about the mean; of few rows, a root of them.
+    is_root : bool
+    """
+
+    sums: FeatureMoments
+    spread: Array
+    is_root: bool
+
+    @classmethod
+    def of(cls, sums: FeatureMoments) -> HeldRows:
+        """Describe a fold."""
+        spread = sums.xx - sums.x[:, None] * (sums.x / sums.weight)
+        is_root = few_rows(float(sums.count), len(spread))
+        return cls(sums, root(spread) if is_root else spread, is_root)
+
+
+@dataclass(frozen=True)
 class HeldOut:
-    """Features of held-out rows.
+    """Held-out rows in coordinates centred on a training set: a basis, or standardised features.
 
     Attributes
     ----------
     weight : float
         Sum of the rows' weights.
-    mean : array, (n_features,)
-        Mean about the moments' shift.
-    offset : array, (n_features,)
-        Mean in units of the training set's standardisation.
-    gram : array, (n_features, n_features)
-        Second moments of the standardised features about their own mean.
+    offset : array, (rank,)
+        The rows' mean.
+    power : Quadratic
+        Their second moments about that mean.
     """
 
     weight: float
-    mean: Floats
-    offset: Floats
-    gram: Floats
+    offset: Array
+    power: Quadratic
 
     @classmethod
-    def of(cls, scaler: Scaler, sums: FeatureMoments) -> HeldOut:
-        """Describe held-out rows from their sums."""
-        weight = float(sums.weight)
-        mean = sums.x / weight
-        return cls(weight, mean, (mean - scaler.mean) * scaler.unit, scaler.gram(sums))
+    def in_basis(cls, basis: Basis, rows: HeldRows) -> HeldOut:
+        """Describe held-out rows in a basis."""
+        n, columns = len(basis.vectors), basis.vectors[1:]
+        weight = float(rows.sums.weight)
+        offset = basis.vectors.T @ rows.sums.products[:n, 0] / weight
+        if rows.is_root:
+            return cls(weight, offset, Quadratic.of_root(rows.spread[: n - 1].T @ columns))
+        spread = columns.T @ rows.spread[: n - 1, : n - 1] @ columns
+        return cls(weight, offset, Quadratic.of(spread))
+
+    @classmethod
+    def standardised(cls, scaler: Scaler, sums: FeatureMoments, n: int) -> HeldOut:
+        """Describe the first n standardised features of held-out rows."""
+        power = Quadratic.of(scaler.gram(sums)[:n, :n])
+        return cls(float(sums.weight), scaler.offset(sums)[:n], power)
+
+
+@dataclass(frozen=True)
+class Centred:
+    """Targets of some rows about their own mean: mean, yy, (n_targets,)."""
+
+    mean: Floats
+    yy: Floats
+
+    @classmethod
+    def of(cls, weight: float, sums: TargetMoments) -> Centred:
+        """Centre the sums of targets."""
+        y, raw = fetch(sums.y), fetch(sums.yy)
+        mean = y / weight
+        yy = raw - y * mean
+        # A target that is constant among these rows leaves only rounding: make it exactly 0.
+        yy[yy <= CANCELLATION * raw] = 0.0
+        return cls(mean, yy)
+
+    def take(self, columns: Ints) -> Centred:
+        """Select targets."""
+        return Centred(self.mean[columns], self.yy[columns])
 
 
 @dataclass(frozen=True)
@@ -65,8 +119,8 @@ class FoldScores:
         return cls(*(function([getattr(one, name) for one in scores]) for name in names))
 
 
-def score(beta: Floats, rows: HeldOut, held: CentredTargets, bias: Floats) -> FoldScores:
-    """Score ridge weights on held-out rows, from their moments.
+def score(x: Array, rows: HeldOut, d: Array, held: Centred, bias: Floats) -> FoldScores:
+    """Score predictions on held-out rows, from their moments.
 
     Pearson r and the total sum of squares use the held-out rows' own means; the squared error uses
     the prediction as it is, with the training intercept. A target constant among the held-out rows
@@ -74,20 +128,18 @@ def score(beta: Floats, rows: HeldOut, held: CentredTargets, bias: Floats) -> Fo
 
     Parameters
     ----------
-    beta : array, (n_kept, n_targets)
-        Weights of the first standardised features; the others have none.
+    x : array, (rank, n_targets)
+        Weights of the rows' coordinates.
     rows : HeldOut
-    held : CentredTargets
-        With the features that `beta` weighs.
+    d : array, (rank, n_targets)
+        Products of the coordinates with the targets, both about the held-out means.
+    held : Centred
     bias : array, (n_targets,)
         Mean of the held-out rows' targets less that of the training set.
     """
-    n = len(beta)
-    covariance = (beta * held.xy).sum(axis=0)
-    power = rows.gram[:n, :n] @ beta
-    power *= beta
-    variance = np.maximum(power.sum(axis=0), 0.0)
-    missed = bias - (beta * rows.offset[:n, None]).sum(axis=0)
+    covariance = fetch((x * d).sum(axis=0))
+    variance = np.maximum(fetch(rows.power(x)), 0.0)
+    missed = bias - fetch(rows.offset @ x)
     sse = np.maximum(held.yy - 2 * covariance + variance, 0.0) + rows.weight * missed**2
     flat = (variance <= FLAT_PREDICTION * held.yy) & (held.yy > 0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -98,41 +150,39 @@ def score(beta: Floats, rows: HeldOut, held: CentredTargets, bias: Floats) -> Fo
 
 
 def score_by_ratio(
-    weigh: Callable[[int, Ints], Floats],
+    score_columns: Callable[[int, Ints], FoldScores],
     ratio: Ints,
-    sizes: Sequence[int],
-    rows: HeldOut,
-    held: CentredTargets,
-    bias: Floats,
+    n_ratios: int,
     off: FoldScores | None = None,
 ) -> FoldScores:
-    """Score targets grouped by their ratio, whose weights need different bases.
+    """Score targets grouped by their ratio, whose predictions need different bases.
 
     Parameters
     ----------
-    weigh : function
-        Of a ratio's index and the indices of targets; their weights, (n_kept, n).
+    score_columns : function
+        Of a ratio's index and the indices of targets; their scores.
     ratio : array of int, (n_targets,)
         Ratio's index of each target.
-    sizes : sequence of int
-        Per ratio, how many of the first features take part.
-    rows, held, bias
-        See `score`.
+    n_ratios : int
     off : FoldScores, optional
         Scores at ratio index 0, where they are known already.
     """
     blank = np.zeros(len(ratio))
     known = off or FoldScores(blank, blank, blank, blank.astype(bool))
     out = FoldScores.map(lambda arrays: arrays[0].copy(), [known])
-    for i in range(0 if off is None else 1, len(sizes)):
+    for i in range(0 if off is None else 1, n_ratios):
         chosen = np.flatnonzero(ratio == i)
         if not chosen.size:
             continue
-        columns = _pad_columns(chosen)
-        part = score(weigh(i, columns), rows, held.take(sizes[i], columns), bias[columns])
+        part = score_columns(i, pad_columns(chosen))
         for field in fields(FoldScores):
             getattr(out, field.name)[chosen] = getattr(part, field.name)[: chosen.size]
     return out
+
+
+def take(values: Array, index: Ints, axis: int = -1) -> Array:
+    """Select targets along an axis."""
+    return namespace(values).take(values, like(index, values), axis=axis)
 
 
 def statistic(fits: Sequence[FoldScores]) -> Floats:
@@ -167,6 +217,6 @@ def analytic_p(r: NDArray[Any], n_stimuli: int, n_folds: int) -> Floats:
     return p
 
 
-def _pad_columns(columns: Ints) -> Ints:
+def pad_columns(columns: Ints) -> Ints:
     """Repeat the first index until the number of columns is a multiple of the step."""
     return np.pad(columns, (0, -len(columns) % COLUMN_STEP), constant_values=columns[0])

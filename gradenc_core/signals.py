@@ -15,6 +15,7 @@ from gradenc_core.models import VisionModel, require_blocks
 from gradenc_core.objectives import Readout, parse_source
 from gradenc_core.projection import sparse_projection
 from gradenc_core.tokens import Tokens, layer_layout, pool
+from gradenc_core.tracing import first_tensor, with_first
 
 Scale = Literal["unit", "raw", "norm_only"]
 SignalClass = Literal["ok", "zero", "constant", "identical_to_forward"]
@@ -46,7 +47,7 @@ class SignalExtractor:
         Names of modules, as in `resolve_layers`.
     sources : sequence of str
         "forward", "gradient:<objective>", "gradient:random.0" ...
-    tokens : {"cls", "registers", "patches", "mean"}
+    tokens : {"cls", "registers", "patches", "mean", "all"}
         Tokens that enter the features.
     projection : int or None
         Number of features after the random projection; None leaves every layer as wide as it is.
@@ -317,12 +318,14 @@ def _capture(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, torc
     """
     outputs: dict[str, torch.Tensor] = {}
 
-    def keep(name: str) -> Callable[[nn.Module, Any, torch.Tensor], torch.Tensor]:
-        def hook(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-            if torch.is_grad_enabled() and not output.requires_grad:
-                output = output.detach().requires_grad_()
-            outputs[name] = output
-            return output.clone()
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            tensor = first_tensor(output)
+            assert tensor is not None  # resolve_layers refuses such a layer
+            if torch.is_grad_enabled() and not tensor.requires_grad:
+                tensor = tensor.detach().requires_grad_()
+            outputs[name] = tensor
+            return with_first(output, tensor.clone())
 
         return hook
 

@@ -1,14 +1,14 @@
 """Which tokens of a layer's output become its features."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
 from gradenc_core.models import VisionModel, output_shape
 
-Tokens = Literal["cls", "registers", "patches", "mean"]
-TOKENS: tuple[Tokens, ...] = ("cls", "registers", "patches", "mean")
+Tokens = Literal["cls", "registers", "patches", "mean", "all"]
+TOKENS: tuple[Tokens, ...] = get_args(Tokens)
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,11 @@ class Layout:
     def n_features(self, tokens: Tokens) -> int:
         """Return the number of features after pooling."""
         channels = self.shape[0] if self.kind == "map" else self.shape[-1]
-        if tokens != "patches":
+        if tokens not in ("patches", "all"):
             return channels
         n_values = int(torch.Size(self.shape).numel())
-        return n_values - (self.n_class + self.n_registers) * channels
+        n_left_out = self.n_class + self.n_registers if tokens == "patches" else 0
+        return n_values - n_left_out * channels
 
 
 def layer_layout(model: VisionModel, layer: str, tokens: Tokens) -> Layout:
@@ -64,7 +65,8 @@ def pool(output: torch.Tensor, layout: Layout, tokens: Tokens) -> torch.Tensor:
 
     `cls`: the class token. `registers`: mean of the register tokens. `mean`: mean of the patch
     tokens, or of all positions of a map. `patches`: all patch tokens or positions, token x channel,
-    flattened. A vector is its own `mean` and `patches`.
+    flattened. `all`: the same of every token, class and register tokens first. A vector is its own
+    `mean`, `patches` and `all`.
     """
     if layout.kind == "vector":
         return output
@@ -76,6 +78,8 @@ def pool(output: torch.Tensor, layout: Layout, tokens: Tokens) -> torch.Tensor:
         return sequence[:, 0]
     if tokens == "registers":
         return sequence[:, layout.n_class : n_prefix].mean(dim=1)
+    if tokens == "all":
+        return sequence.flatten(1)
     patches = sequence[:, n_prefix:]
     return patches.mean(dim=1) if tokens == "mean" else patches.flatten(1)
 

@@ -1,14 +1,16 @@
 """What a study names, looked for before anything runs: folders, subjects, models, layers."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import torch
 
-from gradenc_core.models import VisionModel, load_model, resolve_layers
+from gradenc_core.models import VisionModel, load_model
 from gradenc_core.objectives import supported_objectives
 from gradenc_core.readers import bids, epochs
 from gradenc_core.tokens import layer_layout
 from hpc.overrides import did_you_mean, given
+from hpc.resolve import layers_of
 from hpc.study import BidsResponses, EpochsResponses, Model, Study, StudyError
 from hpc.targets import Targets, common_windows, windows_of
 
@@ -76,9 +78,10 @@ def check_models(study: Study) -> None:
 def _model_problems(study: Study, i: int) -> Iterator[str]:
     spec = study.models[i]
     try:
-        model = _build(spec)
+        model = _build(spec, study.checkpoint_of(spec))
     except (ValueError, OSError) as error:
-        named = [k for k in ("image_size", "weights", "architecture") if k in str(error)]
+        keys = ("checkpoint", "image_size", "weights", "architecture")
+        named = [k for k in keys if k in str(error)]
         key = ".".join([f"models[{i}]", *named[:1]])
         yield f"{key}: given {given(getattr(spec, named[0])) if named else spec.name}; {error}"
         return
@@ -87,12 +90,17 @@ def _model_problems(study: Study, i: int) -> Iterator[str]:
     yield from _objective_problems(study, model, about)
 
 
-def _build(spec: Model) -> VisionModel:
+def _build(spec: Model, checkpoint: Path | None) -> VisionModel:
     size = spec.image_size
     with torch.device("meta" if spec.weights == "untrained" else "cpu"):
         try:
             return load_model(
-                spec.library, spec.architecture, spec.weights, spec.seed, image_size=size
+                spec.library,
+                spec.architecture,
+                spec.weights,
+                spec.seed,
+                image_size=size,
+                checkpoint=checkpoint,
             )
         except (RuntimeError, AssertionError) as error:  # how networks refuse an image's size
             if size is None:
@@ -102,12 +110,13 @@ def _build(spec: Model) -> VisionModel:
 
 def _layer_problems(study: Study, model: VisionModel, about: str) -> Iterator[str]:
     names = []
-    for j, pattern in enumerate([study.layers] if study.layers == "blocks" else study.layers):
+    listed = isinstance(study.layers, tuple)
+    for j, layers in enumerate(study.layers if listed else [study.layers]):
         try:
-            names += [layer.name for layer in resolve_layers(model, [pattern])]
+            names += [layer.name for layer in layers_of(layers, model)]
         except ValueError as error:
-            key = "layers" if study.layers == "blocks" else f"layers[{j}]"
-            yield f"{key}: given {given(pattern)}; {about}: {error}"
+            key = f"layers[{j}]" if listed else "layers"
+            yield f"{key}: given {given(layers)}; {about}: {error}"
     for name in names:
         try:
             layer_layout(model, name, study.tokens)
@@ -136,7 +145,15 @@ def check_fit(study: Study, targets: Sequence[Targets]) -> None:
                 f"{', '.join(sorted(known))}, the regions of its label volume"
             )
     meg = [item for item in targets if item.modality == "meg"]
-    if meg and not common_windows(meg, windows_of(study)):
+    windows = windows_of(study)
+    common = common_windows(meg, windows)
+    if meg and isinstance(study.encoding.windows, dict) and len(common) < len(windows):
+        name, start, stop = next(window for window in windows if window not in common)
+        raise StudyError(
+            f"encoding.windows.{name}: given [{start:g}, {stop:g}], which holds no sample of some "
+            "MEG subject's epochs; give a window inside the epochs of all, in s"
+        )
+    if meg and not common:
         raise StudyError(
             "encoding.windows: no window holds a sample of every MEG subject's epochs; give start "
             "and stop inside the epochs, in s"

@@ -18,7 +18,7 @@ class Fetched:
 
 
 def fetch(study: Study) -> Iterator[Fetched]:
-    """Load each model with pretrained weights, which downloads what is not there yet.
+    """Load each model with the library's weights, which downloads what is not there yet.
 
     Raises
     ------
@@ -26,7 +26,7 @@ def fetch(study: Study) -> Iterator[Fetched]:
         Weights that are neither here nor reachable: what to download, and where to save it.
     """
     for model in study.models:
-        if model.weights == "pretrained":
+        if model.weights in ("pretrained", "shuffled") and model.checkpoint is None:
             build(model.library, model.architecture, True, model.image_size)
             path = weights_cache(model.library, model.architecture)
             yield Fetched(model.name, path, _size(path))

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from gradenc_core.models import load_model
 from hpc import plan
 from hpc.checks import check_models, check_paths
 from hpc.plan import all_plans
@@ -16,6 +15,7 @@ from hpc.resolve import Resolved, ResolvedModel, resolve, signal_spec
 from hpc.store_plan import StorePlan
 from hpc.study import Study
 from hpc.targets import Targets, stimulus_sets
+from jobs import models
 from jobs.extract import build_extractor
 from jobs.spec import STAGES, EncodingSpec
 
@@ -51,7 +51,7 @@ def forecast(study: Study, profile: Profile) -> list[StageForecast]:
     plans = all_plans(study, resolved, subjects)
     seconds = {
         "extract": _extract_seconds(study, resolved, targets, profile),
-        "encode": _encode_seconds(study, plans, profile),
+        "encode": _encode_seconds(study, resolved, plans, profile),
     }
     return [_stage(stage, plans, seconds.get(stage)) for stage in STAGES]
 
@@ -84,10 +84,7 @@ def _extract_seconds(
 def _seconds_per_image(
     study: Study, resolved: Resolved, model: ResolvedModel, micro_batch: int, threads: int
 ) -> float:
-    spec = model.spec
-    loaded = load_model(
-        spec.library, spec.architecture, spec.weights, spec.seed, image_size=spec.image_size
-    )
+    loaded, _ = models.load(model.spec, model.checkpoint)
     signal = signal_spec(study, model, resolved.sources[-1])
     extractor = build_extractor(loaded, resolved.sources, signal, micro_batch)
     images = torch.zeros(micro_batch, 3, loaded.image_size, loaded.image_size)
@@ -102,17 +99,22 @@ def _seconds_per_image(
         torch.set_num_threads(before)
 
 
-def _encode_seconds(study: Study, plans: Sequence[StorePlan], profile: Profile) -> float:
+def _encode_seconds(
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile
+) -> float:
     encoding = plan.encoding_spec(study)
-    operations = sum(sum(_unit_operations(p, study, encoding)) for p in plans if p.kind == "scores")
+    widest = max(width for model in resolved.models for width in model.widths)
+    p_source = study.projection or widest
+    scores = [p for p in plans if p.kind == "scores"]
+    operations = sum(sum(_unit_operations(p, p_source, encoding)) for p in scores)
     return operations / _operations_per_second() / profile.stage("encode").dask_workers
 
 
-def _unit_operations(p: StorePlan, study: Study, encoding: EncodingSpec) -> Iterator[float]:
+def _unit_operations(p: StorePlan, p_source: int, encoding: EncodingSpec) -> Iterator[float]:
     """Yield multiply-adds x 2 of the unit of each layer: factorisations, then targets."""
     arrays = {array.name: array for array in p.layout.arrays}
     banded = len(p.layout.coords["measure"]) > len(("r", "sse", "sst", "alpha"))
-    p_total = study.projection + (encoding.forward_all if banded else 0)
+    p_total = p_source + (encoding.forward_all if banded else 0)
     ratios = len(encoding.band_ratios) if banded else 1
     fits = encoding.folds * ratios * INNER_FITS[encoding.alpha_choice]
     eigh = 10.0 * p_total**3 * ratios * encoding.folds

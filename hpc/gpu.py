@@ -9,6 +9,18 @@ from storage_schemas.files import read_json, write_exclusive
 from storage_schemas.identity import canonical_json
 
 
+def visible_gpus() -> list[str]:
+    """Return the GPUs that processes started here may use: CUDA_VISIBLE_DEVICES, else all."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name]
+    if not shutil.which("nvidia-smi"):
+        return []
+    query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
+    told = subprocess.run(query, capture_output=True, text=True)
+    return told.stdout.split() if told.returncode == 0 else []
+
+
 def gpu_type() -> str | None:
     """Return the name of the GPU that this process is bound to; None without one."""
     if not os.environ.get("CUDA_VISIBLE_DEVICES"):

@@ -321,7 +321,7 @@ def _models_at(model: type[BaseModel], location: KeyPath) -> list[type[BaseModel
         if fields:
             members = [m for field in fields for m in _models_in(field.annotation)]
         elif isinstance(part, str):  # the member of a union that was chosen by its tag
-            members = [m for m in members if part in _tags(m)]
+            members = [m for m in members if part in _tags(m)] or members
     return members
 
 

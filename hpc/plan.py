@@ -23,6 +23,7 @@ from hpc.targets import (
     in_order,
     stimulus_sets,
     target_groups,
+    window_coords,
     windows_of,
 )
 from jobs import spec as specs
@@ -64,7 +65,9 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
     for model in resolved.models:
         attrs = {"model": model.name}
         spec = specs.PreparedSpec(model=model.spec)
-        yield StorePlan("prepare", "prepared", model.name, spec, kinds.prepared(), attrs, {})
+        yield StorePlan(
+            "prepare", "prepared", model.name, spec, kinds.prepared(), attrs, _weights_of(model)
+        )
         for source in gradients(resolved):
             class_spec = specs.ClassesSpec(
                 model=model.spec,
@@ -79,8 +82,13 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
                 class_spec,
                 kinds.classes(model.layers),
                 attrs | {"source": source},
-                {},
+                _weights_of(model),
             )
+
+
+def _weights_of(model: ResolvedModel) -> dict[str, str]:
+    """Return where the model's file of weights is, if it has one."""
+    return {} if model.checkpoint is None else {"checkpoint": model.checkpoint}
 
 
 def ingest_plans(resolved: Resolved, subjects: Iterable[Subject]) -> Iterator[StorePlan]:
@@ -141,7 +149,7 @@ def extract_plans(
                         study.extraction.stimuli_per_shard,
                     ),
                     {"model": model.name, "source": source},
-                    {"stimuli": resolved.stimuli},
+                    {"stimuli": resolved.stimuli} | _weights_of(model),
                 )
 
 
@@ -187,7 +195,8 @@ def _score_plan(
 ) -> StorePlan:
     encoding = encoding_spec(study)
     coords = partition_coords(study, resolved, group[0])
-    groups, summary_groups = target_groups(group, encoding.windows)
+    groups, summary_groups = target_groups(group, encoding.windows, encoding.meg_targets)
+    coords |= window_coords("target", groups) | window_coords("summary", summary_groups)
     uses_forward, source = split_bands(bands)
     spec = specs.ScoresSpec(
         bands=bands,
@@ -310,6 +319,7 @@ def encoding_spec(study: Study) -> specs.EncodingSpec:
         bootstrap=encoding.bootstrap,
         permutations=encoding.permutations,
         windows=windows_of(study),
+        meg_targets=encoding.meg_targets,
     )
 
 

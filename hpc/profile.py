@@ -99,6 +99,14 @@ class StageProfile(_Section):
         return max(self.threads, self.dask_workers)
 
     @property
+    def process_memory(self) -> float | None:
+        """Memory of one process (bytes), where the node's is given."""
+        if self.memory_gb is None:
+            return None
+        each = 1 if self.ranks > 1 else self.dask_workers
+        return self.memory_gb * 2**30 / (self.ranks_per_node * each)
+
+    @property
     def ranks(self) -> int:
         """Processes of one task, over all its nodes."""
         return self.nodes * self.ranks_per_node

@@ -222,12 +222,19 @@ def _write_gifti(dataset: xr.Dataset, name: str, path: Path, surface: Path | Non
     write_gifti(path, surface=surface, names=names, **arguments)
 
 
+def _times(data: xr.DataArray) -> Any:
+    """Return the samples' times, or the windows' centres (s)."""
+    if "time" in data.dims:
+        return data["time"].values
+    return (data["window_start"] + data["window_stop"]).values / 2
+
+
 def _write_evoked(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
     data = dataset[name]
-    if set(data.dims) != {"sensor", "time"}:
+    if set(data.dims) not in ({"sensor", "time"}, {"sensor", "window"}):
         raise ValueError(
-            f"{path}: an Evoked has sensors and times alone; this selection has {data.dims}: add "
-            "--sel or --mean for the others"
+            f"{path}: an Evoked has sensors and times (or windows) alone; this selection has "
+            f"{data.dims}: add --sel or --mean for the others"
         )
     if "sensor_loc" not in dataset:
         raise ValueError(
@@ -235,11 +242,11 @@ def _write_evoked(dataset: xr.Dataset, name: str, path: Path, _: Path | None) ->
             "no sensors' places; submit the study again"
         )
     evoked = to_evoked(
-        data.transpose("sensor", "time").values,
+        data.transpose("sensor", ...).values,
         [str(sensor) for sensor in data["sensor"].values],
         [str(kind) for kind in data["sensor_type"].values],
         dataset["sensor_loc"].values,
-        data["time"].values,
+        _times(data),
         _title(data),
     )
     evoked.save(path, overwrite=True, verbose="error")

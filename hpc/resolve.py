@@ -4,20 +4,21 @@ This is the slow part of planning (it hashes images and recordings and builds ev
 is done once per run; `resolved.json` in the run folder keeps what later stages need.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from gradenc_core.models import load_model, resolve_layers, weights_digest
+from gradenc_core.models import Layer, VisionModel, layers_at, load_model, resolve_layers
 from gradenc_core.objectives import OBJECTIVES
 from gradenc_core.readers import bids, epochs
 from gradenc_core.readers.images import Manifest, read_manifest
 from gradenc_core.readers.responses import ResponseDescription
 from gradenc_core.tokens import layer_layout
-from hpc.study import BidsResponses, EpochsResponses, Model, Study
+from gradenc_core.weights import weights_digest
+from hpc.study import BidsResponses, Depths, EpochsResponses, Model, Study
 from jobs.spec import ModelSpec, PreprocessingSpec, SignalSpec
 from storage_schemas.files import replace
 from storage_schemas.identity import canonical_json
@@ -34,6 +35,8 @@ class ResolvedModel(BaseModel):
     layers: tuple[tuple[str, float], ...]
     widths: tuple[int, ...]
     """Features of each layer before projection."""
+    checkpoint: str | None = None
+    """Absolute path of its file of weights."""
 
 
 class Resolved(BaseModel):
@@ -114,10 +117,16 @@ def resolve(study: Study) -> tuple[Resolved, list[Subject]]:
 
 
 def _resolve_model(study: Study, model: Model) -> ResolvedModel:
+    checkpoint = study.checkpoint_of(model)
     loaded = load_model(
-        model.library, model.architecture, model.weights, model.seed, image_size=model.image_size
+        model.library,
+        model.architecture,
+        model.weights,
+        model.seed,
+        image_size=model.image_size,
+        checkpoint=checkpoint,
     )
-    trained = model.weights == "pretrained"
+    trained = model.weights != "untrained"
     spec = ModelSpec(
         library=model.library,
         architecture=model.architecture,
@@ -127,13 +136,23 @@ def _resolve_model(study: Study, model: Model) -> ResolvedModel:
         image_size=model.image_size,
         preprocessing=PreprocessingSpec(**asdict(loaded.preprocessing)),
     )
-    layers = tuple((layer.name, layer.depth) for layer in resolve_layers(loaded, study.layers))
-    widths = tuple(
-        layer_layout(loaded, name, study.tokens).n_features(study.tokens) for name, _ in layers
-    )
+    layers = layers_of(study.layers, loaded)
+    tokens = study.tokens
     return ResolvedModel(
-        name=model.name, control=model.control, spec=spec, layers=layers, widths=widths
+        name=model.name,
+        control=model.control,
+        spec=spec,
+        layers=tuple((layer.name, layer.depth) for layer in layers),
+        widths=tuple(layer_layout(loaded, x.name, tokens).n_features(tokens) for x in layers),
+        checkpoint=None if checkpoint is None else str(checkpoint),
     )
+
+
+def layers_of(layers: str | Sequence[str] | Depths, model: VisionModel) -> tuple[Layer, ...]:
+    """Return the layers of a model that a study's key `layers` means, in order of execution."""
+    if isinstance(layers, Depths):
+        return layers_at(model, layers.depths)
+    return resolve_layers(model, layers)
 
 
 def describe_subjects(study: Study, manifest: Manifest) -> Iterator[Subject]:

@@ -4,14 +4,12 @@
 it names. `study_template.yaml` explains every key.
 """
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     PrivateAttr,
     ValidationError,
@@ -19,6 +17,8 @@ from pydantic import (
     field_validator,
 )
 
+from hpc.encoding import Encoding
+from hpc.fields import Count, Name, Positive, Real, Section, Seed, Text, Window, once
 from hpc.overrides import (
     apply_overrides,
     did_you_mean,
@@ -26,13 +26,6 @@ from hpc.overrides import (
     read_yaml,
     refusals,
 )
-
-Text = Annotated[str, Field(strict=True, min_length=1)]
-Name = Annotated[Text, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Positive = Annotated[Real, Field(gt=0)]
-Seed = Annotated[int, Field(strict=True, ge=0)]
-Count = Annotated[int, Field(strict=True, ge=1)]
 
 Objective = Literal["classification", "energy", "random"]
 
@@ -47,52 +40,46 @@ class StudyError(ValueError):
     """A study that cannot be run; its message has one line for every problem."""
 
 
-Values = TypeVar("Values", bound=Sequence[Any])
-
-
-def _once(values: Values, within: str = "the list") -> Values:
-    """Return `values`, or refuse those that are given twice."""
-    twice = sorted(str(value) for value, n in Counter(values).items() if n > 1)
-    if twice:
-        raise ValueError(f"every entry of {within} once (twice: {', '.join(twice)})")
-    return values
-
-
-def _above(value: float, info: ValidationInfo, lower: str) -> float:
-    """Return `value`, or refuse one that is not above the key `lower`, where that is valid."""
-    if value <= info.data.get(lower, float("-inf")):
-        raise ValueError(f"more than {lower} ({info.data[lower]:g})")
-    return value
-
-
-class _Section(BaseModel):
-    """Base of all parts of a study: frozen, refuses unknown keys, keys described by docstrings."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True
-    )
-
-
-class Model(_Section):
+class Model(Section):
     """A vision model."""
 
     name: Name
     """its name in labels and results: letters, digits, `_`, `.` and `-`"""
-    library: Literal["torchvision", "timm"]
-    """library that builds it: torchvision or timm"""
+    library: Literal["torchvision", "timm", "transformers"]
+    """library that builds it: torchvision, timm or transformers"""
     architecture: Text
     """the library's name for it, e.g. resnet18"""
-    weights: Literal["pretrained", "untrained"] = "pretrained"
-    """pretrained, or untrained: the published initialisation with every LayerScale set to 1"""
+    weights: Literal["pretrained", "checkpoint", "untrained", "shuffled"] = "pretrained"
+    """pretrained; checkpoint (a file's); untrained: the published initialisation with every
+    LayerScale set to 1; shuffled: the checkpoint's or pretrained ones, permuted in each tensor"""
+    checkpoint: Text | None = None
+    """file of weights (.safetensors, .pt or .pth), relative to the study file"""
     seed: Seed = 0
-    """seed of untrained weights"""
+    """seed of untrained and shuffled weights"""
     image_size: Count | None = None
     """side of its input in pixels; null: what the weights were trained with"""
     control: Annotated[bool, Field(strict=True)] = False
     """whether it is shown as a control and gives no verdict of its own"""
 
+    @field_validator("checkpoint")
+    @classmethod
+    def _goes_with_weights(cls, checkpoint: str | None, info: ValidationInfo) -> str | None:
+        weights = info.data.get("weights")
+        if weights == "checkpoint" and checkpoint is None:
+            raise ValueError("a .safetensors, .pt or .pth file, because weights is checkpoint")
+        if weights in ("pretrained", "untrained") and checkpoint is not None:
+            raise ValueError("a file only where weights is checkpoint or shuffled")
+        return checkpoint
 
-class _Responses(_Section):
+
+class Depths(Section):
+    """Layers by relative depth: the blocks nearest to each."""
+
+    depths: Count | tuple[Real, ...]
+    """how many depths, evenly spaced from 0 to 1, or a list of depths in (0, 1]"""
+
+
+class _Responses(Section):
     path: Text
     """folder of the recordings, relative to the study file"""
     subjects: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
@@ -103,7 +90,7 @@ class _Responses(_Section):
     @field_validator("subjects")
     @classmethod
     def _subjects_once(cls, subjects: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if subjects is None else _once(subjects)
+        return None if subjects is None else once(subjects)
 
 
 class BidsResponses(_Responses):
@@ -141,90 +128,10 @@ class EpochsResponses(_Responses):
 Responses = Annotated[BidsResponses | EpochsResponses, Field(discriminator="reader")]
 
 
-class Alphas(_Section):
-    """Grid of ridge penalties, spaced evenly in the logarithm."""
-
-    low: Positive = 1.0
-    """smallest penalty"""
-    high: Positive = 1.0e8
-    """largest penalty"""
-    count: Annotated[Count, Field(ge=2)] = 10
-    """number of penalties"""
-
-    @field_validator("high")
-    @classmethod
-    def _above_low(cls, high: float, info: ValidationInfo) -> float:
-        return _above(high, info, "low")
-
-
-class Windows(_Section):
-    """Sliding windows of MEG whose mean is tested; s from stimulus onset."""
-
-    start: Real = 0.0
-    """start of the first window (s)"""
-    stop: Real = 1.0
-    """no window ends later than this (s)"""
-    width: Positive = 0.05
-    """width of a window (s)"""
-    step: Positive = 0.025
-    """from one window's start to the next one's (s)"""
-
-    @field_validator("stop")
-    @classmethod
-    def _after_start(cls, stop: float, info: ValidationInfo) -> float:
-        return _above(stop, info, "start")
-
-    @field_validator("width")
-    @classmethod
-    def _fits(cls, width: float, info: ValidationInfo) -> float:
-        if {"start", "stop"} <= info.data.keys():
-            room = info.data["stop"] - info.data["start"]
-            if width > room * (1 + 1e-9):
-                raise ValueError(f"at most stop - start ({room:g} s)")
-        return width
-
-
-class Encoding(_Section):
-    """Ridge regression from features to responses, and its resampling."""
-
-    folds: Annotated[Count, Field(ge=3)] = 5
-    """outer folds that score; the penalty is chosen in the others"""
-    alphas: Alphas = Alphas()
-    """grid of penalties"""
-    alpha_choice: Literal["kfold", "gcv", "loo"] = "kfold"
-    """how a target's penalty is chosen in the training set: kfold (the other folds), gcv or loo"""
-    forward_all: Count = 1024
-    """dimensions of the joint projection of all layers' forward features"""
-    band_ratios: Annotated[tuple[Annotated[Real, Field(ge=0)], ...], Field(min_length=2)] = (
-        0.0,
-        0.01,
-        0.1,
-        1.0,
-        10.0,
-        100.0,
-    )
-    """scales of the gradient band beside the forward band; 0 switches it off and is required"""
-    blocks: Annotated[Count, Field(ge=2)] = 20
-    """blocks of stimuli per fold, which the bootstrap resamples"""
-    bootstrap: Count = 200
-    """bootstrap replicates over blocks of stimuli"""
-    permutations: Count = 1000
-    """permutations of stimuli before fitting"""
-    windows: Windows = Windows()
-    """MEG windows for inference"""
-
-    @field_validator("band_ratios")
-    @classmethod
-    def _can_be_off(cls, ratios: tuple[float, ...]) -> tuple[float, ...]:
-        if 0 not in ratios:
-            raise ValueError("a list with 0, so that the gradient band can be switched off")
-        return _once(ratios)
-
-
-class Comparisons(_Section):
+class Comparisons(Section):
     """The hierarchy comparisons."""
 
-    search_window: tuple[Real, Real] = (0.0, 1.0)
+    search_window: Window = (0.0, 1.0)
     """where MEG peaks are looked for (s from stimulus onset)"""
     ladders: Annotated[dict[Text, tuple[Text, ...]], Field(min_length=1)] = LADDERS
     """orders of regions, lowest first, by name"""
@@ -235,24 +142,17 @@ class Comparisons(_Section):
     smallest_effect: Annotated[Positive, Field(lt=1)] = 0.5
     """a gradient's order departs where its score is below this share of the forward score"""
 
-    @field_validator("search_window")
-    @classmethod
-    def _not_empty(cls, window: tuple[float, float]) -> tuple[float, float]:
-        if window[1] <= window[0]:
-            raise ValueError("[start, stop] with start < stop (s)")
-        return window
-
     @field_validator("ladders")
     @classmethod
     def _regions_once(cls, ladders: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         for name, regions in ladders.items():
             if len(regions) < 2:
                 raise ValueError(f"at least two regions in {name}")
-            _once(regions, within=name)
+            once(regions, within=name)
         return ladders
 
 
-class Extraction(_Section):
+class Extraction(Section):
     """How features are stored."""
 
     stimuli_per_shard: Count = 512
@@ -263,7 +163,14 @@ def _default_objectives(earlier: dict[str, Any]) -> tuple[Objective, ...]:
     return ("energy",) if "gradient" in earlier["signals"] else ()
 
 
-class Study(_Section):
+def _are_depths(layers: Any) -> bool:
+    depths = layers.get("depths") if isinstance(layers, dict) and len(layers) == 1 else None
+    if isinstance(depths, list | tuple) and depths:
+        return all(type(depth) in (int, float) and 0 < depth <= 1 for depth in depths)
+    return type(depths) is int and depths >= 1
+
+
+class Study(Section):
     """A study: which models, objectives, stimuli and recordings, and how they are compared."""
 
     name: Name
@@ -274,10 +181,10 @@ class Study(_Section):
     """folder of images, relative to the study file"""
     models: Annotated[tuple[Model, ...], Field(min_length=1)]
     """a list of models, each with name, library and architecture"""
-    layers: Literal["blocks"] | tuple[Text, ...] = "blocks"
-    """blocks, or a list of names of modules and globs over them"""
-    tokens: Literal["cls", "registers", "patches", "mean"] = "mean"
-    """which tokens become features: cls, registers, patches, or mean (of the patches)"""
+    layers: Literal["blocks"] | Depths | tuple[Text, ...] = "blocks"
+    """blocks, a list of names of modules and globs over them, or depths"""
+    tokens: Literal["cls", "registers", "patches", "mean", "all"] = "mean"
+    """which tokens become features: cls, registers, patches, mean (of the patches), or all"""
     signals: tuple[Literal["forward", "gradient"], ...] = ("forward", "gradient")
     """forward alone, or forward and gradient"""
     objectives: tuple[Objective, ...] = Field(default_factory=_default_objectives)
@@ -304,24 +211,34 @@ class Study(_Section):
         """Folder of the study file, which its paths are relative to."""
         return self._file.parent
 
+    def checkpoint_of(self, model: Model) -> Path | None:
+        """Return the absolute path of a model's file of weights."""
+        return None if model.checkpoint is None else (self.folder / model.checkpoint).resolve()
+
     @field_validator("layers", mode="before")
     @classmethod
-    def _blocks_or_names(cls, layers: Any) -> Any:
+    def _blocks_names_or_depths(cls, layers: Any) -> Any:
         names = list(layers) if isinstance(layers, list | tuple) else []
-        if layers == "blocks" or (names and all(isinstance(n, str) and n for n in names)):
+        named = names and all(isinstance(n, str) and n for n in names)
+        if layers == "blocks" or named or isinstance(layers, Depths) or _are_depths(layers):
             return layers
         hint = did_you_mean(layers, ["blocks"])
-        raise ValueError(f"blocks, or a list of names of modules and globs{hint}")
+        raise ValueError(
+            "blocks, a list of names of modules and globs, or {depths: N}, N how many or a list of "
+            f"depths in (0, 1]{hint}"
+        )
 
     @field_validator("projection", mode="before")
     @classmethod
     def _number_or_none(cls, projection: Any) -> Any:
+        if isinstance(projection, str) and projection != "none":
+            raise ValueError("a whole number, or none")
         return None if projection == "none" else projection
 
     @field_validator("models")
     @classmethod
     def _names_once(cls, models: tuple[Model, ...]) -> tuple[Model, ...]:
-        _once([model.name for model in models], within="name")
+        once([model.name for model in models], within="name")
         return models
 
     @field_validator("signals")
@@ -329,7 +246,7 @@ class Study(_Section):
     def _with_forward(cls, signals: tuple[str, ...]) -> tuple[str, ...]:
         if "forward" not in signals:
             raise ValueError("a list with forward, which every comparison needs")
-        return _once(signals)
+        return once(signals)
 
     @field_validator("objectives")
     @classmethod
@@ -339,7 +256,7 @@ class Study(_Section):
             raise ValueError("classification, energy or random, because signals has gradient")
         if names and not gradient:
             raise ValueError("no objectives, or gradient among the signals")
-        return _once(names)
+        return once(names)
 
     @field_validator("responses")
     @classmethod
@@ -347,7 +264,7 @@ class Study(_Section):
         cls, responses: tuple[BidsResponses | EpochsResponses, ...]
     ) -> tuple[BidsResponses | EpochsResponses, ...]:
         for reader in ("bids", "epochs"):
-            _once([s for r in responses if r.reader == reader for s in r.subjects or ()], reader)
+            once([s for r in responses if r.reader == reader for s in r.subjects or ()], reader)
         return responses
 
 

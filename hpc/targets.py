@@ -1,6 +1,6 @@
 """The targets of a study: who saw which stimuli, and how targets and summaries are laid out."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,8 +8,10 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gradenc_core.windows import samples_in
 from hpc.resolve import Subject
 from hpc.study import Study
+from storage_schemas import kinds
 from storage_schemas.store import Store
 
 
@@ -64,29 +66,42 @@ class Targets:
         )
 
 
-def windows_of(study: Study) -> tuple[tuple[float, float], ...]:
-    """Return (start, stop) in s of every inference window."""
+Window = tuple[str, float, float]
+"""Name, start and stop (s) of a window of MEG."""
+
+
+def windows_of(study: Study) -> tuple[Window, ...]:
+    """Return the study's windows in order of start; those of a range are named by their centre."""
     windows = study.encoding.windows
+    if isinstance(windows, dict):
+        named = [(name, start, stop) for name, (start, stop) in windows.items()]
+        return tuple(sorted(named, key=lambda window: window[1]))
     n = int(np.floor((windows.stop - windows.start - windows.width) / windows.step + 1e-9)) + 1
     starts = [windows.start + i * windows.step for i in range(n)]
-    return tuple((round(start, 9), round(start + windows.width, 9)) for start in starts)
+    return tuple(
+        (f"{start + windows.width / 2:g}", round(start, 9), round(start + windows.width, 9))
+        for start in starts
+    )
 
 
 def target_groups(
-    group: Sequence[Targets], windows: Sequence[tuple[float, float]]
+    group: Sequence[Targets], windows: Sequence[Window], meg_targets: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return how the flat axes `target` and `summary` divide into subjects and modalities.
 
-    Summaries are region means (fMRI, by region and hemisphere) and sensor x window means (MEG).
+    Summaries are region means (fMRI, by region and hemisphere) and sensor x window means (MEG);
+    `meg_targets` "windows" makes the latter the targets too.
     """
     groups: list[dict[str, Any]] = []
     summary_groups: list[dict[str, Any]] = []
     start = summary_start = 0
     for targets in group:
         entry: dict[str, Any] = {"subject": targets.subject, "modality": targets.modality}
-        groups.append(entry | {"start": start, "stop": start + targets.n_targets})
         names, inside = summaries(targets, windows)
         n = len(names) * (len(inside) if inside is not None else 1)
+        own = inside if meg_targets == "windows" else None
+        n_targets = targets.n_targets if own is None else n
+        groups.append(entry | {"start": start, "stop": start + n_targets, "windows": own})
         summary_groups.append(
             entry
             | {
@@ -96,26 +111,31 @@ def target_groups(
                 "windows": inside,
             }
         )
-        start += targets.n_targets
+        start += n_targets
         summary_start += n
     return groups, summary_groups
 
 
-def summaries(
-    targets: Targets, windows: Sequence[tuple[float, float]]
-) -> tuple[list[str], list[tuple[float, float]] | None]:
+def window_coords(dim: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the coordinates of a flat axis that say which window each entry is of, if any is."""
+    windows: list[Window | None] = []
+    for group in groups:
+        inside, n = group["windows"], group["stop"] - group["start"]
+        windows += [None] * n if inside is None else [*inside] * (n // len(inside))
+    return kinds.window_coords(dim, windows, f"{dim}_") if any(windows) else {}
+
+
+def summaries(targets: Targets, windows: Sequence[Window]) -> tuple[list[str], list[Window] | None]:
     """Return the names of regions (fMRI) or sensors (MEG), and the windows that hold samples."""
     if targets.modality == "fmri":
         roi, side = targets.coords["roi"].values, targets.coords["hemisphere"].values
         return sorted({f"{r}:{h}" for r, h in zip(roi, side, strict=True)}), None
     times = targets.coords["time"].values
-    inside = [(a, b) for a, b in windows if np.any((times >= a) & (times < b))]
+    inside = [window for window in windows if samples_in(times, *window[1:]).any()]
     return [str(name) for name in targets.coords["sensor"].values], inside
 
 
-def common_windows(
-    meg: Sequence[Targets], windows: Sequence[tuple[float, float]]
-) -> list[tuple[float, float]]:
+def common_windows(meg: Sequence[Targets], windows: Sequence[Window]) -> list[Window]:
     """Return the windows that hold samples of every MEG subject, which comparisons use."""
     held = [summaries(targets, windows)[1] or [] for targets in meg]
     return [window for window in windows if all(window in own for own in held)] if held else []

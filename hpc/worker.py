@@ -59,6 +59,8 @@ def run_slice(units: str, index: int) -> None:
     payload: dict[str, Any] = json.loads(path.read_bytes())
     breaker = Breaker(path.parent)
     _refuse_other_code(payload, breaker, path)
+    if payload["scheduler"] == "local":
+        show_gpu(os.environ, payload["gpus"], index)
     bind_gpu(os.environ)
     _refuse_other_gpu(payload, breaker)
     stop = StopFlag()
@@ -69,6 +71,7 @@ def run_slice(units: str, index: int) -> None:
         "round_": payload["round"],
         "micro_batch": payload["micro_batch"],
         "threads": payload["threads"],
+        "memory": payload["memory"],
         "should_stop": lambda: stop.requested or breaker.stopped,
         "report": breaker,
     }
@@ -115,6 +118,12 @@ def bind_gpu(environment: MutableMapping[str, str]) -> None:
     local = environment.get("SLURM_LOCALID")
     if local is not None and len(visible) > 1:
         environment["CUDA_VISIBLE_DEVICES"] = visible[int(local) % len(visible)]
+
+
+def show_gpu(environment: MutableMapping[str, str], gpus: list[str], index: int) -> None:
+    """Let task `index` see one of this machine's GPUs, which submitit's local executor hides."""
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
 
 
 @contextmanager

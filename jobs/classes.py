@@ -19,10 +19,10 @@ from storage_schemas.store import Store, Unit
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     """Yield the class of every layer's gradient, (n_layers,) int8, on the bank's images."""
-    torch.set_num_threads(work.threads)
+    torch.set_num_threads(work.how.threads)
     for store, unit in work.units:
         spec = ClassesSpec.model_validate(store.spec)
-        model, _ = models.load(spec.model)
+        model, _ = models.load(spec.model, store.locations.get("checkpoint"))
         sources = ["forward", spec.source]
         extractor = build_extractor(model, sources, spec.signal, spec.bank.n_images)
         names = classify_signals(extractor, bank_images(model, spec.bank))[spec.source]

@@ -7,6 +7,7 @@ from threadpoolctl import threadpool_limits
 from gradenc_core.similarity import linear_cka
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import CollinearitySpec
+from storage_schemas.kinds import layer_features
 from storage_schemas.store import Store, Unit
 
 
@@ -14,6 +15,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     """Yield linear CKA between all layers, (n_layers, n_layers) float64."""
     for store, unit in work.units:
         spec = CollinearitySpec.model_validate(store.spec)
-        features = spec.features.open(work.root).dataset()["features"].values
+        data = spec.features.open(work.root).dataset()
+        layers = [layer_features(data, layer).values for layer in range(data.sizes["layer"])]
         with threadpool_limits(1):
-            yield store, unit, {"cka": linear_cka(list(features))}, {}
+            yield store, unit, {"cka": linear_cka(layers)}, {}

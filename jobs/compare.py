@@ -65,7 +65,7 @@ class _Scores:
     permutation: Array
     n_stimuli: int
     names: Sequence[str]
-    windows: Sequence[Sequence[float]] | None
+    windows: Sequence[tuple[str, float, float]] | None
 
 
 class _Study:
@@ -259,12 +259,13 @@ def _brain(
 
 def _fill_time(study: _Study, tables: Tables, i: int, signal: str) -> None:
     usable, options = study.usable(signal), study.spec.options
-    times = study.coords["window"].values
+    windows = study.labels("window")
+    times = window_centres(study.coords)
     subjects: list[Timing] = []
     for s, subject in enumerate(study.meg):
         scores = study.scores(signal, subject, "meg")
         sensors = Sensors(
-            *(_in_windows(scores, flat, times) for flat in (scores.bootstrap, scores.permutation))
+            *(_in_windows(scores, flat, windows) for flat in (scores.bootstrap, scores.permutation))
         )
         timing = latency.timing(sensors, times, options.search_window, options.significance)
         subjects.append(timing)
@@ -284,11 +285,18 @@ def _fill_time(study: _Study, tables: Tables, i: int, signal: str) -> None:
         tables["temporal_combined_p"][i, c] = score.combined_p
 
 
-def _in_windows(scores: _Scores, flat: Array, times: Array) -> Array:
+def window_centres(tables: xr.Dataset) -> Array:
+    """Return the centres of a comparison's windows, (n_windows,) in s."""
+    if "window_start" not in tables.coords:  # version 1, whose windows were named by their centres
+        return np.asarray(tables["window"].values, dtype=np.float64)
+    return np.asarray((tables["window_start"] + tables["window_stop"]).values / 2)
+
+
+def _in_windows(scores: _Scores, flat: Array, windows: Sequence[str]) -> Array:
     """Return summaries as (n, n_layers, n_sensors, n_windows) in the windows of all subjects."""
-    own = [(start + stop) / 2 for start, stop in scores.windows or ()]
+    own = [name for name, _, _ in scores.windows or ()]
     shape = (*flat.shape[:2], len(scores.names), len(own))
-    return flat.reshape(shape)[..., np.isin(own, times)]
+    return flat.reshape(shape)[..., np.isin(own, windows)]
 
 
 def _judge_all(study: _Study, tables: Tables) -> Mapping[str, Judgement]:

@@ -71,7 +71,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         _work(drill.seconds)
         rng = np.random.default_rng([spec.seed, list(STAGES).index(spec.stage), unit.index])
         noise = rng.standard_normal((1, spec.values), dtype=np.float32)
-        yield store, unit, {"noise": noise}, {"micro_batch": work.micro_batch}
+        yield store, unit, {"noise": noise}, {"micro_batch": work.how.micro_batch}
 
 
 def _due(drill: Drill, stage: str, unit: int, folder: Path) -> Iterator[Fault]:
@@ -102,8 +102,8 @@ def _memory(work: Work, store: Store, unit: Unit) -> None:
 
 
 def _gpu_memory(work: Work, store: Store, unit: Unit) -> None:
-    if work.micro_batch > 1:
-        raise OutOfMemoryError(f"a drill's batch of {work.micro_batch} does not fit")
+    if work.how.micro_batch > 1:
+        raise OutOfMemoryError(f"a drill's batch of {work.how.micro_batch} does not fit")
 
 
 def _error(work: Work, store: Store, unit: Unit) -> None:

@@ -1,7 +1,10 @@
-"""Stage encode: ridge scores of one layer for every target of all subjects who saw its stimuli."""
+"""Stage encode: ridge scores of one layer for every target of all subjects who saw its stimuli.
+
+Features are read by rows and responses by columns, so that memory does not grow with either.
+"""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,12 +21,14 @@ from gradenc_core.encoding import (
     score_targets,
 )
 from gradenc_core.joint import joint_projection
+from gradenc_core.moments import Rows
 from gradenc_core.ridge import RidgeOptions
+from gradenc_core.solver import Shapes, plan_solver
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import EncodingSpec, Reference, ScoresSpec
+from jobs.targets import Targets
+from storage_schemas.kinds import layer_features
 from storage_schemas.store import Store, Unit
-
-Array = NDArray[np.float64]
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
@@ -33,27 +38,38 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     """
     for store, unit in work.units:
         with threadpool_limits(1):
-            arrays, facts = _encode_layer(store, unit, work.root)
+            arrays, facts = _encode_layer(store, unit, work)
         yield store, unit, arrays, facts
 
 
-def _encode_layer(store: Store, unit: Unit, root: Path) -> tuple[Arrays, Facts]:
+def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
     spec = ScoresSpec.model_validate(store.spec)
-    coords = store.dataset().coords
-    x, bands = features(spec, unit.key["layer"], root)
-    y, summaries, weights = targets(spec, store, root)
-    encoding = spec.encoding
-    design = factorise(x, coords["stimulus_fold"].values, weights, ridge_options(encoding), bands)
-    scores = score_targets(design, y)
+    encoding, coords = spec.encoding, store.dataset().coords
+    targets = Targets.of(spec.responses, store, work.root)
+    x, bands = features(spec, unit.key["layer"], work.root)
+    options = ridge_options(encoding)
+    n_stimuli, n_features = x.shape
+    shapes = Shapes(
+        n_stimuli=n_stimuli,
+        n_features=n_features,
+        n_targets=targets.responses.shape[1],
+        n_folds=encoding.folds,
+        n_summaries=targets.summaries.shape[1],
+        n_bootstraps=encoding.bootstrap,
+        n_permutations=encoding.permutations,
+        n_blocks=encoding.blocks,
+    )
+    plan = plan_solver(shapes, options, bands is not None, work.how.memory)
+    rows = x[slice(None)] if plan.hold_rows else x
+    folds, blocks = coords["stimulus_fold"].values, coords["stimulus_block"].values
+    design = factorise(rows, folds, targets.weights, options, bands)
+    scores = score_targets(design, targets.responses)
     measures = [getattr(scores, str(name)) for name in coords["measure"].values]
+    seed, summaries = encoding.seed, targets.summaries
     arrays = {
         "scores": np.stack(measures)[None],
-        "bootstrap": bootstrap_scores(
-            design, summaries, coords["stimulus_block"].values, encoding.bootstrap, encoding.seed
-        )[None],
-        "permutation": permutation_scores(design, summaries, encoding.permutations, encoding.seed)[
-            None
-        ],
+        "bootstrap": bootstrap_scores(design, summaries, blocks, encoding.bootstrap, seed)[None],
+        "permutation": permutation_scores(design, summaries, encoding.permutations, seed)[None],
     }
     return arrays, asdict(scores.counts)
 
@@ -65,68 +81,59 @@ def ridge_options(encoding: EncodingSpec) -> RidgeOptions:
     )
 
 
-def features(spec: ScoresSpec, layer: int, root: Path) -> tuple[Array, tuple[int, int] | None]:
+@dataclass(frozen=True)
+class Layer:
+    """Features of one layer on disk, (n_stimuli, n_features)."""
+
+    data: xr.DataArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_stimuli, n_features)."""
+        return self.data.shape
+
+    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
+        """Read some stimuli."""
+        values: NDArray[np.float32] = self.data[rows].values
+        return values
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Two bands beside each other, (n_stimuli, features of both)."""
+
+    first: Rows
+    second: Rows
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_stimuli, features of both)."""
+        return self.first.shape[0], self.first.shape[1] + self.second.shape[1]
+
+    def __getitem__(self, rows: slice) -> NDArray[Any]:
+        """Read some stimuli."""
+        return np.hstack([self.first[rows], self.second[rows]])
+
+
+def features(spec: ScoresSpec, layer: int, root: Path) -> tuple[Rows, tuple[int, int] | None]:
     """Return the features of one layer (n_stimuli, n_features) and, if banded, the band sizes."""
     if spec.gradient is None:
         assert spec.forward is not None
-        return _layer(spec.forward, layer, root), None
-    gradient = _layer(spec.gradient, layer, root)
+        return layers(spec.forward, root)[layer], None
+    gradient = layers(spec.gradient, root)[layer]
     if spec.forward is None:
         return gradient, None
     joint = _joint_forward(spec.forward, root, spec.encoding.forward_all, spec.encoding.seed)
-    return np.hstack([joint, gradient]), (joint.shape[1], gradient.shape[1])
+    return Bands(joint, gradient), (joint.shape[1], gradient.shape[1])
 
 
-def _layer(reference: Reference, layer: int, root: Path) -> Array:
-    data = reference.open(root).dataset()["features"].isel(layer=layer)
-    return data.values.astype(np.float64)
+def layers(reference: Reference, root: Path) -> list[Layer]:
+    """Return the features of every layer of a store."""
+    data = reference.open(root).dataset(dask=False)
+    return [Layer(layer_features(data, layer)) for layer in range(data.sizes["layer"])]
 
 
 @lru_cache(maxsize=1)
-def _joint_forward(reference: Reference, root: Path, n_dims: int, seed: int) -> Array:
+def _joint_forward(reference: Reference, root: Path, n_dims: int, seed: int) -> NDArray[np.float32]:
     """Return forward features of all layers jointly, kept for the next layer's unit."""
-    layers = reference.open(root).dataset()["features"].values.astype(np.float64)
-    return joint_projection(layers, n_dims, seed)
-
-
-def targets(spec: ScoresSpec, store: Store, root: Path) -> tuple[Array, Array, Array]:
-    """Return responses (n, n_targets), summaries (n, n_summaries) and row weights (n,).
-
-    Targets of all subjects stand side by side in the order of the store's `groups`.
-    """
-    blocks, summaries = [], []
-    weights = np.ones(store.dataset().sizes["stimulus"])
-    for reference, group in zip(spec.responses, store.attrs["summary_groups"], strict=True):
-        data = reference.open(root).dataset().load()
-        blocks.append(data["responses"].values.reshape(data.sizes["stimulus"], -1))
-        summaries.append(summarise(data, group))
-        weights = data["n_repeats"].values.astype(np.float64)
-    y = np.concatenate(blocks, axis=1).astype(np.float64)
-    return y, np.concatenate(summaries, axis=1), weights / weights.mean()
-
-
-def summarise(data: xr.Dataset, group: dict[str, Any]) -> Array:
-    """Return region means (fMRI) or sensor x window means (MEG), (n_stimuli, n_summaries).
-
-    Voxels that are NaN for any stimulus are left out of their region's mean.
-    """
-    responses = data["responses"].values.astype(np.float64)
-    if group["windows"] is None:
-        finite = np.isfinite(responses).all(axis=0)
-        sites = zip(data["roi"].values, data["hemisphere"].values, strict=True)
-        names = np.array([f"{roi}:{hemisphere}" for roi, hemisphere in sites], dtype=object)
-        return np.stack(
-            [_mean_of(responses, finite & (names == name)) for name in group["names"]], axis=1
-        )
-    times = data["time"].values
-    means = [
-        responses[:, :, (times >= start) & (times < stop)].mean(axis=2)
-        for start, stop in group["windows"]
-    ]
-    return np.stack(means, axis=2).reshape(len(responses), -1)
-
-
-def _mean_of(responses: Array, columns: NDArray[np.bool_]) -> Array:
-    if not columns.any():
-        return np.full(len(responses), np.nan)
-    return responses[:, columns].mean(axis=1)
+    return joint_projection(layers(reference, root), n_dims, seed)

@@ -30,7 +30,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     All units of an item share model, layers, tokens, projection and stimuli; they differ in their
     source, and the planner gives gradients of one study one scale.
     """
-    torch.set_num_threads(work.threads)
+    torch.set_num_threads(work.how.threads)
     specs = {store.path: FeaturesSpec.model_validate(store.spec) for store, _ in work.units}
     first_store, first_unit = work.units[0]
     model = _checked_model(first_store, specs[first_store.path], work.root)
@@ -39,13 +39,13 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         specs[first_store.path].signal,
     )
     sources = [spec.source for spec in specs.values()]
-    extractor = build_extractor(model, sources, signal, work.micro_batch)
-    batches = load(model, first_store, first_unit, work.micro_batch, work.threads)
+    extractor = build_extractor(model, sources, signal, work.how.micro_batch)
+    batches = load(model, first_store, first_unit, work.how.micro_batch, work.how.threads)
     n_stimuli = first_unit.key["stop"] - first_unit.key["start"]
     features = extractor.stream(batches, n_stimuli)
     facts = {
-        "micro_batch": work.micro_batch,
-        "threads": work.threads,
+        "micro_batch": work.how.micro_batch,
+        "threads": work.how.threads,
         "device": device().type,
         "gpu": torch.cuda.get_device_name() if device().type == "cuda" else None,
     }
@@ -94,7 +94,7 @@ def _arrays(features: Features) -> Arrays:
 
 
 def _checked_model(store: Store, spec: FeaturesSpec, root: Path) -> VisionModel:
-    model, digest = models.load(spec.model)
+    model, digest = models.load(spec.model, store.locations.get("checkpoint"))
     prepared = spec.prepared.open(root).dataset()["weights_digest"].values
     if digest != np.asarray(prepared, dtype=np.uint8).tobytes().hex():
         raise ValueError(

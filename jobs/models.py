@@ -2,14 +2,21 @@
 
 from dataclasses import asdict
 from functools import lru_cache
+from pathlib import Path
 
-from gradenc_core.models import VisionModel, load_model, weights_digest
+from gradenc_core.models import VisionModel, load_model
+from gradenc_core.weights import weights_digest
 from jobs.spec import ModelSpec, PreprocessingSpec
 
 
 @lru_cache(maxsize=1)
-def load(spec: ModelSpec) -> tuple[VisionModel, str]:
+def load(spec: ModelSpec, checkpoint: str | None = None) -> tuple[VisionModel, str]:
     """Return the model in eval mode and the sha256 of its weights.
+
+    Parameters
+    ----------
+    checkpoint : str, optional
+        Path of its file of weights: the location `checkpoint` of a store of that model.
 
     Raises
     ------
@@ -17,7 +24,12 @@ def load(spec: ModelSpec) -> tuple[VisionModel, str]:
         If weights or preprocessing are not those that the study was planned with.
     """
     model = load_model(
-        spec.library, spec.architecture, spec.weights, spec.seed, image_size=spec.image_size
+        spec.library,
+        spec.architecture,
+        spec.weights,
+        spec.seed,
+        image_size=spec.image_size,
+        checkpoint=None if checkpoint is None else Path(checkpoint),
     )
     digest = weights_digest(model.module)
     steps = PreprocessingSpec(**asdict(model.preprocessing))

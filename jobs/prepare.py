@@ -15,6 +15,6 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     """Yield the digest of the model's weights, (32,) uint8, which enters extraction's identity."""
     for store, unit in work.units:
         spec = PreparedSpec.model_validate(store.spec)
-        model, digest = models.load(spec.model)
+        model, digest = models.load(spec.model, store.locations.get("checkpoint"))
         weights = np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
         yield store, unit, {"weights_digest": weights}, model_summary(model)

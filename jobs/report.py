@@ -20,6 +20,7 @@ from gradenc_core.ceilings import noise_ceiling
 from gradenc_core.hierarchy import KSTARS
 from gradenc_core.statistics import t_interval
 from gradenc_core.verdict import Verdict
+from jobs.compare import window_centres
 from jobs.predictions import hypothesis_table, plain
 from storage_schemas import files as durable
 from storage_schemas.run import open_run, read_run, run_stores
@@ -156,7 +157,7 @@ def _figures(tables: xr.Dataset) -> Iterator[dict[str, str]]:
             "layers' peak latencies.",
             figures.curves(
                 _mean(tables["curve"], "meg_subject"),
-                tables["window"].values,
+                window_centres(tables),
                 depth,
                 signals,
                 _mean(tables["latency"], "meg_subject"),

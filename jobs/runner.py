@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -53,13 +53,30 @@ MODULES = {
 
 
 @dataclass(frozen=True)
+class How:
+    """How units are computed.
+
+    Attributes
+    ----------
+    micro_batch : int
+        Images in one pass through a network.
+    threads : int
+    memory : float or None
+        Bytes that this process may use; None: no limit is known.
+    """
+
+    micro_batch: int
+    threads: int
+    memory: float | None
+
+
+@dataclass(frozen=True)
 class Work:
     """What a stage's `compute` is given: the store root, the units of one item, how to run."""
 
     root: Path
     units: tuple[tuple[Store, Unit], ...]
-    micro_batch: int
-    threads: int
+    how: How
 
 
 Held = tuple[Store, Unit, Attempt]
@@ -82,6 +99,7 @@ def run_items(
     round_: int,
     micro_batch: int,
     threads: int,
+    memory: float | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> None:
@@ -90,9 +108,8 @@ def run_items(
     While an item's results are written and committed, the next one is computed. `report` is told
     how each ended.
     """
-    make = partial(
-        _make, root=root, job=job, round_=round_, micro_batch=micro_batch, threads=threads
-    )
+    how = How(micro_batch, threads, memory)
+    make = partial(_make, root=root, job=job, round_=round_, how=how)
     with ThreadPoolExecutor(1, "commit") as writer:
         writing: Future[Outcome] | None = None
         for item in items:
@@ -110,19 +127,27 @@ def run_items(
 
 
 def run_item(
-    item: Item, *, root: Path, job: str, round_: int, micro_batch: int, threads: int
+    item: Item,
+    *,
+    root: Path,
+    job: str,
+    round_: int,
+    micro_batch: int,
+    threads: int,
+    memory: float | None = None,
 ) -> Outcome:
     """Compute and commit the units of one item that nobody else holds or has committed.
 
     A failure is written to the attempt records of the units concerned and is not raised: other
     items do not depend on it, and `gradenc status` and `gradenc logs` show it.
     """
-    made = _make(item, root=root, job=job, round_=round_, micro_batch=micro_batch, threads=threads)
+    how = How(micro_batch, threads, memory)
+    made = _make(item, root=root, job=job, round_=round_, how=how)
     return made if isinstance(made, Outcome) else made()
 
 
 def _make(
-    item: Item, *, root: Path, job: str, round_: int, micro_batch: int, threads: int
+    item: Item, *, root: Path, job: str, round_: int, how: How
 ) -> Outcome | Callable[[], Outcome]:
     """Take the leases and compute; return what commits the results, or how the item ended."""
     held = _take(item, root, job, round_)
@@ -132,13 +157,13 @@ def _make(
     with ExitStack() as heartbeats:
         heartbeats.enter_context(_heartbeats([attempt for _, _, attempt in held]))
         try:
-            results = _results(held, root, micro_batch, threads)
+            results = _results(held, root, how)
         except Exception as error:
             return _failed(held, held, error, started)
         return partial(_commit, held, results, heartbeats.pop_all(), started)
 
 
-def _results(held: Sequence[Held], root: Path, micro_batch: int, threads: int) -> list[Result]:
+def _results(held: Sequence[Held], root: Path, how: How) -> list[Result]:
     """Compute all units, at half the micro-batch for as long as the GPU's memory holds no more.
 
     Units are made whole at one micro-batch, which is in their facts.
@@ -146,13 +171,13 @@ def _results(held: Sequence[Held], root: Path, micro_batch: int, threads: int) -
     units = tuple((store, unit) for store, unit, _ in held)
     while True:
         try:
-            results = list(_compute(Work(root, units, micro_batch, threads)))
+            results = list(_compute(Work(root, units, how)))
             break
         except Exception as error:
-            if not GPU_IS_FULL.search(f"{type(error).__name__}: {error}") or micro_batch == 1:
+            if not GPU_IS_FULL.search(f"{type(error).__name__}: {error}") or how.micro_batch == 1:
                 raise
-            micro_batch //= 2
-            print(f"{error}: again with a micro-batch of {micro_batch}", flush=True)
+            how = replace(how, micro_batch=how.micro_batch // 2)
+            print(f"{error}: again with a micro-batch of {how.micro_batch}", flush=True)
     made = {id(unit) for _, unit, _, _ in results}
     for store, unit, attempt in held:
         if id(unit) not in made:

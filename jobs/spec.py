@@ -75,7 +75,7 @@ class Reference(Spec):
 
 
 class PreprocessingSpec(Spec):
-    """From an image to a model's input (`gradenc_core.library.Preprocessing`); sizes in pixels."""
+    """From an image to a model's input (`gradenc_core.preprocessing`); sizes in pixels."""
 
     image_size: int
     resize_size: int
@@ -88,13 +88,15 @@ class PreprocessingSpec(Spec):
 class ModelSpec(Spec):
     """A vision model: where it comes from, its weights and its input size (pixels).
 
+    A checkpoint is known by its tensors (`weights_digest`); where it lies is a store's location.
+
     The library decides which weights and which preprocessing a name stands for, and may decide
     otherwise in its next version: so both are here as they were found when the study was planned.
     """
 
-    library: Literal["torchvision", "timm"]
+    library: Literal["torchvision", "timm", "transformers"]
     architecture: str
-    weights: Literal["pretrained", "untrained"]
+    weights: Literal["pretrained", "checkpoint", "untrained", "shuffled"]
     weights_digest: str | None
     """None if untrained: the seed says it, and processors differ in the last bits of a draw."""
     seed: int
@@ -107,7 +109,7 @@ class SignalSpec(Spec):
 
     layers: tuple[tuple[str, float], ...]
     """Module names in network order, with their relative depth in (0, 1]."""
-    tokens: Literal["cls", "registers", "patches", "mean"]
+    tokens: Literal["cls", "registers", "patches", "mean", "all"]
     projection: int | None
     """None: every layer as wide as it is."""
     seed: int
@@ -179,8 +181,10 @@ class EncodingSpec(Spec):
     band_ratios: tuple[float, ...]
     bootstrap: int
     permutations: int
-    windows: tuple[tuple[float, float], ...]
-    """MEG windows for inference: (start, stop) in s."""
+    windows: tuple[tuple[str, float, float], ...]
+    """MEG windows: name, start and stop (s), in order of start."""
+    meg_targets: Literal["samples", "windows"]
+    """What is predicted of MEG: sensor x sample, or sensor x window mean."""
 
 
 class ScoresSpec(Spec):

@@ -5,7 +5,7 @@ creating anything, to count its units, bytes and files.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,11 @@ from storage_schemas.store import ArrayLayout, Unit
 Layers = Sequence[tuple[str, float]]
 """Module names with their relative depth, in network order."""
 
+Window = tuple[str, float, float]
+"""Name, start and stop (s) of a window of MEG."""
+
 STIMULI_PER_CHUNK = 512
+VOXELS_PER_CHUNK = 256
 TARGETS_PER_CHUNK = 16_384
 
 SINGLE_MEASURES = ("r", "sse", "sst", "alpha")
@@ -69,10 +73,22 @@ def classes(layers: Layers) -> Layout:
 def responses(
     stimuli: Sequence[str], digests: Sequence[str], targets: xr.Dataset, dims: Sequence[str]
 ) -> Layout:
-    """Return one subject's responses over `dims` (voxel, or sensor and time)."""
+    """Return one subject's responses over `dims` (voxel, or sensor and time).
+
+    A chunk holds all stimuli of some targets, which encoding reads block by block.
+    """
     sizes = {"stimulus": len(stimuli), **{dim: targets.sizes[dim] for dim in dims}}
     coords = stimulus_coords(stimuli, digests) | _coords_of(targets)
-    return _whole(current("responses", tuple(dims)), sizes, coords, targets.attrs)
+    whole = _whole(current("responses", tuple(dims)), sizes, coords, targets.attrs)
+    site, *times = (targets.sizes[dim] for dim in dims)
+    sites = 1 if times else min(VOXELS_PER_CHUNK, site)
+    chunks = (len(stimuli), sites, *times)
+    shards = (len(stimuli), -(-site // sites) * sites, *times)
+    arrays = [
+        replace(array, chunks=chunks, shards=shards) if array.name == "responses" else array
+        for array in whole.arrays
+    ]
+    return replace(whole, arrays=tuple(arrays))
 
 
 def features(
@@ -140,7 +156,7 @@ def collinearity(layers: Layers) -> Layout:
 
 def scores(
     layers: Layers,
-    stimuli: Mapping[str, Any],
+    labels: Mapping[str, Any],
     *,
     banded: bool,
     n_folds: int,
@@ -149,7 +165,10 @@ def scores(
     n_bootstrap: int,
     n_permutations: int,
 ) -> Layout:
-    """Return encoding scores and their resampled summaries; a unit is one layer, all targets."""
+    """Return encoding scores and their resampled summaries; a unit is one layer, all targets.
+
+    `labels` are coordinates of the stimuli and, where there are windows, of targets and summaries.
+    """
     measures = BANDED_MEASURES if banded else SINGLE_MEASURES
     chunk = min(TARGETS_PER_CHUNK, n_targets)
     whole = -(-n_targets // chunk) * chunk
@@ -171,7 +190,7 @@ def scores(
         Unit(i, name, {"layer": i}, {a.name: _layer_region(a, i) for a in arrays})
         for i, (name, _) in enumerate(layers)
     )
-    coords = layer_coords(layers) | dict(stimuli)
+    coords = layer_coords(layers) | dict(labels)
     coords["measure"] = ("measure", np.array(measures, dtype=object))
     return Layout(tuple(arrays), xr.Dataset(coords=coords), units)
 
@@ -183,7 +202,7 @@ def comparisons(
     positions: Sequence[str],
     fmri_subjects: Sequence[str],
     meg_subjects: Sequence[str],
-    windows: Sequence[tuple[float, float]],
+    windows: Sequence[Window],
 ) -> Layout:
     """Return the tables of one model's hierarchy comparisons; a single unit owns them all.
 
@@ -203,7 +222,7 @@ def comparisons(
         "meg_subject": meg_subjects,
     }
     coords |= {dim: (dim, np.array(names, dtype=object)) for dim, names in labels.items()}
-    coords["window"] = ("window", np.array([(a + b) / 2 for a, b in windows]), {"units": "s"})
+    coords |= window_coords("window", windows)
     schema = current("comparisons")
     absent = {} if fmri_subjects else dict(FMRI_TABLES)
     absent |= {} if meg_subjects else MEG_TABLES
@@ -237,6 +256,24 @@ def stimulus_coords(stimuli: Sequence[str], digests: Sequence[str]) -> dict[str,
     return {
         "stimulus": ("stimulus", np.array(stimuli, dtype=object)),
         "stimulus_digest": ("stimulus", np.array(digests, dtype=object)),
+    }
+
+
+def window_coords(dim: str, windows: Sequence[Window | None], prefix: str = "") -> dict[str, Any]:
+    """Return name, start and stop (s) of the window of every entry of `dim`; "" and NaN: none."""
+    rows = [window or ("", np.nan, np.nan) for window in windows]
+    return {
+        f"{prefix}window": (dim, np.array([name for name, _, _ in rows], dtype=object)),
+        f"{prefix}window_start": (
+            dim,
+            np.array([start for _, start, _ in rows], dtype="float64"),
+            {"units": "s"},
+        ),
+        f"{prefix}window_stop": (
+            dim,
+            np.array([stop for _, _, stop in rows], dtype="float64"),
+            {"units": "s"},
+        ),
     }
 
 

@@ -18,7 +18,7 @@ ALGORITHM_VERSION = {
     "responses": 1,
     "features": 1,
     "collinearity": 1,
-    "scores": 1,
+    "scores": 2,
     "comparisons": 1,
     "drill": 1,
 }
@@ -153,7 +153,16 @@ def _responses(dims: tuple[str, ...], coords: Mapping[str, CoordSchema], *attrs:
     )
 
 
-def _scores(permuted: str) -> Schema:
+def _windows(dim: str, prefix: str = "") -> dict[str, CoordSchema]:
+    """Return name and edges of windows along a dimension, which studies without MEG lack."""
+    return {
+        f"{prefix}window": CoordSchema((dim,), "text", optional=True),
+        f"{prefix}window_start": CoordSchema((dim,), "float", "s", optional=True),
+        f"{prefix}window_stop": CoordSchema((dim,), "float", "s", optional=True),
+    }
+
+
+def _scores(permuted: str, windows: Mapping[str, CoordSchema]) -> Schema:
     return Schema(
         {
             "scores": ArraySchema(
@@ -178,6 +187,7 @@ def _scores(permuted: str) -> Schema:
             "stimulus_fold": CoordSchema(("stimulus",), "integer"),
             "stimulus_block": CoordSchema(("stimulus",), "integer"),
             "measure": CoordSchema(("measure",), "text"),
+            **windows,
         },
         ("model", "bands", "groups", "summary_groups"),
     )
@@ -193,7 +203,7 @@ def _tables() -> dict[str, ArraySchema]:
     }
 
 
-def _table_coords() -> dict[str, CoordSchema]:
+def _table_coords(windows: Mapping[str, CoordSchema]) -> dict[str, CoordSchema]:
     labels = (
         *("resolution", "kstar", "correlation", "bound"),
         *("region", "position", "fmri_subject", "meg_subject"),
@@ -202,8 +212,12 @@ def _table_coords() -> dict[str, CoordSchema]:
         **_LAYER,
         "signal": CoordSchema(("signal",), "text"),
         **{name: CoordSchema((name,), "text", optional=True) for name in labels},
-        "window": CoordSchema(("window",), "float", "s", optional=True),
+        **windows,
     }
+
+
+def _comparisons(windows: Mapping[str, CoordSchema]) -> Schema:
+    return Schema(_tables(), _table_coords(windows), ("model", "control"))
 
 
 SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
@@ -277,10 +291,19 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
     },
     "scores": {
         # Version 1 named a dimension like its array, which xarray takes for a coordinate.
-        1: (_scores(permuted="permutation"),),
-        2: (_scores(permuted="shuffle"),),
+        1: (_scores("permutation", {}),),
+        2: (_scores("shuffle", {}),),
+        3: (
+            _scores(
+                "shuffle", {**_windows("target", "target_"), **_windows("summary", "summary_")}
+            ),
+        ),
     },
-    "comparisons": {1: (Schema(_tables(), _table_coords(), ("model", "control")),)},
+    "comparisons": {
+        # Version 1 had the windows' centres alone.
+        1: (_comparisons({"window": CoordSchema(("window",), "float", "s", optional=True)}),),
+        2: (_comparisons(_windows("window")),),
+    },
     "drill": {
         1: (
             Schema(

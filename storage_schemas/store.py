@@ -213,8 +213,10 @@ class Store:
         """Return where the unit's commit record is, once there is one."""
         return self.path / "commits" / subfolder(unit.index) / f"{unit.index:05d}.json"
 
-    def dataset(self) -> xr.Dataset:
-        """Open the arrays lazily (dask), whether or not all units are committed.
+    def dataset(self, dask: bool = True) -> xr.Dataset:
+        """Open the arrays lazily, whether or not all units are committed.
+
+        They are dask's; without it, a slice that is taken is read there and then.
 
         Raises
         ------
@@ -227,7 +229,9 @@ class Store:
             raise ValueError(
                 f"{self.path / name} is missing or was changed; run `gradenc resume RUN`"
             )
-        opened = xr.open_dataset(self.data, engine="zarr", consolidated=False, chunks={})
+        opened = xr.open_dataset(
+            self.data, engine="zarr", consolidated=False, chunks={} if dask else None, cache=False
+        )
         return opened.assign_attrs(
             {key: self.attrs[key] for key in opened.attrs if key in self.attrs}
         )

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from storage_schemas.kinds import Window, window_coords
 from storage_schemas.labels import LabelIndex
 from storage_schemas.partial import COMMITTED, partial_dataset
 from storage_schemas.store import Store
@@ -39,6 +40,7 @@ LABELS = ("roi", "hemisphere", "subject", "model")
 """Coordinates of targets and layers that can be selected like dimensions."""
 
 TARGET_DIMS = {"fmri": ("voxel",), "meg": ("sensor", "time")}
+WINDOW_DIMS = ("sensor", "window")
 
 
 def build_nodes(stores: Sequence[Store], partial: bool = False) -> dict[str, xr.Dataset]:
@@ -138,7 +140,10 @@ def _scores(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]:
                     "are not among the run's stores; run `gradenc resume RUN`"
                 )
             targets = pooled.isel(target=slice(group["start"], group["stop"]))
-            view = _unflatten(targets, TARGET_DIMS[modality], described[subject, modality])
+            dims, coords = TARGET_DIMS[modality], described[subject, modality]
+            if group.get("windows"):  # versions 1 and 2 do not say
+                dims, coords = WINDOW_DIMS, _in_windows(coords, group["windows"])
+            view = _unflatten(targets, dims, coords)
             parts.setdefault((store.attrs["model"], subject, modality), {})[
                 store.attrs["bands"]
             ] = view
@@ -178,7 +183,8 @@ EXACT: dict[str, Any] = {"compat": "override", "join": "exact"}
 
 def _pooled_scores(data: xr.Dataset) -> xr.Dataset:
     """Return r, r2, alpha and unique of a scores store, for all its targets."""
-    scores = data["scores"].drop_vars("fold", errors="ignore")
+    flat = [name for name, coord in data.coords.items() if "target" in coord.dims]
+    scores = data["scores"].drop_vars(["fold", *flat], errors="ignore")
     measures = set(scores["measure"].values.tolist())
     # NaN in a fold is NaN in the sum; differences of float32 sums would lose digits.
     totals = scores.astype("float64").sum("fold", skipna=False)
@@ -207,6 +213,13 @@ def _target_coords(responses: xr.Dataset) -> xr.Coordinates:
     )
     plain = described.drop_vars(COMMITTED, errors="ignore")
     return plain.assign_coords(noise_ceiling=ceiling).coords
+
+
+def _in_windows(coords: xr.Coordinates, windows: Sequence[Window]) -> xr.Coordinates:
+    """Replace the samples by windows; the ceiling of a mean does not follow from its samples'."""
+    return (
+        coords.to_dataset().drop_dims("time").assign_coords(window_coords("window", windows)).coords
+    )
 
 
 def _noise_ceiling(responses: xr.Dataset) -> xr.DataArray:

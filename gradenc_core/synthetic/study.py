@@ -99,9 +99,9 @@ def planted_features(folder: Path, names: list[str], seed: int) -> tuple[Array, 
     images = torch.stack([preprocess(model, read_image(folder / name)) for name in names])
     features = extractor(images)
     return (
-        features["forward"].astype(np.float64),
+        np.asarray(features["forward"], np.float64),
         # Without the log-norm, which is no direction of the gradient.
-        features[gradient][:, :, :-1].astype(np.float64),
+        np.asarray(features[gradient], np.float64)[:, :, :-1],
         np.array([layer.depth for layer in layers]),
     )
 

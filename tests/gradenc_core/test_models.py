@@ -1,4 +1,5 @@
 import hashlib
+from functools import cache
 
 import huggingface_hub.constants
 import numpy as np
@@ -6,18 +7,21 @@ import pytest
 import timm
 import torch
 import torchvision
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
 
-from gradenc_core.library import Preprocessing
 from gradenc_core.models import (
     from_module,
+    layers_at,
     load_model,
     model_summary,
     preprocess,
     resolve_layers,
-    weights_digest,
 )
+from gradenc_core.preprocessing import Preprocessing
+from gradenc_core.weights import weights_digest
 
 STEPS = Preprocessing(8, 8, False, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -35,17 +39,25 @@ def photograph():
 
 
 class Odd(nn.Module):
-    """Runs one module twice, one never, and one that returns a tuple."""
+    """Runs one module twice, one never, one that returns a tuple and one that returns a mapping."""
 
     def __init__(self):
         super().__init__()
         self.blocks = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(4)))
         self.twice, self.never = nn.ReLU(), nn.ReLU()
         self.attention = nn.MultiheadAttention(3, 1, batch_first=True)
+        self.mapping = Mapping()
 
     def forward(self, x):
         x = self.twice(self.twice(self.blocks(x))).flatten(2).mT
-        return self.attention(x, x, x)[0].mean(1)
+        return self.mapping(self.attention(x, x, x)[0])["x"].mean(1)
+
+
+class Mapping(nn.Module):
+    """Returns a mapping."""
+
+    def forward(self, x):
+        return {"x": x}
 
 
 def test_untrained_weights_depend_on_the_seed_alone():
@@ -147,6 +159,53 @@ def test_globs_and_repeats_are_merged(resnet):
     assert [name for name, _ in resolve_layers(resnet, ["layer[12].0"])] == ["layer1.0", "layer2.0"]
 
 
+@cache
+def chain(n_blocks):
+    """Return a network of that many blocks."""
+    return from_module(nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(n_blocks))), STEPS)
+
+
+@settings(deadline=None)
+@given(st.integers(2, 40), st.integers(1, 40) | st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_depths_take_the_nearest_blocks_each_once_in_order(n_blocks, depths):
+    layers = layers_at(chain(n_blocks), depths)
+    found = np.array([depth for _, depth in layers])
+    wanted = np.linspace(0, 1, depths) if isinstance(depths, int) else np.array(depths)
+    every = np.arange(1, n_blocks + 1) / n_blocks
+    assert list(layers) == sorted(set(layers), key=lambda layer: layer.depth)
+    assert set(found) <= set(every)
+    distance = np.abs(found[:, None] - wanted)
+    np.testing.assert_allclose(distance.min(0), np.abs(every[:, None] - wanted).min(0), atol=1e-12)
+    np.testing.assert_array_less(distance.min(1), 1 / n_blocks + 1e-12)
+
+
+def test_twenty_two_depths_of_common_networks():
+    assert len(layers_at(chain(12), 22)) == 12
+    assert len(layers_at(chain(24), 22)) == 21
+    assert layers_at(chain(32), 22)[0].depth == 1 / 32
+    assert layers_at(chain(32), 22)[-1].depth == 1
+    assert [name for name, _ in layers_at(chain(4), [0.125, 0.4])] == ["0", "1"]
+
+
+@pytest.mark.parametrize("depths", [0, [], [1.1], [-0.1, 1], [float("nan")]])
+def test_depths_outside_the_network_are_refused(depths):
+    with pytest.raises(ValueError, match=r"give numbers in \[0, 1\], or how many"):
+        layers_at(chain(4), depths)
+
+
+def test_what_hides_layers_from_hooks_is_refused():
+    network = timm.create_model("test_vit", img_size=32)
+    with pytest.raises(ValueError, match=r"the network is compiled.*before torch\.compile"):
+        from_module(torch.compile(network), STEPS)
+    network.set_grad_checkpointing()
+    with pytest.raises(ValueError, match="the network has gradient checkpointing on"):
+        from_module(network, STEPS)
+    network.set_grad_checkpointing(False)
+    network.blocks[1].compile()
+    with pytest.raises(ValueError, match=r"blocks\.1 is compiled"):
+        from_module(network, STEPS)
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
@@ -165,7 +224,7 @@ def test_unknown_layers_are_refused(resnet, pattern, message):
     [
         ("twice", "runs 2 times"),
         ("never", "does not run"),
-        ("attention", "does not return a single tensor"),
+        ("mapping", "returns neither a tensor nor a tuple that begins with one"),
     ],
 )
 def test_modules_that_cannot_be_layers_are_refused(name, message):
@@ -173,6 +232,12 @@ def test_modules_that_cannot_be_layers_are_refused(name, message):
     assert model.blocks == tuple(f"blocks.{i}" for i in range(4))
     with pytest.raises(ValueError, match=message):
         resolve_layers(model, [name])
+
+
+def test_the_first_tensor_of_a_tuple_is_a_layer():
+    model = from_module(Odd(), STEPS)
+    assert resolve_layers(model, ["attention"]) == (("attention", 1.0),)
+    assert model.calls["attention"].shape == (1, 64, 3)
 
 
 def test_a_network_without_repeats_asks_for_layers():

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradenc_core.moments import Cells, feature_moments, target_moments
+from gradenc_core import moments
+from gradenc_core.moments import Layout, feature_moments, first_mean, target_moments
 
 
 def data(n=60, p=4, t=3, seed=0):
@@ -15,17 +16,23 @@ def data(n=60, p=4, t=3, seed=0):
     return x, y, folds, blocks, rng.integers(1, 4, n).astype(float)
 
 
-def test_moments_are_the_sums_they_say():
+def per_fold(x, weights, folds):
+    return feature_moments(Layout.of(folds, weights), x, np.zeros(x.shape[1])).per_fold()
+
+
+@pytest.mark.parametrize("rows_at_once", [4096, 7])
+def test_moments_are_the_sums_they_say(monkeypatch, rows_at_once):
+    monkeypatch.setattr(moments, "ROWS", rows_at_once)
     x, y, folds, blocks, w = data()
-    cells, shift, y_shift = Cells.of(folds, blocks), x[:5].mean(axis=0), y[:5].mean(axis=0)
-    fm = feature_moments(cells, x, w, shift)
-    tm = target_moments(cells, x, y, w, shift, y_shift)
+    layout, shift, y_shift = Layout.of(folds, w, blocks), x[:5].mean(axis=0), y[:5].mean(axis=0)
+    fm = feature_moments(layout, x, shift)
+    tm = target_moments(layout, x, y, shift, y_shift)
     for k in range(3):
         for b in range(4):
             rows = (folds == k) & (blocks == b)
             xs, ys, ws = x[rows] - shift, y[rows] - y_shift, w[rows, None]
             assert fm.count[k, b] == rows.sum()
-            assert fm.weight[k, b] == ws.sum()
+            assert fm.weight[k, b] == pytest.approx(ws.sum())
             np.testing.assert_allclose(fm.x[k, b], (ws * xs).sum(axis=0), atol=1e-12)
             np.testing.assert_allclose(fm.xx[k, b], (ws * xs).T @ xs, atol=1e-12)
             np.testing.assert_allclose(tm.y[k, b], (ws * ys).sum(axis=0), atol=1e-12)
@@ -40,13 +47,13 @@ def test_any_sharding_adds_up_to_one_shard(cuts, seed):
     shift, y_shift, shape = x[:5].mean(axis=0), y[:5].mean(axis=0), (3, 4)
     edges = [0, *sorted(cuts), len(x)]
 
-    def moments(a, b):
-        cells = Cells.of(folds[a:b], blocks[a:b], shape)
-        fm = feature_moments(cells, x[a:b], w[a:b], shift)
-        return fm, target_moments(cells, x[a:b], y[a:b], w[a:b], shift, y_shift)
+    def shard(a, b):
+        layout = Layout.of(folds[a:b], w[a:b], blocks[a:b], shape)
+        fm = feature_moments(layout, x[a:b], shift)
+        return fm, target_moments(layout, x[a:b], y[a:b], shift, y_shift)
 
-    whole_x, whole_y = moments(0, len(x))
-    parts = [moments(a, b) for a, b in pairwise(edges)]
+    whole_x, whole_y = shard(0, len(x))
+    parts = [shard(a, b) for a, b in pairwise(edges)]
     sum_x, sum_y = parts[0]
     for part_x, part_y in parts[1:]:
         sum_x, sum_y = sum_x + part_x, sum_y + part_y
@@ -57,26 +64,26 @@ def test_any_sharding_adds_up_to_one_shard(cuts, seed):
 
 
 def test_others_are_sums_and_keep_nothing_of_a_huge_held_out_stimulus():
-    x, _, folds, blocks, w = data()
+    x, _, folds, _, w = data()
     x -= 100
-    clean = feature_moments(Cells.of(folds, blocks), x, w, np.zeros(4)).per_fold().others(0)
+    clean = per_fold(x, w, folds).others(0)
     x[np.flatnonzero(folds == 0)[0]] *= 1e12
-    moments = feature_moments(Cells.of(folds, blocks), x, w, np.zeros(4)).per_fold()
-    assert np.array_equal(moments.others(0).xx, clean.xx)
-    difference = moments.xx.sum(axis=0) - moments.xx[0]
+    sums = per_fold(x, w, folds)
+    assert np.array_equal(sums.others(0).xx, clean.xx)
+    difference = sums.xx.sum(axis=0) - sums.xx[0]
     assert not np.allclose(difference, clean.xx)
 
 
 def test_weights_of_blocks_are_weights_of_their_rows():
     x, y, folds, blocks, w = data()
     drawn = np.random.default_rng(1).integers(0, 3, (2, 3, 4)).astype(float)
-    cells, zeros = Cells.of(folds, blocks), np.zeros(4)
-    fm = feature_moments(cells, x, w, zeros).weigh(drawn)
-    tm = target_moments(cells, x, y, w, zeros, np.zeros(3)).weigh(drawn)
+    layout, zeros = Layout.of(folds, w, blocks), np.zeros(4)
+    fm = feature_moments(layout, x, zeros).weigh(drawn)
+    tm = target_moments(layout, x, y, zeros, np.zeros(3)).weigh(drawn)
     for b in range(2):
-        rows = w * drawn[b][folds, blocks]
-        want_x = feature_moments(Cells.of(folds), x, rows, zeros).per_fold()
-        want_y = target_moments(Cells.of(folds), x, y, rows, zeros, np.zeros(3)).per_fold()
+        rows = Layout.of(folds, w * drawn[b][folds, blocks])
+        want_x = feature_moments(rows, x, zeros).per_fold()
+        want_y = target_moments(rows, x, y, zeros, np.zeros(3)).per_fold()
         np.testing.assert_allclose(fm.part(b).xx, want_x.xx, rtol=1e-12)
         np.testing.assert_allclose(fm.part(b).weight, want_x.weight, rtol=1e-12)
         np.testing.assert_allclose(tm.part(b).xy, want_y.xy, rtol=1e-11, atol=1e-10)
@@ -84,12 +91,12 @@ def test_weights_of_blocks_are_weights_of_their_rows():
 
 def test_moments_about_different_shifts_do_not_add():
     x, _, folds, blocks, w = data()
-    cells = Cells.of(folds, blocks)
+    layout = Layout.of(folds, w, blocks)
     with pytest.raises(ValueError, match="different shifts"):
-        feature_moments(cells, x, w, np.zeros(4)) + feature_moments(cells, x, w, np.ones(4))
+        feature_moments(layout, x, np.zeros(4)) + feature_moments(layout, x, np.ones(4))
 
 
-def test_first_mean_is_that_of_the_first_filled_cell():
-    x, _, folds, _, _ = data()
-    cells = Cells.of(folds, np.ones(len(folds), int))
-    np.testing.assert_allclose(cells.first_mean(x), x[folds == 0].mean(axis=0))
+def test_the_shift_is_the_mean_of_the_rows_that_are_read_first(monkeypatch):
+    monkeypatch.setattr(moments, "ROWS", 9)
+    x = data()[0]
+    np.testing.assert_allclose(first_mean(x), x[:9].mean(axis=0))

@@ -4,9 +4,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradenc_core import ridge
-from gradenc_core.moments import Cells, FeatureMoments, feature_moments
-from gradenc_core.ridge import Basis, CentredTargets, RidgeOptions, Scaler
-from gradenc_core.scores import HeldOut, score
+from gradenc_core.moments import FeatureMoments, Layout, feature_moments
+from gradenc_core.ridge import Basis, Quadratic, RidgeOptions, Scaler
+from gradenc_core.scores import Centred, HeldOut, score
 
 
 def gram(p, rank, seed=0):
@@ -14,9 +14,11 @@ def gram(p, rank, seed=0):
     return x.T @ x
 
 
-def sums(x, weights, shift) -> FeatureMoments:
-    cells = Cells.of(np.zeros(len(x), int))
-    return feature_moments(cells, x, weights, shift).per_fold().part(0)
+def sums(x, weights=None, shift=None) -> FeatureMoments:
+    weights = np.ones(len(x)) if weights is None else weights
+    shift = np.zeros(x.shape[1]) if shift is None else shift
+    layout = Layout.of(np.zeros(len(x), int), weights)
+    return feature_moments(layout, x, shift).per_fold().part(0)
 
 
 def test_options_have_the_papers_alphas_and_refuse_nonsense():
@@ -45,21 +47,23 @@ def test_ties_go_to_the_larger_alpha_then_to_the_smaller_ratio():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(1, 30), st.integers(1, 40), st.integers(1, 9), st.integers(0, 99))
-def test_both_solvers_meet_the_normal_equations(p, rank, n_targets, seed):
+@given(st.integers(1, 30), st.integers(3, 40), st.integers(1, 9), st.integers(0, 99))
+def test_basis_and_solver_meet_the_normal_equations(p, n, n_targets, seed):
     rng = np.random.default_rng(seed)
-    matrix, scale = gram(p, rank, seed), rng.uniform(0.1, 3, p)
-    xy = matrix @ rng.standard_normal((p, n_targets))
-    alphas = rng.choice([1e-1, 1.0, 50.0], n_targets)
-    basis = ridge.factor(matrix, scale)
-    assert len(basis.values) == min(p, rank)
-    for beta in (
-        ridge.solve(matrix, xy, scale, alphas),
-        basis.weigh(basis.project(xy), alphas),
-    ):
+    x, y = rng.standard_normal((n, p)) + 3, rng.standard_normal((n, n_targets))
+    scale, alphas = rng.uniform(0.1, 3, p), rng.choice([1e-1, 1.0, 50.0], n_targets)
+    moments = sums(x, shift=x[0])
+    scaler = Scaler.of(moments, True)
+    matrix = scaler.gram(moments)
+    z, y = (x - x.mean(axis=0)) / x.std(axis=0), y - y.mean(axis=0)
+    basis = Basis.of(scaler, matrix, scale)
+    assert len(basis.values) == min(p, n - 1)
+    c = basis.project(np.column_stack([np.ones(n), x - x[0]]).T @ y)
+    weights = basis.vectors[1:] @ basis.predict(c, alphas)
+    for beta in (ridge.solve(matrix, z.T @ y, scale, alphas), weights / scaler.unit[:, None]):
         # Scaling columns by s is a penalty of alpha / s^2 on the weights.
         left = matrix @ beta + alphas * beta / scale[:, None] ** 2
-        np.testing.assert_allclose(left, xy, atol=1e-8 * np.abs(xy).max())
+        np.testing.assert_allclose(left, z.T @ y, atol=1e-8 * n)
 
 
 def test_solve_drops_the_columns_without_a_scale():
@@ -84,14 +88,27 @@ def test_root_multiplies_back(p, rank):
     np.testing.assert_allclose(factor @ factor.T, matrix, atol=1e-12 * np.abs(matrix).max())
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 99))
+def test_quadratic_form_of_either_kind_and_the_error_of_its_float32(rank, n_rows, seed):
+    matrix = gram(rank, n_rows, seed)
+    x = np.random.default_rng(seed).standard_normal((rank, 5)) * np.logspace(-9, 9, 5)
+    want = np.einsum("it,ij,jt->t", x, matrix, x)
+    for form in (Quadratic.of(matrix), Quadratic.of_root(ridge.root(matrix).T)):
+        np.testing.assert_allclose(form(x), want, rtol=1e-9)
+        near = form.single(x.astype(np.float32))
+        assert all(block.dtype == np.float32 for block in form.single.blocks)
+        length = (x * x).sum(axis=0)
+        assert (np.abs(near - want) <= ridge.rounding(rank) * form.size * length).all()
+
+
 @pytest.mark.parametrize("unit", [1e-20, 1.0, 1e15])
 def test_zero_variance_is_relative(unit):
     rng = np.random.default_rng(0)
     z = rng.standard_normal(50)
     columns = [z, z * 1e-9, 100 + z, 1e4 + z, 1e8 + z, 0 * z + 0.1, np.r_[z[:40], [0] * 10]]
     x = np.column_stack(columns) * unit
-    shift = x[:7].mean(axis=0)
-    scaler = Scaler.of(sums(x, np.ones(50), shift))
+    scaler = Scaler.of(sums(x, shift=x[:7].mean(axis=0)), True)
     assert (scaler.unit > 0).tolist() == [True, True, True, True, False, False, True]
     np.testing.assert_allclose(scaler.unit[[0, 3]] * x.std(axis=0)[[0, 3]], 1, rtol=1e-7)
 
@@ -100,27 +117,22 @@ def test_gcv_of_an_interpolating_fit_is_not_rounding():
     """With n <= p the errors at tiny alphas tend to a limit; cancellation would scatter them."""
     rng = np.random.default_rng(0)
     x, y = rng.standard_normal((20, 40)), rng.standard_normal((20, 5))
-    x, y = x - x.mean(axis=0), y - y.mean(axis=0)
-    basis = ridge.factor(x.T @ x, np.ones(40))
-    c, yy = basis.project(x.T @ y), (y * y).sum(axis=0)
+    y -= y.mean(axis=0)
+    moments = sums(x)
+    scaler = Scaler.of(moments, True)
+    basis = Basis.of(scaler, scaler.gram(moments), np.ones(40))
+    c, yy = basis.project(np.column_stack([np.ones(20), x]).T @ y), (y * y).sum(axis=0)
     errors = ridge.gcv_errors(basis, c, yy, 20.0, np.array([1e-4, 1e-6, 1e-8, 1e-12]))
     np.testing.assert_allclose(errors[1:], np.tile(errors[0], (3, 1)), rtol=1e-4)
 
 
-def test_loo_never_chooses_an_undefined_error():
-    basis = Basis(np.eye(1), np.array([0.5]))
-    z, y = np.array([[0.5], [-0.5]]), np.zeros((2, 1))
-    errors = ridge.loo_errors(basis, z.T @ y, z, y, np.ones(2), np.array([1.0, 1e-18]))
-    assert errors.ravel().tolist() == [0, np.inf]
-
-
-def held_out(x, y, beta_size):
+def held_out(x, y):
     """Held-out rows of a scaler that is the identity."""
-    centred = x - x.mean(axis=0)
-    rows = HeldOut(float(len(x)), x.mean(axis=0), x.mean(axis=0), centred.T @ centred)
+    identity = Scaler(1.0, 1.0, np.zeros(x.shape[1]), np.ones(x.shape[1]))
     own = y - y.mean(axis=0)
-    held = CentredTargets(y.mean(axis=0), (own**2).sum(axis=0), centred.T @ own)
-    return rows, held.take(beta_size, np.arange(y.shape[1]))
+    rows = HeldOut.standardised(identity, sums(x), x.shape[1])
+    centred = Centred(y.mean(axis=0), (own**2).sum(axis=0))
+    return rows, (x - x.mean(axis=0)).T @ own, centred
 
 
 @settings(max_examples=40, deadline=None)
@@ -132,8 +144,8 @@ def test_scores_from_moments_are_those_of_predicted_rows(n, p, seed):
         rng.standard_normal((n, 3)),
         rng.standard_normal((p, 3)),
     )
-    rows, held = held_out(x, y, p)
-    scores = score(beta, rows, held, held.mean - 0.5)
+    rows, d, held = held_out(x, y)
+    scores = score(beta, rows, d, held, held.mean - 0.5)
     guess = 0.5 + x @ beta
     np.testing.assert_allclose(scores.sse, ((y - guess) ** 2).sum(axis=0), rtol=1e-7)
     np.testing.assert_allclose(scores.sst, ((y - y.mean(axis=0)) ** 2).sum(axis=0), rtol=1e-10)
@@ -147,8 +159,8 @@ def test_flat_predictions_score_zero_and_constant_targets_nothing():
     y[:, 3] = 1.0
     sd = y.std(axis=0).clip(0.1)
     beta = np.array([[0, 9e-7, 1.1e-6, 1], [0, 0, 0, 0]]) * sd / x[:, 0].std()
-    rows, held = held_out(x, y, 2)
-    scores = score(beta, rows, held, held.mean)
+    rows, d, held = held_out(x, y)
+    scores = score(beta, rows, d, held, held.mean)
     assert scores.flat.tolist() == [True, True, False, False]
     assert scores.r[:2].tolist() == [0, 0]
     assert scores.r[2] != 0

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gradenc_core.library import Preprocessing
 from gradenc_core.models import VisionModel, from_module, load_model
+from gradenc_core.preprocessing import Preprocessing
 from gradenc_core.signals import SignalExtractor, classify_signals
 
 SIZE = 16
@@ -263,7 +263,7 @@ def test_shapes(scale, width):
     assert features["forward"].shape == (3, 5, 16)
     assert features["forward"].dtype == np.float32
     for source in ALL[1:]:
-        assert extract.n_features(source) == width
+        assert extract.n_features(source) == [width] * 3
         assert features[source].shape == (3, 5, width)
     assert extract(images(0))["gradient:energy"].shape == (3, 0, width)
 
@@ -376,3 +376,23 @@ def test_features_that_are_not_finite_are_refused():
 def test_classes_need_some_images(resnet):
     with pytest.raises(ValueError, match="2 images cannot class"):
         classify_signals(extractor(resnet), images(2, 64))
+
+
+# --- without projection ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", ["unit", "raw", "norm_only"])
+def test_without_projection_features_are_what_was_pooled(scale):
+    extract = extractor(small_model(torch.float32), projection=None, scale=scale)
+    x = images(5)
+    features, pooled = extract(x), extract.pooled(x)
+    for layer, expected in zip(features["forward"], pooled["forward"], strict=True):
+        np.testing.assert_array_equal(layer, expected.numpy())
+    for source in ALL[1:]:
+        widths = [layer.shape[1] for layer in features[source]]
+        assert widths == extract.n_features(source)
+        for layer, signal in zip(features[source], pooled[source], strict=True):
+            expected = signal.numpy()
+            norm = np.linalg.norm(expected, axis=1, keepdims=True)
+            whole = {"unit": np.hstack([expected / norm, np.log(norm)]), "raw": expected}
+            np.testing.assert_allclose(layer, whole.get(scale, np.log(norm)), rtol=1e-4, atol=1e-6)

@@ -29,6 +29,7 @@ def test_class_register_and_patch_tokens_are_kept_apart(registers):
     torch.testing.assert_close(pool(output, layout, "registers"), output[:, 1:5].mean(1))
     torch.testing.assert_close(pool(output, layout, "mean"), output[:, 5:].mean(1))
     assert torch.equal(pool(output, layout, "patches"), output[:, 5:].reshape(2, -1))
+    assert torch.equal(pool(output, layout, "all"), output.reshape(2, -1))
 
 
 def test_a_layer_before_the_prefix_tokens_has_patches_only(registers):
@@ -50,6 +51,7 @@ def test_maps_are_averaged_over_positions(conv):
     torch.testing.assert_close(pool(output, layout, "mean"), output.mean((2, 3)))
     flattened = pool(output, layout, "patches")
     assert torch.equal(flattened[:, :128], output[:, :, 0, 0])
+    assert torch.equal(pool(output, layout, "all"), flattened)
 
 
 def test_channels_last_maps_are_found(swin):
@@ -72,7 +74,7 @@ def test_vectors_are_their_own_mean(conv):
     assert torch.equal(pool(output, layout, "mean"), output)
 
 
-@pytest.mark.parametrize("tokens", ["mean", "patches", "cls", "registers"])
+@pytest.mark.parametrize("tokens", ["mean", "patches", "all", "cls", "registers"])
 @pytest.mark.parametrize("kind", ["map", "map_last", "tokens", "vector"])
 def test_number_of_features_is_that_of_the_pooled_output(kind, tokens):
     shape = {"map": (5, 3, 2), "map_last": (3, 2, 5), "tokens": (9, 5), "vector": (5,)}[kind]

@@ -211,6 +211,31 @@ def test_ranks_share_a_slice_and_gpus() -> None:
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "6"
 
 
+def test_tasks_here_take_turns_at_the_gpus_that_were_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver's answer is a recorded line: there is no GPU here."""
+    from hpc.gpu import visible_gpus
+    from hpc.worker import show_gpu
+
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text("#!/bin/sh\n[ $1 = --query-gpu=index ] && printf '0\\n1\\n'\n")
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert visible_gpus() == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5a,2")
+    assert visible_gpus() == ["GPU-5a", "2"]
+    seen = []
+    for index in range(3):
+        environment = {"CUDA_VISIBLE_DEVICES": ""}  # as submitit leaves it
+        show_gpu(environment, visible_gpus(), index)
+        seen.append(environment["CUDA_VISIBLE_DEVICES"])
+    assert seen == ["GPU-5a", "2", "GPU-5a"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
+
+
 def test_the_type_of_gpu_is_the_drivers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver's answer is a recorded line: there is no GPU here."""
     from hpc.gpu import gpu_type, other_type

@@ -155,6 +155,33 @@ def test_an_added_objective_reuses_the_forward_features(finished: Path, tmp_path
     assert len(list(prepare_plans(study, resolved))) == 3
 
 
+def test_named_windows_are_predicted_in_place_of_samples(finished: Path, tmp_path: Path) -> None:
+    data = yaml.safe_load((finished.parent / "study.yaml").read_text())
+    data |= {"store_root": str(finished / "stores"), "signals": ["forward"], "objectives": []}
+    data["encoding"] |= {
+        "windows": {"late": [0.3, 0.6], "early": [0.05, 0.25]},
+        "meg_targets": "windows",
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
+    gradenc("submit", tmp_path / "study.yaml", "--run", tmp_path / "run")
+    tree = open_run(tmp_path / "run")
+    meg = tree["scores/planted/sub-02/meg"].to_dataset()
+    assert meg["r"].dims == ("bands", "layer", "fold", "sensor", "window")
+    assert meg["window"].values.tolist() == ["early", "late"]
+    np.testing.assert_array_equal(meg["window_start"], [0.05, 0.3])
+    curve = tree["comparisons/planted"]["curve"]
+    np.testing.assert_array_equal(curve["window_stop"], [0.25, 0.6])
+    # The summaries are the same means: what was observed of them is the targets' score.
+    (scores,) = (s for s in RunFolder.open(tmp_path / "run").stores("encode") if s.kind == "scores")
+    data = scores.dataset()
+    observed = data["bootstrap"][:, 0, (data["summary_window"] != "").values]
+    expected = meg["r"].sel(bands="forward").mean("fold").values.reshape(observed.shape)
+    np.testing.assert_allclose(observed, expected, rtol=1e-5)
+    chosen = gradenc("query", tmp_path / "run", "scores:meg", "--sel", "window=late").stdout
+    assert "late" in chosen
+    assert "early" not in chosen
+
+
 def flip(shard: Path, record: Path) -> None:
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
@@ -337,7 +364,7 @@ def test_tables_hold_every_label(finished: Path, tmp_path: Path, ending: str) ->
         (["scores:fmri", "--var", "rr"], "has r, r2, alpha, unique"),
         (["scores:fmri", "--to", "x.png"], "must end in one of"),
         (["scores:fmri", "--to", "x.nii.gz"], "voxels of one subject"),
-        (["scores:meg", "--to", "x-ave.fif"], "has sensors and times alone"),
+        (["scores:meg", "--to", "x-ave.fif"], "has sensors and times (or windows) alone"),
     ],
 )
 def test_what_cannot_be_selected_is_said(

@@ -22,8 +22,10 @@ from hpc.resolve import Resolved, resolve
 from hpc.start import start
 from hpc.study import load_study
 from jobs import models
+from jobs.spec import PreparedSpec
 from storage_schemas import schemas
 from storage_schemas.identity import digest
+from storage_schemas.store import Store
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
 Identities = dict[str, str]
@@ -139,6 +141,31 @@ def test_weights_that_changed_since_planning_are_refused(
     pretrained(1, tmp_path)
     with pytest.raises(ValueError, match="resnet18 here differ from those that the study was plan"):
         models.load(resolved.spec)
+
+
+def test_a_checkpoint_is_its_tensors_wherever_it_lies(data: dict[str, Any], tmp_path: Path) -> None:
+    pretrained(0, tmp_path)
+    path = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    before = identities(model(weights="checkpoint", checkpoint=str(path))(data), tmp_path)
+    path.rename(tmp_path / "moved.pth")
+    moved = model(weights="checkpoint", checkpoint="moved.pth")(data)
+    assert identities(moved, tmp_path) == before
+    shuffled = model(weights="shuffled", checkpoint="moved.pth")(data)
+    assert {"prepare", "extract"} <= changed(before, identities(shuffled, tmp_path))
+    pretrained(1, tmp_path)
+    path.replace(tmp_path / "moved.pth")
+    assert {"prepare", "extract"} <= changed(before, identities(moved, tmp_path))
+
+
+def test_jobs_find_the_checkpoint_of_the_study(data: dict[str, Any], tmp_path: Path) -> None:
+    pretrained(0, tmp_path)
+    path = tmp_path / "hub" / "checkpoints" / "resnet18-f37072fd.pth"
+    run = submit_plan(model(weights="shuffled", checkpoint=str(path))(data), tmp_path, "run")
+    (store,) = (Store.open(p) for p in (tmp_path / "root" / "prepare").glob("*-planted"))
+    spec = PreparedSpec.model_validate(store.spec)
+    assert store.locations == {"checkpoint": str(path)}
+    assert models.load(spec.model, str(path))[1] == spec.model.weights_digest
+    assert Resolved.read(run / "resolved.json").models[0].checkpoint == str(path)
 
 
 def test_other_preprocessing_of_a_library_is_a_new_store(

@@ -20,6 +20,7 @@ from hpc.targets import (
     stimulus_sets,
     summaries,
     target_groups,
+    window_coords,
     windows_of,
 )
 from jobs.spec import STAGES
@@ -52,9 +53,15 @@ def sensors(subject: str, stimuli: tuple[str, ...], repeats: list[float]) -> Tar
 
 def test_windows_cover_the_range(study: Study) -> None:
     edges = windows_of(study)
-    assert edges[0] == (0.0, 0.1)
-    assert edges[-1] == (0.8, 0.9)
+    assert edges[0] == ("0.05", 0.0, 0.1)
+    assert edges[-1] == ("0.85", 0.8, 0.9)
     assert len(edges) == 9
+
+
+def test_named_windows_are_in_order_of_time(small_study: Path) -> None:
+    named = "encoding.windows={late: [0.2, 0.4], early: [0.05, 0.12]}"
+    edges = windows_of(load_study(small_study, [named]))
+    assert edges == (("early", 0.05, 0.12), ("late", 0.2, 0.4))
 
 
 def test_subjects_with_the_same_rows_share_a_factorisation() -> None:
@@ -69,13 +76,31 @@ def test_subjects_with_the_same_rows_share_a_factorisation() -> None:
 
 def test_targets_and_summaries_stand_side_by_side() -> None:
     group = [voxels("a", ("x",), [1]), sensors("b", ("x",), [1])]
-    groups, summary_groups = target_groups(group, [(0.0, 0.15), (0.15, 0.18), (0.18, 0.3)])
+    windows = [("a", 0.0, 0.15), ("b", 0.15, 0.18), ("c", 0.18, 0.3)]
+    groups, summary_groups = target_groups(group, windows, "samples")
     assert [(g["start"], g["stop"]) for g in groups] == [(0, 3), (3, 11)]
     assert summary_groups[0]["names"] == ["V1:L", "V1:R", "V2:L"]
     # The middle window holds no sample and is left out.
-    assert summary_groups[1]["windows"] == [(0.0, 0.15), (0.18, 0.3)]
+    held = [windows[0], windows[2]]
+    assert summary_groups[1]["windows"] == held
     assert (summary_groups[1]["start"], summary_groups[1]["stop"]) == (3, 7)
     assert summaries(group[0], [])[1] is None
+    assert not window_coords("target", groups)
+    coords = xr.Dataset(coords=window_coords("summary", summary_groups))
+    assert coords["summary_window"].values.tolist() == ["", "", "", "a", "c", "a", "c"]
+    np.testing.assert_array_equal(coords["summary_window_stop"][3:], [0.15, 0.3, 0.15, 0.3])
+    assert np.isnan(coords["summary_window_start"][:3]).all()
+
+
+def test_windows_take_the_place_of_samples() -> None:
+    group = [voxels("a", ("x",), [1]), sensors("b", ("x",), [1])]
+    groups, summary_groups = target_groups(group, [("a", 0.0, 0.15)], "windows")
+    assert [(g["start"], g["stop"], g["windows"]) for g in groups] == [
+        (0, 3, None),
+        (3, 5, [("a", 0.0, 0.15)]),
+    ]
+    assert summary_groups[1]["stop"] - summary_groups[1]["start"] == 2
+    assert window_coords("target", groups)["target_window"][1].tolist() == ["", "", "", "a", "a"]
 
 
 def test_regions_follow_the_ladders_then_the_alphabet() -> None:
@@ -101,8 +126,8 @@ def test_the_forecast_counts_every_stage(study: Study) -> None:
 def test_comparisons_use_the_windows_of_all_subjects() -> None:
     early, late = sensors("a", ("x",), [1]), sensors("b", ("x",), [1])
     late.coords["time"] = late.coords["time"] + 0.2
-    windows = [(-0.1, 0.0), (0.1, 0.2), (0.3, 0.4)]
-    assert common_windows([early, late], windows) == [(0.1, 0.2)]
+    windows = [("a", -0.1, 0.0), ("b", 0.1, 0.2), ("c", 0.3, 0.4)]
+    assert common_windows([early, late], windows) == [("b", 0.1, 0.2)]
     assert common_windows([], windows) == []
 
 
@@ -111,6 +136,10 @@ def test_comparisons_use_the_windows_of_all_subjects() -> None:
     [
         ("comparisons.seed_region=V9", "seed_region: given 'V9'; accepted for sub-01: one of FFA,"),
         ("encoding.windows={start: 3.0, stop: 4.0}", "encoding.windows: no window holds a sample"),
+        (
+            "encoding.windows={early: [0.1, 0.2], late: [3.0, 4.0]}",
+            r"encoding.windows.late: given \[3, 4\], which holds no sample of some MEG subject's",
+        ),
         ("encoding.folds=97", "97 folds"),
     ],
 )

@@ -8,27 +8,29 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from gradenc_core.models import Library, Weights
+from gradenc_core.models import Library, Weights, load_model
 from gradenc_core.objectives import OBJECTIVES
 from gradenc_core.signals import Scale
 from gradenc_core.tokens import Tokens
 from hpc.checks import check_models, check_paths
+from hpc.encoding import Alphas, Encoding, Windows
 from hpc.overrides import dump_yaml, parse_yaml
+from hpc.resolve import layers_of
 from hpc.study import (
-    Alphas,
     BidsResponses,
     Comparisons,
-    Encoding,
+    Depths,
     EpochsResponses,
     Extraction,
     Model,
     Study,
     StudyError,
-    Windows,
     dump_study,
     load_study,
 )
@@ -36,6 +38,7 @@ from hpc.study import (
 SECTIONS = (
     Study,
     Model,
+    Depths,
     BidsResponses,
     EpochsResponses,
     Encoding,
@@ -161,6 +164,9 @@ def test_help_needs_no_slow_import():
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,8}", fullmatch=True)
 texts = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1)
 regions = st.lists(texts, min_size=2, max_size=4, unique=True)
+depths = st.fixed_dictionaries(
+    {"depths": st.integers(1, 30) | st.lists(st.floats(1e-9, 1) | st.just(1), min_size=1)}
+)
 
 
 @st.composite
@@ -175,13 +181,15 @@ def studies(draw):
             "seed": st.integers(0, 2**40),
             "image_size": st.none() | st.integers(1, 512),
             "control": st.booleans(),
+            "weights": st.just("shuffled"),
+            "checkpoint": st.none() | texts,
         }
     )
     return {
         "name": draw(names),
         "stimuli": draw(texts),
         "models": draw(st.lists(model, min_size=1, max_size=3, unique_by=lambda m: m["name"])),
-        "layers": draw(st.just("blocks") | st.lists(texts, min_size=1, max_size=3)),
+        "layers": draw(st.just("blocks") | st.lists(texts, min_size=1, max_size=3) | depths),
         "objectives": draw(st.permutations(sorted(OBJECTIVES)).map(lambda names: names[:2])),
         "responses": [
             {"reader": "bids", "path": draw(texts), "rois": draw(st.none() | regions)},
@@ -230,18 +238,22 @@ REFUSED = {
         ("models", f"[{MODEL}, {MODEL}]", "accepted: every entry of name once (twice: a)"),
     ],
     "layers": [
-        ("layers", "block", '"block"; accepted: blocks, or a list of names of modules and globs'),
+        ("layers", "block", '"block"; accepted: blocks, a list of names of modules and globs, or'),
         ("layers", "block", "did you mean `blocks`?"),
-        ("layers", "[]", "[]; accepted: blocks, or a list"),
-        ("layers", "[layer1, 2]", '["layer1", 2]; accepted: blocks, or a list'),
+        ("layers", "[]", "[]; accepted: blocks, a list"),
+        ("layers", "[layer1, 2]", '["layer1", 2]; accepted: blocks, a list'),
+        ("layers", "{depths: 0}", '{"depths": 0}; accepted: blocks, a list'),
+        ("layers", "{depths: [0.5, 1.5]}", "N how many or a list of depths in (0, 1]"),
+        ("layers", "{depths: true}", '{"depths": true}; accepted: blocks'),
+        ("layers", "{depth: 3}", '{"depth": 3}; accepted: blocks'),
     ],
     "tokens": [
         (
             "tokens",
             "patchs",
-            '"patchs"; accepted: cls, registers, patches, mean; did you mean `patches`?',
+            '"patchs"; accepted: cls, registers, patches, mean, all; did you mean `patches`?',
         ),
-        ("tokens", "[mean]", '["mean"]; accepted: cls, registers, patches, mean'),
+        ("tokens", "[mean]", '["mean"]; accepted: cls, registers, patches, mean, all'),
     ],
     "signals": [
         ("signals", "[gradient]", "accepted: a list with forward, which every comparison needs"),
@@ -270,6 +282,7 @@ REFUSED = {
     "projection": [
         ("projection", "1e3", "1000.0; accepted: a whole number"),
         ("projection", "0", "0; accepted: greater than or equal to 1"),
+        ("projection", "nothing", '"nothing"; accepted: a whole number, or none'),
     ],
     "responses": [
         ("responses", "[]", "[]; accepted: at least 1 entries"),
@@ -330,6 +343,19 @@ REFUSED = {
         ("encoding.windows.stop", "{windows: {start: 1, stop: 1}}", "1; accepted: more than start"),
         ("encoding.windows.width", "{windows: {width: 2}}", "accepted: at most stop - start (1 s)"),
         ("encoding.windows.step", "{windows: {step: 0}}", "0; accepted: greater than 0"),
+        ("encoding.windows.widht", "{windows: {start: 0, widht: 1}}", "did you mean `width`?"),
+        (
+            "encoding.windows",
+            "{windows: {late: [0.1, 0.3], early: [0.05, 0.12]}}",
+            "accepted: windows that do not overlap (early and late do)",
+        ),
+        (
+            "encoding.windows.early",
+            "{windows: {early: [0.2, 0.1]}}",
+            "[0.2, 0.1]; accepted: [start, stop] with start < stop (s)",
+        ),
+        ("encoding.windows.early", "{windows: {early: 0.2}}", "0.2; accepted: a list"),
+        ("encoding.meg_targets", "{meg_targets: window}", "did you mean `windows`?"),
         ("encoding.bootstrap", "{bootstrap: 0}", "0; accepted: greater than or equal to 1"),
     ],
     "comparisons": [
@@ -369,7 +395,17 @@ def test_refusals(tmp_path, key, place, value, line):
         ("control: 1.0", "models[0].control", "given 1.0; accepted: true or false"),
         ("control: yes", "models[0].control", 'given "yes"; accepted: true or false'),
         ("weights: pretraned", "models[0].weights", "did you mean `pretrained`?"),
-        ("library: tim", "models[0].library", "accepted: torchvision, timm; did you mean `timm`?"),
+        ("weights: checkpoint", "models[0].checkpoint", "accepted: a .safetensors, .pt or .pth"),
+        (
+            "checkpoint: w.pt",
+            "models[0].checkpoint",
+            "only where weights is checkpoint or shuffled",
+        ),
+        (
+            "library: tim",
+            "models[0].library",
+            "accepted: torchvision, timm, transformers; did you mean `timm`?",
+        ),
         ("image_size: 0", "models[0].image_size", "given 0; accepted: greater than or equal to 1"),
         ("archtecture: x", "models[0].archtecture", "did you mean `architecture`?"),
         ("name: a b", "models[0].name", 'given "a b"; accepted: its name in labels and results'),
@@ -615,6 +651,31 @@ def test_layers_that_do_not_exist_are_all_listed(tmp_path):
     assert keys_of("\n".join(lines)) == ["layers[1]", "layers[2]"]
     assert 'given "layer9"; model a: resnet18 has no layer' in lines[0]
     assert "did you mean layer" in lines[0]
+
+
+def test_depths_are_those_of_blocks(tmp_path):
+    study = load_study(write(tmp_path, layers="{depths: [0.5, 1]}"))
+    check_models(study)
+    assert study.layers == Depths(depths=(0.5, 1))
+    resnet = load_model("torchvision", "resnet18", "untrained", 0, 64)
+    assert layers_of(study.layers, resnet) == (("layer2.1", 0.5), ("layer4.1", 1.0))
+    assert layers_of(Depths(depths=22), resnet) == layers_of("blocks", resnet)
+
+
+def test_a_checkpoint_that_is_not_there_or_does_not_fit(tmp_path):
+    keys = {"weights": "checkpoint", "checkpoint": "w.pt"}
+    path = write(tmp_path, models=model_entry(**keys))
+    message = models_refusal(path)
+    assert message == (
+        f'{path}: models[0].checkpoint: given "w.pt"; there is no checkpoint {tmp_path / "w.pt"}; '
+        "give the path of a file of weights"
+    )
+    torch.save(torchvision.models.resnet34().state_dict(), tmp_path / "w.pt")
+    message = models_refusal(path)
+    assert 'models[0].checkpoint: given "w.pt"; the checkpoint' in message
+    assert "does not fit ResNet (unexpected: layer1.2.bn1.bias" in message
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "w.pt")
+    check_models(load_study(path))
 
 
 def test_a_convolutional_network_has_no_class_token(tmp_path):

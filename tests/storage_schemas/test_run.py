@@ -92,7 +92,7 @@ def responses(targets: xr.Dataset, *dims: str) -> Layout:
 
 def all_stores(root: Path) -> list[Store]:
     comparisons = kinds.comparisons(
-        ["forward", "unique:energy"], LAYERS, ["V1", "V2"], ["distance"], ["01"], [], [(0.0, 0.1)]
+        ["forward", "unique:energy"], LAYERS, ["V1", "V2"], ["distance"], ["01"], [], []
     )
     tiny = {"model": "tiny"}
     sources = ["forward", "gradient:energy"]
@@ -199,6 +199,36 @@ def test_meg_targets_are_sensors_by_times(run: Path) -> None:
     np.testing.assert_array_equal(late, raw(run, "scores", "forward")["scores"][:, 0, :, 5 + 4 + 2])
     assert scores["ncsnr"].dims == ("sensor", "time")
     assert scores["time"].attrs["units"] == "s"
+
+
+def test_meg_targets_may_be_sensors_by_windows(tmp_path: Path) -> None:
+    windows = [(f"{i}", i / 10, i / 10 + 0.1) for i in range(4)]
+    groups = [GROUPS[0] | {"windows": None}, GROUPS[1] | {"windows": windows}]
+    coords = kinds.stimulus_coords(STIMULI, DIGESTS) | {
+        f"stimulus_{part}": ("stimulus", np.arange(7)) for part in ("fold", "block")
+    }
+    coords |= kinds.window_coords("target", [None] * 5 + windows * 3, "target_")
+    layout = kinds.scores(LAYERS, coords, banded=False, **RESAMPLED)
+    recorded = {"fmri": responses(FMRI, "voxel"), "meg": responses(MEG, "sensor", "time")}
+    named = {"model": "tiny", "bands": "forward", "groups": groups, "summary_groups": []}
+    stores = [
+        *(
+            fill(tmp_path, "responses", name, layout, subject="01", modality=name)
+            for name, layout in recorded.items()
+        ),
+        fill(tmp_path, "scores", "forward", layout, **named),
+    ]
+    tree = open_run(make_run(tmp_path / "run", stores, tmp_path))
+    assert "target_window" not in tree["/scores/tiny/01/fmri"].coords
+    scores = tree["/scores/tiny/01/meg"].dataset
+    assert scores["r"].dims == ("bands", "layer", "fold", "sensor", "window")
+    assert "time" not in scores.coords
+    assert scores["window_stop"].attrs["units"] == "s"
+    late = scores["r"].sel(bands="forward", sensor="MEG 02", window="3")
+    assert (float(late["window_start"]), float(late["window_stop"])) == windows[3][1:]
+    stored = stores[-1].dataset().sel(measure="r")
+    assert stored["target_window"].values[5 + 4 + 3] == "3"
+    np.testing.assert_array_equal(late, stored["scores"][..., 5 + 4 + 3])
 
 
 @pytest.mark.parametrize("modality", ["fmri", "meg"])

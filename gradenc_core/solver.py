@@ -1,0 +1,170 @@
+"""What fitting a layer will take, and which form it takes: decided from shapes alone.
+
+`docs/ridge.md` derives the terms; `benchmarks/ridge.py` measures them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gradenc_core.fitting import TARGET_WIDTH
+from gradenc_core.moments import ROWS
+from gradenc_core.ridge import TRIANGLE_BLOCKS, RidgeOptions
+
+FLOAT64 = 8
+FLOAT32 = 4
+TRIANGLE = (TRIANGLE_BLOCKS + 1) / (2 * TRIANGLE_BLOCKS)
+"""Share of a symmetric matrix that is stored and multiplied."""
+EIGH = 10.0
+"""Operations of an eigendecomposition over p^3."""
+REPLICATES = 4
+"""Bootstrap replicates whose moments are summed in one product; bounds memory."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What there is to fit.
+
+    Attributes
+    ----------
+    n_stimuli, n_features, n_targets : int
+        Features of all bands together.
+    n_folds : int
+    n_summaries, n_bootstraps, n_permutations : int
+        Targets that are resampled, and how often.
+    n_blocks : int
+        Blocks of stimuli per fold that the bootstrap draws.
+    """
+
+    n_stimuli: int
+    n_features: int
+    n_targets: int
+    n_folds: int
+    n_summaries: int = 0
+    n_bootstraps: int = 0
+    n_permutations: int = 0
+    n_blocks: int = 20
+
+
+@dataclass(frozen=True)
+class SolverPlan:
+    """How a layer is fitted.
+
+    Attributes
+    ----------
+    form : {"primal", "dual"}
+        Moments of features, or kernels of stimuli where there are fewer of those.
+    hold_rows : bool
+        Whether features stay in memory; if not, they are read again for every block of targets.
+    memory : int
+        Bytes at the peak, the interpreter and its libraries not counted.
+    operations : float
+        Multiplications and additions, those in float32 counted half.
+    """
+
+    form: Literal["primal", "dual"]
+    hold_rows: bool
+    memory: int
+    operations: float
+
+
+def plan_solver(
+    shapes: Shapes, options: RidgeOptions, banded: bool, memory_limit: float | None = None
+) -> SolverPlan:
+    """Choose the form of a fit, and whether features are held, within a limit of memory (bytes).
+
+    Block widths are constants: no limit changes a result.
+
+    Raises
+    ------
+    ValueError
+        If the limit is less than the fit needs at the least.
+    """
+    n, p = shapes.n_stimuli, shapes.n_features
+    form: Literal["primal", "dual"] = "dual" if p > n else "primal"
+    n_ratios = len(options.ratio_grid) if banded else 1
+    least = _memory(shapes, options, n_ratios, form)
+    operations = _operations(shapes, options, n_ratios, form)
+    streamed = SolverPlan(form, False, int(least), operations)
+    held = replace(streamed, hold_rows=True, memory=int(least + n * p * FLOAT32))
+    if memory_limit is None or held.memory <= memory_limit:
+        return held
+    if form == "primal" and streamed.memory <= memory_limit:
+        return streamed
+    raise ValueError(
+        f"a ridge of {n} stimuli and {p} features needs {streamed.memory / 1e9:.1f} GB of memory "
+        f"in one process but has {memory_limit / 1e9:.1f} GB; give the stage encode more memory "
+        "or fewer workers, or the study fewer dimensions (projection, encoding.forward_all) or "
+        "fewer encoding.band_ratios"
+    )
+
+
+def n_trainings(n_folds: int, options: RidgeOptions) -> int:
+    """Return how many training sets are factorised, at every ratio."""
+    pairs = n_folds * (n_folds - 1) // 2 if options.selection == "kfold" else 0
+    return n_folds + pairs
+
+
+def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> float:
+    """Peak of the two phases: all factors with one block of targets, or with a bootstrap's sums."""
+    n, p = shapes.n_stimuli, shapes.n_features
+    rank = min(n, p)
+    square = FLOAT64 * rank**2
+    trainings = n_trainings(shapes.n_folds, options)
+    held = 2 * trainings - shapes.n_folds
+    vectors = FLOAT64 * (2 * n * rank if form == "dual" else p * rank)
+    factors = n_ratios * (trainings * vectors + held * TRIANGLE * square)
+    features = shapes.n_folds * FLOAT64 * p**2 if form == "primal" else n * p * FLOAT64
+    making = features + 4 * square
+    rows = 3 * FLOAT64 * min(n, ROWS) * p
+    candidates = shapes.n_folds * n_ratios * len(options.alphas)
+    block = FLOAT64 * TARGET_WIDTH * (3 * n + (shapes.n_folds + 1) * p + 6 * rank + 5 * candidates)
+    left_out = options.selection == "loo"
+    read = rows + left_out * FLOAT64 * min(n, ROWS) * (2 * TARGET_WIDTH + 2 * rank)
+    fit = max(making, block + read)
+    bootstrap = 0.0
+    if shapes.n_bootstraps:
+        width = min(shapes.n_summaries, TARGET_WIDTH)
+        copies = shapes.n_blocks + 3 * REPLICATES
+        sums = shapes.n_folds * copies * FLOAT64 * p * (p + width)
+        bootstrap = sums + rows + 6 * FLOAT64 * p**2
+    return factors + max(fit, bootstrap)
+
+
+def _operations(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> float:
+    n, p, folds = shapes.n_stimuli, shapes.n_features, shapes.n_folds
+    rank = min(n, p)
+    trainings = n_trainings(folds, options)
+    gram = 2.0 * n * n * p * trainings if form == "dual" else 1.0 * n * p * p
+    factors = trainings * n_ratios * (EIGH * rank**3 + 4.0 * rank**3)
+    fitted = shapes.n_targets + shapes.n_summaries * (shapes.n_permutations + 2)
+    per_target = _operations_per_target(n, p, rank, options, n_ratios, folds, form)
+    resampled = 0.0
+    if shapes.n_bootstraps:
+        alphas = min(len(options.alphas), shapes.n_summaries)
+        once = folds * n_ratios * alphas * p**3 / 3 + 2.0 * folds * (shapes.n_blocks + 1) * p**2
+        each = 2.0 * folds * (shapes.n_blocks * p + 2 * p**2)
+        resampled = shapes.n_bootstraps * (once + shapes.n_summaries * each)
+    return gram + factors + fitted * per_target + resampled
+
+
+def _operations_per_target(
+    n: int, p: int, rank: int, options: RidgeOptions, n_ratios: int, folds: int, form: str
+) -> float:
+    """Products with the features, projections, errors of every alpha, scores."""
+    alphas = len(options.alphas)
+    sets = n_ratios * n_trainings(folds, options) if form == "dual" else 1
+    products = 2.0 * n * (rank if form == "dual" else p) * sets
+    project = 0.0 if form == "dual" else 2.0 * p * rank
+    pairs = folds * (folds - 1) // 2
+    outer = folds * n_ratios * (2 * project + 2 * TRIANGLE * rank**2 / n_ratios)
+    if options.selection == "kfold":
+        squares = 2 * pairs * n_ratios * alphas * 2 * TRIANGLE * rank**2 / 2
+        inner = pairs * n_ratios * 3 * project + squares
+    elif options.selection == "loo":
+        # About half of the alphas in float32, then two in float64.
+        inner = folds * n_ratios * (alphas / 4 + 2) * 2.0 * n * rank
+    else:
+        inner = folds * n_ratios * alphas * 2.0 * rank
+    return products + outer + inner

@@ -1,0 +1,109 @@
+"""What one forward pass does with the modules of a network: order, shapes, blocks."""
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+_BLOCK_CLASS = re.compile(
+    r"Block|Bottleneck|Residual|DepthwiseSeparable|Inception(?!Aux)|Fire|M[Bb]Conv"
+)
+_TRANSFORMERS_BLOCK_CLASS = re.compile(r"(?<!Conv)Layer$")
+_NEVER_BLOCKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Dropout, nn.Identity)
+
+
+class Call(NamedTuple):
+    """What one forward pass did with a module: order of begin and end, output shape, calls.
+
+    `shape` is None where the output is neither a tensor nor a tuple that begins with one; its first
+    entry, the batch, is 1.
+    """
+
+    begin: int
+    end: int
+    shape: tuple[int, ...] | None
+    n_calls: int
+
+
+def first_tensor(output: Any) -> torch.Tensor | None:
+    """Return a module's output, or the first entry of a tuple, where that is a tensor."""
+    first = output[0] if isinstance(output, tuple) and output else output
+    return first if isinstance(first, torch.Tensor) else None
+
+
+def with_first(output: Any, tensor: torch.Tensor) -> Any:
+    """Return a module's output with `tensor` in place of its `first_tensor`."""
+    return (tensor, *output[1:]) if isinstance(output, tuple) else tensor
+
+
+def trace(module: nn.Module, image_size: int) -> tuple[dict[str, Call], Any]:
+    """Run one grey image and record the order and output shape of every module."""
+    begins: dict[str, int] = {}
+    calls: dict[str, Call] = {}
+    clock = iter(range(2**62))
+
+    def before(name: str) -> Any:
+        # A hook that returns a value replaces the module's input.
+        def record(*_: Any) -> None:
+            begins.setdefault(name, next(clock))
+
+        return record
+
+    def after(name: str) -> Any:
+        def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            tensor = first_tensor(output)
+            shape = None if tensor is None else tuple(tensor.shape)
+            n_calls = calls[name].n_calls + 1 if name in calls else 1
+            calls[name] = Call(begins[name], next(clock), shape, n_calls)
+
+        return record
+
+    parts = [(name, part) for name, part in module.named_modules() if name]
+    hooks = [part.register_forward_pre_hook(before(name)) for name, part in parts]
+    hooks += [part.register_forward_hook(after(name)) for name, part in parts]
+    first = next(module.parameters())
+    try:
+        with torch.no_grad():
+            output = module(first.new_zeros(1, 3, image_size, image_size))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls, output
+
+
+def find_blocks(module: nn.Module, calls: Mapping[str, Call]) -> tuple[str, ...]:
+    """Return the outermost modules that are blocks by class name, else the most repeated class."""
+    parts = dict(module.named_modules())
+    usable = [
+        name
+        for name, call in sorted(calls.items(), key=lambda item: item[1].end)
+        if call.n_calls == 1 and call.shape is not None
+    ]
+    named = {name for name in usable if _is_block(parts[name])}
+    outermost = tuple(name for name in usable if name in named and not named & set(_above(name)))
+    if len(outermost) > 1:
+        return outermost
+    repeated = [name for name in usable if not isinstance(parts[name], _NEVER_BLOCKS)]
+    counts = Counter(type(parts[name]) for name in repeated)
+    if not counts or counts.most_common(1)[0][1] < 2:
+        return ()
+    most_common = counts.most_common(1)[0][0]
+    return tuple(name for name in repeated if type(parts[name]) is most_common)
+
+
+def _is_block(part: nn.Module) -> bool:
+    kind = type(part)
+    of_transformers = kind.__module__.startswith("transformers.")
+    named = _BLOCK_CLASS.search(kind.__name__) or (
+        of_transformers and _TRANSFORMERS_BLOCK_CLASS.search(kind.__name__)
+    )
+    return bool(named) and next(part.parameters(), None) is not None
+
+
+def _above(name: str) -> Iterator[str]:
+    while "." in name:
+        name = name.rpartition(".")[0]
+        yield name

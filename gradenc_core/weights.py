@@ -1,0 +1,130 @@
+"""Weights of a network: loaded from a file, shuffled as a control, and their digest."""
+
+import hashlib
+from pathlib import Path
+from pickle import UnpicklingError
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from gradenc_core.projection import keyed_generator
+
+SHOWN = 5
+"""How many names of tensors an error lists."""
+
+
+def load_checkpoint(module: nn.Module, path: Path) -> None:
+    """Fill every parameter and persistent buffer of a network from a file, in place.
+
+    Parameters
+    ----------
+    path : Path
+        `.safetensors`, or a state dict that `torch.save` wrote (`.pt`, `.pth`). Nothing but tensors
+        is unpickled.
+
+    Raises
+    ------
+    FileNotFoundError
+        There is no such file.
+    ValueError
+        The file is of another kind, or its tensors are not those of the network by name and shape.
+    """
+    found = _read(path)
+    wanted = module.state_dict()
+    problems = {
+        "missing": sorted(wanted.keys() - found.keys()),
+        "unexpected": sorted(found.keys() - wanted.keys()),
+        "of another shape": sorted(
+            name for name in wanted.keys() & found.keys() if wanted[name].shape != found[name].shape
+        ),
+    }
+    told = "; ".join(f"{kind}: {_listed(names)}" for kind, names in problems.items() if names)
+    if told:
+        raise ValueError(
+            f"the checkpoint {path} does not fit {type(module).__name__} ({told}); give the state "
+            "dict of this very architecture and image size"
+        )
+    module.load_state_dict(found)
+
+
+def shuffle(module: nn.Module, seed: int) -> None:
+    """Permute the values of every trained tensor within it, in place.
+
+    Trained are the parameters that require a gradient and the statistics of normalisation layers.
+    A tensor's permutation depends on `seed` and its name alone.
+
+    Raises
+    ------
+    ValueError
+        If every trained tensor has one value only, so that nothing is shuffled.
+    """
+    trained = _trained(module)
+    if all(_is_constant(tensor) for tensor in trained.values()):
+        raise ValueError(
+            f"shuffled weights of {type(module).__name__} would be the same as before, because each"
+            " of its tensors has one value only; use weights: untrained"
+        )
+    for name, tensor in trained.items():
+        values = tensor.cpu().reshape(-1).numpy()
+        permuted = keyed_generator("shuffled weights", seed, name).permutation(values)
+        tensor.copy_(torch.from_numpy(permuted).reshape(tensor.shape))
+
+
+def constant_tensors(module: nn.Module) -> list[str]:
+    """Return the names of the tensors that no shuffle changes: all their values are equal."""
+    return [name for name, tensor in _values(module).items() if _is_constant(tensor)]
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return sha256 over sorted name, dtype, shape and bytes of all parameters and buffers."""
+    digest = hashlib.sha256()
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no checkpoint {path}; give the path of a file of weights"
+        )
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    if path.suffix not in (".pt", ".pth"):
+        raise ValueError(f"the checkpoint {path} is no .safetensors, .pt or .pth file; save it so")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(
+            f"the checkpoint {path} holds more than tensors, and unpickling that could run any "
+            "code; save the model's state_dict() alone, best as .safetensors"
+        ) from error
+    if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
+        held = _listed(sorted(map(str, found))) if isinstance(found, dict) else type(found).__name__
+        raise ValueError(
+            f"the checkpoint {path} is no plain state dict (it holds {held}); save the dict of "
+            "tensors alone"
+        )
+    return found
+
+
+def _trained(module: nn.Module) -> dict[str, torch.Tensor]:
+    fixed = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in _values(module).items() if name not in fixed}
+
+
+def _values(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {n: tensor for n, tensor in module.state_dict().items() if tensor.is_floating_point()}
+
+
+def _is_constant(tensor: torch.Tensor) -> bool:
+    return bool((tensor == tensor.reshape(-1)[:1]).all())
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

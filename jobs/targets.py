@@ -1,0 +1,164 @@
+"""Targets of encoding, read from the response stores a few columns at a time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gradenc_core.encoding import Columns
+from gradenc_core.windows import window_means
+from jobs.spec import Reference
+from storage_schemas.store import Store
+
+Array = NDArray[np.float64]
+
+VOXELS_AT_ONCE = 4096
+"""Voxels that region means are summed over in one read."""
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """Responses of voxels, (n_stimuli, n_voxels)."""
+
+    data: xr.DataArray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_stimuli, n_voxels)."""
+        return self.data.shape
+
+    def __getitem__(self, index: tuple[slice, slice]) -> Array:
+        """Read some voxels."""
+        return np.asarray(self.data[index].values, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """Responses of sensors at times, or averaged over windows, (n_stimuli, n_sensors * n_times).
+
+    `windows` are (start, stop) in s; None for every sample.
+    """
+
+    data: xr.DataArray
+    windows: tuple[tuple[float, float], ...] | None
+
+    @property
+    def width(self) -> int:
+        """Columns of one sensor."""
+        return self.data.shape[2] if self.windows is None else len(self.windows)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_stimuli, n_sensors * n_times)."""
+        return self.data.shape[0], self.data.shape[1] * self.width
+
+    def __getitem__(self, index: tuple[slice, slice]) -> Array:
+        """Read the sensors that some columns belong to."""
+        rows, columns = index
+        start, stop, _ = columns.indices(self.shape[1])
+        first, last = start // self.width, -(-stop // self.width)
+        values = self.data[rows, first:last].values
+        if self.windows is not None:
+            values = window_means(values, self.data["time"].values, self.windows)
+        flat = values.reshape(len(values), -1)[:, start - first * self.width :]
+        return np.asarray(flat[:, : stop - start], dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Columns of several subjects, one after another."""
+
+    parts: tuple[Columns, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_stimuli, columns of all)."""
+        return self.parts[0].shape[0], sum(part.shape[1] for part in self.parts)
+
+    def __getitem__(self, index: tuple[slice, slice]) -> Array:
+        """Read some columns from the subjects that they belong to."""
+        rows, columns = index
+        start, stop, _ = columns.indices(self.shape[1])
+        found, offset = [], 0
+        for part in self.parts:
+            inside = slice(max(start - offset, 0), min(stop - offset, part.shape[1]))
+            if inside.start < inside.stop:
+                found.append(part[rows, inside])
+            offset += part.shape[1]
+        return np.concatenate(found, axis=1)
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What the subjects of one scores store are fitted on.
+
+    Attributes
+    ----------
+    responses, summaries : Columns, (n_stimuli, n_targets) and (n_stimuli, n_summaries)
+        Of all subjects, in the order of the store's groups.
+    weights : array, (n_stimuli,)
+        Repeats averaged in each row, of mean 1.
+    """
+
+    responses: Columns
+    summaries: Columns
+    weights: Array
+
+    @classmethod
+    def of(cls, responses: Sequence[Reference], store: Store, root: Path) -> "Targets":
+        """Open the responses of a scores store's subjects."""
+        opened = [reference.open(root).dataset(dask=False) for reference in responses]
+        groups = list(zip(opened, store.attrs["groups"], strict=True))
+        summaries = list(zip(opened, store.attrs["summary_groups"], strict=True))
+        weights = opened[-1]["n_repeats"].values.astype(np.float64)
+        return cls(
+            SideBySide(tuple(_targets(data, group) for data, group in groups)),
+            SideBySide(tuple(_summaries(data, group) for data, group in summaries)),
+            weights / weights.mean(),
+        )
+
+
+def _targets(data: xr.Dataset, group: dict[str, Any]) -> Columns:
+    responses = data["responses"]
+    if group["modality"] == "fmri":
+        return Voxels(responses)
+    return Sensors(responses, _windows(group))
+
+
+def _summaries(data: xr.Dataset, group: dict[str, Any]) -> Columns:
+    """Region means (fMRI), or sensor x window means (MEG)."""
+    windows = _windows(group)
+    if windows is None:
+        return region_means(data, group["names"])
+    return Sensors(data["responses"], windows)
+
+
+def _windows(group: dict[str, Any]) -> tuple[tuple[float, float], ...] | None:
+    if group["windows"] is None:
+        return None
+    return tuple((start, stop) for _, start, stop in group["windows"])
+
+
+def region_means(data: xr.Dataset, names: Sequence[str]) -> Array:
+    """Return the mean response of every region `roi:hemisphere`, (n_stimuli, n_regions).
+
+    Voxels that are NaN for any stimulus are left out of their region's mean; a region without
+    others is NaN.
+    """
+    voxels = Voxels(data["responses"])
+    sites = zip(data["roi"].values, data["hemisphere"].values, strict=True)
+    region = np.array([f"{roi}:{hemisphere}" for roi, hemisphere in sites], dtype=object)
+    sums, counts = np.zeros((voxels.shape[0], len(names))), np.zeros(len(names))
+    for start in range(0, voxels.shape[1], VOXELS_AT_ONCE):
+        columns = slice(start, start + VOXELS_AT_ONCE)
+        values = voxels[slice(None), columns]
+        finite = np.isfinite(values).all(axis=0)
+        for i, name in enumerate(names):
+            inside = finite & (region[columns] == name)
+            sums[:, i] += values[:, inside].sum(axis=1)
+            counts[i] += inside.sum()
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)

@@ -1,0 +1,183 @@
+"""Which alphas are chosen, against every error computed in float64; the same on tensors."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import RidgeCV
+
+from gradenc_core import device, moments
+from gradenc_core.design import factorise
+from gradenc_core.encoding import bootstrap_scores, encode, permutation_scores, score_targets
+from gradenc_core.fitting import fit_ridge
+from gradenc_core.ridge import RidgeOptions
+
+ALPHAS = tuple(np.logspace(-3, 6, 13).tolist())
+
+
+def study(n, p, t, seed, kind):
+    """Heavy-tailed features, a fifth of the targets pure noise, and what is numerically hard."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_t(3, (n, p)) * rng.lognormal(0, 1, p)
+    if kind == "huge stimulus":
+        x[n // 2] *= 1e4
+    elif kind == "distant means":
+        x += 100 * x.std(axis=0)
+    elif kind == "duplicated":
+        x[:, p // 2 :] = x[:, : p - p // 2]
+    elif kind == "condition 1e6":
+        u, _, v = np.linalg.svd(x, full_matrices=False)
+        x = u * np.logspace(0, -6, len(v)) @ v
+    y = x / x.std(axis=0) @ rng.standard_normal((p, t)) / np.sqrt(p)
+    y *= np.where(np.arange(t) % 5 == 0, 0, rng.uniform(0.2, 2, t))
+    y += rng.standard_normal((n, t))
+    return x, y, rng.permutation(np.arange(n) % 4), rng.integers(1, 4, n).astype(float)
+
+
+def standardised(x, w, fit):
+    mean = np.average(x[fit], axis=0, weights=w[fit])
+    sd = np.sqrt(np.average((x[fit] - mean) ** 2, axis=0, weights=w[fit]))
+    return (x - mean) / sd
+
+
+def predictions(x, y, w, fit, alpha):
+    """Predictions of all rows by the rows `fit`, and their hat matrix's diagonal: SVD, float64."""
+    z, root = standardised(x, w, fit), np.sqrt(w[fit])[:, None]
+    mean = np.average(y[fit], axis=0, weights=w[fit])
+    u, s, v = np.linalg.svd(z[fit] * root, full_matrices=False)
+    kept = s > s[0] * 1e-7
+    u, s, v = u[:, kept], s[kept], v[kept]
+    gain = s / (s**2 + alpha)
+    leverage = w[fit] / w[fit].sum() + (u**2) @ (s * gain)
+    return mean + z @ v.T @ (gain[:, None] * (u.T @ (root * (y[fit] - mean)))), leverage
+
+
+def reference(x, y, folds, w, selection):
+    """Errors of every alpha, (n_alphas, n_targets), alphas falling."""
+    errors = []
+    for alpha in sorted(ALPHAS, reverse=True):
+        if selection == "kfold":
+            parts = []
+            for k in range(4):
+                guess, _ = predictions(x, y, w, folds != k, alpha)
+                held = folds == k
+                parts.append((w[held, None] * (y - guess)[held] ** 2).sum(axis=0))
+            errors.append(sum(parts))
+            continue
+        guess, leverage = predictions(x, y, w, np.ones(len(x), bool), alpha)
+        if selection == "loo":
+            errors.append((w[:, None] * ((y - guess) / (1 - leverage)[:, None]) ** 2).sum(axis=0))
+        else:
+            residual = (w[:, None] * (y - guess) ** 2).sum(axis=0)
+            errors.append(residual / (1 - leverage.sum() / len(x)) ** 2)
+    return np.stack(errors)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n=st.sampled_from([12, 40, 90]),
+    p=st.sampled_from([1, 3, 20, 60, 120]),
+    kind=st.sampled_from(["plain", "huge stimulus", "distant means", "duplicated"]),
+    selection=st.sampled_from(["kfold", "loo", "gcv"]),
+    seed=st.integers(0, 99),
+)
+def test_the_alpha_is_the_one_of_least_error(n, p, kind, selection, seed):
+    x, y, folds, w = study(n, p, 70, seed, kind)
+    errors = reference(x, y, folds, w / w.mean(), selection)
+    best, second = np.sort(errors, axis=0)[:2]
+    clear = second - best > 1e-6 * best
+    fitted = fit_ridge(x, y, folds, w, RidgeOptions(ALPHAS, selection))
+    want = np.array(sorted(ALPHAS, reverse=True))[errors.argmin(axis=0)]
+    np.testing.assert_allclose(fitted.alpha[clear], want[clear])
+
+
+def test_condition_1e6_changes_no_choice():
+    x, y, folds, w = study(90, 20, 70, 0, "condition 1e6")
+    errors = reference(x, y, folds, w / w.mean(), "kfold")
+    fitted = fit_ridge(x, y, folds, w, RidgeOptions(ALPHAS))
+    np.testing.assert_allclose(fitted.alpha, np.sort(ALPHAS)[::-1][errors.argmin(axis=0)])
+
+
+@pytest.mark.parametrize("p", [12, 200])
+@pytest.mark.parametrize("selection", ["kfold", "loo", "gcv"])
+def test_weights_predict_what_the_closed_form_predicts(p, selection):
+    x, y, folds, w = study(80, p, 9, 1, "plain")
+    fitted = fit_ridge(x, y * 1e-9 + 5, folds, w, RidgeOptions(ALPHAS, selection))
+    guess = x @ fitted.weights + fitted.intercept
+    every = np.ones(80, bool)
+    for t in range(9):
+        want, _ = predictions(x, y[:, [t]], w / w.mean(), every, fitted.alpha[t])
+        np.testing.assert_allclose((guess[:, t] - 5) * 1e9, want[:, 0], atol=1e-5)
+    if selection == "kfold":
+        guess, _ = predictions(x, y[:, [0]], w / w.mean(), folds != 2, fitted.alpha[0])
+        held = folds == 2
+        cov = np.cov(guess[held, 0], y[held, 0], aweights=w[held])
+        want = cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1])
+        assert fitted.r[2, 0] == pytest.approx(want, abs=1e-6)
+
+
+def test_alphas_at_an_edge_of_the_grid_are_counted():
+    x, y, folds, _ = study(80, 12, 30, 1, "plain")
+    fitted = fit_ridge(x, y, folds, options=RidgeOptions((1e-3, 1e-2)))
+    assert fitted.lowest_alpha + fitted.highest_alpha == 30
+    assert fitted.highest_alpha == (fitted.alpha == 1e-2).sum()
+
+
+def test_bad_targets_are_named():
+    x, y, folds, _ = study(40, 5, 3, 0, "plain")
+    y[3, 1] = np.nan
+    with pytest.raises(ValueError, match=r"1 of 3 targets .* column 1"):
+        fit_ridge(x, y, folds)
+    with pytest.raises(ValueError, match=r"targets have shape \(39, 3\)"):
+        fit_ridge(x, y[1:], folds)
+    with pytest.raises(ValueError, match="'kfold' needs at least 2 folds"):
+        fit_ridge(x, np.ones((40, 1)))
+    with pytest.raises(ValueError, match="alphas is"):
+        fit_ridge(x, np.ones((40, 1)), folds, options=RidgeOptions((-1.0,)))
+
+
+@pytest.mark.parametrize("selection", ["kfold", "loo", "gcv"])
+@pytest.mark.parametrize(("n", "bands"), [(60, (7, 5)), (60, None), (10, None)])
+def test_rows_read_a_few_at_a_time_change_no_score(monkeypatch, selection, n, bands):
+    x, y, folds, w = study(n, 12, 6, 2, "plain")
+    options = RidgeOptions(ALPHAS, selection, (0.0, 1.0))
+    whole = encode(x, y, folds, w, options, bands)
+    monkeypatch.setattr(moments, "ROWS", 7)
+    monkeypatch.setattr("gradenc_core.selection.ROWS", 7)
+    parts = encode(x, y, folds, w, options, bands)
+    np.testing.assert_allclose(parts.r, whole.r, atol=1e-6)
+    assert np.array_equal(parts.alpha, whole.alpha)
+
+
+@pytest.mark.parametrize("selection", ["kfold", "loo", "gcv"])
+@pytest.mark.parametrize(("n", "bands"), [(60, (7, 5)), (10, None)])
+def test_tensors_give_the_scores_of_arrays(monkeypatch, selection, n, bands):
+    """What runs on a GPU, on torch's CPU tensors."""
+    x, y, folds, w = study(n, 12, 6, 3, "plain")
+    options = RidgeOptions(ALPHAS, selection, (0.0, 1.0))
+
+    def everything():
+        design = factorise(x, folds, w, options, bands)
+        return (
+            score_targets(design, y),
+            permutation_scores(design, y, 2, 0),
+            bootstrap_scores(design, y, np.arange(n) % 3, 2, 0),
+        )
+
+    want, want_null, want_spread = everything()
+    monkeypatch.setattr(device, "uses_tensors", lambda: True)
+    scores, null, spread = everything()
+    assert np.array_equal(scores.alpha, want.alpha)
+    np.testing.assert_allclose(scores.r, want.r, atol=1e-6)
+    np.testing.assert_allclose(null, want_null, atol=1e-6)
+    np.testing.assert_allclose(spread, want_spread, atol=1e-6)
+
+
+@pytest.mark.parametrize("p", [12, 200])
+def test_without_standardisation_it_is_scikit_learns_ridge(p):
+    x, y, _, _ = study(80, p, 40, 4, "plain")
+    ours = fit_ridge(x, y, options=RidgeOptions(ALPHAS, "loo", standardise=False))
+    theirs = RidgeCV(alphas=ALPHAS, alpha_per_target=True).fit(x, y)
+    np.testing.assert_allclose(ours.alpha, theirs.alpha_)
+    np.testing.assert_allclose(ours.weights.T, theirs.coef_, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(ours.intercept, theirs.intercept_, atol=1e-8)

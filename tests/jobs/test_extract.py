@@ -1,0 +1,129 @@
+"""Stage extract on real files: bytes, unprojected layers, what fails a unit."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from gradenc_core.models import load_model, preprocess
+from gradenc_core.readers.images import read_image
+from gradenc_core.signals import SignalExtractor
+from gradenc_core.similarity import linear_cka
+from hpc.plan import encode_plans, extract_plans, prepare_plans
+from hpc.resolve import resolve
+from hpc.study import load_study
+from hpc.targets import Targets
+from jobs.runner import Outcome, run_items
+from jobs.spec import Reference
+from storage_schemas.attempts import latest_attempts
+from storage_schemas.kinds import layer_features
+from storage_schemas.seal import seal
+from storage_schemas.store import Store
+
+LAYERS = ["layer1.0", "layer4.0"]
+SOURCES = ["forward", "gradient:energy"]
+
+
+def run(root: Path, stores: list[Store], report: Callable[[Outcome], None] = lambda _: None):
+    items = [[(s.reference, unit.index) for s in stores] for unit in stores[0].units]
+    run_items(items, root=root, job="test", round_=1, micro_batch=8, threads=1, report=report)
+
+
+class Extraction:
+    """Stages prepare and extract of a study, in this process."""
+
+    def __init__(self, folder: Path, data: dict, **changes: object) -> None:
+        (folder / "study.yaml").write_text(yaml.safe_dump(data | changes))
+        self.study = load_study(folder / "study.yaml")
+        self.resolved, subjects = resolve(self.study)
+        self.targets = [Targets.of_subject(subject) for subject in subjects]
+        self.root = folder / "stores"
+        self.sealed: dict[str, Reference] = {}
+        prepared = next(iter(prepare_plans(self.study, self.resolved))).create(self.root)
+        run(self.root, [prepared])
+        self._seal(prepared)
+        plans = extract_plans(self.study, self.resolved, self.targets, self.sealed)
+        self.stores = [plan.create(self.root) for plan in plans if "-set" not in plan.label]
+
+    def _seal(self, store: Store) -> None:
+        seal(store)
+        reference = Reference.of(store)
+        assert reference is not None
+        self.sealed[f"{store.path.parent.name}/{store.label}"] = reference
+
+    def extract(self) -> dict[str, Store]:
+        """Run the stage and return its stores by source."""
+        run(self.root, self.stores)
+        for store in self.stores:
+            self._seal(store)
+        return {store.attrs["source"]: store for store in self.stores}
+
+
+@pytest.fixture
+def data(small_data: dict, tmp_path: Path) -> dict:
+    shutil.copytree(small_data["stimuli"], tmp_path / "stimuli")
+    return small_data | {
+        "stimuli": "stimuli",
+        "layers": LAYERS,
+        "objectives": ["energy"],
+        "responses": small_data["responses"][:1],
+    }
+
+
+def test_bytes_do_not_depend_on_the_shards(data: dict, tmp_path: Path) -> None:
+    features = []
+    for name, shard in (("first", 96), ("second", 20)):
+        (tmp_path / name).mkdir()
+        changes = {"extraction": {"stimuli_per_shard": shard}, "stimuli": "../stimuli"}
+        stores = Extraction(tmp_path / name, data, **changes).extract()
+        assert len(stores["forward"].units) == -(
+            -stores["forward"].dataset().sizes["stimulus"] // shard
+        )
+        features.append({s: store.dataset()["features"].values for s, store in stores.items()})
+    for source in SOURCES:
+        assert features[0][source].tobytes() == features[1][source].tobytes()
+
+
+def test_without_projection_every_layer_is_as_wide_as_it_is(data: dict, tmp_path: Path) -> None:
+    extraction = Extraction(tmp_path, data, projection="none")
+    stores = extraction.extract()
+    widths = {"forward": [64, 512], "gradient:energy": [65, 513]}
+    model = load_model("torchvision", "resnet18", "untrained", 0, 64)
+    extract = SignalExtractor(model, LAYERS, SOURCES, "mean", None, 0, "unit", 8)
+    names = stores["forward"].dataset()["stimulus"].values[:8]
+    images = [preprocess(model, read_image(tmp_path / "stimuli" / name)) for name in names]
+    expected = extract(torch.stack(images))
+    for source, store in stores.items():
+        layers = [layer_features(store.dataset(), index).values for index in range(2)]
+        assert [layer.shape[1] for layer in layers] == widths[source]
+        for layer, values in zip(layers, expected[source], strict=True):
+            assert layer[:8].tobytes() == values.tobytes()
+    # one file for each layer and shard
+    assert len(stores["forward"].owned_files(stores["forward"].units[0])) == 2
+
+
+def test_alikeness_of_unprojected_layers_is_stored(data: dict, tmp_path: Path) -> None:
+    extraction = Extraction(tmp_path, data, projection="none")
+    forward = extraction.extract()["forward"].dataset()
+    plans = encode_plans(
+        extraction.study, extraction.resolved, extraction.targets[:1], extraction.sealed
+    )
+    store = next(plan for plan in plans if plan.kind == "collinearity").create(extraction.root)
+    run(extraction.root, [store])
+    layers = [layer_features(forward, index).values for index in range(2)]
+    np.testing.assert_allclose(store.dataset()["cka"].values, linear_cka(layers), rtol=1e-12)
+
+
+def test_a_truncated_image_fails_its_unit_by_name(data: dict, tmp_path: Path) -> None:
+    extraction = Extraction(tmp_path, data)
+    name = str(extraction.stores[0].dataset()["stimulus"].values[40])
+    path = tmp_path / "stimuli" / name
+    path.write_bytes(path.read_bytes()[:-20])
+    outcomes: list[Outcome] = []
+    run(extraction.root, extraction.stores, outcomes.append)
+    assert [outcome.committed for outcome in outcomes] == [2, 0, 2]
+    assert name in latest_attempts(extraction.stores[0])[1]["error"]

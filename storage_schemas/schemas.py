@@ -17,7 +17,7 @@ ALGORITHM_VERSION = {
     "classes": 1,
     "responses": 1,
     "features": 1,
-    "collinearity": 1,
+    "collinearity": 2,
     "scores": 2,
     "comparisons": 1,
     "drill": 1,

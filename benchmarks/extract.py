@@ -221,8 +221,10 @@ def batches(model: VisionModel, setting: Setting) -> Iterator[torch.Tensor]:
 def load(model: VisionModel, setting: Setting) -> None:
     """Decode as ours does, with nothing else to do."""
     store = setting.fresh()[0]
+    signal = FeaturesSpec.model_validate(store.spec).signal
+    extractor = extract.build_extractor(model, ["forward"], signal, setting.batch)
     for unit in store.units:
-        for _ in extract.load(model, store, unit, setting.batch, setting.threads):
+        for _ in extract.load(extractor, store, unit, setting.threads):
             pass
 
 

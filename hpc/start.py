@@ -4,9 +4,10 @@ from collections import Counter
 from pathlib import Path
 
 from hpc.advance import create_stores
-from hpc.checks import check_models, check_paths
+from hpc.checks import check_models, check_objectives, check_paths
 from hpc.folder import RunFolder
-from hpc.plan import all_plans, ingest_plans, prepare_plans
+from hpc.plan import all_plans, ingest_plans
+from hpc.plan_prepare import prepare_plans
 from hpc.resolve import resolve
 from hpc.study import Study, dump_study
 
@@ -20,6 +21,7 @@ def start(study: Study, path: Path) -> RunFolder:
         If the folder holds a run of another study, or of stimuli or models that have changed.
     """
     check_paths(study)
+    check_objectives(study)
     check_models(study)
     resolved, subjects = resolve(study)
     units: Counter[str] = Counter()

@@ -1,6 +1,6 @@
 """Stage extract: forward and gradient features of one shard of stimuli, all sources in one pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -10,9 +10,14 @@ import torch
 from gradenc_core.device import device
 from gradenc_core.feeding import prefetch
 from gradenc_core.models import VisionModel, preprocess
+from gradenc_core.objectives import OBJECTIVES, Objective
+from gradenc_core.passes import Stimuli
 from gradenc_core.readers.images import read_stimulus
-from gradenc_core.signals import Batch, Features, SignalExtractor
-from jobs import models
+from gradenc_core.readout import Context
+from gradenc_core.signals import Features, SignalExtractor
+from gradenc_core.views import teacher_views
+from jobs import models, plugins
+from jobs.bank import open_bank
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import FeaturesSpec, SignalSpec
 from storage_schemas.schemas import layer_array
@@ -33,16 +38,9 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     torch.set_num_threads(work.how.threads)
     specs = {store.path: FeaturesSpec.model_validate(store.spec) for store, _ in work.units}
     first_store, first_unit = work.units[0]
-    model = _checked_model(first_store, specs[first_store.path], work.root)
-    signal = next(
-        (s.signal for s in specs.values() if s.signal.gradient_scale is not None),
-        specs[first_store.path].signal,
-    )
-    sources = [spec.source for spec in specs.values()]
-    extractor = build_extractor(model, sources, signal, work.how.micro_batch)
-    batches = load(model, first_store, first_unit, work.how.micro_batch, work.how.threads)
-    n_stimuli = first_unit.key["stop"] - first_unit.key["start"]
-    features = extractor.stream(batches, n_stimuli)
+    extractor = _extractor([store for store, _ in work.units], list(specs.values()), work)
+    batches = load(extractor, first_store, first_unit, work.how.threads)
+    features = extractor.stream(batches, first_unit.key["stop"] - first_unit.key["start"])
     facts = {
         "micro_batch": work.how.micro_batch,
         "threads": work.how.threads,
@@ -53,11 +51,40 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         yield store, unit, _arrays(features[specs[store.path].source]), facts
 
 
-def build_extractor(
-    model: VisionModel, sources: Sequence[str], signal: SignalSpec, micro_batch: int
+def _extractor(
+    stores: Sequence[Store], specs: Sequence[FeaturesSpec], work: Work
 ) -> SignalExtractor:
-    """Return the extractor of `sources` as the specification describes them, on `device()`."""
-    model.module.to(device())
+    """Return the extractor of all sources that the stores hold."""
+    model, weights = _checked_model(stores[0], specs[0], work.root)
+    scaled = (s.signal for s in specs if s.signal.gradient_scale is not None)
+    signal = next(scaled, specs[0].signal)
+    gradients = [
+        (spec.objective, store.locations)
+        for store, spec in zip(stores, specs, strict=True)
+        if spec.objective is not None
+    ]
+    banks = [objective.bank for objective, _ in gradients if objective.bank is not None]
+    objectives, head = plugins.load(gradients)
+    bank = open_bank(banks[0], work.root, weights) if banks else None
+    return build_extractor(
+        model,
+        [spec.source for spec in specs],
+        signal,
+        work.how.micro_batch,
+        Context(signal.seed, bank, head),
+        objectives,
+    )
+
+
+def build_extractor(
+    model: VisionModel,
+    sources: Sequence[str],
+    signal: SignalSpec,
+    micro_batch: int,
+    context: Context | None = None,
+    objectives: Mapping[str, Objective] = OBJECTIVES,
+) -> SignalExtractor:
+    """Return the extractor of `sources` as the specification describes them."""
     return SignalExtractor(
         model,
         layers=[name for name, _ in signal.layers],
@@ -67,24 +94,32 @@ def build_extractor(
         seed=signal.seed,
         scale=signal.gradient_scale or "unit",
         micro_batch=micro_batch,
+        context=context,
+        objectives=objectives,
     )
 
 
-def load(
-    model: VisionModel, store: Store, unit: Unit, micro_batch: int, threads: int
-) -> Iterator[Batch]:
-    """Yield the unit's images in micro-batches, decoded ahead, refusing any that changed."""
+def load(extractor: SignalExtractor, store: Store, unit: Unit, threads: int) -> Iterator[Stimuli]:
+    """Yield the unit's stimuli in micro-batches, decoded ahead, refusing any that changed.
+
+    With teacher views where an objective needs them.
+    """
     folder = Path(store.locations["stimuli"])
-    rows = slice(unit.key["start"], unit.key["stop"])
-    stimuli = store.dataset().isel(stimulus=rows)
+    stimuli = store.dataset().isel(stimulus=slice(unit.key["start"], unit.key["stop"]))
     named = zip(stimuli["stimulus"].values, stimuli["stimulus_digest"].values, strict=True)
+    model, seed = extractor.model, extractor.seed
+    with_views = "views" in extractor.passes.needs
 
-    def read(stimulus: tuple[str, str]) -> torch.Tensor:
-        return preprocess(model, read_stimulus(folder, *stimulus))
+    def read(stimulus: tuple[str, str]) -> Stimuli:
+        name, digest = map(str, stimulus)
+        image = read_stimulus(folder, name, digest)
+        views = teacher_views(model, image, digest, seed)[None] if with_views else None
+        return Stimuli(preprocess(model, image)[None], None, [digest], views)
 
-    images = prefetch(read, named, threads, BATCHES_AHEAD * micro_batch)
-    while batch := list(islice(images, micro_batch)):
-        yield torch.stack(batch), None
+    ahead = BATCHES_AHEAD * extractor.micro_batch
+    single = prefetch(read, named, threads, ahead)
+    while batch := list(islice(single, extractor.micro_batch)):
+        yield Stimuli.joined(batch)
 
 
 def _arrays(features: Features) -> Arrays:
@@ -93,7 +128,7 @@ def _arrays(features: Features) -> Arrays:
     return {layer_array(index): layer for index, layer in enumerate(features)}
 
 
-def _checked_model(store: Store, spec: FeaturesSpec, root: Path) -> VisionModel:
+def _checked_model(store: Store, spec: FeaturesSpec, root: Path) -> tuple[VisionModel, str]:
     model, digest = models.load(spec.model, store.locations.get("checkpoint"))
     prepared = spec.prepared.open(root).dataset()["weights_digest"].values
     if digest != np.asarray(prepared, dtype=np.uint8).tobytes().hex():
@@ -101,4 +136,4 @@ def _checked_model(store: Store, spec: FeaturesSpec, root: Path) -> VisionModel:
             f"the weights of {spec.model.architecture} here differ from those that stage prepare "
             f"saw for {store.label}; use the same weight files and library versions"
         )
-    return model
+    return model, digest

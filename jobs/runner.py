@@ -41,6 +41,7 @@ Item = Sequence[tuple[str, int]]
 
 MODULES = {
     "prepared": "jobs.prepare",
+    "bank": "jobs.bank",
     "classes": "jobs.classes",
     "responses": "jobs.ingest",
     "features": "jobs.extract",

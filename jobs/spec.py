@@ -13,6 +13,7 @@ from storage_schemas.store import Store
 
 Kind = Literal[
     "prepared",
+    "bank",
     "classes",
     "responses",
     "features",
@@ -123,12 +124,47 @@ class PreparedSpec(Spec):
     model: ModelSpec
 
 
-class BankSpec(Spec):
-    """The shipped generator's fixed images, on which gradients are classed before extraction."""
+class BankImages(Spec):
+    """The images of a reference bank: a folder's, or the shipped generator's fixed ones."""
 
-    n_images: int = 16
+    manifest: str | None = None
+    """Digest of the folder's content digests, in order; None for generated images."""
+    n_images: int
     size: int = 128
+    """Side of generated images (pixels); those of a folder are as they are."""
     seed: int = 20260528
+    """Of generated images."""
+
+
+class BankSpec(Spec):
+    """A model's reference bank and its prototypes."""
+
+    model: ModelSpec
+    images: BankImages
+    prototypes: int
+    seed: int
+    """Of the prototypes' first guess."""
+
+
+class PluginSpec(Spec):
+    """A user's own objective, or head for `dino`."""
+
+    name: str
+    entry: str
+    """`module:function`, or `checkpoint`."""
+    digest: str
+    """sha256 of the module's file, or of the checkpoint."""
+
+
+class ObjectiveSpec(Spec):
+    """What a gradient source's loss is made of beyond the model."""
+
+    plugin: PluginSpec | None = None
+    """None for a shipped objective."""
+    head: PluginSpec | None = None
+    bank: Reference | None = None
+    """None where the objective needs none, and for classes, which have a small bank of their own.
+    """
 
 
 class ClassesSpec(Spec):
@@ -137,7 +173,8 @@ class ClassesSpec(Spec):
     model: ModelSpec
     source: str
     signal: SignalSpec
-    bank: BankSpec
+    images: BankImages
+    objective: ObjectiveSpec
 
 
 class FeaturesSpec(Spec):
@@ -150,6 +187,8 @@ class FeaturesSpec(Spec):
     """Digest of the stimulus set: ids and content digests, in order."""
     stimuli_per_shard: int
     prepared: Reference
+    objective: ObjectiveSpec | None
+    """None for the forward signal."""
 
 
 class ResponsesSpec(Spec):

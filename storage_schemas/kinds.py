@@ -65,6 +65,12 @@ def prepared() -> Layout:
     return _whole(current("prepared"), {"byte": 32}, {})
 
 
+def bank(n_items: int, n_channels: int, n_prototypes: int) -> Layout:
+    """Return a model's reference bank: its items' readings, their mean and prototypes."""
+    sizes = {"byte": 32, "item": n_items, "channel": n_channels, "prototype": n_prototypes}
+    return _whole(current("bank"), sizes, {})
+
+
 def classes(layers: Layers) -> Layout:
     """Return the class of every layer's gradient, (n_layers,) int8 (see schemas)."""
     return _whole(current("classes"), {"layer": len(layers)}, layer_coords(layers))

@@ -165,9 +165,10 @@ def open_run(path: Path, partial: bool = False) -> xr.DataTree:
     Returns
     -------
     xr.DataTree
-        ``/prepared/<model>``, ``/features/<model>/<source>``, ``/responses/<subject>/<modality>``,
-        ``/scores/<model>/<subject>/<modality>``, ``/collinearity/<model>/<source>`` and
-        ``/comparisons/<model>``, as far as the run has planned them (see `views`).
+        ``/prepared/<model>``, ``/bank/<model>``, ``/features/<model>/<source>``,
+        ``/responses/<subject>/<modality>``, ``/scores/<model>/<subject>/<modality>``,
+        ``/collinearity/<model>/<source>`` and ``/comparisons/<model>``, as far as the run has
+        planned them (see `views`).
 
     Raises
     ------

@@ -14,7 +14,8 @@ FORMAT_VERSION = 2
 
 ALGORITHM_VERSION = {
     "prepared": 1,
-    "classes": 1,
+    "bank": 1,
+    "classes": 2,
     "responses": 1,
     "features": 1,
     "collinearity": 2,
@@ -225,6 +226,29 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
         1: (
             Schema(
                 {"weights_digest": ArraySchema(("byte",), "uint8", "sha256 of weights")},
+                {},
+                ("model",),
+            ),
+        )
+    },
+    "bank": {
+        1: (
+            Schema(
+                {
+                    "weights_digest": ArraySchema(("byte",), "uint8", "sha256 of weights"),
+                    "manifest_digest": ArraySchema(("byte",), "uint8", "sha256 of item digests"),
+                    "item_digest": ArraySchema(("item", "byte"), "uint8", "sha256 of items"),
+                    "pooled": ArraySchema(
+                        ("item", "channel"), "float64", "last block's pooled output"
+                    ),
+                    "embedding": ArraySchema(
+                        ("item", "channel"), "float64", "what projection heads are trained on"
+                    ),
+                    "pooled_mean": ArraySchema(("channel",), "float64", "mean over the bank"),
+                    "prototypes": ArraySchema(
+                        ("prototype", "channel"), "float64", "prototypes of norm 1"
+                    ),
+                },
                 {},
                 ("model",),
             ),

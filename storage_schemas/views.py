@@ -98,6 +98,11 @@ def _prepared(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]
         yield f"/prepared/{model}", merged.assign_attrs(store.data.attrs)
 
 
+def _bank(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
+    for store in own:
+        yield f"/bank/{store.attrs['model']}", store.data
+
+
 def _responses(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
     for store in own:
         yield f"/responses/{store.attrs['subject']}/{store.attrs['modality']}", store.data
@@ -167,6 +172,7 @@ def _drill(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
 
 BUILDERS: dict[str, Builder] = {
     "prepared": _prepared,
+    "bank": _bank,
     "responses": _responses,
     "features": _features,
     "collinearity": _collinearity,

@@ -355,7 +355,7 @@ def test_everything_zero_is_zero():
     [
         ({"scale": "z"}, "scale is 'z'"),
         ({"micro_batch": 0}, "micro_batch is 0"),
-        ({"sources": ["gradient:dino"]}, "'gradient:dino' is not one of"),
+        ({"sources": ["gradient:masked"]}, "'gradient:masked' is not one of"),
         ({"layers": ["layer9"]}, "no layer 'layer9'"),
         ({"tokens": "cls"}, "has none; use 'mean'"),
         ({"projection": 0}, "projection is 0"),

@@ -13,6 +13,7 @@ from storage_schemas.schemas import ALGORITHM_VERSION
 GOLDEN: list[dict[str, Any]] = json.loads(Path(__file__).with_name("golden_specs.json").read_text())
 MODELS: dict[str, type[specs.Spec]] = {
     "prepared": specs.PreparedSpec,
+    "bank": specs.BankSpec,
     "classes": specs.ClassesSpec,
     "responses": specs.ResponsesSpec,
     "features": specs.FeaturesSpec,

@@ -257,7 +257,8 @@ def set_up(folder: Path, options: argparse.Namespace) -> Setting:
     reference = Reference.of(prepared)
     assert reference is not None
     plans = extract_plans(chosen, resolved, targets, {f"prepare/{prepared.label}": reference})
-    return Setting(root, tuple(plans), tuple(images), options.batch, options.threads)
+    chosen_plans = tuple(plan for plan in plans if plan.kind == "features")
+    return Setting(root, chosen_plans, tuple(images), options.batch, options.threads)
 
 
 def run_all(setting: Setting, items: list[Item]) -> None:

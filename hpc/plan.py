@@ -12,6 +12,7 @@ import numpy as np
 
 from gradenc_core.folds import assign_blocks, assign_folds
 from gradenc_core.signals import scaled_width
+from gradenc_core.stability import PERTURBATIONS
 from hpc.checks import check_fit
 from hpc.plan_prepare import locations_of, objective_spec, prepare_plans
 from hpc.resolve import Resolved, ResolvedModel, Subject, signal_spec
@@ -89,7 +90,7 @@ def ingest_plans(resolved: Resolved, subjects: Iterable[Subject]) -> Iterator[St
 def extract_plans(
     study: Study, resolved: Resolved, targets: Sequence[Targets], references: References
 ) -> Iterator[StorePlan]:
-    """Plan stage extract: one store per model, source and stimulus set."""
+    """Plan stage extract: features per model, source and stimulus set; stability of each source."""
     digests = dict(zip(resolved.stimulus_ids, resolved.stimulus_digests, strict=True))
     for model in resolved.models:
         for number, stimuli in enumerate(stimulus_sets(targets)):
@@ -119,6 +120,32 @@ def extract_plans(
                     {"model": model.name, "source": source},
                     {"stimuli": resolved.stimuli} | locations_of(resolved, model, source),
                 )
+        yield from _stability_plans(study, resolved, model, references)
+
+
+def _stability_plans(
+    study: Study, resolved: Resolved, model: ResolvedModel, references: References
+) -> Iterator[StorePlan]:
+    images = resolved.class_images
+    bank = {} if resolved.bank_folder is None else {"bank": resolved.bank_folder}
+    for source in resolved.sources:
+        spec = specs.StabilitySpec(
+            model=model.spec,
+            source=source,
+            signal=signal_spec(study, model, source),
+            prepared=references[f"prepare/{model.name}"],
+            objective=objective_spec(resolved, model, source, references),
+            images=images,
+        )
+        yield StorePlan(
+            "extract",
+            "stability",
+            f"stability-{feature_label(model.name, source, 0)}",
+            spec,
+            kinds.stability(model.layers, list(PERTURBATIONS), images.n_images),
+            {"model": model.name, "source": source},
+            locations_of(resolved, model, source) | bank,
+        )
 
 
 def encode_plans(

@@ -70,6 +70,8 @@ class Resolved(BaseModel):
     gradients: dict[str, ResolvedSource]
     """By gradient source, in the study's order."""
     bank: BankImages
+    bank_folder: str | None = None
+    """Absolute path of the bank's folder; None for generated images."""
     class_images: BankImages
     """The first images of the bank, on which gradients are classed."""
 
@@ -167,6 +169,7 @@ def resolve(study: Study) -> tuple[Resolved, list[Subject]]:
         models=tuple(_resolve_model(study, model) for model in study.models),
         gradients=resolve_sources(study),
         bank=bank,
+        bank_folder=None if study.bank is None else str((study.folder / study.bank).resolve()),
         class_images=class_images,
     )
     return resolved, list(describe_subjects(study, manifest))

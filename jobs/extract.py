@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from gradenc_core.device import device
 from gradenc_core.feeding import prefetch
@@ -19,7 +20,7 @@ from gradenc_core.views import teacher_views
 from jobs import models, plugins
 from jobs.bank import open_bank
 from jobs.runner import Arrays, Facts, Work
-from jobs.spec import FeaturesSpec, SignalSpec
+from jobs.spec import FeaturesSpec, SignalSpec, SourceSpec
 from storage_schemas.schemas import layer_array
 from storage_schemas.store import Store, Unit
 
@@ -38,7 +39,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     torch.set_num_threads(work.how.threads)
     specs = {store.path: FeaturesSpec.model_validate(store.spec) for store, _ in work.units}
     first_store, first_unit = work.units[0]
-    extractor = _extractor([store for store, _ in work.units], list(specs.values()), work)
+    extractor = extractor_of([store for store, _ in work.units], list(specs.values()), work)
     batches = load(extractor, first_store, first_unit, work.how.threads)
     features = extractor.stream(batches, first_unit.key["stop"] - first_unit.key["start"])
     facts = {
@@ -51,10 +52,10 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         yield store, unit, _arrays(features[specs[store.path].source]), facts
 
 
-def _extractor(
-    stores: Sequence[Store], specs: Sequence[FeaturesSpec], work: Work
+def extractor_of(
+    stores: Sequence[Store], specs: Sequence[SourceSpec], work: Work
 ) -> SignalExtractor:
-    """Return the extractor of all sources that the stores hold."""
+    """Return the extractor of the sources of stores and their specifications, of one model."""
     model, weights = _checked_model(stores[0], specs[0], work.root)
     scaled = (s.signal for s in specs if s.signal.gradient_scale is not None)
     signal = next(scaled, specs[0].signal)
@@ -100,26 +101,33 @@ def build_extractor(
 
 
 def load(extractor: SignalExtractor, store: Store, unit: Unit, threads: int) -> Iterator[Stimuli]:
-    """Yield the unit's stimuli in micro-batches, decoded ahead, refusing any that changed.
-
-    With teacher views where an objective needs them.
-    """
+    """Yield the unit's stimuli in micro-batches, decoded ahead, refusing any that changed."""
     folder = Path(store.locations["stimuli"])
     stimuli = store.dataset().isel(stimulus=slice(unit.key["start"], unit.key["stop"]))
     named = zip(stimuli["stimulus"].values, stimuli["stimulus_digest"].values, strict=True)
-    model, seed = extractor.model, extractor.seed
-    with_views = "views" in extractor.passes.needs
 
-    def read(stimulus: tuple[str, str]) -> Stimuli:
-        name, digest = map(str, stimulus)
-        image = read_stimulus(folder, name, digest)
-        views = teacher_views(model, image, digest, seed)[None] if with_views else None
-        return Stimuli(preprocess(model, image)[None], None, [digest], views)
+    def read(named: tuple[str, str]) -> Stimuli:
+        name, digest = map(str, named)
+        return stimulus(extractor, read_stimulus(folder, name, digest), digest)
 
     ahead = BATCHES_AHEAD * extractor.micro_batch
     single = prefetch(read, named, threads, ahead)
     while batch := list(islice(single, extractor.micro_batch)):
         yield Stimuli.joined(batch)
+
+
+def stimulus(extractor: SignalExtractor, image: Image.Image, digest: str) -> Stimuli:
+    """Return a decoded image as the extractor takes it, with views where an objective needs them.
+
+    Parameters
+    ----------
+    digest : str
+        SHA-256 of the stimulus's content, of which its views are drawn.
+    """
+    model, views = extractor.model, None
+    if "views" in extractor.passes.needs:
+        views = teacher_views(model, image, digest, extractor.seed)[None]
+    return Stimuli(preprocess(model, image)[None], None, [digest], views)
 
 
 def _arrays(features: Features) -> Arrays:
@@ -128,7 +136,7 @@ def _arrays(features: Features) -> Arrays:
     return {layer_array(index): layer for index, layer in enumerate(features)}
 
 
-def _checked_model(store: Store, spec: FeaturesSpec, root: Path) -> tuple[VisionModel, str]:
+def _checked_model(store: Store, spec: SourceSpec, root: Path) -> tuple[VisionModel, str]:
     model, digest = models.load(spec.model, store.locations.get("checkpoint"))
     prepared = spec.prepared.open(root).dataset()["weights_digest"].values
     if digest != np.asarray(prepared, dtype=np.uint8).tobytes().hex():

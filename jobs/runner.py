@@ -45,6 +45,7 @@ MODULES = {
     "classes": "jobs.classes",
     "responses": "jobs.ingest",
     "features": "jobs.extract",
+    "stability": "jobs.stability",
     "collinearity": "jobs.collinearity",
     "scores": "jobs.encode",
     "comparisons": "jobs.compare",

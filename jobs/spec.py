@@ -17,6 +17,7 @@ Kind = Literal[
     "classes",
     "responses",
     "features",
+    "stability",
     "collinearity",
     "scores",
     "comparisons",
@@ -177,18 +178,29 @@ class ClassesSpec(Spec):
     objective: ObjectiveSpec
 
 
-class FeaturesSpec(Spec):
-    """Features of one source for one stimulus set."""
+class SourceSpec(Spec):
+    """One source of a model, as extraction needs it."""
 
     model: ModelSpec
     source: str
     signal: SignalSpec
-    stimuli: str
-    """Digest of the stimulus set: ids and content digests, in order."""
-    stimuli_per_shard: int
     prepared: Reference
     objective: ObjectiveSpec | None
     """None for the forward signal."""
+
+
+class FeaturesSpec(SourceSpec):
+    """Features of one source for one stimulus set."""
+
+    stimuli: str
+    """Digest of the stimulus set: ids and content digests, in order."""
+    stimuli_per_shard: int
+
+
+class StabilitySpec(SourceSpec):
+    """How much one source changes with what nobody sees."""
+
+    images: BankImages
 
 
 class ResponsesSpec(Spec):

@@ -152,6 +152,14 @@ def layer_features(data: xr.Dataset, layer: int) -> xr.DataArray:
     return data[layer_array(layer)]
 
 
+def stability(layers: Layers, perturbations: Sequence[str], n_images: int) -> Layout:
+    """Return cosine(layer, perturbation, image) and reliability(layer), float64."""
+    sizes = {"layer": len(layers), "perturbation": len(perturbations), "image": n_images}
+    names = np.array(perturbations, dtype=object)
+    coords = layer_coords(layers) | {"perturbation": ("perturbation", names)}
+    return _whole(current("stability"), sizes, coords)
+
+
 def collinearity(layers: Layers) -> Layout:
     """Return linear CKA between layers, (n_layers, n_layers) float64."""
     names = np.array([name for name, _ in layers], dtype=object)

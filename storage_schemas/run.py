@@ -167,8 +167,8 @@ def open_run(path: Path, partial: bool = False) -> xr.DataTree:
     xr.DataTree
         ``/prepared/<model>``, ``/bank/<model>``, ``/features/<model>/<source>``,
         ``/responses/<subject>/<modality>``, ``/scores/<model>/<subject>/<modality>``,
-        ``/collinearity/<model>/<source>`` and ``/comparisons/<model>``, as far as the run has
-        planned them (see `views`).
+        ``/collinearity/<model>/<source>``, ``/stability/<model>/<source>`` and
+        ``/comparisons/<model>``, as far as the run has planned them (see `views`).
 
     Raises
     ------

@@ -18,6 +18,7 @@ ALGORITHM_VERSION = {
     "classes": 2,
     "responses": 1,
     "features": 1,
+    "stability": 1,
     "collinearity": 2,
     "scores": 2,
     "comparisons": 1,
@@ -301,6 +302,24 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
                     )
                     for index in range(MOST_LAYERS)
                 }
+            ),
+        )
+    },
+    "stability": {
+        1: (
+            Schema(
+                {
+                    "cosine": ArraySchema(
+                        ("layer", "perturbation", "image"),
+                        "float64",
+                        "cosine of an image's signal with that of the perturbed image",
+                    ),
+                    "reliability": ArraySchema(
+                        ("layer",), "float64", "split-half reliability over seeds of the views"
+                    ),
+                },
+                {**_LAYER, "perturbation": CoordSchema(("perturbation",), "text")},
+                ("model", "source"),
             ),
         )
     },

@@ -118,6 +118,11 @@ def _features(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
         yield f"/features/{model}/{source}", datasets[0]
 
 
+def _stability(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
+    for store in own:
+        yield f"/stability/{store.attrs['model']}/{store.attrs['source']}", store.data
+
+
 def _collinearity(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
     """CKA (layer, other_layer); with several stimulus sets also along stimulus_set."""
     for (model, source), group in _grouped(own, "model", "source"):
@@ -175,6 +180,7 @@ BUILDERS: dict[str, Builder] = {
     "bank": _bank,
     "responses": _responses,
     "features": _features,
+    "stability": _stability,
     "collinearity": _collinearity,
     "scores": _scores,
     "comparisons": _comparisons,

@@ -184,12 +184,19 @@ def test_what_an_objective_is_made_of_is_in_its_identity(folder: Path, tmp_path:
         }
     finally:
         (folder / "losses.py").write_text(LOSSES)
-    novelty = {"prepare/vit-gradient-novelty", "extract/vit-gradient-novelty"}
-    assert changed[()] == novelty
-    dino = {"prepare/vit-gradient-dino", "extract/vit-gradient-dino"}
-    assert changed["dino_head=head.safetensors",] == novelty | dino
-    classes = {label for label in before if label.startswith("prepare/vit-gradient")}
-    assert changed["bank=other",] == novelty | classes | {"prepare/vit-bank"}
+
+    def labels(name: str) -> set[str]:
+        label = f"vit-gradient-{name}"
+        return {f"prepare/{label}", f"extract/{label}", f"extract/stability-{label}"}
+
+    assert changed[()] == labels("novelty")
+    assert changed["dino_head=head.safetensors",] == labels("novelty") | labels("dino")
+    on_images = {
+        label
+        for label in before
+        if label.startswith(("prepare/vit-gradient", "extract/stability-vit"))
+    }
+    assert changed["bank=other",] == labels("novelty") | on_images | {"prepare/vit-bank"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ MODELS: dict[str, type[specs.Spec]] = {
     "classes": specs.ClassesSpec,
     "responses": specs.ResponsesSpec,
     "features": specs.FeaturesSpec,
+    "stability": specs.StabilitySpec,
     "collinearity": specs.CollinearitySpec,
     "scores": specs.ScoresSpec,
     "comparisons": specs.ComparisonsSpec,

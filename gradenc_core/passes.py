@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,12 @@ from gradenc_core.tracing import first_tensor, with_first
 
 Signals = dict[str, Sequence[torch.Tensor]]
 """By source, one tensor per layer in the shape of the layer's output."""
+Precision = Literal["float32", "bf16"]
+
+LOSS_SCALE = 2.0**16
+"""By which losses are multiplied before a bfloat16 backward pass, and gradients divided after it;
+a power of two, so that nothing is rounded."""
+
 Losses = dict[str, torch.Tensor]
 """By gradient source, one loss per stimulus."""
 
@@ -86,6 +92,9 @@ class Passes:
         Seed, bank and head.
     objectives : mapping of str to Objective
         By name; a user's own beside the shipped ones.
+    precision : {"float32", "bf16"}
+        `bf16`: the network runs in bfloat16 where PyTorch's autocast does so; losses, pooling and
+        all that follows are float32.
 
     Raises
     ------
@@ -100,8 +109,11 @@ class Passes:
         sources: Iterable[str],
         context: Context,
         objectives: Mapping[str, Objective] = OBJECTIVES,
+        precision: Precision = "float32",
     ) -> None:
-        self.model, self.layers = model, tuple(layers)
+        if precision not in ("float32", "bf16"):
+            raise ValueError(f"precision is {precision!r}: use float32 or bf16")
+        self.model, self.layers, self.precision = model, tuple(layers), precision
         self._parameter = next(model.module.parameters())
         self.context = context.settled(self._parameter)
         parsed = {s: parse_source(model, s, objectives) for s in sources if s != "forward"}
@@ -123,8 +135,8 @@ class Passes:
         signals: Signals = {}
         with _reproducible():
             for losses, outputs in self._evaluated(stimuli):
-                signals.setdefault("forward", [output.detach() for output in outputs])
-                for source, gradients in _gradients(losses, outputs):
+                signals.setdefault("forward", [_full(output.detach()) for output in outputs])
+                for source, gradients in self._gradients(losses, outputs):
                     earlier = signals.get(source)
                     signals[source] = _sum(earlier, gradients) if earlier else gradients
         return signals
@@ -171,18 +183,20 @@ class Passes:
     ) -> tuple[Readout, list[torch.Tensor]]:
         """Run one pass; return what it reads, with the embedding if asked, and the layers."""
         names = {*layers, self._last} | ({self._norm} if embedding else set())
-        with _capture(self.model.module, names) as captured:
-            output = self.model.module(stimuli.images.to(self._parameter))
+        images = stimuli.images.to(self._parameter)
+        with self._autocast(), _capture(self.model.module, names) as captured:
+            output = self.model.module(images)
         logits = None
         if self.model.n_classes:
-            logits = output if isinstance(output, torch.Tensor) else output.logits
-        patches = pool(captured[self._last], self._layout, "patches")
-        pooled = pool(captured[self._last], self._layout, "mean")
+            logits = _full(output if isinstance(output, torch.Tensor) else output.logits)
+        last = _full(captured[self._last])
+        patches = pool(last, self._layout, "patches")
+        pooled = pool(last, self._layout, "mean")
         token = _embedding_token(self.model)
         readout = Readout(
             pooled=pooled,
             patches=patches.reshape(len(pooled), -1, pooled.shape[1]),
-            embedding=pool(captured[self._norm], self._layout, token) if embedding else None,
+            embedding=pool(_full(captured[self._norm]), self._layout, token) if embedding else None,
             logits=logits,
             labels=None if stimuli.labels is None else stimuli.labels.to(pooled.device),
             digests=None if stimuli.digests is None else tuple(stimuli.digests),
@@ -201,6 +215,26 @@ class Passes:
         seed, digests = self.context.seed, stimuli.digests or ()
         masks = [patch_masks(digest, seed, n_patches) for digest in digests]
         return torch.from_numpy(np.stack(masks, axis=1)).to(self._parameter.device)
+
+    def _autocast(self) -> torch.autocast:
+        device, enabled = self._parameter.device.type, self.precision == "bf16"
+        return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
+
+    def _gradients(
+        self, losses: Losses, outputs: Sequence[torch.Tensor]
+    ) -> Iterator[tuple[str, Sequence[torch.Tensor]]]:
+        """Backpropagate every loss to the layers' outputs; a layer it does not reach gets zeros."""
+        scale = LOSS_SCALE if self.precision == "bf16" else 1.0
+        for left, (source, loss) in zip(reversed(range(len(losses))), losses.items(), strict=True):
+            gradients = torch.autograd.grad(
+                loss,
+                outputs,
+                grad_outputs=torch.full_like(loss, scale),  # the sum over the batch
+                retain_graph=left > 0,
+                allow_unused=True,
+                materialize_grads=True,
+            )
+            yield source, gradients if scale == 1 else [_full(g) / scale for g in gradients]
 
     def _losses(self, chosen: Mapping[str, tuple[Objective, int]], readout: Readout) -> Losses:
         return {
@@ -241,30 +275,17 @@ def _embedding_token(model: VisionModel) -> Tokens:
     return "cls" if layer_layout(model, model.blocks[-1], "mean").n_class else "mean"
 
 
+def _full(values: torch.Tensor) -> torch.Tensor:
+    """Return bfloat16 values as float32, others as they are."""
+    return values.float() if values.dtype == torch.bfloat16 else values
+
+
 def _detached(readout: Readout) -> Readout:
     return replace(readout, pooled=readout.pooled.detach(), patches=readout.patches.detach())
 
 
 def _sum(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     return [a + b for a, b in zip(first, second, strict=True)]
-
-
-def _gradients(
-    losses: Losses, outputs: Sequence[torch.Tensor]
-) -> Iterator[tuple[str, Sequence[torch.Tensor]]]:
-    """Backpropagate every loss to the layers' outputs; a layer it does not reach gets zeros."""
-    for left, (source, loss) in zip(range(len(losses) - 1, -1, -1), losses.items(), strict=True):
-        yield (
-            source,
-            torch.autograd.grad(
-                loss,
-                outputs,
-                grad_outputs=torch.ones_like(loss),  # the sum over the batch
-                retain_graph=left > 0,
-                allow_unused=True,
-                materialize_grads=True,
-            ),
-        )
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import torch
 
 from gradenc_core.models import VisionModel
 from gradenc_core.objectives import OBJECTIVES, Objective
-from gradenc_core.passes import Passes, Stimuli
+from gradenc_core.passes import Passes, Precision, Stimuli
 from gradenc_core.projection import sparse_projection
 from gradenc_core.readout import Context
 from gradenc_core.tokens import Tokens, layer_layout, pool
@@ -57,6 +57,8 @@ class SignalExtractor:
         Bank and head, for objectives that need them; without it, only the seed.
     objectives : mapping of str to Objective
         By name; a user's own beside the shipped ones.
+    precision : {"float32", "bf16"}
+        Of the passes through the network; pooling, scale and projection are float32.
 
     Attributes
     ----------
@@ -81,6 +83,7 @@ class SignalExtractor:
         micro_batch: int,
         context: Context | None = None,
         objectives: Mapping[str, Objective] = OBJECTIVES,
+        precision: Precision = "float32",
     ) -> None:
         if scale not in ("unit", "raw", "norm_only"):
             raise ValueError(f"scale is {scale!r}: use unit, raw or norm_only")
@@ -89,7 +92,9 @@ class SignalExtractor:
         self.model, self.layers, self.sources = model, tuple(layers), tuple(sources)
         self.tokens, self.projection, self.seed = tokens, projection, seed
         self.scale, self.micro_batch = scale, micro_batch
-        self.passes = Passes(model, layers, sources, context or Context(seed), objectives)
+        self.passes = Passes(
+            model, layers, sources, context or Context(seed), objectives, precision
+        )
         self._layouts = [layer_layout(model, name, tokens) for name in self.layers]
         device = next(model.module.parameters()).device
         self._projections = [

@@ -64,6 +64,12 @@ def split_half_reliability(first: torch.Tensor, second: torch.Tensor) -> float:
     return 2 * r / (1 + r)
 
 
+def relative_difference(found: torch.Tensor, true: torch.Tensor) -> float:
+    """Return the mean over rows of the difference's norm over the true row's norm."""
+    x, y = found.double().cpu(), true.double().cpu()
+    return float(((x - y).norm(dim=1) / y.norm(dim=1)).mean())
+
+
 def _unit(rows: torch.Tensor) -> torch.Tensor:
     """Return rows of norm 1 in float64, in which no square underflows."""
     values = rows.double().cpu()

@@ -153,6 +153,7 @@ def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
         tokens=study.tokens,
         projection=study.projection,
         seed=study.seed,
+        precision=study.precision,
         gradient_scale=None if source == "forward" else study.gradient_scale,
     )
 

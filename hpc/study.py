@@ -196,6 +196,8 @@ class Study(Section):
     """unit: divided by each stimulus's norm, its logarithm kept; raw; or norm_only (a control)"""
     projection: Count | None = 1024
     """dimensions of the seeded projection of a layer's features, or none: each as wide as it is"""
+    precision: Literal["float32", "bf16"] = "float32"
+    """float32, or bf16: the network in bfloat16; its error is measured (stability)"""
     responses: Annotated[tuple[Responses, ...], Field(min_length=1)]
     """a list of folders of recordings, each with reader and path"""
     encoding: Encoding = Encoding()

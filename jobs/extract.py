@@ -97,6 +97,7 @@ def build_extractor(
         micro_batch=micro_batch,
         context=context,
         objectives=objectives,
+        precision=signal.precision,
     )
 
 

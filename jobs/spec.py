@@ -115,6 +115,7 @@ class SignalSpec(Spec):
     projection: int | None
     """None: every layer as wide as it is."""
     seed: int
+    precision: Literal["float32", "bf16"]
     gradient_scale: Literal["unit", "raw", "norm_only"] | None
     """None for the forward signal, which has no scale option."""
 

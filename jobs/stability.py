@@ -10,7 +10,13 @@ from PIL import Image
 
 from gradenc_core.passes import Stimuli
 from gradenc_core.signals import SignalExtractor
-from gradenc_core.stability import PERTURBATIONS, cosines, perturbed, split_half_reliability
+from gradenc_core.stability import (
+    PERTURBATIONS,
+    cosines,
+    perturbed,
+    relative_difference,
+    split_half_reliability,
+)
 from jobs.bank import bank_images
 from jobs.extract import extractor_of, stimulus
 from jobs.runner import Arrays, Facts, Work
@@ -19,7 +25,7 @@ from storage_schemas.store import Store, Unit
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
-    """Yield cosines (n_layers, n_perturbations, n_images) and reliabilities (n_layers,) float64.
+    """Yield cosines (n_layers, n_perturbations, n_images), reliabilities and errors (n_layers,).
 
     On the first images of the study's bank, of signals before scale and projection.
     """
@@ -32,6 +38,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         arrays = {
             "cosine": _cosines(extractor, spec.source, shown, images),
             "reliability": _reliability(extractor, spec.source, shown),
+            "precision_error": _precision_error(extractor, store, spec, work, shown),
         }
         yield store, unit, arrays, {"micro_batch": work.how.micro_batch}
 
@@ -69,3 +76,17 @@ def _reliability(extractor: SignalExtractor, source: str, shown: Stimuli) -> NDA
     halves = shown.views.chunk(2, dim=1)
     first, second = (_signal(extractor, source, replace(shown, views=half)) for half in halves)
     return np.array([split_half_reliability(x, y) for x, y in zip(first, second, strict=True)])
+
+
+def _precision_error(
+    extractor: SignalExtractor, store: Store, spec: StabilitySpec, work: Work, shown: Stimuli
+) -> NDArray[np.float64]:
+    """Return each layer's relative difference to the same signal in float32."""
+    if spec.signal.precision == "float32":
+        return np.zeros(len(extractor.layers))
+    signal = spec.signal.model_copy(update={"precision": "float32"})
+    exact = extractor_of([store], [spec.model_copy(update={"signal": signal})], work)
+    pairs = zip(
+        _signal(extractor, spec.source, shown), _signal(exact, spec.source, shown), strict=True
+    )
+    return np.array([relative_difference(found, true) for found, true in pairs])

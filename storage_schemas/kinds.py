@@ -153,7 +153,7 @@ def layer_features(data: xr.Dataset, layer: int) -> xr.DataArray:
 
 
 def stability(layers: Layers, perturbations: Sequence[str], n_images: int) -> Layout:
-    """Return cosine(layer, perturbation, image) and reliability(layer), float64."""
+    """Return cosine(layer, perturbation, image); reliability(layer) and precision_error(layer)."""
     sizes = {"layer": len(layers), "perturbation": len(perturbations), "image": n_images}
     names = np.array(perturbations, dtype=object)
     coords = layer_coords(layers) | {"perturbation": ("perturbation", names)}

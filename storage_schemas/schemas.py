@@ -317,6 +317,9 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
                     "reliability": ArraySchema(
                         ("layer",), "float64", "split-half reliability over seeds of the views"
                     ),
+                    "precision_error": ArraySchema(
+                        ("layer",), "float64", "relative difference to the signal in float32"
+                    ),
                 },
                 {**_LAYER, "perturbation": CoordSchema(("perturbation",), "text")},
                 ("model", "source"),

@@ -119,7 +119,7 @@ def test_the_forecast_counts_every_stage(study: Study) -> None:
     n_features = 16 + 17
     n_stimuli = len(read_manifest(Path(study.stimuli)).ids)
     n_cosines, n_sources = 3 * 16, 2
-    n_stability = n_sources * n_layers * (n_cosines + 1)
+    n_stability = n_sources * n_layers * (n_cosines + 2)
     n_bytes = 4 * n_layers * n_stimuli * n_features + 8 * n_stability
     assert stages["extract"].n_bytes == n_bytes
     assert stages["extract"].seconds > 0

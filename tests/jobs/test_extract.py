@@ -131,7 +131,7 @@ def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> No
     for number in range(N_PROTOTYPES):
         Image.fromarray(dead_leaves(rng, 48)).save(tmp_path / "bank" / f"{number}.png")
     objectives = ["energy", "contrastive"]
-    extraction = Extraction(tmp_path, data, objectives=objectives, bank="bank")
+    extraction = Extraction(tmp_path, data, objectives=objectives, bank="bank", precision="bf16")
     for store in extraction.stability:
         run(extraction.root, [store])
         found = store.dataset()
@@ -140,6 +140,8 @@ def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> No
         assert cosine.shape == (2, 3, 16)
         assert ((cosine > 0) & (cosine <= 1 + 1e-12)).all()
         assert (cosine < 1 - 1e-9).any(axis=2).all()
+        error = found["precision_error"].values
+        assert ((error > 1e-5) & (error < 0.2)).all()
         if store.attrs["source"] == "gradient:contrastive":
             assert ((reliability > 0.2) & (reliability < 1)).all()
         else:

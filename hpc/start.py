@@ -6,19 +6,26 @@ from pathlib import Path
 from hpc.advance import create_stores
 from hpc.checks import check_models, check_objectives, check_paths
 from hpc.folder import RunFolder
+from hpc.memory import check_memory
 from hpc.plan import all_plans, ingest_plans
 from hpc.plan_prepare import prepare_plans
 from hpc.resolve import resolve
 from hpc.study import Study, dump_study
 
 
-def start(study: Study, path: Path) -> RunFolder:
+def start(study: Study, path: Path, encode_memory: float | None = None) -> RunFolder:
     """Create the run of a study, or open it if it is the same study's.
+
+    Parameters
+    ----------
+    encode_memory : float, optional
+        Memory of one process of stage encode (bytes), where a profile says it.
 
     Raises
     ------
     ValueError
-        If the folder holds a run of another study, or of stimuli or models that have changed.
+        If the ridge does not fit into that memory, or the folder holds a run of another study, or
+        of stimuli or models that have changed.
     """
     check_paths(study)
     check_objectives(study)
@@ -27,6 +34,8 @@ def start(study: Study, path: Path) -> RunFolder:
     units: Counter[str] = Counter()
     for plan in all_plans(study, resolved, subjects):
         units[plan.stage] += len(plan.layout.units)
+        if plan.kind == "scores":
+            check_memory(study, resolved, plan, encode_memory)
     root = study.folder / study.store_root if study.store_root else None
     run = RunFolder.create(path, study.name, root, units)
     with run.lock():

@@ -47,7 +47,8 @@ def submit(
 
     loaded = load_study(study, overrides)
     how = load_profile(profile)
-    folder = start(loaded, run or Path("runs") / loaded.name)
+    memory = how.stage("encode").process_memory
+    folder = start(loaded, run or Path("runs") / loaded.name, memory)
     with folder.lock():
         folder.change(notify=notify, dask=dask, pilot=pilot, max_gpu_hours=max_gpu_hours)
     drive_on(folder, how, wait)

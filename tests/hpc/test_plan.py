@@ -154,6 +154,15 @@ def test_what_does_not_fit_the_recordings_is_refused_before_anything_runs(
     assert not (tmp_path / "run").exists()
 
 
+def test_a_ridge_beyond_the_memory_of_a_process_is_refused_before_anything_runs(
+    small_study: Path, tmp_path: Path
+) -> None:
+    study = load_study(small_study)
+    with pytest.raises(StudyError, match=r"study.yaml: .* needs .* GB of memory in one process"):
+        start(study, tmp_path / "run", encode_memory=1e6)
+    assert not (tmp_path / "run").exists()
+
+
 def test_tasks_that_die_before_their_units_are_not_submitted_for_ever(
     small_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -221,8 +221,10 @@ def batches(model: VisionModel, setting: Setting) -> Iterator[torch.Tensor]:
 def load(model: VisionModel, setting: Setting) -> None:
     """Decode as ours does, with nothing else to do."""
     store = setting.fresh()[0]
+    signal = FeaturesSpec.model_validate(store.spec).signal
+    extractor = extract.build_extractor(model, ["forward"], signal, setting.batch)
     for unit in store.units:
-        for _ in extract.load(model, store, unit, setting.batch, setting.threads):
+        for _ in extract.load(extractor, store, unit, setting.threads):
             pass
 
 
@@ -255,7 +257,8 @@ def set_up(folder: Path, options: argparse.Namespace) -> Setting:
     reference = Reference.of(prepared)
     assert reference is not None
     plans = extract_plans(chosen, resolved, targets, {f"prepare/{prepared.label}": reference})
-    return Setting(root, tuple(plans), tuple(images), options.batch, options.threads)
+    chosen_plans = tuple(plan for plan in plans if plan.kind == "features")
+    return Setting(root, chosen_plans, tuple(images), options.batch, options.threads)
 
 
 def run_all(setting: Setting, items: list[Item]) -> None:

@@ -1,49 +1,39 @@
-"""Per-stimulus losses whose gradients are the learning signals (docs/methods.md)."""
+"""Per-stimulus losses whose gradients are the learning signals (docs/objectives.md)."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch.nn import functional
 
+from gradenc_core.masks import patch_module
 from gradenc_core.models import VisionModel
 from gradenc_core.projection import keyed_generator
+from gradenc_core.readout import Context, Readout
 
 N_RANDOM_DRAWS = 10
+STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
+CONTRAST_TEMPERATURE = 0.1
 
+Need = Literal["classifier", "views", "bank", "masks"]
+"""`classifier`: the model's own head. `views`: readouts of the teacher views. `bank`: the reference
+bank and its prototypes. `masks`: the loss is taken in two complementary masked passes."""
 
-@dataclass(frozen=True)
-class Readout:
-    """What an objective reads from one forward pass.
-
-    Attributes
-    ----------
-    pooled : torch.Tensor, (n_stimuli, n_channels)
-        Output of the last block *before* the final norm: global mean of a map, mean of the patch
-        tokens of a transformer (class and register tokens do not enter).
-    logits : torch.Tensor, (n_stimuli, n_classes), or None
-        Output of the model's own head; None without one.
-    labels : torch.Tensor, (n_stimuli,) int64, or None
-        True classes, where known.
-    """
-
-    pooled: torch.Tensor
-    logits: torch.Tensor | None
-    labels: torch.Tensor | None
-
-
-Loss = Callable[[Readout, int, int], torch.Tensor]
+Loss = Callable[[Readout, Context, int], torch.Tensor]
+"""(readout, context, number of the draw) -> one value per stimulus, (n_stimuli,), which must depend
+on that stimulus alone (`gradenc_core.conformance` tests it)."""
 
 
 @dataclass(frozen=True)
 class Objective:
-    """A registered objective: its loss (readout, seed, draw) -> (n_stimuli,), and its needs."""
+    """A loss, its name, what it needs, and how many seeded draws of it there are."""
 
     name: str
     loss: Loss
+    needs: frozenset[Need]
     n_draws: int
-    needs_head: bool
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -53,29 +43,105 @@ class Objective:
         return tuple(f"gradient:{self.name}.{draw}" for draw in range(self.n_draws))
 
 
-OBJECTIVES: dict[str, Objective] = {}
+def needs(*what: Need, n_draws: int = 1) -> Callable[[Loss], Loss]:
+    """Declare what a loss needs beside one forward pass, and how many draws of it there are."""
 
-
-def register(name: str, *, n_draws: int = 1, needs_head: bool = False) -> Callable[[Loss], Loss]:
-    """Enter a loss into the registry under `name`.
-
-    A loss maps a readout, a seed and the number of a draw to one value per stimulus, which must
-    depend on that stimulus alone.
-    """
-
-    def enter(loss: Loss) -> Loss:
-        OBJECTIVES[name] = Objective(name, loss, n_draws, needs_head)
+    def declare(loss: Loss) -> Loss:
+        loss.__dict__.update(needs=frozenset(what), n_draws=n_draws)
         return loss
 
-    return enter
+    return declare
 
 
-@register("classification", needs_head=True)
-def classification(readout: Readout, seed: int, draw: int) -> torch.Tensor:
+def as_objective(loss: Loss, name: str | None = None) -> Objective:
+    """Return a loss with what `needs` declared of it; undeclared, it needs nothing."""
+    declared: dict[str, Any] = {"needs": frozenset(), "n_draws": 1} | loss.__dict__
+    return Objective(name or loss.__name__, loss, declared["needs"], declared["n_draws"])
+
+
+@needs("views", "bank")
+def dino(readout: Readout, context: Context, draw: int) -> torch.Tensor:
+    """Cross-entropy over prototypes between the stimulus and its teacher views, (n_stimuli,).
+
+    `L_s = mean_v -sum_k softmax(t_k(v) / .04) log softmax(u_k(s) / .1)`, student u the stimulus as
+    shown, teacher t its 8 views with the same weights and no gradient.
+    Proxy: u = t = the cosine of `Readout.pooled` (last block before the final norm, mean of the
+    patches), centred by the bank's mean, to the bank's 256 prototypes.
+    With a user's head: u = its logits of `Readout.embedding` (class token after the final norm),
+    t = the same minus their mean over the bank (DINO's centring).
+    Source: Caron et al. (2021, arXiv 2104.14294), equation 1; docs/objectives.md.
+    """
+    student = functional.log_softmax(_logits(readout, context) / STUDENT_TEMPERATURE, dim=1)
+    centre = 0.0 if context.centre is None else context.centre
+    losses = [_cross_entropy(_logits(view, context) - centre, student) for view in readout.views]
+    return torch.stack(losses).mean(dim=0)
+
+
+def _logits(readout: Readout, context: Context) -> torch.Tensor:
+    if context.head is not None:
+        assert readout.embedding is not None
+        return context.head(readout.embedding)
+    assert context.bank is not None
+    return context.bank.logits(readout.pooled)
+
+
+def _cross_entropy(teacher: torch.Tensor, log_student: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of a stop-gradient teacher's sharpened logits over the last axis."""
+    target = functional.softmax(teacher.detach() / TEACHER_TEMPERATURE, dim=-1)
+    return -(target * log_student).sum(dim=-1)
+
+
+@needs("views", "bank")
+def contrastive(readout: Readout, context: Context, draw: int) -> torch.Tensor:
+    """InfoNCE with the teacher views as positives and the bank as negatives, (n_stimuli,).
+
+    `L_s = mean_v -log(e(s, v) / (e(s, v) + sum_b e(s, b)))`, `e(s, x) = exp(cos(z_s, z_x) / .1)`,
+    z = `Readout.pooled` (last block before the final norm, mean of the patches), b the items of
+    the bank without those of the stimulus's own content; no gradient through views or bank.
+    Source: van den Oord et al. (2018, arXiv 1807.03748), equation 4; Chen et al. (2020, arXiv
+    2002.05709), equation 1; docs/objectives.md.
+    """
+    assert context.bank is not None
+    assert readout.digests is not None
+    student = functional.normalize(readout.pooled, dim=1)
+    negatives = student @ functional.normalize(context.bank.pooled, dim=1).T
+    negatives = negatives.masked_fill(context.bank.has(readout.digests), -math.inf)
+    losses = []
+    for view in readout.views:
+        positive = (student * functional.normalize(view.pooled.detach(), dim=1)).sum(dim=1)
+        candidates = torch.cat([positive[:, None], negatives], dim=1) / CONTRAST_TEMPERATURE
+        losses.append(-functional.log_softmax(candidates, dim=1)[:, 0])
+    return torch.stack(losses).mean(dim=0)
+
+
+@needs("bank", "masks")
+def masked(readout: Readout, context: Context, draw: int) -> torch.Tensor:
+    """Cross-entropy between masked patches and the same patches unmasked, (n_stimuli,).
+
+    In the pass that sees half of the patches:
+    `L_s = mean_{p masked} -sum_k softmax(c_k(x_p) / .04) log softmax(c_k(y_p) / .1)`, y_p the last
+    block's patch token (before the final norm) in the masked pass, x_p in the unmasked one without
+    gradient, c_k the cosine to the bank's prototypes after centring by the bank's mean. Loss and
+    gradient are means over two complementary masks (`gradenc_core.masks`).
+    Source: Zhou et al. (2022, arXiv 2111.07832), equation 2; docs/objectives.md.
+    """
+    assert context.bank is not None
+    assert readout.whole is not None
+    assert readout.mask is not None
+    student = context.bank.logits(readout.patches) / STUDENT_TEMPERATURE
+    losses = _cross_entropy(
+        context.bank.logits(readout.whole.patches), functional.log_softmax(student, dim=-1)
+    )
+    return (losses * readout.mask).sum(dim=1) / readout.mask.sum(dim=1)
+
+
+@needs("classifier")
+def classification(readout: Readout, context: Context, draw: int) -> torch.Tensor:
     """Cross-entropy of the model's own head, (n_stimuli,).
 
     `L_s = -log softmax(logits_s)[y_s]`, where y_s is the true label if given, else the model's own
-    argmax, taken as a constant. Source: docs/methods.md.
+    argmax, taken as a constant. Reads the head's output (the token that the head reads is the
+    model's: class token, mean of patches or pooled map). Source: docs/objectives.md.
     """
     if readout.logits is None:
         raise ValueError("the objective classification needs a model with a classification head")
@@ -83,40 +149,51 @@ def classification(readout: Readout, seed: int, draw: int) -> torch.Tensor:
     return functional.cross_entropy(readout.logits, labels, reduction="none")
 
 
-@register("energy")
-def energy(readout: Readout, seed: int, draw: int) -> torch.Tensor:
+def energy(readout: Readout, context: Context, draw: int) -> torch.Tensor:
     """Half the squared norm of the last block's pooled output before the final norm, (n_stimuli,).
 
     `L_s = ||z_s||^2 / 2`, z_s the global mean of a map or the mean of the patch tokens. After the
-    final norm it would be a constant. Source: docs/methods.md.
+    final norm it would be a constant. Source: docs/objectives.md.
     """
     return readout.pooled.square().sum(dim=1) / 2
 
 
-@register("random", n_draws=N_RANDOM_DRAWS)
-def random(readout: Readout, seed: int, draw: int) -> torch.Tensor:
+@needs(n_draws=N_RANDOM_DRAWS)
+def random(readout: Readout, context: Context, draw: int) -> torch.Tensor:
     """Seeded linear functional of the same pooled output as `energy`, (n_stimuli,).
 
     `L_s = w_k . z_s` with w_k ~ N(0, 1/n_channels), keyed by (seed, draw k, n_channels). The
-    distribution over draws is the control for any other objective.
-    Source: docs/methods.md.
+    distribution over draws, all from one forward pass, is the control for any other objective.
+    Source: docs/objectives.md.
     """
     n_channels = readout.pooled.shape[1]
-    rng = keyed_generator("random objective", seed, draw, n_channels)
+    rng = keyed_generator("random objective", context.seed, draw, n_channels)
     weights = rng.standard_normal(n_channels) / math.sqrt(n_channels)
     return (readout.pooled * torch.as_tensor(weights).to(readout.pooled)).sum(dim=1)
 
 
-def supported_objectives(model: VisionModel) -> tuple[str, ...]:
+OBJECTIVES: Mapping[str, Objective] = {
+    loss.__name__: as_objective(loss)
+    for loss in (dino, contrastive, masked, classification, energy, random)
+}
+"""The shipped objectives by name."""
+
+
+def supported_objectives(
+    model: VisionModel, objectives: Mapping[str, Objective] = OBJECTIVES
+) -> tuple[str, ...]:
     """Return the names of the objectives that the model can run."""
+    has = {"classifier": bool(model.n_classes), "masks": patch_module(model) is not None}
     return tuple(
         name
-        for name, objective in OBJECTIVES.items()
-        if model.n_classes or not objective.needs_head
+        for name, objective in objectives.items()
+        if all(has.get(need, True) for need in objective.needs)
     )
 
 
-def parse_source(model: VisionModel, source: str) -> tuple[Objective, int]:
+def parse_source(
+    model: VisionModel, source: str, objectives: Mapping[str, Objective] = OBJECTIVES
+) -> tuple[Objective, int]:
     """Return the objective and draw of "gradient:<objective>" or "gradient:<objective>.<draw>".
 
     Raises
@@ -124,11 +201,10 @@ def parse_source(model: VisionModel, source: str) -> tuple[Objective, int]:
     ValueError
         The source names no objective that the model supports, or no such draw.
     """
-    supported = supported_objectives(model)
     known = {
-        name: (OBJECTIVES[objective], draw)
-        for objective in supported
-        for draw, name in enumerate(OBJECTIVES[objective].sources)
+        name: (objectives[objective], draw)
+        for objective in supported_objectives(model, objectives)
+        for draw, name in enumerate(objectives[objective].sources)
     }
     if source not in known:
         raise ValueError(

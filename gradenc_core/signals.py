@@ -1,27 +1,21 @@
 """Forward activations and backpropagated gradients of the same layers, from one pass."""
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 
-from gradenc_core.device import device
-from gradenc_core.models import VisionModel, require_blocks
-from gradenc_core.objectives import Readout, parse_source
+from gradenc_core.models import VisionModel
+from gradenc_core.objectives import OBJECTIVES, Objective
+from gradenc_core.passes import Passes, Precision, Stimuli
 from gradenc_core.projection import sparse_projection
+from gradenc_core.readout import Context
 from gradenc_core.tokens import Tokens, layer_layout, pool
-from gradenc_core.tracing import first_tensor, with_first
 
 Scale = Literal["unit", "raw", "norm_only"]
 SignalClass = Literal["ok", "zero", "constant", "identical_to_forward"]
-
-Batch = tuple[torch.Tensor, torch.Tensor | None]
-"""Preprocessed images, (n, 3, image_size, image_size) float32, and their classes where known."""
 
 Features = np.ndarray | list[np.ndarray]
 """Of all layers, (n_layers, n_stimuli, n_features) float32, or each layer's own array."""
@@ -59,6 +53,17 @@ class SignalExtractor:
     micro_batch : int
         Stimuli per pass; the last one is padded. Bytes are promised at equal micro-batch, device
         type and thread count.
+    context : Context, optional
+        Bank and head, for objectives that need them; without it, only the seed.
+    objectives : mapping of str to Objective
+        By name; a user's own beside the shipped ones.
+    precision : {"float32", "bf16"}
+        Of the passes through the network; pooling, scale and projection are float32.
+
+    Attributes
+    ----------
+    passes : Passes
+        What runs the network; `passes.needs` says whether stimuli need views and digests.
 
     Raises
     ------
@@ -76,6 +81,9 @@ class SignalExtractor:
         seed: int,
         scale: Scale,
         micro_batch: int,
+        context: Context | None = None,
+        objectives: Mapping[str, Objective] = OBJECTIVES,
+        precision: Precision = "float32",
     ) -> None:
         if scale not in ("unit", "raw", "norm_only"):
             raise ValueError(f"scale is {scale!r}: use unit, raw or norm_only")
@@ -84,9 +92,9 @@ class SignalExtractor:
         self.model, self.layers, self.sources = model, tuple(layers), tuple(sources)
         self.tokens, self.projection, self.seed = tokens, projection, seed
         self.scale, self.micro_batch = scale, micro_batch
-        self._losses = {s: parse_source(model, s) for s in sources if s != "forward"}
-        self._readout_layer = require_blocks(model)[-1]
-        self._readout_layout = layer_layout(model, self._readout_layer, "mean")
+        self.passes = Passes(
+            model, layers, sources, context or Context(seed), objectives, precision
+        )
         self._layouts = [layer_layout(model, name, tokens) for name in self.layers]
         device = next(model.module.parameters()).device
         self._projections = [
@@ -102,15 +110,18 @@ class SignalExtractor:
         return [scaled_width(width, source, self.scale) for width in widths]
 
     def __call__(
-        self, images: torch.Tensor, labels: torch.Tensor | None = None
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        digests: Sequence[str] | None = None,
+        views: torch.Tensor | None = None,
     ) -> dict[str, Features]:
         """Return the features of preprocessed images.
 
         Parameters
         ----------
-        images : torch.Tensor, (n_stimuli, 3, image_size, image_size) float32
-        labels : torch.Tensor, (n_stimuli,) int64, optional
-            True classes for the objective `classification`.
+        images, labels, digests, views
+            As in `Stimuli`: `digests` and `views` are needed where `passes.needs` names them.
 
         Returns
         -------
@@ -120,16 +131,16 @@ class SignalExtractor:
         Raises
         ------
         ValueError
-            A feature is not finite.
+            A feature is not finite, or the images come without what an objective needs.
         """
-        return self.stream(self._batches(images, labels), len(images))
+        return self.stream(self._batches(Stimuli(images, labels, digests, views)), len(images))
 
-    def stream(self, batches: Iterable[Batch], n_stimuli: int) -> dict[str, Features]:
+    def stream(self, batches: Iterable[Stimuli], n_stimuli: int) -> dict[str, Features]:
         """Return the features of micro-batches as they come; see `__call__`.
 
         Parameters
         ----------
-        batches : iterable of Batch
+        batches : iterable of Stimuli
             Of `micro_batch` stimuli each; the last one may have fewer.
         n_stimuli : int
             Of all batches together.
@@ -143,7 +154,11 @@ class SignalExtractor:
         return features
 
     def pooled(
-        self, images: torch.Tensor, labels: torch.Tensor | None = None
+        self,
+        images: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        digests: Sequence[str] | None = None,
+        views: torch.Tensor | None = None,
     ) -> dict[str, list[torch.Tensor]]:
         """Return each layer's signal after pooling, before scale and projection.
 
@@ -152,67 +167,40 @@ class SignalExtractor:
         dict of str to list of torch.Tensor, (n_stimuli, n_layer_features)
             By source, then layer; `forward` is always among the sources.
         """
+        stimuli = Stimuli(images, labels, digests, views)
         batches = [
             {s: [x[: rows.stop - rows.start] for x in layers] for s, layers in signals.items()}
-            for rows, signals in self._passes(self._batches(images, labels))
+            for rows, signals in self._passes(self._batches(stimuli))
         ]
         return {
             source: [torch.cat(parts) for parts in zip(*(b[source] for b in batches), strict=True)]
             for source in batches[0]
         }
 
-    def _batches(self, images: torch.Tensor, labels: torch.Tensor | None) -> Iterator[Batch]:
-        for start in range(0, len(images), self.micro_batch):
-            rows = slice(start, start + self.micro_batch)
-            yield images[rows], None if labels is None else labels[rows]
+    def _batches(self, stimuli: Stimuli) -> Iterator[Stimuli]:
+        for start in range(0, len(stimuli), self.micro_batch):
+            yield stimuli[torch.arange(start, min(start + self.micro_batch, len(stimuli)))]
 
     def _passes(
-        self, batches: Iterable[Batch]
+        self, batches: Iterable[Stimuli]
     ) -> Iterator[tuple[slice, dict[str, list[torch.Tensor]]]]:
         """Yield the rows of each micro-batch and its signals, padded by its last stimulus."""
         start = 0
-        for images, labels in batches:
-            rows = slice(start, start + len(images))
-            index = torch.arange(self.micro_batch).clamp(max=len(images) - 1)
-            yield rows, self._pass(images[index], None if labels is None else labels[index])
+        for batch in batches:
+            rows = slice(start, start + len(batch))
+            index = torch.arange(self.micro_batch).clamp(max=len(batch) - 1)
+            yield rows, self._pass(batch[index])
             start = rows.stop
 
-    def _pass(
-        self, images: torch.Tensor, labels: torch.Tensor | None
-    ) -> dict[str, list[torch.Tensor]]:
+    def _pass(self, stimuli: Stimuli) -> dict[str, list[torch.Tensor]]:
         """Run one micro-batch and return the pooled signals of every source, by layer."""
-        parameter = next(self.model.module.parameters())
-        labels = None if labels is None else labels.to(parameter.device)
-        with _reproducible(), torch.set_grad_enabled(bool(self._losses)):
-            with _capture(self.model.module, {*self.layers, self._readout_layer}) as outputs:
-                logits = self.model.module(images.to(parameter))
-            last = pool(outputs[self._readout_layer], self._readout_layout, "mean")
-            readout = Readout(last, logits if self.model.n_classes else None, labels)
-            signals = self._gradients(readout, [outputs[name] for name in self.layers])
-        signals["forward"] = [outputs[name].detach() for name in self.layers]
         return {
             source: [
                 pool(signal, layout, self.tokens)
                 for signal, layout in zip(layers, self._layouts, strict=True)
             ]
-            for source, layers in signals.items()
+            for source, layers in self.passes.signals(stimuli).items()
         }
-
-    def _gradients(
-        self, readout: Readout, outputs: Sequence[torch.Tensor]
-    ) -> dict[str, Sequence[torch.Tensor]]:
-        """Backpropagate every loss to the layers' outputs; a layer it does not reach gets zeros."""
-        gradients: dict[str, Sequence[torch.Tensor]] = {}
-        for source, (objective, draw) in self._losses.items():
-            losses = objective.loss(readout, self.seed, draw)
-            gradients[source] = torch.autograd.grad(
-                losses.sum(),
-                outputs,
-                retain_graph=len(gradients) + 1 < len(self._losses),
-                allow_unused=True,
-                materialize_grads=True,
-            )
-        return gradients
 
     def _features(self, source: str, index: int, pooled: torch.Tensor) -> np.ndarray:
         """Scale and project one layer's pooled signal, (micro_batch, n_features) float32."""
@@ -248,7 +236,10 @@ def scaled_width(width: int, source: str, scale: Scale) -> int:
 
 
 def classify_signals(
-    extractor: SignalExtractor, images: torch.Tensor
+    extractor: SignalExtractor,
+    images: torch.Tensor,
+    digests: Sequence[str] | None = None,
+    views: torch.Tensor | None = None,
 ) -> dict[str, list[SignalClass]]:
     """Say of every gradient and layer whether it carries a signal of its own.
 
@@ -263,6 +254,8 @@ def classify_signals(
     ----------
     images : torch.Tensor, (n_stimuli, 3, image_size, image_size)
         At least 3 distinct stimuli; 16 in `prepare`.
+    digests, views
+        As in `Stimuli`.
 
     Returns
     -------
@@ -271,7 +264,7 @@ def classify_signals(
     """
     if len(images) < 3:
         raise ValueError(f"{len(images)} images cannot class a signal; give at least 3")
-    signals = extractor.pooled(images)
+    signals = extractor.pooled(images, None, digests, views)
     forward = signals.pop("forward")
     return {source: _classes(layers, forward) for source, layers in signals.items()}
 
@@ -307,53 +300,3 @@ def _unit_norm(pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return float32 rows of norm 1 and their log-norms, (n_stimuli, 1); a zero row stays zero."""
     norm = _norm(pooled).clamp(min=torch.finfo(torch.float32).tiny)
     return (pooled / norm).float(), norm.log().float()
-
-
-@contextmanager
-def _capture(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
-    """Collect the outputs of named modules in one forward pass.
-
-    The network goes on with a copy, so that no later in-place operation reaches what was captured.
-    The first captured output becomes a leaf of the graph: nothing before it is kept for backward.
-    """
-    outputs: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-            tensor = first_tensor(output)
-            assert tensor is not None  # resolve_layers refuses such a layer
-            if torch.is_grad_enabled() and not tensor.requires_grad:
-                tensor = tensor.detach().requires_grad_()
-            outputs[name] = tensor
-            return with_first(output, tensor.clone())
-
-        return hook
-
-    hooks = [module.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
-        yield outputs
-    finally:
-        for handle in hooks:
-            handle.remove()
-
-
-@contextmanager
-def _reproducible() -> Iterator[None]:
-    """Hold every choice of kernel that could depend on timing or on what needs a gradient.
-
-    The fused path of `nn.MultiheadAttention` runs only where no gradient is needed, which would
-    give `forward` other bytes alone than beside a gradient source. On a GPU, PyTorch warns of an
-    operation that it can only do in no fixed order.
-    """
-    fused = torch.backends.mha.get_fastpath_enabled()
-    fixed_order = torch.are_deterministic_algorithms_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    if device().type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused)
-        torch.use_deterministic_algorithms(fixed_order)

@@ -1,20 +1,29 @@
 """Similarity between layers, which tells whether they differ enough to have an order."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gradenc_core.moments import Rows
 
-def linear_cka(features: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
+Floats = NDArray[np.float64]
+
+CHUNK = 1024
+"""Stimuli that are read at a time."""
+
+
+def linear_cka(layers: Sequence[Rows]) -> Floats:
     """Linear centred kernel alignment between layers (Kornblith et al. 2019, equation 7).
 
-    `||X'Y||_F^2 / (||X'X||_F ||Y'Y||_F)` of column-centred features.
+    `||X'Y||_F^2 / (||X'X||_F ||Y'Y||_F)` of column-centred features, from sums over stimuli that
+    are read `CHUNK` at a time: moments X'Y of one layer with the others, or, where that is less
+    work, products of rows XX'.
 
     Parameters
     ----------
-    features : sequence of arrays, each (n_stimuli, n_features of the layer)
+    layers : sequence of arrays or other rows, each (n_stimuli, n_features of the layer)
 
     Returns
     -------
@@ -26,30 +35,75 @@ def linear_cka(features: Sequence[NDArray[Any]]) -> NDArray[np.float64]:
     ValueError
         If layers have different numbers of stimuli.
     """
-    rows = sorted({len(x) for x in features})
-    if len(rows) != 1:
-        raise ValueError(f"layers have {rows} stimuli; give the same stimuli for every layer.")
-    centred = [_unit(np.asarray(x, dtype=np.float64)) for x in features]
-    alignment = np.empty((len(centred), len(centred)))
-    for i, x in enumerate(centred):
-        for j, y in enumerate(centred[: i + 1]):
-            alignment[i, j] = alignment[j, i] = _cross_power(x, y)
+    counts = sorted({layer.shape[0] for layer in layers})
+    if len(counts) != 1:
+        raise ValueError(f"layers have {counts} stimuli; give the same stimuli for every layer.")
+    centred = [_Centred.of(layer) for layer in layers]
+    work = len(layers) * max(layer.shape[1] for layer in layers)
+    alignment = (_by_moments if work <= 2 * counts[0] else _by_rows)(centred)
     size = np.sqrt(np.diagonal(alignment))
-    return alignment / size / size[:, None]
+    aligned: Floats = alignment / size / size[:, None]
+    return aligned
 
 
-def _unit(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Centre columns and divide by the Frobenius norm, against overflow; NaN without variance."""
-    largest = np.abs(x).max(initial=0.0) or 1.0
-    scaled = x / largest
-    centred = scaled - scaled.mean(axis=0)
-    norm = np.linalg.norm(centred)
-    constant = norm <= 1e-6 * np.linalg.norm(scaled)  # float32 features: this is rounding
-    return centred / (np.nan if constant else norm)
+@dataclass(frozen=True)
+class _Centred:
+    """A layer about its columns' means, divided by its Frobenius norm, against overflow."""
+
+    rows: Rows
+    largest: float
+    mean: Floats
+    norm: float
+    """NaN without variance."""
+
+    @classmethod
+    def of(cls, rows: Rows) -> "_Centred":
+        largest = max(float(np.abs(part).max(initial=0.0)) for part in _chunks(rows)) or 1.0
+        total = np.zeros(rows.shape[1])
+        squares = 0.0
+        for part in _chunks(rows):
+            scaled = part / largest
+            total += scaled.sum(axis=0)
+            squares += float(np.square(scaled).sum())
+        mean = total / rows.shape[0]
+        about = sum(float(np.square(part / largest - mean).sum()) for part in _chunks(rows))
+        constant = about <= 1e-12 * squares  # float32 features: this is rounding
+        return cls(rows, largest, mean, float("nan") if constant else float(np.sqrt(about)))
+
+    def __getitem__(self, rows: slice) -> Floats:
+        part: Floats = np.asarray(self.rows[rows], dtype=np.float64)
+        return (part / self.largest - self.mean) / self.norm
 
 
-def _cross_power(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    """Squared Frobenius norm of X'Y, from whichever of X'Y and the row Gram matrices is smaller."""
-    if x.shape[1] * y.shape[1] <= 2 * len(x) ** 2:
-        return float(np.square(x.T @ y).sum())
-    return float(((x @ x.T) * (y @ y.T)).sum())
+def _by_moments(layers: Sequence[_Centred]) -> Floats:
+    """Squared norms of X'Y, the moments of one layer with all before it held at a time."""
+    alignment = np.empty((len(layers), len(layers)))
+    for i, layer in enumerate(layers):
+        others = layers[: i + 1]
+        moments = [np.zeros((layer.mean.size, other.mean.size)) for other in others]
+        for rows in _slices(layer.rows):
+            x = layer[rows].T
+            for moment, other in zip(moments, others, strict=True):
+                moment += x @ other[rows]
+        for j, moment in enumerate(moments):
+            alignment[i, j] = alignment[j, i] = np.square(moment).sum()
+    return alignment
+
+
+def _by_rows(layers: Sequence[_Centred]) -> Floats:
+    """Inner products of the row Gram matrices XX', of which one block is held at a time."""
+    alignment = np.zeros((len(layers), len(layers)))
+    slices = list(_slices(layers[0].rows))
+    for first in slices:
+        for second in slices[: slices.index(first) + 1]:
+            grams = np.stack([(x[first] @ x[second].T).ravel() for x in layers])
+            alignment += (1 if first == second else 2) * (grams @ grams.T)
+    return alignment
+
+
+def _slices(rows: Rows) -> Iterator[slice]:
+    return (slice(start, start + CHUNK) for start in range(0, rows.shape[0], CHUNK))
+
+
+def _chunks(rows: Rows) -> Iterator[Floats]:
+    return (np.asarray(rows[part], dtype=np.float64) for part in _slices(rows))

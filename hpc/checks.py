@@ -1,15 +1,20 @@
 """What a study names, looked for before anything runs: folders, subjects, models, layers."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
+from gradenc_core.bank import N_PROTOTYPES
+from gradenc_core.conformance import check_objective
 from gradenc_core.models import VisionModel, load_model
-from gradenc_core.objectives import supported_objectives
+from gradenc_core.objectives import Objective, supported_objectives
 from gradenc_core.readers import bids, epochs
+from gradenc_core.readers.images import read_manifest
+from gradenc_core.readout import Head
 from gradenc_core.tokens import layer_layout
 from hpc.overrides import did_you_mean, given
+from hpc.plugins import all_objectives, find_objective, find_objectives, loaded_head
 from hpc.resolve import layers_of
 from hpc.study import BidsResponses, EpochsResponses, Model, Study, StudyError
 from hpc.targets import Targets, common_windows, windows_of
@@ -30,11 +35,29 @@ def check_paths(study: Study) -> None:
         With a line for every path that is missing.
     """
     problems = list(_missing_folder(study, "stimuli", study.stimuli, "a folder of images"))
+    if study.bank is not None:
+        problems += _bank_problems(study, study.bank)
     for i, responses in enumerate(study.responses):
         key = f"responses[{i}].path"
         missing = list(_missing_folder(study, key, responses.path, "a folder of recordings"))
         problems += missing or _missing_subjects(study, i, responses)
     _refuse(study, problems)
+
+
+def _bank_problems(study: Study, path: str) -> list[str]:
+    missing = list(_missing_folder(study, "bank", path, "a folder of images"))
+    if missing:
+        return missing
+    try:
+        n_images = len(read_manifest(study.folder / path).digests)
+    except ValueError as error:
+        return [f"bank: given {given(path)}; {error}"]
+    if n_images >= N_PROTOTYPES:
+        return []
+    return [
+        f"bank: given {given(path)}; accepted: at least {N_PROTOTYPES} distinct images, as many as "
+        f"there are prototypes; it holds {n_images}"
+    ]
 
 
 def _missing_folder(study: Study, key: str, path: str, what: str) -> Iterator[str]:
@@ -62,8 +85,33 @@ def _missing_subjects(
             )
 
 
+def check_objectives(study: Study) -> None:
+    """Run the conformance test on every objective of the user's own (`gradenc_core.conformance`).
+
+    Raises
+    ------
+    StudyError
+        With a line for every objective that is missing or does not conform, and for a missing head.
+    """
+    _refuse(study, _plugin_problems(study))
+
+
+def _plugin_problems(study: Study) -> Iterator[str]:
+    for j, name in enumerate(study.objectives):
+        try:
+            found = find_objective(study, name)
+            if found.plugin is not None:
+                check_objective(found.objective)
+        except ValueError as error:
+            yield f"objectives[{j}]: given {given(name)}; {error}"
+    try:
+        loaded_head(study)
+    except ValueError as error:
+        yield f"dino_head: given {given(study.dino_head)}; {error}"
+
+
 def check_models(study: Study) -> None:
-    """Build every model and refuse layers, tokens and objectives that one does not have.
+    """Build every model and refuse layers, tokens, objectives and heads that do not fit one.
 
     Untrained models are built without memory for weights (torch's meta device).
 
@@ -72,10 +120,17 @@ def check_models(study: Study) -> None:
     StudyError
         With a line for every problem of every model.
     """
-    _refuse(study, (line for i in range(len(study.models)) for line in _model_problems(study, i)))
+    objectives = all_objectives(find_objectives(study, study.objectives))
+    head = loaded_head(study)
+    problems: list[str] = []
+    for i in range(len(study.models)):
+        problems += _model_problems(study, i, objectives, head)
+    _refuse(study, problems)
 
 
-def _model_problems(study: Study, i: int) -> Iterator[str]:
+def _model_problems(
+    study: Study, i: int, objectives: Mapping[str, Objective], head: Head | None
+) -> Iterator[str]:
     spec = study.models[i]
     try:
         model = _build(spec, study.checkpoint_of(spec))
@@ -87,7 +142,9 @@ def _model_problems(study: Study, i: int) -> Iterator[str]:
         return
     about = f"model {spec.name}"
     yield from _layer_problems(study, model, about)
-    yield from _objective_problems(study, model, about)
+    yield from _objective_problems(study, model, about, objectives)
+    if head is not None:
+        yield from _head_problems(study, model, about, head)
 
 
 def _build(spec: Model, checkpoint: Path | None) -> VisionModel:
@@ -125,14 +182,31 @@ def _layer_problems(study: Study, model: VisionModel, about: str) -> Iterator[st
             return
 
 
-def _objective_problems(study: Study, model: VisionModel, about: str) -> Iterator[str]:
-    supported = supported_objectives(model)
+def _objective_problems(
+    study: Study, model: VisionModel, about: str, objectives: Mapping[str, Objective]
+) -> Iterator[str]:
+    supported = supported_objectives(model, objectives)
     for j, name in enumerate(study.objectives):
-        if name not in supported:
+        if name.rpartition(":")[2] not in supported:
             yield (
                 f"objectives[{j}]: given {given(name)}; accepted for {about} "
                 f"({model.architecture}): {', '.join(supported)}"
             )
+
+
+def _head_problems(study: Study, model: VisionModel, about: str, head: Head) -> Iterator[str]:
+    """Try the head on embeddings of the model's width."""
+    width = layer_layout(model, model.blocks[-1], "mean").n_features("mean")
+    found: object
+    try:
+        found = tuple(head(torch.zeros(2, width)).shape)
+    except (RuntimeError, ValueError) as error:
+        found = error
+    if not (isinstance(found, tuple) and len(found) == 2 and found[0] == 2):
+        yield (
+            f"dino_head: given {given(study.dino_head)}; accepted for {about}: a head that maps "
+            f"embeddings (n, {width}) to logits (n, n_logits); of (2, {width}) it made {found}"
+        )
 
 
 def check_fit(study: Study, targets: Sequence[Targets]) -> None:

@@ -3,13 +3,18 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
+from gradenc_core.bank import N_PROTOTYPES
+from gradenc_core.readout import Bank, Context
+from gradenc_core.views import N_VIEWS
 from hpc import plan
-from hpc.checks import check_models, check_paths
+from hpc.checks import check_models, check_objectives, check_paths
 from hpc.plan import all_plans
+from hpc.plugins import all_objectives, find_objectives, loaded_head
 from hpc.profile import Profile
 from hpc.resolve import Resolved, ResolvedModel, resolve, signal_spec
 from hpc.store_plan import StorePlan
@@ -45,6 +50,7 @@ class StageForecast:
 def forecast(study: Study, profile: Profile) -> list[StageForecast]:
     """Check the study as `submit` would and count what it would run."""
     check_paths(study)
+    check_objectives(study)
     check_models(study)
     resolved, subjects = resolve(study)
     targets = [Targets.of_subject(subject) for subject in subjects]
@@ -86,17 +92,35 @@ def _seconds_per_image(
 ) -> float:
     loaded, _ = models.load(model.spec, model.checkpoint)
     signal = signal_spec(study, model, resolved.sources[-1])
-    extractor = build_extractor(loaded, resolved.sources, signal, micro_batch)
+    found = find_objectives(study, study.objectives)
+    context = _placeholder_context(study, resolved, model)
+    extractor = build_extractor(
+        loaded, resolved.sources, signal, micro_batch, context, all_objectives(found)
+    )
     images = torch.zeros(micro_batch, 3, loaded.image_size, loaded.image_size)
+    views = images[:, None].expand(-1, N_VIEWS, -1, -1, -1)
+    run = partial(extractor, images, None, ["0" * 64] * micro_batch, views)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        extractor(images)
+        run()
         started = time.perf_counter()
-        extractor(images)
+        run()
         return (time.perf_counter() - started) / micro_batch
     finally:
         torch.set_num_threads(before)
+
+
+def _placeholder_context(study: Study, resolved: Resolved, model: ResolvedModel) -> Context:
+    """Return noise in the shape of the bank, which does not exist at plan time."""
+    rng = torch.Generator().manual_seed(0)
+    items, prototypes = (
+        torch.randn(n, model.n_channels, generator=rng)
+        for n in (resolved.bank.n_images, N_PROTOTYPES)
+    )
+    digests = tuple(str(number) for number in range(len(items)))
+    bank = Bank(digests, items, items, items.mean(dim=0), prototypes)
+    return Context(study.seed, bank, loaded_head(study))
 
 
 def _encode_seconds(

@@ -12,9 +12,11 @@ import numpy as np
 
 from gradenc_core.folds import assign_blocks, assign_folds
 from gradenc_core.signals import scaled_width
+from gradenc_core.stability import PERTURBATIONS
 from hpc.checks import check_fit
+from hpc.plan_prepare import locations_of, objective_spec, prepare_plans
 from hpc.resolve import Resolved, ResolvedModel, Subject, signal_spec
-from hpc.store_plan import StorePlan
+from hpc.store_plan import References, StorePlan, safe
 from hpc.study import Study
 from hpc.targets import (
     Targets,
@@ -31,9 +33,6 @@ from jobs.spec import Reference
 from storage_schemas import kinds
 from storage_schemas.identity import digest
 from storage_schemas.kinds import Layout
-
-References = Mapping[str, Reference]
-"""Sealed stores of earlier stages by `<stage>/<label>`."""
 
 
 def all_plans(study: Study, resolved: Resolved, subjects: Sequence[Subject]) -> list[StorePlan]:
@@ -58,37 +57,6 @@ def all_plans(study: Study, resolved: Resolved, subjects: Sequence[Subject]) -> 
         *encode_plans(study, resolved, targets, sealed),
         *compare_plans(study, resolved, targets, sealed),
     ]
-
-
-def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
-    """Plan stage prepare: weights per model, classes per model and gradient source."""
-    for model in resolved.models:
-        attrs = {"model": model.name}
-        spec = specs.PreparedSpec(model=model.spec)
-        yield StorePlan(
-            "prepare", "prepared", model.name, spec, kinds.prepared(), attrs, _weights_of(model)
-        )
-        for source in gradients(resolved):
-            class_spec = specs.ClassesSpec(
-                model=model.spec,
-                source=source,
-                signal=signal_spec(study, model, source),
-                bank=specs.BankSpec(seed=study.seed),
-            )
-            yield StorePlan(
-                "prepare",
-                "classes",
-                f"{model.name}-{_safe(source)}",
-                class_spec,
-                kinds.classes(model.layers),
-                attrs | {"source": source},
-                _weights_of(model),
-            )
-
-
-def _weights_of(model: ResolvedModel) -> dict[str, str]:
-    """Return where the model's file of weights is, if it has one."""
-    return {} if model.checkpoint is None else {"checkpoint": model.checkpoint}
 
 
 def ingest_plans(resolved: Resolved, subjects: Iterable[Subject]) -> Iterator[StorePlan]:
@@ -122,7 +90,7 @@ def ingest_plans(resolved: Resolved, subjects: Iterable[Subject]) -> Iterator[St
 def extract_plans(
     study: Study, resolved: Resolved, targets: Sequence[Targets], references: References
 ) -> Iterator[StorePlan]:
-    """Plan stage extract: one store per model, source and stimulus set."""
+    """Plan stage extract: features per model, source and stimulus set; stability of each source."""
     digests = dict(zip(resolved.stimulus_ids, resolved.stimulus_digests, strict=True))
     for model in resolved.models:
         for number, stimuli in enumerate(stimulus_sets(targets)):
@@ -135,6 +103,7 @@ def extract_plans(
                     stimuli=_set_digest(stimuli, digests),
                     stimuli_per_shard=study.extraction.stimuli_per_shard,
                     prepared=references[f"prepare/{model.name}"],
+                    objective=objective_spec(resolved, model, source, references),
                 )
                 yield StorePlan(
                     "extract",
@@ -149,8 +118,34 @@ def extract_plans(
                         study.extraction.stimuli_per_shard,
                     ),
                     {"model": model.name, "source": source},
-                    {"stimuli": resolved.stimuli} | _weights_of(model),
+                    {"stimuli": resolved.stimuli} | locations_of(resolved, model, source),
                 )
+        yield from _stability_plans(study, resolved, model, references)
+
+
+def _stability_plans(
+    study: Study, resolved: Resolved, model: ResolvedModel, references: References
+) -> Iterator[StorePlan]:
+    images = resolved.class_images
+    bank = {} if resolved.bank_folder is None else {"bank": resolved.bank_folder}
+    for source in resolved.sources:
+        spec = specs.StabilitySpec(
+            model=model.spec,
+            source=source,
+            signal=signal_spec(study, model, source),
+            prepared=references[f"prepare/{model.name}"],
+            objective=objective_spec(resolved, model, source, references),
+            images=images,
+        )
+        yield StorePlan(
+            "extract",
+            "stability",
+            f"stability-{feature_label(model.name, source, 0)}",
+            spec,
+            kinds.stability(model.layers, list(PERTURBATIONS), images.n_images),
+            {"model": model.name, "source": source},
+            locations_of(resolved, model, source) | bank,
+        )
 
 
 def encode_plans(
@@ -253,7 +248,7 @@ def compare_plans(
         spec = specs.ComparisonsSpec(
             scores=scores,
             classes={
-                source: references[f"prepare/{model.name}-{_safe(source)}"]
+                source: references[f"prepare/{model.name}-{safe(source)}"]
                 for source in gradients(resolved)
             },
             collinearity=collinearity,
@@ -365,21 +360,17 @@ def n_features(study: Study, model: ResolvedModel, source: str) -> int | list[in
 
 def score_label(model: ResolvedModel, bands: str, group: Sequence[Targets]) -> str:
     """Return the label of a scores store, after the first subject of its group."""
-    return f"{model.name}-{_safe(bands)}-{group[0].label}"
+    return f"{model.name}-{safe(bands)}-{group[0].label}"
 
 
 def feature_label(model: str, source: str, number: int) -> str:
     """Return the label of a features store; further stimulus sets are numbered."""
-    return f"{model}-{_safe(source)}" + (f"-set{number}" if number else "")
+    return f"{model}-{safe(source)}" + (f"-set{number}" if number else "")
 
 
 def gradients(resolved: Resolved) -> list[str]:
     """Return the gradient sources."""
-    return [source for source in resolved.sources if source != "forward"]
-
-
-def _safe(text: str) -> str:
-    return text.replace(":", "-").replace("+", "-")
+    return list(resolved.gradients)
 
 
 def _set_digest(stimuli: Sequence[str], digests: Mapping[str, str]) -> str:

@@ -11,17 +11,20 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from gradenc_core.bank import N_ITEMS
 from gradenc_core.models import Layer, VisionModel, layers_at, load_model, resolve_layers
-from gradenc_core.objectives import OBJECTIVES
 from gradenc_core.readers import bids, epochs
 from gradenc_core.readers.images import Manifest, read_manifest
 from gradenc_core.readers.responses import ResponseDescription
 from gradenc_core.tokens import layer_layout
 from gradenc_core.weights import weights_digest
+from hpc.plugins import find_head, find_objectives
 from hpc.study import BidsResponses, Depths, EpochsResponses, Model, Study
-from jobs.spec import ModelSpec, PreprocessingSpec, SignalSpec
+from jobs.spec import BankImages, ModelSpec, PluginSpec, PreprocessingSpec, SignalSpec
 from storage_schemas.files import replace
-from storage_schemas.identity import canonical_json
+from storage_schemas.identity import canonical_json, digest
+
+N_CLASS_IMAGES = 16
 
 
 class ResolvedModel(BaseModel):
@@ -35,8 +38,22 @@ class ResolvedModel(BaseModel):
     layers: tuple[tuple[str, float], ...]
     widths: tuple[int, ...]
     """Features of each layer before projection."""
+    n_channels: int
+    """Of the last block, which objectives read."""
     checkpoint: str | None = None
     """Absolute path of its file of weights."""
+
+
+class ResolvedSource(BaseModel):
+    """What a gradient source's loss is made of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    needs_bank: bool
+    plugin: PluginSpec | None
+    head: PluginSpec | None
+    locations: dict[str, str]
+    """Absolute paths of the bank (`bank`), the plug-in (`objective`) and the head (`head`)."""
 
 
 class Resolved(BaseModel):
@@ -50,7 +67,18 @@ class Resolved(BaseModel):
     stimulus_ids: tuple[str, ...]
     stimulus_digests: tuple[str, ...]
     models: tuple[ResolvedModel, ...]
-    sources: tuple[str, ...]
+    gradients: dict[str, ResolvedSource]
+    """By gradient source, in the study's order."""
+    bank: BankImages
+    bank_folder: str | None = None
+    """Absolute path of the bank's folder; None for generated images."""
+    class_images: BankImages
+    """The first images of the bank, on which gradients are classed."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The study's sources; `random` stands for one source per draw."""
+        return ("forward", *self.gradients)
 
     def write(self, path: Path) -> None:
         """Write atomically."""
@@ -85,10 +113,37 @@ class Subject(BaseModel):
     description: ResponseDescription
 
 
-def sources_of(study: Study) -> tuple[str, ...]:
-    """Return the study's sources; `random` stands for one source per draw."""
-    gradients = [source for name in study.objectives for source in OBJECTIVES[name].sources]
-    return ("forward", *gradients)
+def resolve_sources(study: Study) -> dict[str, ResolvedSource]:
+    """Return what each gradient source is made of; `random` stands for one source per draw."""
+    head = find_head(study)
+    sources: dict[str, ResolvedSource] = {}
+    for name, found in find_objectives(study, study.objectives).items():
+        given_head = head if name == "dino" else None
+        locations = {
+            "bank": None if study.bank is None else (study.folder / study.bank).resolve(),
+            "objective": found.path,
+            "head": given_head[1] if given_head else None,
+        }
+        source = ResolvedSource(
+            needs_bank="bank" in found.objective.needs,
+            plugin=found.plugin,
+            head=given_head[0] if given_head else None,
+            locations={key: str(path) for key, path in locations.items() if path is not None},
+        )
+        sources |= dict.fromkeys(found.objective.sources, source)
+    return sources
+
+
+def resolve_bank(study: Study) -> tuple[BankImages, BankImages]:
+    """Return the images of the study's bank, and the first, on which gradients are classed."""
+    if study.bank is None:
+        return BankImages(n_images=N_ITEMS), BankImages(n_images=N_CLASS_IMAGES)
+    digests = list(read_manifest(study.folder / study.bank).digests)
+    whole, first = (
+        BankImages(manifest=digest(part), n_images=len(part))
+        for part in (digests, digests[:N_CLASS_IMAGES])
+    )
+    return whole, first
 
 
 def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
@@ -98,6 +153,7 @@ def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
         tokens=study.tokens,
         projection=study.projection,
         seed=study.seed,
+        precision=study.precision,
         gradient_scale=None if source == "forward" else study.gradient_scale,
     )
 
@@ -105,13 +161,17 @@ def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
 def resolve(study: Study) -> tuple[Resolved, list[Subject]]:
     """Read what the study names, refusing whatever is missing or inconsistent."""
     manifest = read_manifest(study.folder / study.stimuli)
+    bank, class_images = resolve_bank(study)
     resolved = Resolved(
         study=study.model_dump(mode="json"),
         stimuli=str((study.folder / study.stimuli).resolve()),
         stimulus_ids=tuple(manifest.ids),
         stimulus_digests=tuple(manifest.digests),
         models=tuple(_resolve_model(study, model) for model in study.models),
-        sources=sources_of(study),
+        gradients=resolve_sources(study),
+        bank=bank,
+        bank_folder=None if study.bank is None else str((study.folder / study.bank).resolve()),
+        class_images=class_images,
     )
     return resolved, list(describe_subjects(study, manifest))
 
@@ -144,6 +204,7 @@ def _resolve_model(study: Study, model: Model) -> ResolvedModel:
         spec=spec,
         layers=tuple((layer.name, layer.depth) for layer in layers),
         widths=tuple(layer_layout(loaded, x.name, tokens).n_features(tokens) for x in layers),
+        n_channels=layer_layout(loaded, loaded.blocks[-1], "mean").n_features("mean"),
         checkpoint=None if checkpoint is None else str(checkpoint),
     )
 

@@ -4,10 +4,11 @@ from collections import Counter
 from pathlib import Path
 
 from hpc.advance import create_stores
-from hpc.checks import check_models, check_paths
+from hpc.checks import check_models, check_objectives, check_paths
 from hpc.folder import RunFolder
 from hpc.memory import check_memory
-from hpc.plan import all_plans, ingest_plans, prepare_plans
+from hpc.plan import all_plans, ingest_plans
+from hpc.plan_prepare import prepare_plans
 from hpc.resolve import resolve
 from hpc.study import Study, dump_study
 
@@ -27,6 +28,7 @@ def start(study: Study, path: Path, encode_memory: float | None = None) -> RunFo
         of stimuli or models that have changed.
     """
     check_paths(study)
+    check_objectives(study)
     check_models(study)
     resolved, subjects = resolve(study)
     units: Counter[str] = Counter()

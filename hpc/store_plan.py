@@ -1,5 +1,6 @@
 """A store that a stage needs, before it exists."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,14 @@ from typing import Any
 from jobs import spec as specs
 from storage_schemas.kinds import Layout
 from storage_schemas.store import Store
+
+References = Mapping[str, specs.Reference]
+"""Sealed stores of earlier stages by `<stage>/<label>`."""
+
+
+def safe(text: str) -> str:
+    """Return a source or bands as part of a label."""
+    return text.replace(":", "-").replace("+", "-")
 
 
 @dataclass(frozen=True)

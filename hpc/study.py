@@ -19,6 +19,7 @@ from pydantic import (
 
 from hpc.encoding import Encoding
 from hpc.fields import Count, Name, Positive, Real, Section, Seed, Text, Window, once
+from hpc.objective_names import Objective
 from hpc.overrides import (
     apply_overrides,
     did_you_mean,
@@ -26,8 +27,6 @@ from hpc.overrides import (
     read_yaml,
     refusals,
 )
-
-Objective = Literal["classification", "energy", "random"]
 
 LADDERS = {
     "ventral": ("V1", "V2", "V3", "V4", "LO", "VO", "PHC", "FFA"),
@@ -188,11 +187,17 @@ class Study(Section):
     signals: tuple[Literal["forward", "gradient"], ...] = ("forward", "gradient")
     """forward alone, or forward and gradient"""
     objectives: tuple[Objective, ...] = Field(default_factory=_default_objectives)
-    """losses whose gradients are taken: classification, energy, random"""
+    """losses whose gradients are taken: shipped ones, or a lab's own as module:function"""
+    bank: Text | None = None
+    """folder of images that objectives compare with; null: 1,024 generated ones"""
+    dino_head: Text | None = None
+    """the model's own DINO head: module:function or a safetensors file; null: prototypes"""
     gradient_scale: Literal["unit", "raw", "norm_only"] = "unit"
     """unit: divided by each stimulus's norm, its logarithm kept; raw; or norm_only (a control)"""
     projection: Count | None = 1024
     """dimensions of the seeded projection of a layer's features, or none: each as wide as it is"""
+    precision: Literal["float32", "bf16"] = "float32"
+    """float32, or bf16: the network in bfloat16; its error is measured (stability)"""
     responses: Annotated[tuple[Responses, ...], Field(min_length=1)]
     """a list of folders of recordings, each with reader and path"""
     encoding: Encoding = Encoding()
@@ -253,10 +258,18 @@ class Study(Section):
     def _go_with_gradient(cls, names: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         gradient = "gradient" in info.data.get("signals", ["gradient"] if names else [])
         if gradient and not names:
-            raise ValueError("classification, energy or random, because signals has gradient")
+            raise ValueError("at least one objective, because signals has gradient")
         if names and not gradient:
             raise ValueError("no objectives, or gradient among the signals")
-        return once(names)
+        once([name.rpartition(":")[2] for name in names], within="objectives")
+        return names
+
+    @field_validator("dino_head")
+    @classmethod
+    def _goes_with_dino(cls, head: str | None, info: ValidationInfo) -> str | None:
+        if head is not None and "dino" not in info.data.get("objectives", ["dino"]):
+            raise ValueError("no head, or dino among the objectives")
+        return head
 
     @field_validator("responses")
     @classmethod

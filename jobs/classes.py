@@ -4,34 +4,52 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from PIL import Image
 
-from gradenc_core.models import VisionModel, preprocess
+from gradenc_core.bank import build_bank
+from gradenc_core.models import preprocess
+from gradenc_core.readout import Context
 from gradenc_core.signals import classify_signals
-from gradenc_core.synthetic.images import dead_leaves
-from jobs import models
+from gradenc_core.views import teacher_views
+from jobs import models, plugins
+from jobs.bank import bank_images
 from jobs.extract import build_extractor
 from jobs.runner import Arrays, Facts, Work
-from jobs.spec import BankSpec, ClassesSpec
+from jobs.spec import ClassesSpec
 from storage_schemas.schemas import SIGNAL_CLASSES
 from storage_schemas.store import Store, Unit
 
+IMAGES_PER_PROTOTYPE = 2
+"""Of the small bank that classes have of their own: the first images of the study's bank."""
+
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
-    """Yield the class of every layer's gradient, (n_layers,) int8, on the bank's images."""
+    """Yield the class of every layer's gradient, (n_layers,) int8, on the bank's first images.
+
+    The images are each other's bank, so that classes do not wait for the whole one.
+    """
     torch.set_num_threads(work.how.threads)
     for store, unit in work.units:
         spec = ClassesSpec.model_validate(store.spec)
         model, _ = models.load(spec.model, store.locations.get("checkpoint"))
-        sources = ["forward", spec.source]
-        extractor = build_extractor(model, sources, spec.signal, spec.bank.n_images)
-        names = classify_signals(extractor, bank_images(model, spec.bank))[spec.source]
+        digests, decoded = zip(*bank_images(spec.images, store.locations), strict=True)
+        images = torch.stack([preprocess(model, image) for image in decoded])
+        n, seed = len(digests), spec.signal.seed
+        bank = build_bank(
+            model, zip(digests, images, strict=True), seed, n, n // IMAGES_PER_PROTOTYPE
+        )
+        objectives, head = plugins.load([(spec.objective, store.locations)])
+        extractor = build_extractor(
+            model,
+            ["forward", spec.source],
+            spec.signal,
+            n,
+            context=Context(seed, bank, head),
+            objectives=objectives,
+        )
+        views = None
+        if "views" in extractor.passes.needs:
+            pairs = zip(decoded, digests, strict=True)
+            views = torch.stack([teacher_views(model, i, name, seed) for i, name in pairs])
+        names = classify_signals(extractor, images, digests, views)[spec.source]
         codes = np.array([SIGNAL_CLASSES.index(name) for name in names], dtype=np.int8)
         yield store, unit, {"signal_class": codes}, {"classes": names}
-
-
-def bank_images(model: VisionModel, bank: BankSpec) -> torch.Tensor:
-    """Return the bank's preprocessed images, (n_images, 3, height, width)."""
-    rng = np.random.default_rng(bank.seed)
-    images = [Image.fromarray(dead_leaves(rng, bank.size)) for _ in range(bank.n_images)]
-    return torch.stack([preprocess(model, image) for image in images])

@@ -1,20 +1,26 @@
 """Stage extract: forward and gradient features of one shard of stimuli, all sources in one pass."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from gradenc_core.device import device
 from gradenc_core.feeding import prefetch
 from gradenc_core.models import VisionModel, preprocess
+from gradenc_core.objectives import OBJECTIVES, Objective
+from gradenc_core.passes import Stimuli
 from gradenc_core.readers.images import read_stimulus
-from gradenc_core.signals import Batch, Features, SignalExtractor
-from jobs import models
+from gradenc_core.readout import Context
+from gradenc_core.signals import Features, SignalExtractor
+from gradenc_core.views import teacher_views
+from jobs import models, plugins
+from jobs.bank import open_bank
 from jobs.runner import Arrays, Facts, Work
-from jobs.spec import FeaturesSpec, SignalSpec
+from jobs.spec import FeaturesSpec, SignalSpec, SourceSpec
 from storage_schemas.schemas import layer_array
 from storage_schemas.store import Store, Unit
 
@@ -33,16 +39,9 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     torch.set_num_threads(work.how.threads)
     specs = {store.path: FeaturesSpec.model_validate(store.spec) for store, _ in work.units}
     first_store, first_unit = work.units[0]
-    model = _checked_model(first_store, specs[first_store.path], work.root)
-    signal = next(
-        (s.signal for s in specs.values() if s.signal.gradient_scale is not None),
-        specs[first_store.path].signal,
-    )
-    sources = [spec.source for spec in specs.values()]
-    extractor = build_extractor(model, sources, signal, work.how.micro_batch)
-    batches = load(model, first_store, first_unit, work.how.micro_batch, work.how.threads)
-    n_stimuli = first_unit.key["stop"] - first_unit.key["start"]
-    features = extractor.stream(batches, n_stimuli)
+    extractor = extractor_of([store for store, _ in work.units], list(specs.values()), work)
+    batches = load(extractor, first_store, first_unit, work.how.threads)
+    features = extractor.stream(batches, first_unit.key["stop"] - first_unit.key["start"])
     facts = {
         "micro_batch": work.how.micro_batch,
         "threads": work.how.threads,
@@ -53,11 +52,40 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         yield store, unit, _arrays(features[specs[store.path].source]), facts
 
 
-def build_extractor(
-    model: VisionModel, sources: Sequence[str], signal: SignalSpec, micro_batch: int
+def extractor_of(
+    stores: Sequence[Store], specs: Sequence[SourceSpec], work: Work
 ) -> SignalExtractor:
-    """Return the extractor of `sources` as the specification describes them, on `device()`."""
-    model.module.to(device())
+    """Return the extractor of the sources of stores and their specifications, of one model."""
+    model, weights = _checked_model(stores[0], specs[0], work.root)
+    scaled = (s.signal for s in specs if s.signal.gradient_scale is not None)
+    signal = next(scaled, specs[0].signal)
+    gradients = [
+        (spec.objective, store.locations)
+        for store, spec in zip(stores, specs, strict=True)
+        if spec.objective is not None
+    ]
+    banks = [objective.bank for objective, _ in gradients if objective.bank is not None]
+    objectives, head = plugins.load(gradients)
+    bank = open_bank(banks[0], work.root, weights) if banks else None
+    return build_extractor(
+        model,
+        [spec.source for spec in specs],
+        signal,
+        work.how.micro_batch,
+        Context(signal.seed, bank, head),
+        objectives,
+    )
+
+
+def build_extractor(
+    model: VisionModel,
+    sources: Sequence[str],
+    signal: SignalSpec,
+    micro_batch: int,
+    context: Context | None = None,
+    objectives: Mapping[str, Objective] = OBJECTIVES,
+) -> SignalExtractor:
+    """Return the extractor of `sources` as the specification describes them."""
     return SignalExtractor(
         model,
         layers=[name for name, _ in signal.layers],
@@ -67,24 +95,40 @@ def build_extractor(
         seed=signal.seed,
         scale=signal.gradient_scale or "unit",
         micro_batch=micro_batch,
+        context=context,
+        objectives=objectives,
+        precision=signal.precision,
     )
 
 
-def load(
-    model: VisionModel, store: Store, unit: Unit, micro_batch: int, threads: int
-) -> Iterator[Batch]:
-    """Yield the unit's images in micro-batches, decoded ahead, refusing any that changed."""
+def load(extractor: SignalExtractor, store: Store, unit: Unit, threads: int) -> Iterator[Stimuli]:
+    """Yield the unit's stimuli in micro-batches, decoded ahead, refusing any that changed."""
     folder = Path(store.locations["stimuli"])
-    rows = slice(unit.key["start"], unit.key["stop"])
-    stimuli = store.dataset().isel(stimulus=rows)
+    stimuli = store.dataset().isel(stimulus=slice(unit.key["start"], unit.key["stop"]))
     named = zip(stimuli["stimulus"].values, stimuli["stimulus_digest"].values, strict=True)
 
-    def read(stimulus: tuple[str, str]) -> torch.Tensor:
-        return preprocess(model, read_stimulus(folder, *stimulus))
+    def read(named: tuple[str, str]) -> Stimuli:
+        name, digest = map(str, named)
+        return stimulus(extractor, read_stimulus(folder, name, digest), digest)
 
-    images = prefetch(read, named, threads, BATCHES_AHEAD * micro_batch)
-    while batch := list(islice(images, micro_batch)):
-        yield torch.stack(batch), None
+    ahead = BATCHES_AHEAD * extractor.micro_batch
+    single = prefetch(read, named, threads, ahead)
+    while batch := list(islice(single, extractor.micro_batch)):
+        yield Stimuli.joined(batch)
+
+
+def stimulus(extractor: SignalExtractor, image: Image.Image, digest: str) -> Stimuli:
+    """Return a decoded image as the extractor takes it, with views where an objective needs them.
+
+    Parameters
+    ----------
+    digest : str
+        SHA-256 of the stimulus's content, of which its views are drawn.
+    """
+    model, views = extractor.model, None
+    if "views" in extractor.passes.needs:
+        views = teacher_views(model, image, digest, extractor.seed)[None]
+    return Stimuli(preprocess(model, image)[None], None, [digest], views)
 
 
 def _arrays(features: Features) -> Arrays:
@@ -93,7 +137,7 @@ def _arrays(features: Features) -> Arrays:
     return {layer_array(index): layer for index, layer in enumerate(features)}
 
 
-def _checked_model(store: Store, spec: FeaturesSpec, root: Path) -> VisionModel:
+def _checked_model(store: Store, spec: SourceSpec, root: Path) -> tuple[VisionModel, str]:
     model, digest = models.load(spec.model, store.locations.get("checkpoint"))
     prepared = spec.prepared.open(root).dataset()["weights_digest"].values
     if digest != np.asarray(prepared, dtype=np.uint8).tobytes().hex():
@@ -101,4 +145,4 @@ def _checked_model(store: Store, spec: FeaturesSpec, root: Path) -> VisionModel:
             f"the weights of {spec.model.architecture} here differ from those that stage prepare "
             f"saw for {store.label}; use the same weight files and library versions"
         )
-    return model
+    return model, digest

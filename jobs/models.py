@@ -4,6 +4,7 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
+from gradenc_core.device import device
 from gradenc_core.models import VisionModel, load_model
 from gradenc_core.weights import weights_digest
 from jobs.spec import ModelSpec, PreprocessingSpec
@@ -11,7 +12,7 @@ from jobs.spec import ModelSpec, PreprocessingSpec
 
 @lru_cache(maxsize=1)
 def load(spec: ModelSpec, checkpoint: str | None = None) -> tuple[VisionModel, str]:
-    """Return the model in eval mode and the sha256 of its weights.
+    """Return the model in eval mode on `device()`, and the sha256 of its weights.
 
     Parameters
     ----------
@@ -39,4 +40,5 @@ def load(spec: ModelSpec, checkpoint: str | None = None) -> tuple[VisionModel, s
             "the study was planned with; use the same weight files and library versions, or submit "
             "the study again into a new run"
         )
+    model.module.to(device())
     return model, digest

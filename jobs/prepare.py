@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from gradenc_core.models import model_summary
+from gradenc_core.passes import reading_summary
 from jobs import models
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import PreparedSpec
@@ -17,4 +18,5 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         spec = PreparedSpec.model_validate(store.spec)
         model, digest = models.load(spec.model, store.locations.get("checkpoint"))
         weights = np.frombuffer(bytes.fromhex(digest), dtype=np.uint8)
-        yield store, unit, {"weights_digest": weights}, model_summary(model)
+        facts = model_summary(model) | {"reads": reading_summary(model)}
+        yield store, unit, {"weights_digest": weights}, facts

@@ -41,9 +41,11 @@ Item = Sequence[tuple[str, int]]
 
 MODULES = {
     "prepared": "jobs.prepare",
+    "bank": "jobs.bank",
     "classes": "jobs.classes",
     "responses": "jobs.ingest",
     "features": "jobs.extract",
+    "stability": "jobs.stability",
     "collinearity": "jobs.collinearity",
     "scores": "jobs.encode",
     "comparisons": "jobs.compare",

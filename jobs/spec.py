@@ -13,9 +13,11 @@ from storage_schemas.store import Store
 
 Kind = Literal[
     "prepared",
+    "bank",
     "classes",
     "responses",
     "features",
+    "stability",
     "collinearity",
     "scores",
     "comparisons",
@@ -113,6 +115,7 @@ class SignalSpec(Spec):
     projection: int | None
     """None: every layer as wide as it is."""
     seed: int
+    precision: Literal["float32", "bf16"]
     gradient_scale: Literal["unit", "raw", "norm_only"] | None
     """None for the forward signal, which has no scale option."""
 
@@ -123,12 +126,47 @@ class PreparedSpec(Spec):
     model: ModelSpec
 
 
-class BankSpec(Spec):
-    """The shipped generator's fixed images, on which gradients are classed before extraction."""
+class BankImages(Spec):
+    """The images of a reference bank: a folder's, or the shipped generator's fixed ones."""
 
-    n_images: int = 16
+    manifest: str | None = None
+    """Digest of the folder's content digests, in order; None for generated images."""
+    n_images: int
     size: int = 128
+    """Side of generated images (pixels); those of a folder are as they are."""
     seed: int = 20260528
+    """Of generated images."""
+
+
+class BankSpec(Spec):
+    """A model's reference bank and its prototypes."""
+
+    model: ModelSpec
+    images: BankImages
+    prototypes: int
+    seed: int
+    """Of the prototypes' first guess."""
+
+
+class PluginSpec(Spec):
+    """A user's own objective, or head for `dino`."""
+
+    name: str
+    entry: str
+    """`module:function`, or `checkpoint`."""
+    digest: str
+    """sha256 of the module's file, or of the checkpoint."""
+
+
+class ObjectiveSpec(Spec):
+    """What a gradient source's loss is made of beyond the model."""
+
+    plugin: PluginSpec | None = None
+    """None for a shipped objective."""
+    head: PluginSpec | None = None
+    bank: Reference | None = None
+    """None where the objective needs none, and for classes, which have a small bank of their own.
+    """
 
 
 class ClassesSpec(Spec):
@@ -137,19 +175,33 @@ class ClassesSpec(Spec):
     model: ModelSpec
     source: str
     signal: SignalSpec
-    bank: BankSpec
+    images: BankImages
+    objective: ObjectiveSpec
 
 
-class FeaturesSpec(Spec):
-    """Features of one source for one stimulus set."""
+class SourceSpec(Spec):
+    """One source of a model, as extraction needs it."""
 
     model: ModelSpec
     source: str
     signal: SignalSpec
+    prepared: Reference
+    objective: ObjectiveSpec | None
+    """None for the forward signal."""
+
+
+class FeaturesSpec(SourceSpec):
+    """Features of one source for one stimulus set."""
+
     stimuli: str
     """Digest of the stimulus set: ids and content digests, in order."""
     stimuli_per_shard: int
-    prepared: Reference
+
+
+class StabilitySpec(SourceSpec):
+    """How much one source changes with what nobody sees."""
+
+    images: BankImages
 
 
 class ResponsesSpec(Spec):

@@ -65,6 +65,12 @@ def prepared() -> Layout:
     return _whole(current("prepared"), {"byte": 32}, {})
 
 
+def bank(n_items: int, n_channels: int, n_prototypes: int) -> Layout:
+    """Return a model's reference bank: its items' readings, their mean and prototypes."""
+    sizes = {"byte": 32, "item": n_items, "channel": n_channels, "prototype": n_prototypes}
+    return _whole(current("bank"), sizes, {})
+
+
 def classes(layers: Layers) -> Layout:
     """Return the class of every layer's gradient, (n_layers,) int8 (see schemas)."""
     return _whole(current("classes"), {"layer": len(layers)}, layer_coords(layers))
@@ -144,6 +150,14 @@ def layer_features(data: xr.Dataset, layer: int) -> xr.DataArray:
     if "features" in data:
         return data["features"].isel(layer=layer)
     return data[layer_array(layer)]
+
+
+def stability(layers: Layers, perturbations: Sequence[str], n_images: int) -> Layout:
+    """Return cosine(layer, perturbation, image); reliability(layer) and precision_error(layer)."""
+    sizes = {"layer": len(layers), "perturbation": len(perturbations), "image": n_images}
+    names = np.array(perturbations, dtype=object)
+    coords = layer_coords(layers) | {"perturbation": ("perturbation", names)}
+    return _whole(current("stability"), sizes, coords)
 
 
 def collinearity(layers: Layers) -> Layout:

@@ -165,8 +165,9 @@ def open_run(path: Path, partial: bool = False) -> xr.DataTree:
     Returns
     -------
     xr.DataTree
-        ``/prepared/<model>``, ``/features/<model>/<source>``, ``/responses/<subject>/<modality>``,
-        ``/scores/<model>/<subject>/<modality>``, ``/collinearity/<model>/<source>`` and
+        ``/prepared/<model>``, ``/bank/<model>``, ``/features/<model>/<source>``,
+        ``/responses/<subject>/<modality>``, ``/scores/<model>/<subject>/<modality>``,
+        ``/collinearity/<model>/<source>``, ``/stability/<model>/<source>`` and
         ``/comparisons/<model>``, as far as the run has planned them (see `views`).
 
     Raises

@@ -14,10 +14,12 @@ FORMAT_VERSION = 2
 
 ALGORITHM_VERSION = {
     "prepared": 1,
-    "classes": 1,
+    "bank": 1,
+    "classes": 2,
     "responses": 1,
     "features": 1,
-    "collinearity": 1,
+    "stability": 1,
+    "collinearity": 2,
     "scores": 2,
     "comparisons": 1,
     "drill": 1,
@@ -230,6 +232,29 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
             ),
         )
     },
+    "bank": {
+        1: (
+            Schema(
+                {
+                    "weights_digest": ArraySchema(("byte",), "uint8", "sha256 of weights"),
+                    "manifest_digest": ArraySchema(("byte",), "uint8", "sha256 of item digests"),
+                    "item_digest": ArraySchema(("item", "byte"), "uint8", "sha256 of items"),
+                    "pooled": ArraySchema(
+                        ("item", "channel"), "float64", "last block's pooled output"
+                    ),
+                    "embedding": ArraySchema(
+                        ("item", "channel"), "float64", "what projection heads are trained on"
+                    ),
+                    "pooled_mean": ArraySchema(("channel",), "float64", "mean over the bank"),
+                    "prototypes": ArraySchema(
+                        ("prototype", "channel"), "float64", "prototypes of norm 1"
+                    ),
+                },
+                {},
+                ("model",),
+            ),
+        )
+    },
     "classes": {
         1: (
             Schema(
@@ -277,6 +302,27 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
                     )
                     for index in range(MOST_LAYERS)
                 }
+            ),
+        )
+    },
+    "stability": {
+        1: (
+            Schema(
+                {
+                    "cosine": ArraySchema(
+                        ("layer", "perturbation", "image"),
+                        "float64",
+                        "cosine of an image's signal with that of the perturbed image",
+                    ),
+                    "reliability": ArraySchema(
+                        ("layer",), "float64", "split-half reliability over seeds of the views"
+                    ),
+                    "precision_error": ArraySchema(
+                        ("layer",), "float64", "relative difference to the signal in float32"
+                    ),
+                },
+                {**_LAYER, "perturbation": CoordSchema(("perturbation",), "text")},
+                ("model", "source"),
             ),
         )
     },

@@ -98,6 +98,11 @@ def _prepared(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]
         yield f"/prepared/{model}", merged.assign_attrs(store.data.attrs)
 
 
+def _bank(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
+    for store in own:
+        yield f"/bank/{store.attrs['model']}", store.data
+
+
 def _responses(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
     for store in own:
         yield f"/responses/{store.attrs['subject']}/{store.attrs['modality']}", store.data
@@ -111,6 +116,11 @@ def _features(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
             joined = xr.concat(datasets, "stimulus", combine_attrs="override", **PLAIN, **EXACT)
             datasets = [joined.drop_duplicates("stimulus")]
         yield f"/features/{model}/{source}", datasets[0]
+
+
+def _stability(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
+    for store in own:
+        yield f"/stability/{store.attrs['model']}/{store.attrs['source']}", store.data
 
 
 def _collinearity(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
@@ -167,8 +177,10 @@ def _drill(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
 
 BUILDERS: dict[str, Builder] = {
     "prepared": _prepared,
+    "bank": _bank,
     "responses": _responses,
     "features": _features,
+    "stability": _stability,
     "collinearity": _collinearity,
     "scores": _scores,
     "comparisons": _comparisons,

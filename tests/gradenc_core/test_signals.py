@@ -355,10 +355,11 @@ def test_everything_zero_is_zero():
     [
         ({"scale": "z"}, "scale is 'z'"),
         ({"micro_batch": 0}, "micro_batch is 0"),
-        ({"sources": ["gradient:dino"]}, "'gradient:dino' is not one of"),
+        ({"sources": ["gradient:masked"]}, "'gradient:masked' is not one of"),
         ({"layers": ["layer9"]}, "no layer 'layer9'"),
         ({"tokens": "cls"}, "has none; use 'mean'"),
         ({"projection": 0}, "projection is 0"),
+        ({"precision": "fp8"}, "precision is 'fp8'"),
     ],
 )
 def test_wrong_options_are_refused(resnet, options, message):
@@ -376,6 +377,59 @@ def test_features_that_are_not_finite_are_refused():
 def test_classes_need_some_images(resnet):
     with pytest.raises(ValueError, match="2 images cannot class"):
         classify_signals(extractor(resnet), images(2, 64))
+
+
+# --- precision ------------------------------------------------------------------------------------
+
+
+def test_bf16_is_near_float32_in_every_layer(network):
+    x = images(6, 64)
+    exact, half = (extractor(network, precision=p).pooled(x) for p in ("float32", "bf16"))
+    for source in ALL:
+        errors = [
+            float((b - a).norm() / a.norm())
+            for a, b in zip(exact[source], half[source], strict=True)
+            if a.any()  # the head of a transformer gives its last patches no gradient
+        ]
+        # 2^-8 of rounding, grown by ReLUs that switch in 8 blocks
+        assert max(errors) < 0.2, source
+        assert min(errors[:-1]) > 1e-5, source
+
+
+def test_bf16_is_autocast_with_a_loss_in_float32():
+    model, x = small_model(torch.float32), images(4)
+    found = extractor(model, precision="bf16").pooled(x)["gradient:energy"][0]
+    module = model.module
+    with torch.autocast("cpu", torch.bfloat16):
+        first = module.first(module.stem(x)).detach().requires_grad_()
+        third = module.third(module.second(first * 0.5))
+    (gradient,) = torch.autograd.grad(third.float().mean((2, 3)).square().sum() / 2, first)
+    assert gradient.dtype == torch.bfloat16
+    assert torch.equal(found, gradient.float().mean((2, 3)))
+
+
+def test_bf16_features_are_float32_and_of_the_same_bytes_in_any_partition(resnet):
+    x = images(7, 64)
+    extract = extractor(resnet, precision="bf16")
+    whole = extract(x)
+    for part in (slice(0, 3), slice(3, 7)):
+        for source, features in extract(x[part]).items():
+            assert features.dtype == np.float32
+            assert features.tobytes() == whole[source][:, part].tobytes()
+
+
+def test_tiny_gradients_do_not_underflow_in_bf16():
+    model, source = small_model(torch.float32), "gradient:classification"
+    nn.init.zeros_(model.module.head.bias)
+    model.module.head.weight.mul_(1e-36)
+    exact, half = (
+        extractor(model, [source], precision=p).pooled(images(4))[source]
+        for p in ("float32", "bf16")
+    )
+    for a, b in zip(exact, half, strict=True):
+        assert b.dtype == torch.float32
+        scale = float(a.abs().max())
+        assert (b / scale).norm() == pytest.approx(float((a / scale).norm()), rel=0.05)
 
 
 # --- without projection ---------------------------------------------------------------------------

@@ -1,8 +1,11 @@
+from unittest import mock
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradenc_core import similarity
 from gradenc_core.similarity import linear_cka
 
 
@@ -14,11 +17,17 @@ def naive(x, y):
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(3, 20), st.lists(st.integers(1, 40), min_size=1, max_size=4), st.integers(0, 9))
-def test_equals_the_definition(n, widths, seed):
+@given(
+    st.integers(3, 20),
+    st.lists(st.integers(1, 40), min_size=1, max_size=4),
+    st.integers(0, 9),
+    st.integers(1, 25),
+)
+def test_equals_the_definition_however_it_is_read(n, widths, seed, chunk):
     rng = np.random.default_rng(seed)
     layers = [rng.standard_normal((n, p)) + 3 for p in widths]
-    got = linear_cka(layers)
+    with mock.patch.object(similarity, "CHUNK", chunk):
+        got = linear_cka(layers)
     want = np.array([[naive(x, y) for y in layers] for x in layers])
     np.testing.assert_allclose(got, want, atol=1e-10)
 

@@ -24,7 +24,8 @@ import yaml
 
 from gradenc_core.ceilings import noise_ceiling
 from hpc.folder import RunFolder
-from hpc.plan import extract_plans, prepare_plans
+from hpc.plan import extract_plans
+from hpc.plan_prepare import prepare_plans
 from hpc.resolve import resolve
 from hpc.study import load_study
 from hpc.targets import Targets

@@ -113,12 +113,15 @@ def test_the_forecast_counts_every_stage(study: Study) -> None:
     n_shards, n_layers = 3, 5
     assert stages["prepare"].units == 2
     assert stages["ingest"].units == 2
-    assert stages["extract"].units == 2 * n_shards
+    assert stages["extract"].units == 2 * n_shards + 2  # and the stability of each source
     assert stages["encode"].units == 3 * n_layers + 2
     assert stages["compare"].units == 1
     n_features = 16 + 17
     n_stimuli = len(read_manifest(Path(study.stimuli)).ids)
-    assert stages["extract"].n_bytes == 4 * n_layers * n_stimuli * n_features
+    n_cosines, n_sources = 3 * 16, 2
+    n_stability = n_sources * n_layers * (n_cosines + 2)
+    n_bytes = 4 * n_layers * n_stimuli * n_features + 8 * n_stability
+    assert stages["extract"].n_bytes == n_bytes
     assert stages["extract"].seconds > 0
     assert stages["encode"].seconds > 0
 

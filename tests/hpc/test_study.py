@@ -18,6 +18,7 @@ from gradenc_core.models import Library, Weights, load_model
 from gradenc_core.objectives import OBJECTIVES
 from gradenc_core.signals import Scale
 from gradenc_core.tokens import Tokens
+from hpc import objective_names
 from hpc.checks import check_models, check_paths
 from hpc.encoding import Alphas, Encoding, Windows
 from hpc.overrides import dump_yaml, parse_yaml
@@ -144,7 +145,7 @@ def test_the_choices_are_those_of_the_science_package():
     assert choices(Model, "weights") == get_args(Weights)
     assert choices(Study, "tokens") == get_args(Tokens)
     assert choices(Study, "gradient_scale") == get_args(Scale)
-    assert set(get_args(choices(Study, "objectives")[0])) == set(OBJECTIVES)
+    assert set(objective_names.OBJECTIVES) == set(OBJECTIVES)
 
 
 def test_numbers_written_with_an_exponent_are_numbers(tmp_path):
@@ -269,14 +270,17 @@ REFUSED = {
         (
             "objectives[0]",
             "[enery]",
-            '"enery"; accepted: classification, energy, random; did you mean `energy`?',
+            '"enery"; accepted: classification, contrastive, dino, energy, masked, random, '
+            "module:function; did you mean `energy`?",
         ),
         (
             "objectives",
             "[]",
-            "[]; accepted: classification, energy or random, because signals has gradient",
+            "[]; accepted: at least one objective, because signals has gradient",
         ),
         ("objectives", "[energy, energy]", "(twice: energy)"),
+        ("objectives", "[energy, 'mine:energy']", "(twice: energy)"),
+        ("objectives[0]", "['mine:']", "accepted: classification, "),
     ],
     "gradient_scale": [("gradient_scale", "norm", "accepted: unit, raw, norm_only")],
     "projection": [
@@ -373,7 +377,13 @@ REFUSED = {
     ],
     "extraction": [("extraction.stimuli_per_shard", "{stimuli_per_shard: 0}", "0; accepted: ")],
     "store_root": [("store_root", "3", "3; accepted: a text")],
-    "stimulus": [("stimulus", "x", 'unknown key, given "x"; accepted: comparisons, encoding')],
+    "stimulus": [
+        (
+            "stimulus",
+            "x",
+            'unknown key, given "x"; accepted: bank, comparisons, dino_head, encoding',
+        )
+    ],
 }
 
 
@@ -689,7 +699,7 @@ def test_a_model_without_head_has_no_classification(tmp_path):
     path = write(tmp_path, models=model_entry(**HEADLESS), objectives="[energy, classification]")
     assert models_refusal(path) == (
         f'{path}: objectives[1]: given "classification"; accepted for model a '
-        "(vit_small_patch16_dinov3): energy, random"
+        "(vit_small_patch16_dinov3): dino, contrastive, masked, energy, random"
     )
 
 

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
+from gradenc_core.bank import N_PROTOTYPES
 from gradenc_core.models import load_model, preprocess
 from gradenc_core.readers.images import read_image
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.similarity import linear_cka
+from gradenc_core.synthetic.images import dead_leaves
 from hpc.plan import encode_plans, extract_plans, prepare_plans
 from hpc.resolve import resolve
 from hpc.study import load_study
@@ -43,11 +46,15 @@ class Extraction:
         self.targets = [Targets.of_subject(subject) for subject in subjects]
         self.root = folder / "stores"
         self.sealed: dict[str, Reference] = {}
-        prepared = next(iter(prepare_plans(self.study, self.resolved))).create(self.root)
-        run(self.root, [prepared])
-        self._seal(prepared)
+        for plan in prepare_plans(self.study, self.resolved):
+            if plan.kind != "classes":
+                prepared = plan.create(self.root)
+                run(self.root, [prepared])
+                self._seal(prepared)
         plans = extract_plans(self.study, self.resolved, self.targets, self.sealed)
-        self.stores = [plan.create(self.root) for plan in plans if "-set" not in plan.label]
+        plans = [plan for plan in plans if "-set" not in plan.label]
+        self.stability = [plan.create(self.root) for plan in plans if plan.kind == "stability"]
+        self.stores = [plan.create(self.root) for plan in plans if plan.kind == "features"]
 
     def _seal(self, store: Store) -> None:
         seal(store)
@@ -116,6 +123,34 @@ def test_alikeness_of_unprojected_layers_is_stored(data: dict, tmp_path: Path) -
     run(extraction.root, [store])
     layers = [layer_features(forward, index).values for index in range(2)]
     np.testing.assert_allclose(store.dataset()["cka"].values, linear_cka(layers), rtol=1e-12)
+
+
+def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> None:
+    (tmp_path / "bank").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(N_PROTOTYPES):
+        Image.fromarray(dead_leaves(rng, 48)).save(tmp_path / "bank" / f"{number}.png")
+    objectives = ["energy", "contrastive"]
+    extraction = Extraction(tmp_path, data, objectives=objectives, bank="bank", precision="bf16")
+    for store in extraction.stability:
+        run(extraction.root, [store])
+        found = store.dataset()
+        assert found["perturbation"].values.tolist() == ["shift", "noise", "jpeg"]
+        cosine, reliability = found["cosine"].values, found["reliability"].values
+        assert cosine.shape == (2, 3, 16)
+        assert ((cosine > 0) & (cosine <= 1 + 1e-12)).all()
+        assert (cosine < 1 - 1e-9).any(axis=2).all()
+        error = found["precision_error"].values
+        assert ((error > 1e-5) & (error < 0.2)).all()
+        if store.attrs["source"] == "gradient:contrastive":
+            assert ((reliability > 0.2) & (reliability < 1)).all()
+        else:
+            assert (reliability == 1).all()
+    assert [store.attrs["source"] for store in extraction.stability] == [
+        "forward",
+        "gradient:energy",
+        "gradient:contrastive",
+    ]
 
 
 def test_a_truncated_image_fails_its_unit_by_name(data: dict, tmp_path: Path) -> None:

@@ -13,9 +13,11 @@ from storage_schemas.schemas import ALGORITHM_VERSION
 GOLDEN: list[dict[str, Any]] = json.loads(Path(__file__).with_name("golden_specs.json").read_text())
 MODELS: dict[str, type[specs.Spec]] = {
     "prepared": specs.PreparedSpec,
+    "bank": specs.BankSpec,
     "classes": specs.ClassesSpec,
     "responses": specs.ResponsesSpec,
     "features": specs.FeaturesSpec,
+    "stability": specs.StabilitySpec,
     "collinearity": specs.CollinearitySpec,
     "scores": specs.ScoresSpec,
     "comparisons": specs.ComparisonsSpec,

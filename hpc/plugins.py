@@ -1,0 +1,99 @@
+"""Where a study's objectives come from: shipped, an entry point, or a module of the lab's own."""
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from gradenc_core.objectives import OBJECTIVES, Objective
+from gradenc_core.readout import Head
+from hpc.objective_names import ENTRY_POINTS
+from hpc.study import Study
+from jobs.plugins import CHECKPOINT, load_head, load_objective
+from jobs.spec import PluginSpec
+from storage_schemas.files import file_digest
+
+
+@dataclass(frozen=True)
+class Found:
+    """An objective of the study and, where it is not shipped, the file that it comes from."""
+
+    objective: Objective
+    plugin: PluginSpec | None = None
+    path: Path | None = None
+
+
+def find_objective(study: Study, name: str) -> Found:
+    """Return an entry of `objectives`: a shipped name, an entry point's or `module:function`.
+
+    A module is looked for beside the study file, then where Python imports from.
+
+    Raises
+    ------
+    ValueError
+        There is no such module or function.
+    """
+    if name in OBJECTIVES:
+        return Found(OBJECTIVES[name])
+    entry = name
+    if ":" not in name:
+        (point,) = entry_points(group=ENTRY_POINTS, name=name)
+        entry = point.value
+    short = name.rpartition(":")[2]
+    plugin, path = _module(study, short, entry)
+    return Found(load_objective(plugin, path), plugin, path)
+
+
+def find_objectives(study: Study, names: Sequence[str]) -> dict[str, Found]:
+    """Return the objectives by the name that their sources get."""
+    found = [find_objective(study, name) for name in names]
+    return {f.objective.name: f for f in found}
+
+
+def find_head(study: Study) -> tuple[PluginSpec, Path] | None:
+    """Return the head that the study gives for `dino`, if it does.
+
+    Raises
+    ------
+    ValueError
+        There is no such module or file.
+    """
+    entry = study.dino_head
+    if entry is None or "dino" not in study.objectives:
+        return None
+    if ":" in entry:
+        return _module(study, "dino", entry)
+    path = study.folder / entry
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    return PluginSpec(name="dino", entry=CHECKPOINT, digest=file_digest(path)), path.resolve()
+
+
+def loaded_head(study: Study) -> Head | None:
+    """Return the study's head, loaded."""
+    found = find_head(study)
+    return None if found is None else load_head(*found)
+
+
+def all_objectives(found: Mapping[str, Found]) -> dict[str, Objective]:
+    """Return the shipped objectives and those that were found."""
+    return {**OBJECTIVES, **{name: f.objective for name, f in found.items()}}
+
+
+def _module(study: Study, name: str, entry: str) -> tuple[PluginSpec, Path]:
+    module = entry.partition(":")[0]
+    path = study.folder / Path(*module.split(".")).with_suffix(".py")
+    if not path.is_file():
+        path = _installed(module, study.folder)
+    return PluginSpec(name=name, entry=entry, digest=file_digest(path)), path.resolve()
+
+
+def _installed(module: str, folder: Path) -> Path:
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or found.origin is None or not Path(found.origin).is_file():
+        raise ValueError(f"there is no module {module!r} in {folder}, and none is installed")
+    return Path(found.origin)

@@ -1,0 +1,78 @@
+"""A lab's own functions: found by `module:function`, known by the digest of their file."""
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from gradenc_core.heads import load_dino_head
+from gradenc_core.objectives import OBJECTIVES, Objective, as_objective
+from gradenc_core.readout import Head
+from jobs.spec import ObjectiveSpec, PluginSpec
+from storage_schemas.files import file_digest
+
+CHECKPOINT = "checkpoint"
+
+
+def load(
+    parts: Iterable[tuple[ObjectiveSpec, Mapping[str, str]]],
+) -> tuple[dict[str, Objective], Head | None]:
+    """Return all objectives that the specifications name, and the head if one has it.
+
+    Parameters
+    ----------
+    parts : iterable of (ObjectiveSpec, mapping of str to str)
+        With the locations of its store: the files of its plug-in (`objective`) and its `head`.
+    """
+    objectives, head = dict(OBJECTIVES), None
+    for spec, locations in parts:
+        if spec.plugin is not None:
+            path = Path(locations["objective"])
+            objectives[spec.plugin.name] = load_objective(spec.plugin, path)
+        if spec.head is not None:
+            head = load_head(spec.head, Path(locations["head"]))
+    return objectives, head
+
+
+def load_objective(spec: PluginSpec, path: Path) -> Objective:
+    """Return the user's objective."""
+    return as_objective(_function(spec, path), spec.name)
+
+
+def load_head(spec: PluginSpec, path: Path) -> Head:
+    """Return the user's head: a function or module that maps embeddings, or a checkpoint's."""
+    if spec.entry != CHECKPOINT:
+        return _function(spec, path)
+    _require_unchanged(spec, path)
+    return load_dino_head(path)
+
+
+def _function(spec: PluginSpec, path: Path) -> Callable[..., Any]:
+    """Load a module from its file, under its own name, and return the function.
+
+    Raises
+    ------
+    ValueError
+        The file is not the one that the study was planned with, or has no such function.
+    """
+    _require_unchanged(spec, path)
+    module_name, _, name = spec.entry.partition(":")
+    location = importlib.util.spec_from_file_location(module_name, path)
+    if location is None or location.loader is None:
+        raise ValueError(f"{path} is no Python module; give module:function")
+    module = importlib.util.module_from_spec(location)
+    sys.modules.setdefault(module_name, module)  # dataclasses and pickles look their module up
+    location.loader.exec_module(module)
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ValueError(f"{path} has no function {name!r}; give module:function")
+    return function
+
+
+def _require_unchanged(spec: PluginSpec, path: Path) -> None:
+    if file_digest(path) != spec.digest:
+        raise ValueError(
+            f"{path} has changed since the study was planned with {spec.name}; put the old file "
+            "back, or submit the study again into a new run"
+        )

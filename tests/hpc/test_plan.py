@@ -10,7 +10,7 @@ from hpc.drive import drive
 from hpc.forecast import forecast
 from hpc.profile import load_profile
 from hpc.start import start
-from hpc.study import Study, load_study
+from hpc.study import Study, StudyError, load_study
 from hpc.submissions import given_up, submissions
 from hpc.targets import (
     Targets,

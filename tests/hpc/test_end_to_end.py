@@ -202,8 +202,8 @@ def test_damaged_units_are_named_and_repaired_alone(finished: Path, tmp_path: Pa
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     before = digest_of(run)
-    stores = {s.label: s for s in RunFolder.open(run).stores("extract")}
-    units = [(store, store.units[i]) for store in stores.values() for i in (0, 1)]
+    stores = [s for s in RunFolder.open(run).stores("extract") if s.kind == "features"]
+    units = [(store, store.units[i]) for store in stores for i in (0, 1)]
     for (store, unit), damage in zip(units, DAMAGE.values(), strict=True):
         damage(store.data / store.owned_files(unit)[0], store.record_path(unit))
     times = {p: p.stat().st_mtime_ns for p in run.glob("stores/*/*/commits/*/*.json")}

@@ -1,0 +1,72 @@
+"""Columns read from the response stores are those of the whole arrays, at every border."""
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.targets import Sensors, SideBySide, Voxels, region_means
+
+WINDOWS = ((0.0, 0.2), (0.1, 0.4))
+
+
+def voxels(seed: int, n_voxels: int = 7) -> xr.DataArray:
+    values = np.random.default_rng(seed).standard_normal((5, n_voxels)).astype(np.float32)
+    return xr.DataArray(values, dims=("stimulus", "voxel"))
+
+
+def sensors(seed: int, n_sensors: int = 3) -> xr.DataArray:
+    values = np.random.default_rng(seed).standard_normal((5, n_sensors, 4)).astype(np.float32)
+    times = {"time": [0.0, 0.1, 0.2, 0.3]}
+    return xr.DataArray(values, dims=("stimulus", "sensor", "time"), coords=times)
+
+
+def means(data: xr.DataArray) -> np.ndarray:
+    values = data.values.astype(np.float64)
+    both = [values[..., :2].mean(axis=-1), values[..., 1:].mean(axis=-1)]
+    return np.stack(both, axis=-1).reshape(len(values), -1)
+
+
+@given(st.integers(0, 31), st.integers(1, 32))
+def test_any_slice_of_columns_is_that_of_the_subjects_side_by_side(start: int, width: int) -> None:
+    parts = (
+        Voxels(voxels(0)),
+        Sensors(sensors(1), None),
+        Sensors(sensors(2), WINDOWS),
+        Voxels(voxels(3, 1)),
+        Sensors(sensors(4, 1), None),
+    )
+    whole = np.concatenate(
+        [
+            voxels(0).values,
+            sensors(1).values.reshape(5, -1),
+            means(sensors(2)),
+            voxels(3, 1).values,
+            sensors(4, 1).values.reshape(5, -1),
+        ],
+        axis=1,
+    )
+    columns = SideBySide(parts)
+    assert columns.shape == whole.shape == (5, 30)
+    chosen = slice(min(start, 29), start + width)
+    found = columns[slice(None), chosen]
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, whole[:, chosen], rtol=1e-12)
+
+
+@pytest.mark.parametrize("at_once", [2, 4096])
+def test_region_means_leave_voxels_with_a_nan_out(monkeypatch, at_once: int) -> None:
+    monkeypatch.setattr("jobs.targets.VOXELS_AT_ONCE", at_once)
+    responses = voxels(0)
+    responses[2, 1] = responses[0, 6] = np.nan
+    roi = np.array(["V1", "V1", "V1", "V2", "V1", "V2", "V4"], dtype=object)
+    side = np.array(["L", "L", "L", "L", "R", "L", "L"], dtype=object)
+    data = xr.Dataset(
+        {"responses": responses}, {"roi": ("voxel", roi), "hemisphere": ("voxel", side)}
+    )
+    found = region_means(data, ["V1:L", "V1:R", "V2:L", "V4:L"])
+    values = responses.values.astype(np.float64)
+    want = [values[:, [0, 2]].mean(axis=1), values[:, 4], values[:, [3, 5]].mean(axis=1)]
+    np.testing.assert_allclose(found[:, :3], np.stack(want, axis=1))
+    assert np.isnan(found[:, 3]).all()

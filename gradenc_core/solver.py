@@ -138,7 +138,7 @@ def _operations(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str)
     trainings = n_trainings(folds, options)
     gram = 2.0 * n * n * p * trainings if form == "dual" else 1.0 * n * p * p
     factors = trainings * n_ratios * (EIGH * rank**3 + 4.0 * rank**3)
-    fitted = shapes.n_targets + shapes.n_summaries * (shapes.n_permutations + 2)
+    fitted = _fitted_targets(shapes)
     per_target = _operations_per_target(n, p, rank, options, n_ratios, folds, form)
     resampled = 0.0
     if shapes.n_bootstraps:
@@ -147,6 +147,18 @@ def _operations(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str)
         each = 2.0 * folds * (shapes.n_blocks * p + 2 * p**2)
         resampled = shapes.n_bootstraps * (once + shapes.n_summaries * each)
     return gram + factors + fitted * per_target + resampled
+
+
+def _fitted_targets(shapes: Shapes) -> int:
+    """Return the targets of all fits, in blocks of `TARGET_WIDTH` that the last ones are padded to.
+
+    Permuted orders of few summaries stand side by side in a block.
+    """
+    own, summaries = -(-shapes.n_targets // TARGET_WIDTH), -(-shapes.n_summaries // TARGET_WIDTH)
+    at_once = TARGET_WIDTH // max(1, min(shapes.n_summaries, TARGET_WIDTH))
+    permuted = -(-(shapes.n_permutations + 1) // at_once) if shapes.n_permutations else 0
+    resampled = 1 if shapes.n_bootstraps else 0
+    return TARGET_WIDTH * (own + summaries * (permuted + resampled))
 
 
 def _operations_per_target(

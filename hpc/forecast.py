@@ -1,38 +1,40 @@
 """What a study would run, before anything is submitted: units, bytes, files, expected time."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from gradenc_core.bank import N_PROTOTYPES
+from gradenc_core.encoding import encode
 from gradenc_core.readout import Bank, Context
+from gradenc_core.ridge import RidgeOptions
+from gradenc_core.solver import Shapes, plan_solver
 from gradenc_core.views import N_VIEWS
 from hpc import plan
 from hpc.checks import check_models, check_objectives, check_paths
+from hpc.memory import check_memory, shapes_of
 from hpc.plan import all_plans
 from hpc.plugins import all_objectives, find_objectives, loaded_head
-from hpc.profile import Profile
+from hpc.profile import Profile, process_memory
 from hpc.resolve import Resolved, ResolvedModel, resolve, signal_spec
 from hpc.store_plan import StorePlan
 from hpc.study import Study
 from hpc.targets import Targets, stimulus_sets
 from jobs import models
+from jobs.encode import ridge_options
 from jobs.extract import build_extractor
-from jobs.spec import STAGES, EncodingSpec
+from jobs.spec import STAGES
 
-PROBE_SIZE = 512
-"""Side of the matrices whose product is timed."""
+PROBE = Shapes(n_stimuli=1_000, n_features=256, n_targets=1_024, n_folds=5)
+"""The ridge that is timed."""
 
-OVERHEAD = {"extract": 2.5, "encode": 4.0}
-"""Wall time over timed arithmetic, measured on the demo with 2 cores (11 s over 4, 181 s over 43):
-decoding and writing images and shards; start-up, resampling and memory traffic of the ridge."""
-
-INNER_FITS = {"kfold": 10.0, "gcv": 1.0, "loo": 10.0}
-"""Products per target and fold for the choice of alpha, relative to one projection."""
+OVERHEAD = {"extract": 2.5, "encode": 1.0}
+"""Wall time over what was timed: extraction also decodes and writes images and shards."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ def forecast(study: Study, profile: Profile) -> list[StageForecast]:
     resolved, subjects = resolve(study)
     targets = [Targets.of_subject(subject) for subject in subjects]
     plans = all_plans(study, resolved, subjects)
+    memory = process_memory(profile.scheduler, profile.stage("encode"))
+    for p in plans:
+        if p.kind == "scores":
+            check_memory(study, resolved, p, memory)
     seconds = {
         "extract": _extract_seconds(study, resolved, targets, profile),
         "encode": _encode_seconds(study, resolved, plans, profile),
@@ -126,35 +132,25 @@ def _placeholder_context(study: Study, resolved: Resolved, model: ResolvedModel)
 def _encode_seconds(
     study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile
 ) -> float:
-    encoding = plan.encoding_spec(study)
-    widest = max(width for model in resolved.models for width in model.widths)
-    p_source = study.projection or widest
-    scores = [p for p in plans if p.kind == "scores"]
-    operations = sum(sum(_unit_operations(p, p_source, encoding)) for p in scores)
+    options = ridge_options(plan.encoding_spec(study))
+    operations = sum(
+        len(p.layout.units) * plan_solver(shapes, options, banded).operations
+        for p in plans
+        if p.kind == "scores"
+        for shapes, banded in [shapes_of(study, resolved, p)]
+    )
     return operations / _operations_per_second() / profile.stage("encode").dask_workers
 
 
-def _unit_operations(p: StorePlan, p_source: int, encoding: EncodingSpec) -> Iterator[float]:
-    """Yield multiply-adds x 2 of the unit of each layer: factorisations, then targets."""
-    arrays = {array.name: array for array in p.layout.arrays}
-    banded = len(p.layout.coords["measure"]) > len(("r", "sse", "sst", "alpha"))
-    p_total = p_source + (encoding.forward_all if banded else 0)
-    ratios = len(encoding.band_ratios) if banded else 1
-    fits = encoding.folds * ratios * INNER_FITS[encoding.alpha_choice]
-    eigh = 10.0 * p_total**3 * ratios * encoding.folds
-    n_summaries = arrays["bootstrap"].shape[-1]
-    targets = arrays["scores"].shape[-1] + n_summaries * encoding.permutations
-    per_target = 2.0 * p_total**2 * fits
-    resampled = encoding.bootstrap * (eigh + n_summaries * 2.0 * p_total**2 * encoding.folds)
-    for _ in p.layout.units:
-        yield eigh * INNER_FITS[encoding.alpha_choice] + targets * per_target + resampled
-
-
 def _operations_per_second() -> float:
-    """Time a float64 matrix product on this machine, with the threads BLAS has here."""
-    square = np.random.default_rng(0).standard_normal((PROBE_SIZE, PROBE_SIZE))
-    square @ square
-    started = time.perf_counter()
-    for _ in range(5):
-        square @ square
-    return 5 * 2.0 * PROBE_SIZE**3 / (time.perf_counter() - started)
+    """Time a small fit of one block of targets, with the one thread that stage encode gives it."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((PROBE.n_stimuli, PROBE.n_features))
+    y = rng.standard_normal((PROBE.n_stimuli, PROBE.n_targets))
+    folds, options = np.arange(len(x)) % PROBE.n_folds, RidgeOptions()
+    with threadpool_limits(1):
+        encode(x, y, folds, options=options)
+        started = time.perf_counter()
+        encode(x, y, folds, options=options)
+        taken = time.perf_counter() - started
+    return plan_solver(PROBE, options, banded=False).operations / taken

@@ -12,6 +12,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import psutil
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hpc.overrides import did_you_mean, given, refusals
@@ -99,14 +100,6 @@ class StageProfile(_Section):
         return max(self.threads, self.dask_workers)
 
     @property
-    def process_memory(self) -> float | None:
-        """Memory of one process (bytes), where the node's is given."""
-        if self.memory_gb is None:
-            return None
-        each = 1 if self.ranks > 1 else self.dask_workers
-        return self.memory_gb * 2**30 / (self.ranks_per_node * each)
-
-    @property
     def ranks(self) -> int:
         """Processes of one task, over all its nodes."""
         return self.nodes * self.ranks_per_node
@@ -161,6 +154,16 @@ SLURM_KEYS = {
     if (field.description or "").startswith("slurm:")
 }
 """Keys that only a profile of a SLURM cluster may have."""
+
+
+def process_memory(scheduler: str, how: StageProfile) -> float | None:
+    """Return the memory of one process of a stage (bytes), None where nothing says it."""
+    if scheduler == "local":
+        return psutil.virtual_memory().total / (how.slots * how.dask_workers)
+    if how.memory_gb is None:
+        return None
+    workers = 1 if how.ranks > 1 else how.dask_workers
+    return how.memory_gb * 2**30 / (how.ranks_per_node * workers)
 
 
 def load_profile(name: str) -> Profile:

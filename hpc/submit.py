@@ -16,7 +16,7 @@ import submitit
 from hpc import worker
 from hpc.folder import RunFolder
 from hpc.gpu import visible_gpus
-from hpc.profile import StageProfile
+from hpc.profile import StageProfile, process_memory
 from hpc.slurm.submit import start_array, submitting_environment
 from hpc.submissions import Submission
 from jobs.runner import Item
@@ -111,7 +111,7 @@ def _freeze(run: RunFolder, stage: str, slices: Sequence[Sequence[Item]], how: H
         "dask": how.dask,
         "threads": how.profile.threads,
         "micro_batch": how.profile.micro_batch,
-        "memory": how.profile.process_memory,
+        "memory": process_memory(how.scheduler, how.profile),
         "gpus": visible_gpus() if how.scheduler == "local" else [],
         "dask_workers": how.profile.dask_workers,
         "asked": how.profile.model_dump(mode="json"),

@@ -150,28 +150,22 @@ def test_fixed_alpha_is_the_closed_form():
 
 
 def test_two_bands_agree_with_himalaya():
+    """On one grid of alphas and ratios; neither standardises, so that they mean the same."""
     x, y, folds, _ = study(200, 14, t=60, noise=4)
-    scores = encode(x, y, folds, options=RidgeOptions(ALPHAS, "kfold", RATIOS), bands=(9, 5))
+    options = RidgeOptions(ALPHAS, "kfold", RATIOS, standardise=False)
+    scores = encode(x, y, folds, options=options, bands=(9, 5))
     fit, test = folds != 0, folds == 0
-    mean, sd = x[fit].mean(axis=0), x[fit].std(axis=0)
-    z, zt = (x[fit] - mean) / sd, (x[test] - mean) / sd
-    models = [himalaya_fit(z, y[fit], PredefinedSplit(folds[fit]), ratio) for ratio in RATIOS]
+    models = [himalaya_fit(x[fit], y[fit], PredefinedSplit(folds[fit]), ratio) for ratio in RATIOS]
     best = np.argmax([np.ravel(model.cv_scores_) for model in models], axis=0)
     guesses = [
-        model.predict(zt if ratio else zt[:, :9])
+        model.predict(x[test] if ratio else x[test, :9])
         for model, ratio in zip(models, RATIOS, strict=True)
     ]
-    alphas = [model.best_alphas_ * (1 + ratio) for model, ratio in zip(models, RATIOS, strict=True)]
-    agree = 0
     for t, i in enumerate(best):
-        same = np.isclose(scores.alpha[0, t], alphas[i][t]) and scores.ratio[0, t] == np.float32(
-            RATIOS[i]
-        )
-        if same:  # it does not standardise anew in inner folds, so a few choices differ
-            agree += 1
-            want = np.corrcoef(guesses[i][:, t], y[test, t])[0, 1]
-            assert scores.r[0, t] == pytest.approx(want, abs=1e-5)
-    assert agree >= 50
+        assert scores.ratio[0, t] == np.float32(RATIOS[i])
+        assert scores.alpha[0, t] == pytest.approx(models[i].best_alphas_[t] * (1 + RATIOS[i]))
+        want = np.corrcoef(guesses[i][:, t], y[test, t])[0, 1]
+        assert scores.r[0, t] == pytest.approx(want, abs=1e-5)
 
 
 def himalaya_fit(z, y, cv, ratio):
@@ -338,6 +332,21 @@ def test_unique_variance_is_none_in_a_forward_brain(selection):
     assert abs(unique(encode(x, y, folds, options=options, bands=(20, 8))).mean()) < 2e-3
     x, y, folds = forward_brain(gradient=1.0)
     assert unique(encode(x, y, folds, options=options, bands=(20, 8))).mean() > 0.1
+
+
+def test_same_layer_unique_variance_is_no_evidence_where_that_of_all_layers_is():
+    """A gradient is a function of deeper activations: beside its own layer's it always adds."""
+    rng = np.random.default_rng(0)
+    own, deeper = rng.standard_normal((2, 600, 12))
+    gradient = deeper @ rng.standard_normal((12, 8)) + own @ rng.standard_normal((12, 8))
+    y = own @ rng.standard_normal((12, 60)) + deeper @ rng.standard_normal((12, 60))
+    y += 4 * rng.standard_normal((600, 60))
+    folds = rng.permutation(np.arange(600) % 5)
+    same_layer = unique(encode(np.hstack([own, gradient]), y, folds, bands=(12, 8)))
+    everything = unique(encode(np.hstack([own, deeper, gradient]), y, folds, bands=(24, 8)))
+    assert same_layer.mean() > 0.05
+    assert abs(everything.mean()) < 3 * everything.std() / np.sqrt(60) + 1e-3
+    assert abs(everything.mean()) < 2e-3
 
 
 def test_band_off_is_exactly_the_first_band_alone():

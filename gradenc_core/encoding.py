@@ -238,6 +238,8 @@ def bootstrap_scores(
     """
     if len(blocks) != design.n_stimuli:
         raise ValueError(f"blocks has {len(blocks)} rows but the features have {design.n_stimuli}.")
+    if n_bootstraps == 0:
+        return permutation_scores(design, y, 0, seed)
     own = design.coordinates
     layout = Layout.of(own.layout.folds, own.layout.weights, np.asarray(blocks))
     features = feature_moments(layout, own.x, own.shift)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from gradenc_core.solver import Shapes, plan_solver
-from hpc.plan import encoding_spec, n_features, split_bands
+from hpc.plan import encoding_spec, is_diagnostic, n_features, split_bands
 from hpc.resolve import Resolved, ResolvedModel
 from hpc.store_plan import StorePlan
 from hpc.study import Study, StudyError
@@ -30,7 +30,7 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
     arrays = {array.name: array.shape for array in plan.layout.arrays}
     model = next(m for m in resolved.models if m.name == plan.attrs["model"])
     width, banded = _width(study, model, plan.attrs["bands"])
-    encoding = study.encoding
+    encoding, resampled = study.encoding, not is_diagnostic(plan.attrs["bands"])
     return (
         Shapes(
             n_stimuli=plan.layout.coords.sizes["stimulus"],
@@ -38,8 +38,8 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
             n_targets=arrays["scores"][-1],
             n_folds=encoding.folds,
             n_summaries=arrays["bootstrap"][-1],
-            n_bootstraps=encoding.bootstrap,
-            n_permutations=encoding.permutations,
+            n_bootstraps=encoding.bootstrap * resampled,
+            n_permutations=encoding.permutations * resampled,
             n_blocks=encoding.blocks,
         ),
         banded,
@@ -55,6 +55,8 @@ def _width(study: Study, model: ResolvedModel, bands: str) -> tuple[int, bool]:
     if not forward:
         return own, False
     every = n_features(study, model, "forward")
+    if is_diagnostic(bands):
+        return own + _widest(every), True
     total = every * len(model.layers) if isinstance(every, int) else sum(every)
     return own + min(study.encoding.forward_all, total), True
 

@@ -29,7 +29,7 @@ from hpc.targets import (
     windows_of,
 )
 from jobs import spec as specs
-from jobs.spec import Reference
+from jobs.spec import SAME_LAYER, Reference
 from storage_schemas import kinds
 from storage_schemas.identity import digest
 from storage_schemas.kinds import Layout
@@ -159,7 +159,7 @@ def encode_plans(
                 yield _collinearity_plan(model, source, number, references)
         for group in encode_groups(targets):
             number = sets.index(group[0].stimuli)
-            for bands in bands_of(resolved):
+            for bands in fitted_bands(resolved):
                 yield _score_plan(study, resolved, model, bands, group, number, references)
 
 
@@ -189,6 +189,8 @@ def _score_plan(
     references: References,
 ) -> StorePlan:
     encoding = encoding_spec(study)
+    if is_diagnostic(bands):
+        encoding = encoding.model_copy(update={"bootstrap": 0, "permutations": 0})
     coords = partition_coords(study, resolved, group[0])
     groups, summary_groups = target_groups(group, encoding.windows, encoding.meg_targets)
     coords |= window_coords("target", groups) | window_coords("summary", summary_groups)
@@ -337,18 +339,33 @@ def partition_coords(study: Study, resolved: Resolved, targets: Targets) -> dict
 
 
 def bands_of(resolved: Resolved) -> Iterator[str]:
-    """Yield the bands that are fitted: every source alone, every gradient beside all forward."""
+    """Yield the bands that are compared: every source alone, every gradient beside all forward."""
     yield from resolved.sources
     for source in gradients(resolved):
         yield f"forward_all+{source}"
+
+
+def fitted_bands(resolved: Resolved) -> Iterator[str]:
+    """Yield the bands that are fitted: those that are compared, and the same-layer diagnostic."""
+    yield from bands_of(resolved)
+    for source in gradients(resolved):
+        yield f"{SAME_LAYER}{source}"
+
+
+def is_diagnostic(bands: str) -> bool:
+    """Whether bands are scored only, never tested: a gradient beside its own layer's activations.
+
+    A gradient is a function of deeper activations, so it adds to its own layer's in any brain.
+    """
+    return bands.startswith(SAME_LAYER)
 
 
 def split_bands(bands: str) -> tuple[bool, str | None]:
     """Return whether forward features enter, and the gradient source if one does."""
     if bands == "forward":
         return True, None
-    joint = bands.startswith("forward_all+")
-    return joint, bands.removeprefix("forward_all+")
+    forward, _, source = bands.rpartition("+")
+    return bool(forward), source
 
 
 def n_features(study: Study, model: ResolvedModel, source: str) -> int | list[int]:

@@ -25,7 +25,7 @@ from gradenc_core.moments import Rows
 from gradenc_core.ridge import RidgeOptions
 from gradenc_core.solver import Shapes, plan_solver
 from jobs.runner import Arrays, Facts, Work
-from jobs.spec import EncodingSpec, Reference, ScoresSpec
+from jobs.spec import SAME_LAYER, EncodingSpec, Reference, ScoresSpec
 from jobs.targets import Targets
 from storage_schemas.kinds import layer_features
 from storage_schemas.store import Store, Unit
@@ -123,8 +123,12 @@ def features(spec: ScoresSpec, layer: int, root: Path) -> tuple[Rows, tuple[int,
     gradient = layers(spec.gradient, root)[layer]
     if spec.forward is None:
         return gradient, None
-    joint = _joint_forward(spec.forward, root, spec.encoding.forward_all, spec.encoding.seed)
-    return Bands(joint, gradient), (joint.shape[1], gradient.shape[1])
+    first: Rows
+    if spec.bands.startswith(SAME_LAYER):
+        first = layers(spec.forward, root)[layer]
+    else:
+        first = _joint_forward(spec.forward, root, spec.encoding.forward_all, spec.encoding.seed)
+    return Bands(first, gradient), (first.shape[1], gradient.shape[1])
 
 
 def layers(reference: Reference, root: Path) -> list[Layer]:

@@ -34,6 +34,10 @@ STAGES: dict[str, tuple[str, ...]] = {
 """The stages in the order in which a run reports them, with what each waits for."""
 
 
+SAME_LAYER = "forward+"
+"""Before a gradient source: bands of one layer's activations and gradient."""
+
+
 class Spec(BaseModel):
     """Base of all specifications: frozen, and refuses unknown fields."""
 

@@ -478,6 +478,13 @@ def test_bootstrap_spread_is_that_of_new_stimuli():
     assert spread == pytest.approx(np.std(anew, axis=0).mean(), rel=0.25)
 
 
+def test_without_replicates_the_observed_scores_remain():
+    x, y, folds, w = study()
+    design = factorise(x, folds, w, RidgeOptions(ALPHAS))
+    scores = bootstrap_scores(design, y, np.arange(80) % 3, 0, 0)
+    np.testing.assert_allclose(scores, [score_targets(design, y).r.mean(axis=0)], atol=1e-7)
+
+
 def test_bootstrap_blocks_are_drawn_within_folds_and_never_empty():
     counts = np.array([[3.0, 2, 0], [1, 1, 1]])
     weights = block_weights(counts, 500, 0)

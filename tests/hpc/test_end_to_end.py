@@ -90,6 +90,7 @@ def test_a_copied_run_opens_with_all_coordinates(finished: Path, tmp_path: Path)
         "forward",
         "gradient:classification",
         "forward_all+gradient:classification",
+        "forward+gradient:classification",
     }
     assert fmri["r"].dims == ("bands", "layer", "fold", "voxel")
     assert meg["r"].dims == ("bands", "layer", "fold", "sensor", "time")

@@ -114,7 +114,7 @@ def test_the_forecast_counts_every_stage(study: Study) -> None:
     assert stages["prepare"].units == 2
     assert stages["ingest"].units == 2
     assert stages["extract"].units == 2 * n_shards + 2  # and the stability of each source
-    assert stages["encode"].units == 3 * n_layers + 2
+    assert stages["encode"].units == 4 * n_layers + 2
     assert stages["compare"].units == 1
     n_features = 16 + 17
     n_stimuli = len(read_manifest(Path(study.stimuli)).ids)

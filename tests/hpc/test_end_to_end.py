@@ -288,7 +288,7 @@ def test_results_follow_a_store_that_is_sealed_anew_with_other_bytes(
     assert digest_of(run) != before
     assert sealed in (folder.stores("encode")[-1].path / "plan.json").read_text()
     shared = kept & {store.identity for store in folder.stores("encode")}
-    assert len(shared) == len(kept) - 3, "what does not use these features is kept"
+    assert len(shared) == len(kept) - 4, "what does not use these features is kept"
 
 
 def test_quick_resume_compares_sizes_only(finished: Path, tmp_path: Path) -> None:

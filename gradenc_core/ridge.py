@@ -224,9 +224,7 @@ class Quadratic:
     @classmethod
     def of_root(cls, root: Array) -> Quadratic:
         """Prepare root' root, (n, rank)."""
-        xp = namespace(root)
-        size = _largest_row_sum(root.T) * float(xp.max(xp.sum(xp.abs(root), axis=1)))
-        return cls((), root, size)
+        return cls((), root, _largest_row_sum(root.T) * _largest_row_sum(root))
 
     @property
     def single(self) -> Quadratic:
@@ -271,9 +269,13 @@ def factor(gram: Array, scale: Floats) -> tuple[Array, Array]:
 
 
 def root(gram: Array) -> Array:
-    """Factor a Gram matrix as L L', whatever the scales of its columns; L is (n, rank)."""
+    """Factor a Gram matrix as L L', whatever the scales of its columns; L is (n, rank).
+
+    Columns without variance take no part, also where rounding made their square negative.
+    """
     xp = namespace(gram)
-    size = xp.sqrt(xp.linalg.diagonal(gram))
+    squares = xp.linalg.diagonal(gram)
+    size = xp.sqrt(xp.where(squares > 0, squares, 0.0))
     inverse = xp.where(size > 0, 1.0 / xp.where(size > 0, size, 1.0), 0.0)
     values, vectors = factor(gram * inverse[:, None] * inverse, np.ones(len(gram)))
     return size[:, None] * vectors * xp.sqrt(values)

@@ -1,5 +1,7 @@
 """Columns read from the response stores are those of the whole arrays, at every border."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -20,6 +22,16 @@ def sensors(seed: int, n_sensors: int = 3) -> xr.DataArray:
     values = np.random.default_rng(seed).standard_normal((5, n_sensors, 4)).astype(np.float32)
     times = {"time": [0.0, 0.1, 0.2, 0.3]}
     return xr.DataArray(values, dims=("stimulus", "sensor", "time"), coords=times)
+
+
+class CopiedOnRead:
+    """An array whose slices are copies, as those on disk are."""
+
+    def __init__(self, data: xr.DataArray) -> None:
+        self.data, self.shape = data, data.shape
+
+    def __getitem__(self, index):
+        return self.data["time"] if index == "time" else self.data[index].copy()
 
 
 def means(data: xr.DataArray) -> np.ndarray:
@@ -53,6 +65,23 @@ def test_any_slice_of_columns_is_that_of_the_subjects_side_by_side(start: int, w
     found = columns[slice(None), chosen]
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, whole[:, chosen], rtol=1e-12)
+
+
+@pytest.mark.parametrize("windows", [None, WINDOWS])
+def test_no_more_than_a_sensor_is_in_memory_besides_the_columns(windows) -> None:
+    """A block of window means covers hundreds of sensors, whose samples are gigabytes."""
+    n_stimuli, n_sensors, n_times = 500, 40, 100
+    one = n_stimuli * n_times * 4
+    values = np.zeros((n_stimuli, n_sensors, n_times), dtype=np.float32)
+    times = {"time": np.linspace(0, 0.4, n_times)}
+    data = xr.DataArray(values, dims=("stimulus", "sensor", "time"), coords=times)
+    columns = Sensors(CopiedOnRead(data), windows)
+    tracemalloc.start()
+    block = columns[slice(None), slice(0, 80)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert block.shape == (n_stimuli, 80)
+    assert peak < 4 * one + 4 * block.nbytes
 
 
 @pytest.mark.parametrize("at_once", [2, 4096])

@@ -16,8 +16,8 @@ from storage_schemas.store import Store
 
 Array = NDArray[np.float64]
 
-VOXELS_AT_ONCE = 4096
-"""Voxels that region means are summed over in one read."""
+VOXELS_AT_ONCE = 1024
+"""Voxels that region means are summed over in one read: less than a block of targets' memory."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradenc_core.fitting import TARGET_WIDTH
 from jobs.targets import Sensors, SideBySide, Voxels, region_means
 
 WINDOWS = ((0.0, 0.2), (0.1, 0.4))
@@ -99,3 +100,18 @@ def test_region_means_leave_voxels_with_a_nan_out(monkeypatch, at_once: int) -> 
     want = [values[:, [0, 2]].mean(axis=1), values[:, 4], values[:, [3, 5]].mean(axis=1)]
     np.testing.assert_allclose(found[:, :3], np.stack(want, axis=1))
     assert np.isnan(found[:, 3]).all()
+
+
+def test_region_means_take_less_memory_than_a_block_of_targets() -> None:
+    n, n_voxels = 200, 3 * TARGET_WIDTH
+    site = {
+        "roi": ("voxel", np.array(["V1"] * n_voxels, dtype=object)),
+        "hemisphere": ("voxel", np.array(["L"] * n_voxels, dtype=object)),
+    }
+    responses = (("stimulus", "voxel"), np.zeros((n, n_voxels), dtype=np.float32))
+    data = xr.Dataset({"responses": responses}, site)
+    tracemalloc.start()
+    region_means(data, ["V1:L"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 8 * TARGET_WIDTH * n

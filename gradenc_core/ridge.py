@@ -182,6 +182,10 @@ class Basis:
         penalty = like(alphas, self.values)[:, None]
         return penalty / (self.values + penalty)
 
+    def fills(self, count: float) -> bool:
+        """Whether nothing of `count` rows lies outside the basis and the intercept."""
+        return count - 1 <= len(self.values)
+
     def predict(self, c: Array, alphas: Floats) -> Array:
         """Return s * c at each target's own alpha, (rank, n_targets)."""
         shrunk = self.values[:, None] + like(alphas, self.values)
@@ -296,7 +300,7 @@ def residuals(basis: Basis, c: Array, yy: Array, alphas: Floats, count: float) -
     xp = namespace(c)
     power = c * c
     inside = basis.leave(alphas) ** 2 @ power
-    if count - 1 <= len(basis.values):
+    if basis.fills(count):
         # Without free dimensions nothing lies outside the basis, whatever rounding says.
         return inside
     outside = yy - power.sum(axis=0)

@@ -319,6 +319,8 @@ def standardised_columns(
 def _check_rows(x: Rows, folds: NDArray[Any], weights: Floats) -> None:
     if len(x.shape) != 2:
         raise ValueError(f"features have shape {tuple(x.shape)}; give (n_stimuli, n_features).")
+    if x.shape[1] == 0:
+        raise ValueError("features have no columns; give one or more.")
     for name, rows in (("folds", folds), ("weights", weights)):
         if rows.shape != (x.shape[0],):
             raise ValueError(

@@ -182,6 +182,10 @@ class Basis:
         penalty = like(alphas, self.values)[:, None]
         return penalty / (self.values + penalty)
 
+    def fills(self, count: float) -> bool:
+        """Whether nothing of `count` rows lies outside the basis and the intercept."""
+        return count - 1 <= len(self.values)
+
     def predict(self, c: Array, alphas: Floats) -> Array:
         """Return s * c at each target's own alpha, (rank, n_targets)."""
         shrunk = self.values[:, None] + like(alphas, self.values)
@@ -224,9 +228,7 @@ class Quadratic:
     @classmethod
     def of_root(cls, root: Array) -> Quadratic:
         """Prepare root' root, (n, rank)."""
-        xp = namespace(root)
-        size = _largest_row_sum(root.T) * float(xp.max(xp.sum(xp.abs(root), axis=1)))
-        return cls((), root, size)
+        return cls((), root, _largest_row_sum(root.T) * _largest_row_sum(root))
 
     @property
     def single(self) -> Quadratic:
@@ -271,9 +273,13 @@ def factor(gram: Array, scale: Floats) -> tuple[Array, Array]:
 
 
 def root(gram: Array) -> Array:
-    """Factor a Gram matrix as L L', whatever the scales of its columns; L is (n, rank)."""
+    """Factor a Gram matrix as L L', whatever the scales of its columns; L is (n, rank).
+
+    Columns without variance take no part, also where rounding made their square negative.
+    """
     xp = namespace(gram)
-    size = xp.sqrt(xp.linalg.diagonal(gram))
+    squares = xp.linalg.diagonal(gram)
+    size = xp.sqrt(xp.where(squares > 0, squares, 0.0))
     inverse = xp.where(size > 0, 1.0 / xp.where(size > 0, size, 1.0), 0.0)
     values, vectors = factor(gram * inverse[:, None] * inverse, np.ones(len(gram)))
     return size[:, None] * vectors * xp.sqrt(values)
@@ -294,7 +300,7 @@ def residuals(basis: Basis, c: Array, yy: Array, alphas: Floats, count: float) -
     xp = namespace(c)
     power = c * c
     inside = basis.leave(alphas) ** 2 @ power
-    if count - 1 <= len(basis.values):
+    if basis.fills(count):
         # Without free dimensions nothing lies outside the basis, whatever rounding says.
         return inside
     outside = yy - power.sum(axis=0)

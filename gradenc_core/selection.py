@@ -255,13 +255,13 @@ def _loo_errors(training: Training, problem: Problem, block: Block, alphas: Floa
     rows = _LeftOut(training, problem, block, alphas)
     yy = problem.centred.yy
     rss = fetch(ridge.residuals(basis, problem.c, put(yy), alphas, training.count))
-    gcv = rss / (1.0 - rows.leverages.mean(axis=1))[:, None] ** 2
+    gcv = rss / rows.freedom.mean(axis=1)[:, None] ** 2
     first = np.zeros(gcv.shape, dtype=bool)
     first[gcv.argmin(axis=0), np.arange(gcv.shape[1])] = True
     errors = rows.errors(first)
     least = np.maximum(rss - RESIDUAL_ERROR * yy, 0.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        lower = least / (1.0 - rows.leverages.min(axis=1))[:, None] ** 2
+        lower = least / rows.freedom.max(axis=1)[:, None] ** 2
     lower[np.isnan(lower)] = 0.0
     rest = (lower <= errors.min(axis=0)) & ~first
     rest &= rows.lower_errors(rest) <= errors.min(axis=0)
@@ -269,17 +269,25 @@ def _loo_errors(training: Training, problem: Problem, block: Block, alphas: Floa
 
 
 class _LeftOut:
-    """Training rows of a problem, each left out in turn."""
+    """Training rows of a problem, each left out in turn.
+
+    Where the basis leaves no free dimension, as with fewer rows than features, residuals and
+    1 - leverage are sums of the shares 1 - s: subtractions would lose them at a small alpha.
+    """
 
     def __init__(self, training: Training, problem: Problem, block: Block, alphas: Floats) -> None:
-        self.problem, self.block, self.alphas = problem, block, alphas
+        self.problem, self.block = problem, block
         layout = problem.factor.coordinates.layout
         self.kept = ~np.isin(layout.folds, training.left_out)
         self.weights, self.weight = layout.weights, training.weight
+        basis = problem.factor.basis
+        self.filled = basis.fills(training.count)
+        self.shares = basis.leave(alphas) if self.filled else basis.shrink(alphas)
+        """Of c in the residual, or else in the prediction, (n_alphas, rank)."""
         self._only_chunk: tuple[Ints, Array] | None = None
-        parts = [self._leverages(rows, z) for rows, z in self._chunks()]
-        self.leverages = np.concatenate([h for h, _ in parts], axis=1)
-        """(n_alphas, n_kept)"""
+        parts = [self._freedom(rows, z) for rows, z in self._chunks()]
+        self.freedom = np.concatenate([free for free, _ in parts], axis=1)
+        """1 - leverage, (n_alphas, n_kept)."""
         self._lengths = np.concatenate([length for _, length in parts])
 
     def errors(self, wanted: NDArray[np.bool_]) -> Floats:
@@ -292,7 +300,7 @@ class _LeftOut:
     def lower_errors(self, wanted: NDArray[np.bool_]) -> Floats:
         """Bounds below the errors where wanted, infinity elsewhere: from residuals in float32."""
         basis, c = self.problem.factor.basis, self.problem.c
-        power = fetch(basis.shrink(self.alphas) ** 2 @ (c * c))
+        power = fetch(self.shares**2 @ (c * c))
         near = self._sums(wanted, single)
         n_kept, rank = int(self.kept.sum()), len(basis.values)
         with np.errstate(all="ignore"):
@@ -313,11 +321,13 @@ class _LeftOut:
             z = cast(z).T
             weights = cast(put(self._row_weights()[:, start : start + len(rows)]))
             start += len(rows)
-            for a, alpha in enumerate(self.alphas):
-                x, columns = _predict(self.problem, alpha, wanted[a])
+            for a, shares in enumerate(self.shares):
+                columns = np.flatnonzero(wanted[a])
                 if columns.size:
+                    x = take(self.problem.c, pad_columns(columns)) * shares[:, None]
                     left_out = cast(x).T @ z
-                    left_out[: columns.size] -= take(y, columns, axis=0)
+                    if not self.filled:
+                        left_out[: columns.size] -= take(y, columns, axis=0)
                     left_out *= left_out
                     with np.errstate(all="ignore"):
                         errors[a, columns] += fetch(left_out @ weights[a])[: columns.size]
@@ -326,14 +336,15 @@ class _LeftOut:
     def _row_weights(self) -> Floats:
         """Weight of each kept row's squared residual, (n_alphas, n_kept)."""
         with np.errstate(divide="ignore"):
-            weights: Floats = self.weights[self.kept] / (1.0 - self.leverages) ** 2
+            weights: Floats = self.weights[self.kept] / self.freedom**2
         return weights
 
-    def _leverages(self, rows: Ints, z: Array) -> tuple[Floats, Floats]:
-        """Leverages at every alpha (n_alphas, n), and squared lengths of the rows (n,)."""
-        squares = z * z
-        within = fetch(self.problem.factor.basis.shrink(self.alphas) @ squares.T)
-        return self.weights[rows] * (1.0 / self.weight + within), fetch(squares.sum(axis=1))
+    def _freedom(self, rows: Ints, z: Array) -> tuple[Floats, Floats]:
+        """1 - leverage at every alpha (n_alphas, n), and squared lengths of the rows (n,)."""
+        squares, weights = z * z, self.weights[rows]
+        within = weights * fetch(self.shares @ squares.T)
+        free = within if self.filled else 1.0 - (weights / self.weight + within)
+        return free, fetch(squares.sum(axis=1))
 
     def _chunks(self) -> Iterator[tuple[Ints, Array]]:
         """Yield kept rows and their coordinates, (n, rank)."""

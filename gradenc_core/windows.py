@@ -28,11 +28,11 @@ def window_means(
     times: NDArray[np.floating],
     windows: Sequence[tuple[float, float]],
 ) -> NDArray[np.float64]:
-    """Return the mean response of every sensor in every window, (n_stimuli, n_sensors, n_windows).
+    """Return the mean response of every sensor in every window, (n_stimuli, …, n_windows).
 
     Parameters
     ----------
-    responses : array, (n_stimuli, n_sensors, n_times)
+    responses : array, (n_stimuli, …, n_times)
         Of any unit; NaN in a sample is NaN in the means of its windows.
     times : array, (n_times,)
         s from stimulus onset.

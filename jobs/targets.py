@@ -16,8 +16,8 @@ from storage_schemas.store import Store
 
 Array = NDArray[np.float64]
 
-VOXELS_AT_ONCE = 4096
-"""Voxels that region means are summed over in one read."""
+VOXELS_AT_ONCE = 1024
+"""Voxels that region means are summed over in one read: less than a block of targets' memory."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,17 @@ class Sensors:
         rows, columns = index
         start, stop, _ = columns.indices(self.shape[1])
         first, last = start // self.width, -(-stop // self.width)
-        values = self.data[rows, first:last].values
-        if self.windows is not None:
-            values = window_means(values, self.data["time"].values, self.windows)
-        flat = values.reshape(len(values), -1)[:, start - first * self.width :]
+        # One at a time: a sensor has many more samples than windows.
+        sensors = [self._read(rows, sensor) for sensor in range(first, last)]
+        flat = np.concatenate(sensors, axis=1)[:, start - first * self.width :]
         return np.asarray(flat[:, : stop - start], dtype=np.float64)
+
+    def _read(self, rows: slice, sensor: int) -> NDArray[np.floating]:
+        """Return the columns of one sensor, (n_stimuli, width)."""
+        values = self.data[rows, sensor].values
+        if self.windows is None:
+            return values
+        return window_means(values, self.data["time"].values, self.windows)
 
 
 @dataclass(frozen=True)

@@ -236,6 +236,34 @@ def test_a_feature_that_varies_only_in_the_held_out_fold_has_no_weight(seed):
     np.testing.assert_allclose(more.r[0], plain.r[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("constant", [0.1, 7.7])
+def test_features_constant_in_a_fold_of_few_rows_lose_no_score(selection, constant):
+    """Ten rows of forty features are described by a root of their moments."""
+    x, y, folds, w = study(60, 40, t=2, n_folds=6)
+    x[folds == 1, :20] = constant
+    scores = encode(x, y, folds, w, RidgeOptions((0.1, 10.0), selection))
+    for t in range(2):
+        want = naive(x, y[:, t], folds, w, selection, one_band_grid(40, (0.1, 10.0)))
+        assert_same(scores, want, t)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("p", [4, 6, 30])
+def test_folds_of_one_stimulus_or_of_duplicates_have_squared_errors(selection, p):
+    x, y, _, w = study(12, p, t=2)
+    folds = np.array([0, 1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4])
+    x[folds == 2] = x[2]
+    scores = encode(x, y, folds, w, RidgeOptions((0.1, 10.0), selection))
+    assert np.isnan(scores.r[:2]).all()
+    assert (scores.r[2] == 0).all()
+    assert np.isfinite(scores.r[3:]).all()
+    for t in range(2):
+        with np.errstate(invalid="ignore"):
+            want = naive(x, y[:, t], folds, w, selection, one_band_grid(p, (0.1, 10.0)))
+        assert_same(scores, want, t, ("sse", "alpha"))
+
+
 def test_no_features_with_variance_predict_nothing_and_are_counted():
     _, y, folds, _ = study()
     scores = encode(np.full((80, 3), 2.5), y, folds)
@@ -515,6 +543,7 @@ def test_bad_input_is_named():
     cases = [
         (lambda: encode(broken, y, folds), "1 of 12 features .* first in column 3"),
         (lambda: encode(x[:, 0], y, folds), r"features have shape \(80,\)"),
+        (lambda: encode(x[:, :0], y, folds), "features have no columns"),
         (lambda: encode(x, y[:-1], folds), r"targets have shape \(79, 5\) .* 80 rows"),
         (lambda: encode(x, y, folds[:-1]), r"folds has shape \(79,\) .* 80 rows"),
         (lambda: encode(x, y, folds, w[:-1]), r"weights has shape \(79,\) .* 80 rows"),

@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 from sklearn.linear_model import RidgeCV
 
 from gradenc_core import device, moments
-from gradenc_core.design import factorise
+from gradenc_core.design import factorise, read, train
 from gradenc_core.encoding import bootstrap_scores, encode, permutation_scores, score_targets
 from gradenc_core.fitting import fit_ridge
 from gradenc_core.ridge import RidgeOptions
+from gradenc_core.selection import Block, loo_errors
 
 ALPHAS = tuple(np.logspace(-3, 6, 13).tolist())
 
@@ -89,6 +90,27 @@ def test_the_alpha_is_the_one_of_least_error(n, p, kind, selection, seed):
     fitted = fit_ridge(x, y, folds, w, RidgeOptions(ALPHAS, selection))
     want = np.array(sorted(ALPHAS, reverse=True))[errors.argmin(axis=0)]
     np.testing.assert_allclose(fitted.alpha[clear], want[clear])
+
+
+@pytest.mark.parametrize(("n", "p"), [(16, 15), (16, 40)])
+def test_leave_one_out_of_an_interpolating_fit_is_not_rounding(n, p):
+    """With n <= p the errors at tiny alphas tend to a limit, the kernel's closed form."""
+    x, y, _, w = study(n, p, 5, 3, "plain")
+    w /= w.mean()
+    z = standardised(x, w, np.ones(n, bool))
+    left_out = np.zeros(y.shape)
+    for i in range(n):
+        kept = np.arange(n) != i
+        mean, y_mean = (np.average(v[kept], axis=0, weights=w[kept]) for v in (z, y))
+        left_out[i] = (
+            y[i] - y_mean - (z[i] - mean) @ np.linalg.pinv(z[kept] - mean) @ (y[kept] - y_mean)
+        )
+    want = (w[:, None] * left_out**2).sum(axis=0)
+    coordinates = read(x, np.zeros(n, int), w)
+    (whole,) = train(coordinates, [()], RidgeOptions(ALPHAS, "loo"), None)
+    for alpha in (1e-8, 1e-11, 1e-13):
+        errors = loo_errors(whole, Block(y), np.array([alpha]))[0, 0]
+        np.testing.assert_allclose(errors, want, rtol=1e-4)
 
 
 def test_condition_1e6_changes_no_choice():

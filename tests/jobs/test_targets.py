@@ -1,11 +1,14 @@
 """Columns read from the response stores are those of the whole arrays, at every border."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradenc_core.fitting import TARGET_WIDTH
 from jobs.targets import Sensors, SideBySide, Voxels, region_means
 
 WINDOWS = ((0.0, 0.2), (0.1, 0.4))
@@ -20,6 +23,16 @@ def sensors(seed: int, n_sensors: int = 3) -> xr.DataArray:
     values = np.random.default_rng(seed).standard_normal((5, n_sensors, 4)).astype(np.float32)
     times = {"time": [0.0, 0.1, 0.2, 0.3]}
     return xr.DataArray(values, dims=("stimulus", "sensor", "time"), coords=times)
+
+
+class CopiedOnRead:
+    """An array whose slices are copies, as those on disk are."""
+
+    def __init__(self, data: xr.DataArray) -> None:
+        self.data, self.shape = data, data.shape
+
+    def __getitem__(self, index):
+        return self.data["time"] if index == "time" else self.data[index].copy()
 
 
 def means(data: xr.DataArray) -> np.ndarray:
@@ -55,6 +68,23 @@ def test_any_slice_of_columns_is_that_of_the_subjects_side_by_side(start: int, w
     np.testing.assert_allclose(found, whole[:, chosen], rtol=1e-12)
 
 
+@pytest.mark.parametrize("windows", [None, WINDOWS])
+def test_no_more_than_a_sensor_is_in_memory_besides_the_columns(windows) -> None:
+    """A block of window means covers hundreds of sensors, whose samples are gigabytes."""
+    n_stimuli, n_sensors, n_times = 500, 40, 100
+    one = n_stimuli * n_times * 4
+    values = np.zeros((n_stimuli, n_sensors, n_times), dtype=np.float32)
+    times = {"time": np.linspace(0, 0.4, n_times)}
+    data = xr.DataArray(values, dims=("stimulus", "sensor", "time"), coords=times)
+    columns = Sensors(CopiedOnRead(data), windows)
+    tracemalloc.start()
+    block = columns[slice(None), slice(0, 80)]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert block.shape == (n_stimuli, 80)
+    assert peak < 4 * one + 4 * block.nbytes
+
+
 @pytest.mark.parametrize("at_once", [2, 4096])
 def test_region_means_leave_voxels_with_a_nan_out(monkeypatch, at_once: int) -> None:
     monkeypatch.setattr("jobs.targets.VOXELS_AT_ONCE", at_once)
@@ -70,3 +100,18 @@ def test_region_means_leave_voxels_with_a_nan_out(monkeypatch, at_once: int) -> 
     want = [values[:, [0, 2]].mean(axis=1), values[:, 4], values[:, [3, 5]].mean(axis=1)]
     np.testing.assert_allclose(found[:, :3], np.stack(want, axis=1))
     assert np.isnan(found[:, 3]).all()
+
+
+def test_region_means_take_less_memory_than_a_block_of_targets() -> None:
+    n, n_voxels = 200, 3 * TARGET_WIDTH
+    site = {
+        "roi": ("voxel", np.array(["V1"] * n_voxels, dtype=object)),
+        "hemisphere": ("voxel", np.array(["L"] * n_voxels, dtype=object)),
+    }
+    responses = (("stimulus", "voxel"), np.zeros((n, n_voxels), dtype=np.float32))
+    data = xr.Dataset({"responses": responses}, site)
+    tracemalloc.start()
+    region_means(data, ["V1:L"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 8 * TARGET_WIDTH * n

@@ -65,10 +65,14 @@ class Columns(Protocol):
 
 @dataclass(frozen=True)
 class EncodingCounts:
-    """What a reader of the scores must know; the last three count (fold, target) pairs."""
+    """What a reader of the scores must know; the last four count (fold, target) pairs.
+
+    `constant_folds` are those without r, of targets that vary elsewhere.
+    """
 
     nan_targets: int
     constant_targets: int
+    constant_folds: int
     flat_predictions: int
     lowest_alpha: int
     highest_alpha: int
@@ -142,6 +146,7 @@ def score_targets(design: Design, y: Columns) -> EncodingScores:
     counts = EncodingCounts(
         nan_targets=int(joined.pop("is_nan").sum()),
         constant_targets=int(joined.pop("is_constant").sum()),
+        constant_folds=int(joined.pop("is_constant_fold").sum()),
         flat_predictions=int(joined.pop("is_flat").sum()),
         lowest_alpha=int((joined["alpha"] == design.options.alpha_grid[-1]).sum()),
         highest_alpha=int((joined["alpha"] == design.options.alpha_grid[0]).sum()),
@@ -357,6 +362,7 @@ def _measures(block: _Block, options: RidgeOptions, fits: Sequence[Fit]) -> dict
         "sst": squared(full.scores.sst),
         "alpha": real(options.alpha_grid[full.alpha]),
         "is_flat": full.scores.flat[:, :n_targets],
+        "is_constant_fold": block.usable & (full.scores.sst[:, :n_targets] == 0),
         "is_nan": block.is_nan,
         "is_constant": block.is_constant,
     }

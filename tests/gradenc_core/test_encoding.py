@@ -334,6 +334,8 @@ def test_a_target_constant_in_one_fold_has_no_score_there():
     scores = encode(x, y, folds, w)
     assert np.isnan(scores.r[1]).all()
     assert (scores.sst[1] == 0).all()
+    assert scores.counts.constant_folds == 20
+    assert scores.counts.constant_targets == 0
     assert np.isfinite(scores.r[[0, 2, 3]]).all()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -64,10 +65,14 @@ class Columns(Protocol):
 
 @dataclass(frozen=True)
 class EncodingCounts:
-    """What a reader of the scores must know; the last three count (fold, target) pairs."""
+    """What a reader of the scores must know; the last four count (fold, target) pairs.
+
+    `constant_folds` are those without r, of targets that vary elsewhere.
+    """
 
     nan_targets: int
     constant_targets: int
+    constant_folds: int
     flat_predictions: int
     lowest_alpha: int
     highest_alpha: int
@@ -141,6 +146,7 @@ def score_targets(design: Design, y: Columns) -> EncodingScores:
     counts = EncodingCounts(
         nan_targets=int(joined.pop("is_nan").sum()),
         constant_targets=int(joined.pop("is_constant").sum()),
+        constant_folds=int(joined.pop("is_constant_fold").sum()),
         flat_predictions=int(joined.pop("is_flat").sum()),
         lowest_alpha=int((joined["alpha"] == design.options.alpha_grid[-1]).sum()),
         highest_alpha=int((joined["alpha"] == design.options.alpha_grid[0]).sum()),
@@ -189,8 +195,8 @@ def permutation_scores(
     ValueError
         If `y` or `groups` has another number of rows than the features.
     """
-    orders = permutations(design.n_stimuli, n_permutations, seed, groups)
-    scores = [_permuted(design, block, orders) for block in _blocks(design, y)]
+    drawn = (design.n_stimuli, n_permutations, seed, groups)
+    scores = [_permuted(design, block, _orders(*drawn)) for block in _blocks(design, y)]
     return np.concatenate(scores, axis=1).astype(np.float32)
 
 
@@ -198,15 +204,24 @@ def permutations(
     n_stimuli: int, n_permutations: int, seed: int, groups: NDArray[Any] | None = None
 ) -> Ints:
     """Draw orders of stimuli, (n_permutations + 1, n_stimuli); row 0 is the identity."""
+    return np.stack([*_orders(n_stimuli, n_permutations, seed, groups)])
+
+
+def _orders(
+    n_stimuli: int, n_permutations: int, seed: int, groups: NDArray[Any] | None
+) -> Iterator[Ints]:
+    """Yield orders one by one: all of them are as large as a thousand targets."""
     generator = np.random.default_rng(seed)
-    orders = np.tile(np.arange(n_stimuli), (n_permutations + 1, 1))
     groups = np.zeros(n_stimuli) if groups is None else np.asarray(groups)
     if groups.shape != (n_stimuli,):
         raise ValueError(f"groups has shape {groups.shape}; give one value for {n_stimuli} rows.")
-    for group in np.unique(groups):
-        members = np.flatnonzero(groups == group)
-        orders[1:, members] = generator.permuted(orders[1:, members], axis=1)
-    return orders
+    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    yield np.arange(n_stimuli)
+    for _ in range(n_permutations):
+        order = np.arange(n_stimuli)
+        for rows in members:
+            order[rows] = generator.permuted(rows)
+        yield order
 
 
 def bootstrap_scores(
@@ -347,6 +362,7 @@ def _measures(block: _Block, options: RidgeOptions, fits: Sequence[Fit]) -> dict
         "sst": squared(full.scores.sst),
         "alpha": real(options.alpha_grid[full.alpha]),
         "is_flat": full.scores.flat[:, :n_targets],
+        "is_constant_fold": block.usable & (full.scores.sst[:, :n_targets] == 0),
         "is_nan": block.is_nan,
         "is_constant": block.is_constant,
     }
@@ -357,17 +373,26 @@ def _measures(block: _Block, options: RidgeOptions, fits: Sequence[Fit]) -> dict
     return measures
 
 
-def _permuted(design: Design, block: _Block, orders: Ints) -> Floats:
+def _permuted(design: Design, block: _Block, orders: Iterator[Ints]) -> Floats:
     """Scores of one block of targets under each order of stimuli, (n_orders, n_targets)."""
     n_targets = block.rows.shape[1]
-    at_once = TARGET_WIDTH // n_targets
     scores = []
-    for start in range(0, len(orders), at_once):
-        rows = block.rows.take(orders[start : start + at_once].T, axis=0)
-        columns = rows.reshape(len(rows), -1)
-        values = statistic([chosen.scores for chosen in fit(design, _pad(columns))])
-        scores.append(values[: columns.shape[1]].reshape(-1, n_targets))
+    for n_orders, columns in _side_by_side(block.rows, orders):
+        values = statistic([chosen.scores for chosen in fit(design, columns)])
+        scores.append(values[: n_orders * n_targets].reshape(n_orders, n_targets))
     return np.where(block.usable, np.concatenate(scores), np.nan)
+
+
+def _side_by_side(rows: Floats, orders: Iterator[Ints]) -> Iterator[tuple[int, Floats]]:
+    """Yield a number of orders, and targets in these orders, padded to `TARGET_WIDTH`."""
+    n_targets = rows.shape[1]
+    for first in orders:
+        columns = np.zeros((len(rows), TARGET_WIDTH))
+        stop = 0
+        for order in chain([first], islice(orders, TARGET_WIDTH // n_targets - 1)):
+            columns[:, stop : stop + n_targets] = rows[order]
+            stop += n_targets
+        yield stop // n_targets, columns
 
 
 def _refit(

@@ -119,7 +119,8 @@ def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> 
     making = features + 4 * square
     rows = 3 * FLOAT64 * min(n, ROWS) * p
     candidates = shapes.n_folds * n_ratios * len(options.alphas)
-    block = FLOAT64 * TARGET_WIDTH * (3 * n + (shapes.n_folds + 1) * p + 6 * rank + 5 * candidates)
+    sums = _sums(shapes, options, n_ratios, form)
+    block = FLOAT64 * TARGET_WIDTH * (3 * n + sums + 6 * rank + 5 * candidates)
     left_out = options.selection == "loo"
     read = rows + left_out * FLOAT64 * min(n, ROWS) * (2 * TARGET_WIDTH + 2 * rank)
     fit = max(making, block + read)
@@ -130,6 +131,18 @@ def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> 
         sums = shapes.n_folds * copies * FLOAT64 * p * (p + width)
         bootstrap = sums + rows + 6 * FLOAT64 * p**2
     return factors + max(fit, bootstrap)
+
+
+def _sums(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> float:
+    """Products that are kept of each target: with features, or in dual form with every basis.
+
+    Targets that need float64 hold those of pairs of folds a second time.
+    """
+    n, folds = shapes.n_stimuli, shapes.n_folds
+    if form == "primal":
+        return (folds + 1.0) * shapes.n_features
+    pairs = n_trainings(folds, options) - folds
+    return n_ratios * n * (folds * (folds - 1.0) + 2.0 * pairs * (folds - 2.0))
 
 
 def _operations(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> float:

@@ -1,5 +1,7 @@
 """Encoding against plain scikit-learn, himalaya, closed forms and its own invariants."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from himalaya.ridge import GroupRidgeCV, RidgeCV
@@ -332,6 +334,8 @@ def test_a_target_constant_in_one_fold_has_no_score_there():
     scores = encode(x, y, folds, w)
     assert np.isnan(scores.r[1]).all()
     assert (scores.sst[1] == 0).all()
+    assert scores.counts.constant_folds == 20
+    assert scores.counts.constant_targets == 0
     assert np.isfinite(scores.r[[0, 2, 3]]).all()
 
 
@@ -418,6 +422,17 @@ def test_permutation_does_not_depend_on_the_number_of_targets(monkeypatch):
     assert np.array_equal(many[:, 7:9], permutation_scores(design, y[:, 7:9], 9, 0))
     monkeypatch.setattr(encoding, "TARGET_WIDTH", 128)
     np.testing.assert_allclose(many, permutation_scores(design, y, 9, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("n_targets", [1, 3])
+def test_orders_of_stimuli_take_no_memory_beside_a_block_of_targets(n_targets):
+    x, y, folds, _ = study(3000, 4, t=n_targets)
+    design = factorise(x, folds, options=RidgeOptions((1.0,), "gcv"))
+    tracemalloc.start()
+    permutation_scores(design, y, 1000, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 8 * encoding.TARGET_WIDTH * len(y)
 
 
 @pytest.mark.parametrize("bands", [None, (20, 8)])

@@ -61,6 +61,8 @@ print(peak() - before)
         (3_000, 384, 1_024, 4, "kfold", True),
         (9_000, 128, 1_024, 0, "loo", False),
         (300, 2_000, 1_024, 0, "kfold", False),
+        (600, 620, 1_024, 0, "kfold", True),
+        (600, 620, 1_024, 0, "gcv", True),
     ],
 )
 def test_memory_stays_within_the_plan(n, p, t, bootstraps, selection, banded):

@@ -115,14 +115,19 @@ def test_without_projection_every_layer_is_as_wide_as_it_is(data: dict, tmp_path
 
 def test_alikeness_of_unprojected_layers_is_stored(data: dict, tmp_path: Path) -> None:
     extraction = Extraction(tmp_path, data, projection="none")
-    forward = extraction.extract()["forward"].dataset()
+    features = extraction.extract()
     plans = encode_plans(
         extraction.study, extraction.resolved, extraction.targets[:1], extraction.sealed
     )
-    store = next(plan for plan in plans if plan.kind == "collinearity").create(extraction.root)
-    run(extraction.root, [store])
-    layers = [layer_features(forward, index).values for index in range(2)]
-    np.testing.assert_allclose(store.dataset()["cka"].values, linear_cka(layers), rtol=1e-12)
+    alike = (plan for plan in plans if plan.kind == "collinearity")
+    for source in SOURCES:
+        store = next(alike).create(extraction.root)
+        assert store.attrs["source"] == source
+        run(extraction.root, [store])
+        data = features[source].dataset()
+        widths = [64, 512]  # without the log-norm
+        layers = [layer_features(data, i).values[:, :width] for i, width in enumerate(widths)]
+        np.testing.assert_allclose(store.dataset()["cka"].values, linear_cka(layers), rtol=1e-12)
 
 
 def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> None:

@@ -68,7 +68,13 @@ def check_objective(
     extractor = _extractor(objective, model, head)
     stimuli = _stimuli(model, "stimulus", N_STIMULI)
     for problem in (_losses, _independence, _partition, _finite_differences):
-        found = problem(extractor, stimuli)
+        try:
+            found = problem(extractor, stimuli)
+        except Exception as error:
+            found = (
+                f"fails ({type(error).__name__}: {error}); declare with `needs` what it reads "
+                "beside the stimulus's own pass"
+            )
         if found:
             raise NotConforming(f"the objective {objective.name} {found}")
 

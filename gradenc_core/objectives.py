@@ -17,9 +17,10 @@ N_RANDOM_DRAWS = 10
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 CONTRAST_TEMPERATURE = 0.1
 
-Need = Literal["classifier", "views", "bank", "masks"]
+Need = Literal["classifier", "views", "bank", "head", "masks"]
 """`classifier`: the model's own head. `views`: readouts of the teacher views. `bank`: the reference
-bank and its prototypes. `masks`: the loss is taken in two complementary masked passes."""
+bank and its prototypes. `head`: the user's projection head, where there is one. `masks`: the loss
+is taken in two complementary masked passes. What is not declared is not there."""
 
 Loss = Callable[[Readout, Context, int], torch.Tensor]
 """(readout, context, number of the draw) -> one value per stimulus, (n_stimuli,), which must depend
@@ -59,7 +60,7 @@ def as_objective(loss: Loss, name: str | None = None) -> Objective:
     return Objective(name or loss.__name__, loss, declared["needs"], declared["n_draws"])
 
 
-@needs("views", "bank")
+@needs("views", "bank", "head")
 def dino(readout: Readout, context: Context, draw: int) -> torch.Tensor:
     """Cross-entropy over prototypes between the stimulus and its teacher views, (n_stimuli,).
 

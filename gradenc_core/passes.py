@@ -238,9 +238,24 @@ class Passes:
 
     def _losses(self, chosen: Mapping[str, tuple[Objective, int]], readout: Readout) -> Losses:
         return {
-            source: objective.loss(readout, self.context, draw)
+            source: objective.loss(*self._shown(objective, readout), draw)
             for source, (objective, draw) in chosen.items()
         }
+
+    def _shown(self, objective: Objective, readout: Readout) -> tuple[Readout, Context]:
+        """Hide what the objective does not need: the identity of what it makes says nothing of it.
+
+        Without this, an objective could read what happens to be there for another one.
+        """
+        context = self.context
+        if "views" not in objective.needs:
+            readout = replace(readout, views=())
+        if "bank" not in objective.needs:
+            context = replace(context, bank=None)
+        if "head" not in objective.needs:
+            readout = _without_embedding(readout)
+            context = replace(context, head=None, centre=None)
+        return readout, context
 
 
 def final_norm(model: VisionModel) -> str | None:
@@ -282,6 +297,12 @@ def _full(values: torch.Tensor) -> torch.Tensor:
 
 def _detached(readout: Readout) -> Readout:
     return replace(readout, pooled=readout.pooled.detach(), patches=readout.patches.detach())
+
+
+def _without_embedding(readout: Readout) -> Readout:
+    views = tuple(replace(view, embedding=None) for view in readout.views)
+    whole = readout.whole and replace(readout.whole, embedding=None)
+    return replace(readout, embedding=None, views=views, whole=whole)
 
 
 def _sum(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:

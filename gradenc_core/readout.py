@@ -59,7 +59,7 @@ class Context:
         Of the study.
     bank : Bank or None
     head : callable or None
-        A user's head for `dino`.
+        A user's head, for `dino` and other objectives that need it.
     centre : torch.Tensor, (n_logits,), or None
         Mean of the head's logits over the bank; `settled` computes it.
     """
@@ -92,6 +92,8 @@ class Context:
 @dataclass(frozen=True)
 class Readout:
     """What an objective reads from one forward pass.
+
+    An objective finds only what it declared with `gradenc_core.objectives.needs`.
 
     Attributes
     ----------

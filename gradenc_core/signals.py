@@ -261,18 +261,25 @@ def classify_signals(
     -------
     dict of str to list
         By gradient source, one class per layer.
+
+    Raises
+    ------
+    ValueError
+        There are fewer than 3 images, or a gradient is not finite.
     """
     if len(images) < 3:
         raise ValueError(f"{len(images)} images cannot class a signal; give at least 3")
     signals = extractor.pooled(images, None, digests, views)
     forward = signals.pop("forward")
-    return {source: _classes(layers, forward) for source, layers in signals.items()}
+    return {source: _classes(source, layers, forward) for source, layers in signals.items()}
 
 
 def _classes(
-    gradients: Sequence[torch.Tensor], forward: Sequence[torch.Tensor]
+    source: str, gradients: Sequence[torch.Tensor], forward: Sequence[torch.Tensor]
 ) -> list[SignalClass]:
     norms = [float(_norm(gradient).max()) for gradient in gradients]
+    if not np.isfinite(norms).all():
+        raise ValueError(f"{source} is not finite; check the weights and the preprocessing")
     return [
         "zero" if norm <= ZERO_NORM * max(norms) else _class(gradient.double(), activation.double())
         for norm, gradient, activation in zip(norms, gradients, forward, strict=True)

@@ -117,8 +117,8 @@ def resolve_sources(study: Study) -> dict[str, ResolvedSource]:
     """Return what each gradient source is made of; `random` stands for one source per draw."""
     head = find_head(study)
     sources: dict[str, ResolvedSource] = {}
-    for name, found in find_objectives(study, study.objectives).items():
-        given_head = head if name == "dino" else None
+    for found in find_objectives(study, study.objectives).values():
+        given_head = head if "head" in found.objective.needs else None
         locations = {
             "bank": None if study.bank is None else (study.folder / study.bank).resolve(),
             "objective": found.path,

@@ -34,15 +34,16 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         digests, decoded = zip(*bank_images(spec.images, store.locations), strict=True)
         images = torch.stack([preprocess(model, image) for image in decoded])
         n, seed = len(digests), spec.signal.seed
+        micro_batch = min(n, work.how.micro_batch)
         bank = build_bank(
-            model, zip(digests, images, strict=True), seed, n, n // IMAGES_PER_PROTOTYPE
+            model, zip(digests, images, strict=True), seed, micro_batch, n // IMAGES_PER_PROTOTYPE
         )
         objectives, head = plugins.load([(spec.objective, store.locations)])
         extractor = build_extractor(
             model,
             ["forward", spec.source],
             spec.signal,
-            n,
+            micro_batch,
             context=Context(seed, bank, head),
             objectives=objectives,
         )
@@ -52,4 +53,4 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
             views = torch.stack([teacher_views(model, i, name, seed) for i, name in pairs])
         names = classify_signals(extractor, images, digests, views)[spec.source]
         codes = np.array([SIGNAL_CLASSES.index(name) for name in names], dtype=np.int8)
-        yield store, unit, {"signal_class": codes}, {"classes": names}
+        yield store, unit, {"signal_class": codes}, {"classes": names, "micro_batch": micro_batch}

@@ -119,9 +119,11 @@ def run_items(
                 break
             made = make(item)
             # One at a time: no more than two items' results are in memory.
-            if writing is not None:
-                report(writing.result())
-            writing = None if isinstance(made, Outcome) else writer.submit(made)
+            try:
+                if writing is not None:
+                    report(writing.result())
+            finally:  # whatever that raised, what was made is committed and its leases given back
+                writing = None if isinstance(made, Outcome) else writer.submit(made)
             if isinstance(made, Outcome):
                 report(made)
         if writing is not None:

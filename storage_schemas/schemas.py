@@ -19,7 +19,7 @@ ALGORITHM_VERSION = {
     "responses": 1,
     "features": 1,
     "stability": 1,
-    "collinearity": 2,
+    "collinearity": 3,
     "scores": 2,
     "comparisons": 1,
     "drill": 1,

@@ -17,6 +17,8 @@ from PIL import Image, UnidentifiedImageError
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 BRICKS = (".hdf5", ".h5")
+BIT_DEPTH = 24
+"""Place of the bit depth in a PNG file, whose header is of fixed length."""
 END_OF_JPEG = b"\xff\xd9"
 # All that PIL raises for bytes that it cannot decode.
 _UNDECODABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
@@ -193,11 +195,12 @@ def _verified(path: Path) -> bytes:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             jpeg = image.format == "JPEG"
+            deep = _is_deep(image, data)
             image.verify()
     except _UNDECODABLE as error:
         raise _damaged(path, error) from error
     # Of a JPEG only the header has been verified; without its end, it may be truncated.
-    if jpeg and not data.endswith(END_OF_JPEG):
+    if deep or (jpeg and not data.endswith(END_OF_JPEG)):
         _decoded(data, path)
     return data
 
@@ -205,14 +208,22 @@ def _verified(path: Path) -> bytes:
 def _decoded(data: bytes, path: Path) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            image.load()
-            if not image.mode.startswith(("I", "F")):
+            deep = _is_deep(image, data)
+            # A decoder takes zeros, of which an interrupted copy is full, for pixels.
+            if image.format == "JPEG" and END_OF_JPEG not in data:
+                raise ValueError("image file is truncated")
+            if not deep:
                 return image.convert("RGB")
     except _UNDECODABLE as error:
         raise _damaged(path, error) from error
     raise ValueError(
         f"the image {path} has more than 8 bits per channel; save it with 8, as it was shown"
     )
+
+
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    """Whether an image has more than 8 bits per channel, by its header: its mode may hide them."""
+    return image.format == "PNG" and data[BIT_DEPTH] > 8
 
 
 def _damaged(path: Path, error: Exception) -> ValueError:

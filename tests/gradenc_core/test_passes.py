@@ -11,7 +11,7 @@ from gradenc_core.conformance import check_objective, tiny_model
 from gradenc_core.library import Preprocessing
 from gradenc_core.masks import mask_token, masked_patches, patch_masks, patch_module
 from gradenc_core.models import from_module, load_model
-from gradenc_core.objectives import OBJECTIVES, as_objective
+from gradenc_core.objectives import OBJECTIVES, Objective, as_objective, needs
 from gradenc_core.passes import Passes, Stimuli, final_norm, reading_summary
 from gradenc_core.readout import Context
 from gradenc_core.signals import SignalExtractor, classify_signals
@@ -245,6 +245,42 @@ def test_other_objectives_do_not_change_the_bytes(vit):
         for name in ("forward", source):
             for a, b in zip(alone[name], together[name], strict=True):
                 assert torch.equal(a, b)
+
+
+@needs("views")
+def reads_views(readout, context, draw):
+    assert {view.embedding for view in readout.views} == {None}
+    return readout.pooled.sum(dim=1)
+
+
+@needs("bank")
+def reads_the_bank(readout, context, draw):
+    return context.bank.logits(readout.pooled).logsumexp(dim=1)
+
+
+def reads_everything(readout, context, draw):
+    seen = (context.bank, context.head, context.centre, readout.embedding, readout.views or None)
+    assert seen == (None,) * len(seen)
+    return readout.pooled.sum(dim=1)
+
+
+def test_an_objective_sees_only_what_it_needs(vit):
+    # Beside `dino` with a head there are bank, views and embeddings, which its identity lacks.
+    objectives = [OBJECTIVES["dino"], as_objective(reads_everything), as_objective(reads_views)]
+    Passes(
+        vit,
+        vit.blocks,
+        [source for objective in objectives for source in objective.sources],
+        Context(0, make_bank(vit), nn.Linear(16, 9)),
+        {objective.name: objective for objective in objectives},
+    ).signals(make_stimuli(16))
+
+
+def test_a_need_that_is_not_declared_does_not_conform(vit):
+    check_objective(as_objective(reads_the_bank), vit)
+    undeclared = Objective("undeclared", reads_the_bank, frozenset(), 1)
+    with pytest.raises(conformance.NotConforming, match="declare with `needs`"):
+        check_objective(undeclared, vit)
 
 
 def test_what_an_objective_needs_is_asked_for(vit):

@@ -212,6 +212,13 @@ def test_layers_after_the_readout_have_no_gradient(resnet):
 # --- same bytes -----------------------------------------------------------------------------------
 
 
+def test_a_gradient_that_is_not_finite_has_no_class(resnet):
+    x = images(3, 64)
+    x[0] = torch.inf
+    with pytest.raises(ValueError, match=r"gradient:\w+ is not finite"):
+        classify_signals(extractor(resnet, micro_batch=4), x)
+
+
 @pytest.fixture(scope="module")
 def reference(network):
     x = images(14, 64)

@@ -1,5 +1,6 @@
 """Stage extract on real files: bytes, unprojected layers, what fails a unit."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from gradenc_core.bank import N_PROTOTYPES
 from gradenc_core.models import load_model, preprocess
+from gradenc_core.passes import Passes
 from gradenc_core.readers.images import read_image
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.similarity import linear_cka
@@ -115,14 +117,39 @@ def test_without_projection_every_layer_is_as_wide_as_it_is(data: dict, tmp_path
 
 def test_alikeness_of_unprojected_layers_is_stored(data: dict, tmp_path: Path) -> None:
     extraction = Extraction(tmp_path, data, projection="none")
-    forward = extraction.extract()["forward"].dataset()
+    features = extraction.extract()
     plans = encode_plans(
         extraction.study, extraction.resolved, extraction.targets[:1], extraction.sealed
     )
-    store = next(plan for plan in plans if plan.kind == "collinearity").create(extraction.root)
+    alike = (plan for plan in plans if plan.kind == "collinearity")
+    for source in SOURCES:
+        store = next(alike).create(extraction.root)
+        assert store.attrs["source"] == source
+        run(extraction.root, [store])
+        data = features[source].dataset()
+        widths = [64, 512]  # without the log-norm
+        layers = [layer_features(data, i).values[:, :width] for i, width in enumerate(widths)]
+        np.testing.assert_allclose(store.dataset()["cka"].values, linear_cka(layers), rtol=1e-12)
+
+
+def test_classes_are_made_in_micro_batches(
+    data: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extraction = Extraction(tmp_path, data)
+    plans = prepare_plans(extraction.study, extraction.resolved)
+    store = next(plan for plan in plans if plan.kind == "classes").create(extraction.root)
+    sizes = set()
+    forward = Passes._forward
+    monkeypatch.setattr(
+        Passes,
+        "_forward",
+        lambda self, x, *args, **how: sizes.add(len(x)) or forward(self, x, *args, **how),
+    )
     run(extraction.root, [store])
-    layers = [layer_features(forward, index).values for index in range(2)]
-    np.testing.assert_allclose(store.dataset()["cka"].values, linear_cka(layers), rtol=1e-12)
+    assert sizes == {8}  # of 16 images: a GPU that holds no more can be given less
+    assert set(store.dataset()["signal_class"].values) <= {0, 1, 2, 3}
+    record = json.loads(store.record_path(store.units[0]).read_bytes())
+    assert record["facts"]["micro_batch"] == 8
 
 
 def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> None:

@@ -1,7 +1,10 @@
 """Items are computed one after another, each while the one before it is written."""
 
+import errno
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,7 +12,7 @@ from jobs.drill import Drill, Fault
 from jobs.runner import Outcome, run_items
 from jobs.spec import DrillSpec
 from storage_schemas import kinds
-from storage_schemas.attempts import latest_attempts
+from storage_schemas.attempts import Attempt, latest_attempts
 from storage_schemas.commit import committed_units
 from storage_schemas.identity import canonical_json
 from storage_schemas.store import Store
@@ -81,6 +84,25 @@ def test_what_was_computed_is_committed_after_a_stop(tmp_path: Path) -> None:
     store = drill_store(tmp_path)
     run(store, should_stop=lambda: len(latest_attempts(store)) == 2)
     assert committed_units(store) == {0, 1}
+
+
+def test_what_was_computed_is_committed_when_the_writer_raises(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = drill_store(tmp_path)
+    finish = Attempt.finish
+
+    def full_disk(self: Attempt, *args: Any, **how: Any) -> None:
+        if self.index == 0:
+            raise OSError(errno.ENOSPC, "no space")
+        finish(self, *args, **how)
+
+    monkeypatch.setattr(Attempt, "finish", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        run(store)
+    assert latest_attempts(store)[1]["outcome"] == "committed"
+    assert committed_units(store) == {0, 1}
+    assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
 
 
 @pytest.mark.parametrize("unit", range(N_UNITS))

@@ -1,4 +1,6 @@
 import hashlib
+import struct
+import zlib
 from pathlib import Path
 
 import h5py
@@ -72,6 +74,17 @@ def test_truncated_image_is_refused_by_the_manifest(stimuli: Path, name: str, lo
         read_manifest(stimuli)
 
 
+def test_jpeg_that_ends_in_zeros_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "image.jpg"
+    pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2].ljust(len(whole), b"\0"))
+    for read in (lambda: read_image(path), lambda: read_manifest(tmp_path)):
+        with pytest.raises(ValueError, match=r"image\.jpg \(image file is truncated"):
+            read()
+
+
 def test_jpeg_with_bytes_after_its_end_is_an_image(stimuli: Path) -> None:
     with (stimuli / "e.JPG").open("ab") as file:
         file.write(bytes(20))
@@ -93,11 +106,26 @@ def test_every_mode_of_8_bits_becomes_rgb(tmp_path: Path, mode: str) -> None:
     assert (np.asarray(image) == 255).all()
 
 
-def test_16_bits_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_16_bits_are_refused(tmp_path: Path, colour: int, channels: int) -> None:
+    # As a camera or an image editor writes them: Pillow itself saves 16 bits in grey only.
+    row = b"\0" + np.full(4 * channels, 40000, dtype=">u2").tobytes()
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", 4, 4, 16, colour, 0, 0, 0),
+        b"IDAT": zlib.compress(row * 4),
+        b"IEND": b"",
+    }
     path = tmp_path / "deep.png"
-    Image.fromarray(np.full((4, 4), 40000, dtype=np.uint16)).save(path)
-    with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits"):
-        read_image(path)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in parts.items()
+        )
+    )
+    for read in (lambda: read_image(path), lambda: read_manifest(tmp_path)):
+        with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits"):
+            read()
 
 
 def test_missing_image_is_named(tmp_path: Path) -> None:

@@ -114,8 +114,6 @@ class Design:
     inner : tuple of Training
         One per pair of folds, each of which validates for the other as outer fold; empty unless
         alphas are chosen by k-fold.
-    dual : bool
-        Whether kernels of stimuli were factorised, not moments of features.
     """
 
     options: RidgeOptions
@@ -124,7 +122,6 @@ class Design:
     coordinates: Coordinates
     outer: tuple[Training, ...]
     inner: tuple[Training, ...]
-    dual: bool
 
     @property
     def n_stimuli(self) -> int:
@@ -135,11 +132,6 @@ class Design:
     def n_ratios(self) -> tuple[int, ...]:
         """How many ratios each fit may choose from: all, then (with two bands) the first, 0."""
         return (len(self.scales),) if self.bands is None else (len(self.scales), 1)
-
-    @property
-    def n_factorisations(self) -> int:
-        """Eigendecompositions that were made."""
-        return len(self.scales) * (len(self.outer) + len(self.inner))
 
 
 def factorise(
@@ -179,7 +171,7 @@ def factorise(
     trainings = train(coordinates, sets, options, bands)
     scales = scales_of(x.shape[1], options, bands)
     outer, inner = trainings[:n_folds], trainings[n_folds:]
-    return Design(options, bands, scales, coordinates, outer, inner, is_dual(x.shape))
+    return Design(options, bands, scales, coordinates, outer, inner)
 
 
 def read(x: Rows, folds: NDArray[np.integer], weights: NDArray[Any] | None = None) -> Coordinates:

@@ -157,6 +157,9 @@ class Basis:
         """Diagonalise a standardised Gram matrix with its columns scaled, keeping its range."""
         n = len(scale)
         values, vectors = factor(gram[:n, :n], scale)
+        # Centred rows span no more than this; what stands below is rounding of their moments.
+        spurious = max(len(values) - int(scaler.count) + 1, 0)
+        values, vectors = values[spurious:], vectors[:, spurious:]
         columns = (like(scale, gram) * scaler.unit[:n])[:, None] * vectors
         columns /= namespace(values).sqrt(values)
         first = -(scaler.mean[:n] @ columns)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from gradenc_core.design import is_dual
 from gradenc_core.fitting import TARGET_WIDTH
 from gradenc_core.moments import ROWS
 from gradenc_core.ridge import TRIANGLE_BLOCKS, RidgeOptions
@@ -82,7 +83,7 @@ def plan_solver(
         If the limit is less than the fit needs at the least.
     """
     n, p = shapes.n_stimuli, shapes.n_features
-    form: Literal["primal", "dual"] = "dual" if p > n else "primal"
+    form: Literal["primal", "dual"] = "dual" if is_dual((n, p)) else "primal"
     n_ratios = len(options.ratio_grid) if banded else 1
     least = _memory(shapes, options, n_ratios, form)
     operations = _operations(shapes, options, n_ratios, form)

@@ -66,6 +66,14 @@ def test_basis_and_solver_meet_the_normal_equations(p, n, n_targets, seed):
         np.testing.assert_allclose(left, z.T @ y, atol=1e-8 * n)
 
 
+@pytest.mark.parametrize("distance", [0.0, 1e3, 1e5])
+def test_the_rank_is_below_the_number_of_rows_wherever_the_shift_is(distance):
+    x = np.random.default_rng(0).standard_normal((9, 10))
+    moments = sums(x, shift=np.full(10, distance))
+    scaler = Scaler.of(moments, True)
+    assert len(Basis.of(scaler, scaler.gram(moments), np.ones(10)).values) == 8
+
+
 def test_solve_drops_the_columns_without_a_scale():
     matrix, xy = gram(6, 20), np.ones((6, 2))
     beta = ridge.solve(matrix, xy, np.ones(4), np.array([1.0, 2.0]))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-from gradenc_core.device import Array, Floats, fetch, like, namespace, single, zeros
+from gradenc_core.device import Array, Floats, fetch, like, namespace, zeros
 from gradenc_core.moments import FeatureMoments
 
 Ints = NDArray[np.intp]
@@ -31,6 +31,8 @@ RELATIVE_ZERO_SD = 1e-6
 CANCELLATION = 1e-13
 # Blocks of rows of a symmetric matrix; what lies above their diagonal is never multiplied.
 TRIANGLE_BLOCKS = 4
+# Eigenvalues nearer to each other than this share are neighbours: see `squared_predictions`.
+NEIGHBOURS = 1e-4
 # Rounding errors of n products add up to this times sqrt(n) units (Higham & Mary 2019), but for
 # one case in 10^13.
 ROUNDING = 8.0
@@ -234,10 +236,17 @@ class Quadratic:
         return cls((), root, _largest_row_sum(root.T) * _largest_row_sum(root))
 
     @property
-    def single(self) -> Quadratic:
-        """The same form in float32."""
-        half = None if self.root is None else single(self.root)
-        return Quadratic(tuple(single(block) for block in self.blocks), half, self.size)
+    def matrix(self) -> Array:
+        """M, (rank, rank)."""
+        if self.root is not None:
+            return self.root.T @ self.root
+        rank = self.blocks[-1].shape[1]
+        below, start = zeros((rank, rank)), 0
+        for block in self.blocks:
+            stop = start + len(block)
+            below[start:stop, :stop] = block
+            start = stop
+        return (below + below.T) / 2.0
 
     def __call__(self, x: Array) -> Array:
         """Return x'Mx of every column of x, (rank, m) -> (m,)."""
@@ -293,9 +302,43 @@ def few_rows(n_rows: float, rank: int) -> bool:
     return n_rows < rank * (TRIANGLE_BLOCKS + 1) / (2 * TRIANGLE_BLOCKS)
 
 
-def rounding(rank: int) -> float:
-    """Relative error of a float32 quadratic form in `rank` dimensions."""
-    return float(ROUNDING * np.sqrt(2 * rank + 8) * np.finfo(np.float32).eps)
+def rounding(rank: int, kind: type = np.float32) -> float:
+    """Relative error of a quadratic form in `rank` dimensions, in numbers of a kind."""
+    return float(ROUNDING * np.sqrt(2 * rank + 8) * np.finfo(kind).eps)
+
+
+def squared_predictions(
+    basis: Basis, power: Quadratic, c: Array, alphas: Floats
+) -> tuple[Array, Array]:
+    """Return x'Mx of the predictions x = s * c at every alpha: all alphas cost one product.
+
+    For eigenvalues L_i and L_j, `s_i s_j = L_i L_j (g_j - g_i) / (L_i - L_j)` with
+    `g = 1 / (L + alpha)`, so that alpha leaves the sum over pairs: with the antisymmetric
+    `N_ij = M_ij L_i L_j / (L_i - L_j)`, it is `2 sum_j g_j c_j (N'c)_j`, and the diagonal of M.
+    Pairs of neighbours, whose difference would lose digits, are summed as they are.
+
+    Returns
+    -------
+    squares : array, (n_alphas, n_targets)
+    margin : array, (n_alphas, n_targets)
+        How far rounding may have moved them.
+    """
+    xp = namespace(c)
+    values, matrix = basis.values, power.matrix
+    shrunk, products = basis.shrink(alphas), c * c
+    gap = values[:, None] - values
+    larger = xp.where(gap > 0, values[:, None], values[None])
+    near = xp.abs(gap) <= NEIGHBOURS * larger
+    quotients = matrix * xp.where(near, 0.0, values[:, None] * values / xp.where(near, 1.0, gap))
+    squares = shrunk**2 @ (xp.linalg.diagonal(matrix)[:, None] * products)
+    squares += (2.0 * shrunk / values) @ (c * (quotients.T @ c))
+    first, second = xp.nonzero(xp.tril(near, k=-1))
+    for start in range(0, len(first), len(values)):
+        i, j = first[start : start + len(values)], second[start : start + len(values)]
+        squares += (2.0 * matrix[i, j] * shrunk[:, i] * shrunk[:, j]) @ (c[i] * c[j])
+    lengths = xp.sqrt((shrunk**2 @ products) * products.sum(axis=0))
+    bound = rounding(len(values), np.float64) * 2.0 / NEIGHBOURS * power.size
+    return squares, bound * lengths
 
 
 def residuals(basis: Basis, c: Array, yy: Array, alphas: Floats, count: float) -> Array:

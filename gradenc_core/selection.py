@@ -107,8 +107,8 @@ class Problem:
 def kfold_errors(validations: Validations, block: Block, alphas: Floats) -> Floats:
     """Squared error on folds left out, summed over training sets.
 
-    The squared predictions of all alphas are made in float32, whose error is bounded; those that
-    could be the least again in float64.
+    The squared predictions of all alphas come from one product, with a bound on its rounding;
+    those that could be the least are computed again, each by itself.
 
     Parameters
     ----------
@@ -169,18 +169,12 @@ def _add_squares(
     squares: Floats,
     margin: Floats,
 ) -> None:
-    """Add squared predictions in float32, and how far they may be off."""
-    basis, c = problem.factor.basis, single(problem.c)
-    shrunk = basis.shrink(alphas)
-    powers = [(problem.factor.held[fold].power, outer) for fold, outer in pairs]
-    forms = [(power.single, outer) for power, outer in powers]
-    for a, row in enumerate(single(shrunk)):
-        x = row[:, None] * c
-        for form, outer in forms:
-            squares[outer, a] += fetch(form(x))
-    length = fetch(shrunk**2 @ (problem.c * problem.c))
-    for power, outer in powers:
-        margin[outer] += ridge.rounding(len(basis.values)) * power.size * length
+    """Add squared predictions, and how far they may be off."""
+    for fold, outer in pairs:
+        power = problem.factor.held[fold].power
+        found, off = ridge.squared_predictions(problem.factor.basis, power, problem.c, alphas)
+        squares[outer] += fetch(found)
+        margin[outer] += fetch(off)
 
 
 def _exact_squares(
@@ -189,7 +183,7 @@ def _exact_squares(
     alphas: Floats,
     possible: NDArray[np.bool_],
 ) -> Floats:
-    """Squared predictions in float64 where they are possible choices, infinity elsewhere."""
+    """Squared predictions alpha by alpha where they are possible choices, infinity elsewhere."""
     exact = np.where(possible, 0.0, np.inf)
     for training, held in folds:
         if not held:

@@ -121,7 +121,7 @@ def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> 
     rows = 3 * FLOAT64 * min(n, ROWS) * p
     candidates = shapes.n_folds * n_ratios * len(options.alphas)
     sums = _sums(shapes, options, n_ratios, form)
-    block = FLOAT64 * TARGET_WIDTH * (3 * n + sums + 6 * rank + 5 * candidates)
+    block = FLOAT64 * TARGET_WIDTH * (3 * n + sums + 6 * rank + 5 * candidates) + 6 * square
     left_out = options.selection == "loo"
     read = rows + left_out * FLOAT64 * min(n, ROWS) * (2 * TARGET_WIDTH + 2 * rank)
     fit = max(making, block + read)
@@ -186,7 +186,8 @@ def _operations_per_target(
     pairs = folds * (folds - 1) // 2
     outer = folds * n_ratios * (2 * project + 2 * TRIANGLE * rank**2 / n_ratios)
     if options.selection == "kfold":
-        squares = 2 * pairs * n_ratios * alphas * 2 * TRIANGLE * rank**2 / 2
+        # All alphas share one product with the moments of each fold left out.
+        squares = 2 * pairs * n_ratios * (2.0 * rank**2 + 10.0 * alphas * rank)
         inner = pairs * n_ratios * 3 * project + squares
     elif options.selection == "loo":
         # About half of the alphas in float32, then two in float64.

@@ -1,0 +1,243 @@
+"""Speed of this machine: short timings of what the units of a study are made of.
+
+Nothing is multiplied by a factor from elsewhere: images are decoded, passed through the network and
+committed, and a ridge is fitted, by the functions that the units call. Stores lie in a temporary
+folder.
+"""
+
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch.utils.flop_counter import FlopCounterMode
+
+from gradenc_core.bank import N_PROTOTYPES
+from gradenc_core.encoding import bootstrap_scores, factorise, permutation_scores, score_targets
+from gradenc_core.passes import Stimuli
+from gradenc_core.readout import Bank, Context
+from gradenc_core.ridge import RidgeOptions
+from gradenc_core.solver import Shapes, plan_solver
+from hpc.plugins import all_objectives, find_objectives, loaded_head
+from hpc.profile import StageProfile
+from hpc.resolve import Resolved, ResolvedModel, signal_spec
+from hpc.store_plan import StorePlan
+from hpc.study import Study
+from jobs import models
+from jobs.extract import build_extractor, load
+from storage_schemas.attempts import begin
+from storage_schemas.commit import commit
+from storage_schemas.store import Store
+
+MICRO_BATCH = 16
+"""Most images in a timed pass."""
+FEW, SLOW_S = 2, 1.0
+"""Images of the first pass, and how many seconds it may take for more to be timed."""
+OPERATIONS = 4e10
+"""Most in a timed fit: a few seconds of one core."""
+MODULES = {
+    "extract": ("hpc.worker, jobs.extract, jobs.stability",),
+    "encode": ("hpc.worker, hpc.dask", "hpc.dask, jobs.encode, jobs.collinearity"),
+}
+"""What the processes of a task import, one after the other: the task, then its Dask workers."""
+
+
+@dataclass(frozen=True)
+class ExtractSpeed:
+    """Extraction of one model with all its sources by one process; seconds."""
+
+    load_s: float
+    """Before its first image: weights, first pass."""
+    decode_s: float
+    """Decoding of one image."""
+    image_s: float
+    """Decoding and passes of one image."""
+    commit_s: float
+    """Writing of one shard of every source."""
+    flops: float
+    """Floating-point operations of one image."""
+
+
+def time_start(stage: str) -> float:
+    """Return the seconds until the processes of a task can begin a unit."""
+    started = time.perf_counter()
+    for modules in MODULES[stage]:
+        subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
+    return time.perf_counter() - started
+
+
+def time_extract(
+    study: Study,
+    resolved: Resolved,
+    model: ResolvedModel,
+    plans: Sequence[StorePlan],
+    how: StageProfile,
+) -> ExtractSpeed:
+    """Time a pass of a model, after a first one, and the commit of one shard.
+
+    Parameters
+    ----------
+    plans : sequence of StorePlan
+        Features of every source for the same stimuli.
+    """
+    with TemporaryDirectory() as folder, _threads(how.threads):
+        stores = [p.create(Path(folder)) for p in plans]
+        commit_s = sum(_seconds_to_commit(store) for store in stores)
+        models.load.cache_clear()
+        load_s = _seconds(lambda: models.load(model.spec, model.checkpoint))
+        timed = _Passes(study, resolved, model, stores[0], min(how.micro_batch, FEW), how)
+        if timed.run_s < SLOW_S:
+            most = min(how.micro_batch, MICRO_BATCH)
+            timed = _Passes(study, resolved, model, stores[0], most, how)
+        return ExtractSpeed(
+            load_s=load_s + timed.first_s,
+            decode_s=timed.decode_s / timed.n,
+            image_s=timed.run_s / timed.n,
+            commit_s=commit_s,
+            flops=timed.flops / timed.n,
+        )
+
+
+class _Passes:
+    """Passes of the first images of a store."""
+
+    def __init__(
+        self,
+        study: Study,
+        resolved: Resolved,
+        model: ResolvedModel,
+        store: Store,
+        most: int,
+        how: StageProfile,
+    ) -> None:
+        loaded, _ = models.load(model.spec, model.checkpoint)
+        unit = store.units[0]
+        start = unit.key["start"]
+        self.n = min(most, unit.key["stop"] - start)
+        self._unit = replace(unit, key=unit.key | {"stop": start + self.n})
+        self._store, self._threads = store, how.threads
+        self._extractor = build_extractor(
+            loaded,
+            resolved.sources,
+            signal_spec(study, model, resolved.sources[-1]),
+            self.n,
+            _placeholder_context(study, resolved, model),
+            all_objectives(find_objectives(study, study.objectives)),
+        )
+        with FlopCounterMode(display=False) as counted:
+            first_s = _seconds(self._run)
+        self.flops: float = counted.get_total_flops()
+        self.run_s = _seconds(self._run)
+        self.first_s = max(first_s - self.run_s, 0.0)
+        self.decode_s = _seconds(lambda: deque(self._images(), maxlen=0))
+
+    def _images(self) -> Iterator[Stimuli]:
+        return load(self._extractor, self._store, self._unit, self._threads)
+
+    def _run(self) -> None:
+        self._extractor.stream(self._images(), self.n)
+
+
+def _placeholder_context(study: Study, resolved: Resolved, model: ResolvedModel) -> Context:
+    """Return noise in the shape of the bank, which does not exist at plan time."""
+    rng = torch.Generator().manual_seed(0)
+    items, prototypes = (
+        torch.randn(n, model.n_channels, generator=rng)
+        for n in (resolved.bank.n_images, N_PROTOTYPES)
+    )
+    digests = tuple(str(number) for number in range(len(items)))
+    bank = Bank(digests, items, items, items.mean(dim=0), prototypes)
+    return Context(study.seed, bank, loaded_head(study))
+
+
+def time_commit(planned: StorePlan) -> float:
+    """Return the seconds to commit one unit of a store."""
+    with TemporaryDirectory() as folder:
+        return _seconds_to_commit(planned.create(Path(folder)))
+
+
+def _seconds_to_commit(store: Store) -> float:
+    unit, rng = store.units[0], np.random.default_rng(0)
+    dtypes = {array.name: array.dtype for array in store.arrays.values()}
+    arrays = {
+        name: rng.random([b - a for a, b in region], dtype=np.float32).astype(dtypes[name])
+        for name, region in unit.regions.items()
+    }
+
+    def write() -> None:
+        attempt = begin(store, unit, "calibration", 0)
+        assert attempt is not None
+        commit(store, unit, arrays, {}, attempt)
+        attempt.finish("committed")
+
+    return _seconds(write)
+
+
+def time_fit(shapes: Shapes, options: RidgeOptions, banded: bool) -> float:
+    """Return the seconds of a fit of noise in these shapes, made smaller until it is short.
+
+    By one thread, as a unit of stage encode; what was timed is scaled by operations.
+    """
+
+    def operations(some: Shapes) -> float:
+        return plan_solver(some, options, banded).operations
+
+    small = shapes
+    while operations(small) > OPERATIONS and small.n_stimuli > 40 * small.n_folds:
+        small = _halved(small)
+    with threadpool_limits(1):
+        _fit(small, options, banded)
+        taken = _seconds(lambda: _fit(small, options, banded))
+    return taken * operations(shapes) / operations(small)
+
+
+def _halved(shapes: Shapes) -> Shapes:
+    return replace(
+        shapes,
+        n_stimuli=shapes.n_stimuli // 2,
+        n_features=max(2, shapes.n_features // 2),
+        n_targets=-(-shapes.n_targets // 2),
+        n_summaries=-(-shapes.n_summaries // 2),
+        n_bootstraps=-(-shapes.n_bootstraps // 2),
+        n_permutations=-(-shapes.n_permutations // 2),
+    )
+
+
+def _fit(shapes: Shapes, options: RidgeOptions, banded: bool) -> None:
+    rng, n, p = np.random.default_rng(0), shapes.n_stimuli, shapes.n_features
+    x, y, summaries = (
+        rng.standard_normal((n, width), dtype=np.float32)
+        for width in (p, shapes.n_targets, shapes.n_summaries)
+    )
+    folds = np.arange(n) % shapes.n_folds
+    blocks = np.arange(n) // shapes.n_folds % shapes.n_blocks
+    design = factorise(x, folds, None, options, (p - p // 2, p // 2) if banded else None)
+    score_targets(design, y)
+    if shapes.n_summaries:
+        bootstrap_scores(design, summaries, blocks, shapes.n_bootstraps, 0)
+        permutation_scores(design, summaries, shapes.n_permutations, 0)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """Set torch's threads, and restore them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -41,13 +41,21 @@ MICRO_BATCH = 16
 """Most images in a timed pass."""
 FEW, SLOW_S = 2, 1.0
 """Images of the first pass, and how many seconds it may take for more to be timed."""
+REPEATS, REPEATED_S = 4, 3.0
+"""How often something is timed at most, and after how many seconds no further time."""
 OPERATIONS = 4e10
 """Most in a timed fit: a few seconds of one core."""
-MODULES = {
-    "extract": ("hpc.worker, jobs.extract, jobs.stability",),
-    "encode": ("hpc.worker, hpc.dask", "hpc.dask, jobs.encode, jobs.collinearity"),
-}
-"""What the processes of a task import, one after the other: the task, then its Dask workers."""
+OPENED = 3
+"""Stores that a unit of stage encode opens: its own, features, responses."""
+EXTRACT = "import submitit, hpc.worker, jobs.extract, jobs.stability, {libraries}"
+ENCODE = """
+import submitit, hpc.worker
+from hpc.dask import local_workers
+with local_workers({workers}) as client:
+    client.run(exec, "import jobs.encode, jobs.collinearity")
+    print("ready", flush=True)
+"""
+"""What processes do before their first unit."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +74,29 @@ class ExtractSpeed:
     """Floating-point operations of one image."""
 
 
-def time_start(stage: str) -> float:
-    """Return the seconds until the processes of a task can begin a unit."""
+def time_start(libraries: Iterable[str]) -> float:
+    """Return the seconds until a process can load a model of these libraries."""
+    return _seconds_until_ready(
+        EXTRACT.format(libraries=", ".join(sorted(set(libraries)))) + "; print('ready', flush=True)"
+    )
+
+
+def time_cluster(workers: int) -> float:
+    """Return the seconds until a task and its Dask workers can begin a unit of stage encode."""
+    return _seconds_until_ready(ENCODE.format(workers=workers))
+
+
+def _seconds_until_ready(code: str) -> float:
     started = time.perf_counter()
-    for modules in MODULES[stage]:
-        subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
-    return time.perf_counter() - started
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        taken = time.perf_counter() - started
+        _, errors = process.communicate()
+    if not ready:
+        raise RuntimeError(f"a process that was to be timed ended early: {errors.decode()}")
+    return taken
 
 
 def time_extract(
@@ -135,9 +160,9 @@ class _Passes:
         with FlopCounterMode(display=False) as counted:
             first_s = _seconds(self._run)
         self.flops: float = counted.get_total_flops()
-        self.run_s = _seconds(self._run)
+        self.run_s = _best_seconds(self._run)
         self.first_s = max(first_s - self.run_s, 0.0)
-        self.decode_s = _seconds(lambda: deque(self._images(), maxlen=0))
+        self.decode_s = _best_seconds(lambda: deque(self._images(), maxlen=0))
 
     def _images(self) -> Iterator[Stimuli]:
         return load(self._extractor, self._store, self._unit, self._threads)
@@ -159,9 +184,11 @@ def _placeholder_context(study: Study, resolved: Resolved, model: ResolvedModel)
 
 
 def time_commit(planned: StorePlan) -> float:
-    """Return the seconds to commit one unit of a store."""
+    """Return the seconds to commit one unit of a store, and to open what it is made of."""
     with TemporaryDirectory() as folder:
-        return _seconds_to_commit(planned.create(Path(folder)))
+        store = planned.create(Path(folder))
+        commit_s = _seconds_to_commit(store)
+        return commit_s + OPENED * _best_seconds(lambda: store.dataset().load())
 
 
 def _seconds_to_commit(store: Store) -> float:
@@ -195,7 +222,7 @@ def time_fit(shapes: Shapes, options: RidgeOptions, banded: bool) -> float:
         small = _halved(small)
     with threadpool_limits(1):
         _fit(small, options, banded)
-        taken = _seconds(lambda: _fit(small, options, banded))
+        taken = _best_seconds(lambda: _fit(small, options, banded))
     return taken * operations(shapes) / operations(small)
 
 
@@ -224,6 +251,14 @@ def _fit(shapes: Shapes, options: RidgeOptions, banded: bool) -> None:
     if shapes.n_summaries:
         bootstrap_scores(design, summaries, blocks, shapes.n_bootstraps, 0)
         permutation_scores(design, summaries, shapes.n_permutations, 0)
+
+
+def _best_seconds(call: Callable[[], object]) -> float:
+    """Return the least of several timings, which others on the machine disturb least."""
+    timed = [_seconds(call)]
+    while len(timed) < REPEATS and sum(timed) < REPEATED_S:
+        timed.append(_seconds(call))
+    return min(timed)
 
 
 def _seconds(call: Callable[[], object]) -> float:

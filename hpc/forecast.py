@@ -11,7 +11,8 @@ from hpc.checks import check_models, check_objectives, check_paths
 from hpc.memory import check_memory
 from hpc.plan import all_plans
 from hpc.profile import Profile, StageProfile, process_memory
-from hpc.resolve import resolve
+from hpc.resolve import Resolved, Subject, resolve
+from hpc.shapes import StudyShapes, shaped
 from hpc.store_plan import StorePlan
 from hpc.study import Study
 from hpc.workload import Work, workload
@@ -45,12 +46,24 @@ def forecast(study: Study, profile: Profile) -> list[StageForecast]:
     check_objectives(study)
     check_models(study)
     resolved, subjects = resolve(study)
+    return _forecast(study, profile, resolved, subjects)
+
+
+def forecast_shapes(study: Study, profile: Profile, shapes: StudyShapes) -> list[StageForecast]:
+    """Do so for stimuli and recordings of which only the sizes are known."""
+    with shaped(study, shapes) as (untrained, resolved, subjects):
+        return _forecast(untrained, profile, resolved, subjects)
+
+
+def _forecast(
+    study: Study, profile: Profile, resolved: Resolved, subjects: Sequence[Subject]
+) -> list[StageForecast]:
     plans = all_plans(study, resolved, subjects)
     memory = process_memory(profile.scheduler, profile.stage("encode"))
     for p in plans:
         if p.kind == "scores":
             check_memory(study, resolved, p, memory)
-    work = workload(study, resolved, plans, profile.stage("extract"))
+    work = workload(study, resolved, plans, profile)
     return [_stage(stage, plans, work[stage], profile) for stage in STAGES]
 
 

@@ -1,5 +1,6 @@
 """How long the processes of each stage compute: measured here, from records, or assumed."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,9 +9,16 @@ from gradenc_core.device import device
 from gradenc_core.solver import Shapes, plan_solver
 from gradenc_core.stability import PERTURBATIONS
 from hpc import plan
-from hpc.calibrate import ExtractSpeed, time_commit, time_extract, time_fit, time_start
+from hpc.calibrate import (
+    ExtractSpeed,
+    time_cluster,
+    time_commit,
+    time_extract,
+    time_fit,
+    time_start,
+)
 from hpc.memory import shapes_of
-from hpc.profile import StageProfile
+from hpc.profile import Profile, StageProfile
 from hpc.records import Key, encode_records, extract_records, fit_key, pass_key
 from hpc.resolve import Resolved, ResolvedModel
 from hpc.store_plan import StorePlan
@@ -53,10 +61,11 @@ class Pass:
 
 
 def workload(
-    study: Study, resolved: Resolved, plans: Sequence[StorePlan], how: StageProfile
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile
 ) -> dict[str, Work]:
-    """Return the work of every stage; `how` is the profile of stage extract."""
-    start_s = time_start("extract")
+    """Return the work of every stage."""
+    how = profile.stage("extract")
+    start_s = time_start(model.spec.library for model in resolved.models)
     passes = {
         model.name: _time_pass(study, resolved, model, plans, how) for model in resolved.models
     }
@@ -64,7 +73,7 @@ def workload(
         "prepare": _prepare(resolved, plans, passes, start_s),
         "ingest": _short(plans, "ingest", start_s),
         "extract": _extract(resolved, plans, passes, how, start_s),
-        "encode": _encode(study, resolved, plans),
+        "encode": _encode(study, resolved, plans, profile.stage("encode")),
         "compare": _short(plans, "compare", start_s),
     }
 
@@ -167,7 +176,9 @@ def stability_images(resolved: Resolved) -> float:
     return share * resolved.class_images.n_images * (1 + len(PERTURBATIONS))
 
 
-def _encode(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Work:
+def _encode(
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], how: StageProfile
+) -> Work:
     """Time one fit of every kind of bands that has no records, and scale it by operations."""
     root = _root(study)
     records = encode_records(root) if root else {}
@@ -192,7 +203,9 @@ def _encode(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Wor
     collinearity = [p for p in plans if p.kind == "collinearity"]
     seconds += min(rates) * sum(_collinearity_operations(study, resolved, p) for p in collinearity)
     items = sum(len(p.layout.units) for p in plans if p.stage == "encode")
-    return Work(items, seconds, time_start("encode"), tuple(basis))
+    # As many workers as this machine has processors for start at once.
+    workers = min(how.dask_workers, os.cpu_count() or 1, items)
+    return Work(items, seconds, time_cluster(workers), tuple(basis))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,9 @@
 """`gradenc plan`: the dry run."""
 
+from pathlib import Path
+from typing import Annotated
+
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -13,18 +17,28 @@ def plan(
     study: StudyFile,
     overrides: Overrides = [],  # noqa: B006 (typer copies it)
     profile: ProfileName = "local",
+    shapes: Annotated[
+        Path | None,
+        typer.Option(
+            help="A YAML file of sizes that takes the place of the study's stimuli and recordings."
+        ),
+    ] = None,
 ) -> None:
     """Check a study and say what it would run: units, bytes, files, jobs, time, GPU hours.
 
     Example: `gradenc plan study.yaml --profile generic-gpu --set encoding.folds=4`
     """
-    from hpc.forecast import forecast
+    from hpc.forecast import forecast, forecast_shapes
     from hpc.profile import load_profile
+    from hpc.shapes import load_shapes
     from hpc.study import load_study
 
     console = Console()
     with console.status("reading stimuli, recordings and models; timing this machine"):
-        stages = forecast(load_study(study, overrides), load_profile(profile))
+        loaded, how = load_study(study, overrides), load_profile(profile)
+        stages = (
+            forecast_shapes(loaded, how, load_shapes(shapes)) if shapes else forecast(loaded, how)
+        )
     table = Table(title=f"{study}: nothing has been submitted")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column in LEFT else "right")

@@ -13,46 +13,18 @@ from numpy.typing import NDArray
 from gradenc_core import ridge
 from gradenc_core.device import Array, Floats, fetch, namespace, put
 from gradenc_core.moments import (
+    Coordinates,
     FeatureMoments,
     Layout,
     Rows,
-    TargetMoments,
     feature_moments,
     first_mean,
-    target_moments,
 )
 from gradenc_core.ridge import Basis, Quadratic, RidgeOptions, Scaler
 from gradenc_core.scores import HeldOut, HeldRows
 
 # Features whose kernel is summed at once; part of the algorithm's version.
 KERNEL_COLUMNS = 4096
-
-
-@dataclass(frozen=True, eq=False)
-class Coordinates:
-    """Rows of one stimulus set: features, or what a basis makes of them.
-
-    Attributes
-    ----------
-    layout : Layout
-        Fold and weight (of mean 1) of each row.
-    x : Rows, (n_stimuli, n_features)
-    shift : array, (n_features,)
-        Constant taken off each column.
-    """
-
-    layout: Layout
-    x: Rows
-    shift: Floats
-
-    def features(self) -> FeatureMoments:
-        """Moments of the features per fold."""
-        return feature_moments(self.layout, self.x, self.shift).per_fold()
-
-    def targets(self, y: Floats) -> TargetMoments:
-        """Moments of targets (n_stimuli, n_targets) per fold, about zero."""
-        shift = np.zeros(y.shape[1])
-        return target_moments(self.layout, self.x, y, self.shift, shift).per_fold()
 
 
 @dataclass(frozen=True)
@@ -181,7 +153,8 @@ def read(x: Rows, folds: NDArray[np.integer], weights: NDArray[Any] | None = Non
     weights = np.ones(len(folds)) if weights is None else np.asarray(weights, dtype=np.float64)
     _check_rows(x, folds, weights)
     _check_folds(folds)
-    return Coordinates(Layout.of(folds, weights / weights.mean()), x, first_mean(x))
+    layout = Layout.of(folds, weights / weights.mean())
+    return Coordinates(layout, x, first_mean(x), hold=True)
 
 
 def scales_of(
@@ -209,7 +182,7 @@ def train(
     if is_dual(coordinates.x.shape):
         unit = options.standardise
         return tuple(_from_kernels(coordinates, left_out, scales, unit) for left_out in sets)
-    features = coordinates.features()
+    features = feature_moments(coordinates).per_fold()
     _check_finite(features)
     rows = _rows_of_folds(features, {k for left_out in sets for k in left_out})
     return tuple(

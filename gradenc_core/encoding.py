@@ -8,7 +8,7 @@ target's scores do not depend on the other targets of the call.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from gradenc_core.design import Design, factorise
 from gradenc_core.device import Floats, fetch
 from gradenc_core.fitting import TARGET_WIDTH, Fit, centre, fit
 from gradenc_core.moments import (
+    Coordinates,
     FeatureMoments,
     Layout,
     TargetMoments,
@@ -50,6 +51,10 @@ __all__ = [
     "permutations",
     "score_targets",
 ]
+
+
+# Standard deviations of targets whose sums of squares float32 holds with all its digits.
+LEAST_SD, LARGEST_SD = 1e-17, 1e15
 
 
 class Columns(Protocol):
@@ -136,7 +141,7 @@ def score_targets(design: Design, y: Columns) -> EncodingScores:
     Raises
     ------
     ValueError
-        If `y` has another number of rows than the features.
+        If `y` has another number of rows than the features, or units out of the range of float32.
     """
     blocks = []
     for block in _blocks(design, y):
@@ -257,19 +262,26 @@ def bootstrap_scores(
         return permutation_scores(design, y, 0, seed)
     own = design.coordinates
     layout = Layout.of(own.layout.folds, own.layout.weights, np.asarray(blocks))
-    features = feature_moments(layout, own.x, own.shift)
+    coordinates = replace(own, layout=layout)
+    features = feature_moments(coordinates)
     weights = block_weights(fetch(features.count), n_bootstraps, seed)
-    scores = [_resampled(design, block, layout, features, weights) for block in _blocks(design, y)]
+    scores = [
+        _resampled(design, block, coordinates, features, weights) for block in _blocks(design, y)
+    ]
     return np.concatenate(scores, axis=1).astype(np.float32)
 
 
 def _resampled(
-    design: Design, block: _Block, layout: Layout, features: FeatureMoments, weights: Floats
+    design: Design,
+    block: _Block,
+    coordinates: Coordinates,
+    features: FeatureMoments,
+    weights: Floats,
 ) -> Floats:
     """Scores of one block of targets, observed and in every replicate, (n + 1, n_targets)."""
-    own, n_targets = design.coordinates, block.rows.shape[1]
+    n_targets = block.rows.shape[1]
     fits = [Fit.map(lambda a: a[0][:, :n_targets], [f]) for f in fit(design, _pad(block.rows))]
-    targets = target_moments(layout, own.x, block.rows, own.shift, np.zeros(n_targets))
+    targets = target_moments(coordinates, block.rows, np.zeros(n_targets))
     scores = [statistic([chosen.scores for chosen in fits])]
     for start in range(0, len(weights), REPLICATES):
         drawn = weights[start : start + REPLICATES]
@@ -333,12 +345,20 @@ def _blocks(design: Design, y: Columns) -> Iterator[_Block]:
 def _prepare(y: Floats) -> _Block:
     is_nan = np.array(~np.isfinite(y).all(axis=0))
     y[:, is_nan] = 0.0
-    mean, scale = centre(y)
-    is_constant = np.array(~is_nan & (scale <= ridge.RELATIVE_ZERO_SD * np.abs(mean)))
-    y[:, is_constant] = 0.0
-    scale[is_nan | is_constant] = 1.0
+    _, scale, is_constant = centre(y, ridge.RELATIVE_ZERO_SD)
+    _check_scale(scale)
     y /= scale
-    return _Block(y, scale, is_nan, is_constant)
+    return _Block(y, scale, is_nan, is_constant & ~is_nan)
+
+
+def _check_scale(scale: Floats) -> None:
+    beyond = scale[(scale < LEAST_SD) | (scale > LARGEST_SD)]
+    if beyond.size:
+        raise ValueError(
+            f"{beyond.size} targets have standard deviations like {beyond[0]:.1g}; their squares "
+            f"leave the range of float32: give responses in units that keep them between "
+            f"{LEAST_SD:g} and {LARGEST_SD:g}."
+        )
 
 
 def _pad(rows: Floats) -> Floats:

@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradenc_core import ridge
-from gradenc_core.design import Coordinates, Design, Training, read, standardised_columns, train
+from gradenc_core.design import Design, Training, read, standardised_columns, train
 from gradenc_core.device import Floats, fetch
-from gradenc_core.moments import Rows
+from gradenc_core.moments import Coordinates, Rows
 from gradenc_core.ridge import Ints, RidgeOptions
 from gradenc_core.scores import FoldScores, score, score_by_ratio, take
 from gradenc_core.selection import Block, gcv_errors, kfold_errors, loo_errors
 
 # Part of the algorithm's version: products of another width may differ in their last bits.
 TARGET_WIDTH = 1024
+# Of float64 targets, relative to their mean.
+ROUNDING_SD = 1e-13
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,8 @@ class Ridge:
     r : array, (n_folds, n_targets), or None
         Pearson correlation on each fold by the ridge of the other folds at the chosen alpha; only
         for selection by k-fold. As alpha was chosen on the same folds, it is no nested score.
+    constant : int
+        Targets without variance; their weights are 0, their r is NaN.
     lowest_alpha, highest_alpha : int
         Targets whose alpha is at an edge of the grid.
     """
@@ -120,6 +124,7 @@ class Ridge:
     weights: Floats
     intercept: Floats
     r: Floats | None
+    constant: int
     lowest_alpha: int
     highest_alpha: int
 
@@ -163,16 +168,17 @@ def fit_ridge(
         _fit_block(coordinates, whole, others, y[:, start : start + TARGET_WIDTH], options)
         for start in range(0, y.shape[1], TARGET_WIDTH)
     ]
-    alpha, r, beta, intercept = (
+    alpha, r, beta, intercept, constant = (
         None if values[0] is None else np.concatenate(values, axis=-1)
         for values in zip(*parts, strict=True)
     )
     assert alpha is not None
     assert beta is not None
     assert intercept is not None
+    assert constant is not None
     grid = options.alpha_grid
     edges = (int((alpha == grid[-1]).sum()), int((alpha == grid[0]).sum()))
-    return Ridge(alpha, beta, intercept, r, *edges)
+    return Ridge(alpha, beta, intercept, r, int(constant.sum()), *edges)
 
 
 def _fit_block(
@@ -181,11 +187,10 @@ def _fit_block(
     others: Sequence[Training],
     y: Floats,
     options: RidgeOptions,
-) -> tuple[Floats, Floats | None, Floats, Floats]:
-    """Return alpha, r per fold, weights and intercept of a block of targets."""
+) -> tuple[Floats, Floats | None, Floats, Floats, NDArray[np.bool_]]:
+    """Return alpha, r per fold, weights, intercept of a block of targets; which are constant."""
     y = y.astype(np.float64)
-    mean, scale = centre(y)
-    scale[scale == 0] = 1.0
+    mean, scale, is_constant = centre(y, ROUNDING_SD)
     y /= scale
     block = Block(y, keep=1 + len(others))
     grid = options.alpha_grid
@@ -199,14 +204,31 @@ def _fit_block(
     r = np.stack([_r(t, block, alpha) for t in others]) if others else None
     beta, intercept = _weights(coordinates, whole, block, alpha, options.standardise)
     beta *= scale
-    return alpha, r, beta, mean + intercept * scale
+    return alpha, r, beta, mean + intercept * scale, is_constant
 
 
-def centre(y: Floats) -> tuple[Floats, Floats]:
-    """Take the mean off every column in place; return it and the standard deviation."""
+def centre(y: Floats, zero: float) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Take the mean off every column in place; columns without variance become 0.
+
+    Parameters
+    ----------
+    y : array, (n_stimuli, n_targets)
+    zero : float
+        Standard deviation over mean that is no more than rounding.
+
+    Returns
+    -------
+    mean, scale : array, (n_targets,)
+        Standard deviation, 1 for columns without variance.
+    is_constant : array of bool, (n_targets,)
+    """
     mean: Floats = y.mean(axis=0)
     y -= mean
-    return mean, np.sqrt(np.einsum("ij,ij->j", y, y) / len(y))
+    scale = np.sqrt(np.einsum("ij,ij->j", y, y) / len(y))
+    is_constant = np.array(scale <= zero * np.abs(mean))
+    y[:, is_constant] = 0.0
+    scale[is_constant] = 1.0
+    return mean, scale, is_constant
 
 
 def _r(training: Training, block: Block, alpha: Floats) -> Floats:

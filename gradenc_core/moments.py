@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Protocol, Self
 
@@ -218,18 +219,74 @@ class Layout:
         counts = np.bincount(labels, minlength=self.shape[0] * self.shape[1])
         return counts.reshape(self.shape).astype(np.float64)
 
-    def chunks(self) -> Iterator[tuple[slice, Cells, Floats]]:
-        """Yield rows to be read at once, their cells, and the roots of their ordered weights."""
-        for start in range(0, len(self.folds), ROWS):
-            rows = slice(start, start + ROWS)
-            cells = Cells.of(self.folds[rows], self.blocks[rows], self.shape)
-            yield rows, cells, np.sqrt(self.weights[rows][cells.order])[:, None]
-
     def only(self, kept: NDArray[np.bool_]) -> Layout:
         """Return the layout of some of the rows."""
         return replace(
             self, folds=self.folds[kept], blocks=self.blocks[kept], weights=self.weights[kept]
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Coordinates:
+    """Rows of one stimulus set: features, or what a basis makes of them.
+
+    Attributes
+    ----------
+    layout : Layout
+        Fold, block and weight (of mean 1) of each row.
+    x : Rows, (n_stimuli, n_features)
+        Read `ROWS` at a time.
+    shift : array, (n_features,)
+        Constant taken off each column, the same for all shards.
+    hold : bool
+        Whether rows that are read at once, no more than `ROWS`, stay in memory as they are summed.
+    """
+
+    layout: Layout
+    x: Rows
+    shift: Floats
+    hold: bool = False
+
+    def chunks(self) -> Iterator[Chunk]:
+        """Yield rows to be read at once, in the order of their cells."""
+        if self.hold and len(self.layout.folds) <= ROWS:
+            yield self._only_chunk
+        else:
+            yield from self._read_chunks()
+
+    @cached_property
+    def _only_chunk(self) -> Chunk:
+        (chunk,) = self._read_chunks()
+        return chunk
+
+    def _read_chunks(self) -> Iterator[Chunk]:
+        layout = self.layout
+        for start in range(0, len(layout.folds), ROWS):
+            rows = slice(start, start + ROWS)
+            cells = Cells.of(layout.folds[rows], layout.blocks[rows], layout.shape)
+            root = np.sqrt(layout.weights[rows][cells.order])[:, None]
+            values = np.asarray(self.x[rows])[cells.order]
+            yield Chunk(rows, cells, root, put(_augmented(values, root, self.shift)))
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows of `Coordinates`.
+
+    Attributes
+    ----------
+    rows : slice
+    cells : Cells
+    root : array, (n, 1)
+        Roots of the weights, in the order of the cells.
+    scaled : array, (n, 1 + n_features)
+        The rows (1, features less the shift) times the roots, in that order.
+    """
+
+    rows: slice
+    cells: Cells
+    root: Floats
+    scaled: Array
 
 
 def first_mean(x: Rows) -> Floats:
@@ -238,53 +295,45 @@ def first_mean(x: Rows) -> Floats:
     return mean
 
 
-def feature_moments(layout: Layout, x: Rows, shift: Floats) -> FeatureMoments:
+def feature_moments(coordinates: Coordinates) -> FeatureMoments:
     """Accumulate the moments of features over cells; those of shards of stimuli add up.
-
-    Parameters
-    ----------
-    layout : Layout
-        Fold, block and weight of each row.
-    x : array or other rows, (n_stimuli, n_features)
-        Read `ROWS` at a time.
-    shift : array, (n_features,)
-        Constant taken off each column, the same for all shards.
 
     Returns
     -------
     FeatureMoments
         With leading axes (n_folds, n_blocks), on this process's device.
     """
-    width = len(shift) + 1
+    layout, width = coordinates.layout, len(coordinates.shift) + 1
     products = zeros((*layout.shape, width, width))
-    for rows, cells, root in layout.chunks():
-        scaled = put(_augmented(x, rows, cells, root, shift))
-        cells.add_products(scaled, scaled, products)
-    return FeatureMoments(shift, put(layout.counts), products)
+    for chunk in coordinates.chunks():
+        chunk.cells.add_products(chunk.scaled, chunk.scaled, products)
+    return FeatureMoments(coordinates.shift, put(layout.counts), products)
 
 
-def target_moments(
-    layout: Layout, x: Rows, y: Floats, x_shift: Floats, shift: Floats
-) -> TargetMoments:
-    """Accumulate the moments of targets (n_stimuli, n_targets) with the features over cells.
+def target_moments(coordinates: Coordinates, y: Floats, shift: Floats) -> TargetMoments:
+    """Accumulate the moments of targets with the features over cells.
 
-    Parameters are those of `feature_moments`; `shift` is the targets' constant, (n_targets,).
+    Parameters
+    ----------
+    coordinates : Coordinates
+    y : array, (n_stimuli, n_targets)
+    shift : array, (n_targets,)
+        The targets' constant.
     """
-    products = zeros((*layout.shape, len(x_shift) + 1, len(shift)))
-    squares = np.zeros((*layout.shape, len(shift)))
-    for rows, cells, root in layout.chunks():
-        targets = y[rows][cells.order]
+    leading = coordinates.layout.shape
+    products = zeros((*leading, len(coordinates.shift) + 1, len(shift)))
+    squares = np.zeros((*leading, len(shift)))
+    for chunk in coordinates.chunks():
+        targets = y[chunk.rows][chunk.cells.order]
         targets -= shift
-        targets *= root
-        scaled = put(_augmented(x, rows, cells, root, x_shift))
-        cells.add_products(scaled, put(targets), products)
-        cells.add_squares(targets, squares)
+        targets *= chunk.root
+        chunk.cells.add_products(chunk.scaled, put(targets), products)
+        chunk.cells.add_squares(targets, squares)
     return TargetMoments(shift, products, put(squares))
 
 
-def _augmented(x: Rows, rows: slice, cells: Cells, root: Floats, shift: Floats) -> Floats:
-    """Return the rows (1, features) times the root of their weight, in the order of the cells."""
-    values = np.asarray(x[rows])[cells.order]
+def _augmented(values: Floats, root: Floats, shift: Floats) -> Floats:
+    """Return the rows (1, values less the shift) times the root of their weight."""
     out = np.empty((len(values), values.shape[1] + 1))
     out[:, 0] = 1.0
     np.subtract(values, shift, out=out[:, 1:])

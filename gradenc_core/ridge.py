@@ -33,6 +33,8 @@ CANCELLATION = 1e-13
 TRIANGLE_BLOCKS = 4
 # Eigenvalues nearer to each other than this share are neighbours: see `squared_predictions`.
 NEIGHBOURS = 1e-4
+# Pairs of neighbours whose products are made at once.
+PAIRS = 1024
 # Rounding errors of n products add up to this times sqrt(n) units (Higham & Mary 2019), but for
 # one case in 10^13.
 ROUNDING = 8.0
@@ -333,8 +335,8 @@ def squared_predictions(
     squares = shrunk**2 @ (xp.linalg.diagonal(matrix)[:, None] * products)
     squares += (2.0 * shrunk / values) @ (c * (quotients.T @ c))
     first, second = xp.nonzero(xp.tril(near, k=-1))
-    for start in range(0, len(first), len(values)):
-        i, j = first[start : start + len(values)], second[start : start + len(values)]
+    for start in range(0, len(first), PAIRS):
+        i, j = first[start : start + PAIRS], second[start : start + PAIRS]
         squares += (2.0 * matrix[i, j] * shrunk[:, i] * shrunk[:, j]) @ (c[i] * c[j])
     lengths = xp.sqrt((shrunk**2 @ products) * products.sum(axis=0))
     bound = rounding(len(values), np.float64) * 2.0 / NEIGHBOURS * power.size

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradenc_core import ridge
-from gradenc_core.design import Coordinates, Factor, Training
+from gradenc_core.design import Factor, Training
 from gradenc_core.device import Array, Floats, fetch, put, single
-from gradenc_core.moments import ROWS, TargetMoments
+from gradenc_core.moments import ROWS, Coordinates, TargetMoments, target_moments
 from gradenc_core.ridge import Ints
 from gradenc_core.scores import Centred, pad_columns, take
 
@@ -43,7 +43,8 @@ class Block:
     def sums(self, coordinates: Coordinates) -> TargetMoments:
         """Moments per fold, computed once."""
         if coordinates not in self._sums:
-            self._sums[coordinates] = coordinates.targets(self.y)
+            sums = target_moments(coordinates, self.y, np.zeros(self.y.shape[1]))
+            self._sums[coordinates] = sums.per_fold()
         return self._sums[coordinates]
 
     def problems(self, training: Training) -> list[Problem]:

@@ -167,7 +167,7 @@ def resolve(study: Study) -> tuple[Resolved, list[Subject]]:
         stimuli=str((study.folder / study.stimuli).resolve()),
         stimulus_ids=tuple(manifest.ids),
         stimulus_digests=tuple(manifest.digests),
-        models=tuple(_resolve_model(study, model) for model in study.models),
+        models=tuple(resolve_model(study, model) for model in study.models),
         gradients=resolve_sources(study),
         bank=bank,
         bank_folder=None if study.bank is None else str((study.folder / study.bank).resolve()),
@@ -176,7 +176,8 @@ def resolve(study: Study) -> tuple[Resolved, list[Subject]]:
     return resolved, list(describe_subjects(study, manifest))
 
 
-def _resolve_model(study: Study, model: Model) -> ResolvedModel:
+def resolve_model(study: Study, model: Model) -> ResolvedModel:
+    """Build a model and return what it is: its specification and its layers."""
     checkpoint = study.checkpoint_of(model)
     loaded = load_model(
         model.library,

@@ -575,3 +575,11 @@ def test_bad_input_is_named():
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e20])
+def test_units_beyond_float32_are_refused(unit):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 30, 4))
+    with pytest.raises(ValueError, match=r"4 targets have standard deviations .* range of float32"):
+        encode(x, y * unit, np.arange(30) % 5)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradenc_core import moments
-from gradenc_core.moments import Layout, feature_moments, first_mean, target_moments
+from gradenc_core.moments import Coordinates, Layout, feature_moments, first_mean, target_moments
 
 
 def data(n=60, p=4, t=3, seed=0):
@@ -17,7 +17,9 @@ def data(n=60, p=4, t=3, seed=0):
 
 
 def per_fold(x, weights, folds):
-    return feature_moments(Layout.of(folds, weights), x, np.zeros(x.shape[1])).per_fold()
+    return feature_moments(
+        Coordinates(Layout.of(folds, weights), x, np.zeros(x.shape[1]))
+    ).per_fold()
 
 
 @pytest.mark.parametrize("rows_at_once", [4096, 7])
@@ -25,8 +27,8 @@ def test_moments_are_the_sums_they_say(monkeypatch, rows_at_once):
     monkeypatch.setattr(moments, "ROWS", rows_at_once)
     x, y, folds, blocks, w = data()
     layout, shift, y_shift = Layout.of(folds, w, blocks), x[:5].mean(axis=0), y[:5].mean(axis=0)
-    fm = feature_moments(layout, x, shift)
-    tm = target_moments(layout, x, y, shift, y_shift)
+    fm = feature_moments(Coordinates(layout, x, shift))
+    tm = target_moments(Coordinates(layout, x, shift), y, y_shift)
     for k in range(3):
         for b in range(4):
             rows = (folds == k) & (blocks == b)
@@ -49,8 +51,8 @@ def test_any_sharding_adds_up_to_one_shard(cuts, seed):
 
     def shard(a, b):
         layout = Layout.of(folds[a:b], w[a:b], blocks[a:b], shape)
-        fm = feature_moments(layout, x[a:b], shift)
-        return fm, target_moments(layout, x[a:b], y[a:b], shift, y_shift)
+        fm = feature_moments(Coordinates(layout, x[a:b], shift))
+        return fm, target_moments(Coordinates(layout, x[a:b], shift), y[a:b], y_shift)
 
     whole_x, whole_y = shard(0, len(x))
     parts = [shard(a, b) for a, b in pairwise(edges)]
@@ -78,12 +80,12 @@ def test_weights_of_blocks_are_weights_of_their_rows():
     x, y, folds, blocks, w = data()
     drawn = np.random.default_rng(1).integers(0, 3, (2, 3, 4)).astype(float)
     layout, zeros = Layout.of(folds, w, blocks), np.zeros(4)
-    fm = feature_moments(layout, x, zeros).weigh(drawn)
-    tm = target_moments(layout, x, y, zeros, np.zeros(3)).weigh(drawn)
+    fm = feature_moments(Coordinates(layout, x, zeros)).weigh(drawn)
+    tm = target_moments(Coordinates(layout, x, zeros), y, np.zeros(3)).weigh(drawn)
     for b in range(2):
         rows = Layout.of(folds, w * drawn[b][folds, blocks])
-        want_x = feature_moments(rows, x, zeros).per_fold()
-        want_y = target_moments(rows, x, y, zeros, np.zeros(3)).per_fold()
+        want_x = feature_moments(Coordinates(rows, x, zeros)).per_fold()
+        want_y = target_moments(Coordinates(rows, x, zeros), y, np.zeros(3)).per_fold()
         np.testing.assert_allclose(fm.part(b).xx, want_x.xx, rtol=1e-12)
         np.testing.assert_allclose(fm.part(b).weight, want_x.weight, rtol=1e-12)
         np.testing.assert_allclose(tm.part(b).xy, want_y.xy, rtol=1e-11, atol=1e-10)
@@ -93,7 +95,9 @@ def test_moments_about_different_shifts_do_not_add():
     x, _, folds, blocks, w = data()
     layout = Layout.of(folds, w, blocks)
     with pytest.raises(ValueError, match="different shifts"):
-        feature_moments(layout, x, np.zeros(4)) + feature_moments(layout, x, np.ones(4))
+        feature_moments(Coordinates(layout, x, np.zeros(4))) + feature_moments(
+            Coordinates(layout, x, np.ones(4))
+        )
 
 
 def test_the_shift_is_the_mean_of_the_rows_that_are_read_first(monkeypatch):

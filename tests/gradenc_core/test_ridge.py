@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradenc_core import ridge
-from gradenc_core.moments import FeatureMoments, Layout, feature_moments
+from gradenc_core.moments import Coordinates, FeatureMoments, Layout, feature_moments
 from gradenc_core.ridge import Basis, Quadratic, RidgeOptions, Scaler
 from gradenc_core.scores import Centred, HeldOut, score
 
@@ -18,7 +18,7 @@ def sums(x, weights=None, shift=None) -> FeatureMoments:
     weights = np.ones(len(x)) if weights is None else weights
     shift = np.zeros(x.shape[1]) if shift is None else shift
     layout = Layout.of(np.zeros(len(x), int), weights)
-    return feature_moments(layout, x, shift).per_fold().part(0)
+    return feature_moments(Coordinates(layout, x, shift)).per_fold().part(0)
 
 
 def test_options_have_the_papers_alphas_and_refuse_nonsense():
@@ -118,12 +118,15 @@ def test_quadratic_form_of_either_kind(rank, n_rows, seed):
 def test_squared_predictions_of_all_alphas_from_one_product(rank, n_rows, spectrum, unit, seed):
     """Also where eigenvalues are equal, or as near as where pairs are no longer neighbours."""
     rng = np.random.default_rng(seed)
-    values = unit * {
-        "spread": np.sort(rng.uniform(1, 10, rank)),
-        "equal": np.ones(rank),
-        "neighbours": (1 + 1.01 * ridge.NEIGHBOURS) ** np.arange(rank),
-        "condition": np.logspace(-6, 6, rank),
-    }[spectrum]
+    values = (
+        unit
+        * {
+            "spread": np.sort(rng.uniform(1, 10, rank)),
+            "equal": np.ones(rank),
+            "neighbours": (1 + 1.01 * ridge.NEIGHBOURS) ** np.arange(rank),
+            "condition": np.logspace(-6, 6, rank),
+        }[spectrum]
+    )
     basis = Basis(np.eye(rank + 1, rank), values)
     c = rng.standard_normal((rank, 3)) * np.logspace(-4, 4, 3)
     alphas = unit * np.logspace(-8, 8, 7)

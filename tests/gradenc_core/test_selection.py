@@ -145,6 +145,17 @@ def test_alphas_at_an_edge_of_the_grid_are_counted():
     assert fitted.highest_alpha == (fitted.alpha == 1e-2).sum()
 
 
+def test_targets_without_variance_are_counted_and_predicted_by_their_mean():
+    x, y, folds, _ = study(60, 8, 4, 0, "plain")
+    y[:, 1], y[:, 3] = 0.1, 0.0
+    fitted = fit_ridge(x, y, folds)
+    assert fitted.constant == 2
+    assert not fitted.weights[:, [1, 3]].any()
+    np.testing.assert_allclose(fitted.intercept[[1, 3]], [0.1, 0.0])
+    assert np.isnan(fitted.r[:, [1, 3]]).all()
+    assert np.isfinite(fitted.r[:, [0, 2]]).all()
+
+
 def test_bad_targets_are_named():
     x, y, folds, _ = study(40, 5, 3, 0, "plain")
     y[3, 1] = np.nan

@@ -124,6 +124,8 @@ def test_the_forecast_counts_every_stage(study: Study) -> None:
     assert stages["extract"].n_bytes == n_bytes
     assert stages["extract"].seconds > 0
     assert stages["encode"].seconds > 0
+    assert stages["extract"].basis == stages["encode"].basis == "measured here"
+    assert (stages["extract"].gpu_hours, stages["extract"].array_jobs) == (0, 0)
 
 
 def test_comparisons_use_the_windows_of_all_subjects() -> None:

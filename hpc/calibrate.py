@@ -1,0 +1,313 @@
+"""Speed of this machine: short timings of what the units of a study are made of.
+
+Nothing is multiplied by a factor from elsewhere: images are decoded, passed through the network and
+committed, and a ridge is fitted, by the functions that the units call. Stores lie in a temporary
+folder.
+"""
+
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_limits
+from torch.utils.flop_counter import FlopCounterMode
+
+from gradenc_core.bank import N_PROTOTYPES
+from gradenc_core.encoding import bootstrap_scores, factorise, permutation_scores, score_targets
+from gradenc_core.fitting import TARGET_WIDTH
+from gradenc_core.passes import Stimuli
+from gradenc_core.readout import Bank, Context
+from gradenc_core.ridge import RidgeOptions
+from gradenc_core.solver import REPLICATES, Shapes, plan_solver
+from hpc.plugins import all_objectives, find_objectives, loaded_head
+from hpc.profile import StageProfile
+from hpc.resolve import Resolved, ResolvedModel, signal_spec
+from hpc.store_plan import StorePlan
+from hpc.study import Study
+from jobs import models
+from jobs.extract import build_extractor, load
+from storage_schemas.attempts import begin
+from storage_schemas.commit import commit
+from storage_schemas.store import Store
+
+MICRO_BATCH = 16
+"""Most images in a timed pass."""
+FEW, SLOW_S = 2, 1.0
+"""Images of the first pass, and how many seconds it may take for more to be timed."""
+REPEATS, REPEATED_S = 4, 3.0
+"""How often something is timed at most, and after how many seconds no further time."""
+OPERATIONS = 2e11
+"""Most in a timed fit: a few seconds of one core."""
+LEAST_FEATURES = 64
+"""Fewest of a timed fit that is made smaller; with fewer, calls take longer than products."""
+OPENED = 3
+"""Stores that a unit of stage encode opens: its own, features, responses."""
+EXTRACT = "import submitit, hpc.worker, jobs.extract, jobs.stability, {libraries}"
+ENCODE = """
+import submitit, hpc.worker
+from hpc.dask import local_workers
+with local_workers({workers}) as client:
+    client.run(exec, "import jobs.encode, jobs.collinearity")
+    print("ready", flush=True)
+"""
+"""What processes do before their first unit."""
+
+
+@dataclass(frozen=True)
+class ExtractSpeed:
+    """Extraction of one model with all its sources by one process; seconds."""
+
+    load_s: float
+    """Before its first image: weights, first pass."""
+    decode_s: float
+    """Decoding of one image."""
+    image_s: float
+    """Decoding and passes of one image."""
+    commit_s: float
+    """Writing of one shard of every source."""
+    flops: float
+    """Floating-point operations of one image."""
+
+
+def time_start(libraries: Iterable[str]) -> float:
+    """Return the seconds until a process can load a model of these libraries."""
+    return _seconds_until_ready(
+        EXTRACT.format(libraries=", ".join(sorted(set(libraries)))) + "; print('ready', flush=True)"
+    )
+
+
+def time_cluster(workers: int) -> float:
+    """Return the seconds until a task and its Dask workers can begin a unit of stage encode."""
+    return _seconds_until_ready(ENCODE.format(workers=workers))
+
+
+def _seconds_until_ready(code: str) -> float:
+    started = time.perf_counter()
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        ready = process.stdout.readline()
+        taken = time.perf_counter() - started
+        _, errors = process.communicate()
+    if not ready:
+        raise RuntimeError(f"a process that was to be timed ended early: {errors.decode()}")
+    return taken
+
+
+def time_extract(
+    study: Study,
+    resolved: Resolved,
+    model: ResolvedModel,
+    plans: Sequence[StorePlan],
+    how: StageProfile,
+) -> ExtractSpeed:
+    """Time a pass of a model, after a first one, and the commit of one shard.
+
+    Parameters
+    ----------
+    plans : sequence of StorePlan
+        Features of every source for the same stimuli.
+    """
+    with TemporaryDirectory() as folder, _threads(how.threads):
+        stores = [p.create(Path(folder)) for p in plans]
+        commit_s = sum(_seconds_to_commit(store) for store in stores)
+        models.load.cache_clear()
+        load_s = _seconds(lambda: models.load(model.spec, model.checkpoint))
+        timed = _Passes(study, resolved, model, stores[0], min(how.micro_batch, FEW), how)
+        if timed.run_s < SLOW_S:
+            most = min(how.micro_batch, MICRO_BATCH)
+            timed = _Passes(study, resolved, model, stores[0], most, how)
+        return ExtractSpeed(
+            load_s=load_s + timed.first_s,
+            decode_s=timed.decode_s / timed.n,
+            image_s=timed.run_s / timed.n,
+            commit_s=commit_s,
+            flops=timed.flops / timed.n,
+        )
+
+
+class _Passes:
+    """Passes of the first images of a store."""
+
+    def __init__(
+        self,
+        study: Study,
+        resolved: Resolved,
+        model: ResolvedModel,
+        store: Store,
+        most: int,
+        how: StageProfile,
+    ) -> None:
+        loaded, _ = models.load(model.spec, model.checkpoint)
+        unit = store.units[0]
+        start = unit.key["start"]
+        self.n = min(most, unit.key["stop"] - start)
+        self._unit = replace(unit, key=unit.key | {"stop": start + self.n})
+        self._store, self._threads = store, how.threads
+        self._extractor = build_extractor(
+            loaded,
+            resolved.sources,
+            signal_spec(study, model, resolved.sources[-1]),
+            self.n,
+            _placeholder_context(study, resolved, model),
+            all_objectives(find_objectives(study, study.objectives)),
+        )
+        with FlopCounterMode(display=False) as counted:
+            first_s = _seconds(self._run)
+        self.flops: float = counted.get_total_flops()
+        self.run_s = _best_seconds(self._run)
+        self.first_s = max(first_s - self.run_s, 0.0)
+        self.decode_s = _best_seconds(lambda: deque(self._images(), maxlen=0))
+
+    def _images(self) -> Iterator[Stimuli]:
+        return load(self._extractor, self._store, self._unit, self._threads)
+
+    def _run(self) -> None:
+        self._extractor.stream(self._images(), self.n)
+
+
+def _placeholder_context(study: Study, resolved: Resolved, model: ResolvedModel) -> Context:
+    """Return noise in the shape of the bank, which does not exist at plan time."""
+    rng = torch.Generator().manual_seed(0)
+    items, prototypes = (
+        torch.randn(n, model.n_channels, generator=rng)
+        for n in (resolved.bank.n_images, N_PROTOTYPES)
+    )
+    digests = tuple(str(number) for number in range(len(items)))
+    bank = Bank(digests, items, items, items.mean(dim=0), prototypes)
+    return Context(study.seed, bank, loaded_head(study))
+
+
+def time_commit(planned: StorePlan) -> float:
+    """Return the seconds to commit one unit of a store, and to open what it is made of."""
+    with TemporaryDirectory() as folder:
+        store = planned.create(Path(folder))
+        commit_s = _seconds_to_commit(store)
+        return commit_s + OPENED * _best_seconds(lambda: store.dataset().load())
+
+
+def _seconds_to_commit(store: Store) -> float:
+    unit, rng = store.units[0], np.random.default_rng(0)
+    dtypes = {array.name: array.dtype for array in store.arrays.values()}
+    arrays = {
+        name: rng.random([b - a for a, b in region], dtype=np.float32).astype(dtypes[name])
+        for name, region in unit.regions.items()
+    }
+
+    def write() -> None:
+        attempt = begin(store, unit, "calibration", 0)
+        assert attempt is not None
+        commit(store, unit, arrays, {}, attempt)
+        attempt.finish("committed")
+
+    return _seconds(write)
+
+
+def time_fit(shapes: Shapes, options: RidgeOptions, banded: bool) -> float:
+    """Return the seconds of a fit of noise in these shapes, from that of a smaller one.
+
+    By one thread, as a unit of stage encode. The fit, its bootstrap and its permutations are timed
+    one by one and each is scaled by its own operations: their rates differ.
+    """
+
+    def operations(some: Shapes) -> dict[str, float]:
+        return _operations(some, options, banded)
+
+    small = _few_replicates(shapes)
+    while sum(operations(small).values()) > OPERATIONS and small.n_features > LEAST_FEATURES:
+        small = _narrowed(small)
+    with threadpool_limits(1):
+        _time_parts(replace(small, n_features=2), options, banded)
+        timed = _time_parts(small, options, banded)
+    whole, part = operations(shapes), operations(small)
+    return sum(seconds * whole[name] / part[name] for name, seconds in timed.items())
+
+
+def _operations(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[str, float]:
+    """Return the operations of every part of a fit that there is."""
+    bare = replace(shapes, n_bootstraps=0, n_permutations=0)
+    parts = {
+        "fit": bare,
+        "bootstrap": replace(bare, n_bootstraps=shapes.n_bootstraps),
+        "permutations": replace(bare, n_permutations=shapes.n_permutations),
+    }
+    count = {name: plan_solver(some, options, banded).operations for name, some in parts.items()}
+    own = {name: n - count["fit"] if name != "fit" else n for name, n in count.items()}
+    return {name: n for name, n in own.items() if n > 0}
+
+
+def _few_replicates(shapes: Shapes) -> Shapes:
+    """Return shapes with one block of targets, one of orders and one of replicates."""
+    width = max(1, min(shapes.n_summaries, TARGET_WIDTH))
+    return replace(
+        shapes,
+        n_targets=min(shapes.n_targets, TARGET_WIDTH),
+        n_summaries=min(shapes.n_summaries, TARGET_WIDTH),
+        n_bootstraps=min(shapes.n_bootstraps, REPLICATES),
+        n_permutations=min(shapes.n_permutations, max(1, TARGET_WIDTH // width - 1)),
+    )
+
+
+def _narrowed(shapes: Shapes) -> Shapes:
+    """Return shapes of a quarter fewer features, and of stimuli in proportion."""
+    least = 2 * shapes.n_folds * shapes.n_blocks
+    return replace(
+        shapes,
+        n_stimuli=max(min(shapes.n_stimuli, least), shapes.n_stimuli * 3 // 4),
+        n_features=shapes.n_features * 3 // 4,
+    )
+
+
+def _time_parts(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[str, float]:
+    rng, n, p = np.random.default_rng(0), shapes.n_stimuli, shapes.n_features
+    x, y, summaries = (
+        rng.standard_normal((n, width), dtype=np.float32)
+        for width in (p, shapes.n_targets, shapes.n_summaries)
+    )
+    folds = np.arange(n) % shapes.n_folds
+    blocks = np.arange(n) // shapes.n_folds % shapes.n_blocks
+    bands = (p - p // 2, p // 2) if banded else None
+    design = factorise(x, folds, None, options, bands)
+
+    def fit() -> None:
+        score_targets(factorise(x, folds, None, options, bands), y)
+
+    parts = {
+        "fit": fit,
+        "bootstrap": lambda: bootstrap_scores(design, summaries, blocks, shapes.n_bootstraps, 0),
+        "permutations": lambda: permutation_scores(design, summaries, shapes.n_permutations, 0),
+    }
+    return {name: _best_seconds(parts[name]) for name in _operations(shapes, options, banded)}
+
+
+def _best_seconds(call: Callable[[], object]) -> float:
+    """Return the least of several timings, which others on the machine disturb least."""
+    timed = [_seconds(call)]
+    while len(timed) < REPEATS and sum(timed) < REPEATED_S:
+        timed.append(_seconds(call))
+    return min(timed)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+@contextmanager
+def _threads(n: int) -> Iterator[None]:
+    """Set torch's threads, and restore them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

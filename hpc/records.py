@@ -1,0 +1,114 @@
+"""Speed that earlier runs left in a store root: what attempts say of committed units."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from gradenc_core.solver import Shapes, plan_solver
+from jobs.encode import ridge_options
+from jobs.spec import SAME_LAYER, ModelSpec, Reference, ScoresSpec
+from storage_schemas.attempts import latest_attempts
+from storage_schemas.store import Store
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Median over units: seconds per image, or seconds per operation."""
+
+    seconds: float
+    units: int
+
+
+def pass_key(model: ModelSpec, sources: Iterable[str], projection: int | None) -> Key:
+    """Return what passes that cost the same are known by: weights do not matter."""
+    size = model.preprocessing.image_size
+    return model.library, model.architecture, size, projection, *sorted(sources)
+
+
+def fit_key(banded: bool, diagnostic: bool) -> Key:
+    """Return what fits of the same rate are known by."""
+    return banded, diagnostic
+
+
+def extract_records(root: Path, on_gpu: bool) -> dict[Key, Record]:
+    """Return the seconds per image of one process; all sources of a shard share a pass."""
+    shards: dict[Any, dict[str, tuple[float, int]]] = {}
+    for store in _stores(root, "extract", "features"):
+        model, signal = ModelSpec.model_validate(store.spec["model"]), store.spec["signal"]
+        for index, seconds in _seconds(store, on_gpu):
+            key = store.units[index].key
+            shard = model, store.spec["stimuli"], signal["projection"], index
+            n_images = key["stop"] - key["start"]
+            shards.setdefault(shard, {})[store.spec["source"]] = seconds, n_images
+    found: dict[Key, list[float]] = {}
+    for (model, _, projection, _), sources in shards.items():
+        seconds, n_images = max(sources.values())
+        found.setdefault(pass_key(model, sources, projection), []).append(seconds / n_images)
+    return _medians(found)
+
+
+def encode_records(root: Path) -> dict[Key, Record]:
+    """Return the seconds per operation of one process."""
+    found: dict[Key, list[float]] = {}
+    for store in _stores(root, "encode", "scores"):
+        spec = ScoresSpec.model_validate(store.spec)
+        banded = spec.forward is not None and spec.gradient is not None
+        shapes = _shapes(store, spec, root)
+        if shapes is not None:
+            operations = plan_solver(shapes, ridge_options(spec.encoding), banded).operations
+            key = fit_key(banded, spec.bands.startswith(SAME_LAYER))
+            rates = found.setdefault(key, [])
+            rates.extend(seconds / operations for _, seconds in _seconds(store, on_gpu=False))
+    return _medians(found)
+
+
+def _shapes(store: Store, spec: ScoresSpec, root: Path) -> Shapes | None:
+    """Return what a unit of a scores store fitted; None where its features are gone."""
+    try:
+        forward, gradient = _width(spec.forward, root), _width(spec.gradient, root)
+    except FileNotFoundError:
+        return None
+    encoding = spec.encoding
+    if spec.gradient is not None and forward and not spec.bands.startswith(SAME_LAYER):
+        forward = encoding.forward_all
+    return Shapes(
+        n_stimuli=store.dataset().sizes["stimulus"],
+        n_features=forward + gradient,
+        n_targets=store.arrays["scores"].shape[-1],
+        n_folds=encoding.folds,
+        n_summaries=store.arrays["bootstrap"].shape[-1],
+        n_bootstraps=encoding.bootstrap,
+        n_permutations=encoding.permutations,
+        n_blocks=encoding.blocks,
+    )
+
+
+def _width(reference: Reference | None, root: Path) -> int:
+    """Return the features of the widest layer of a store, 0 for none."""
+    if reference is None:
+        return 0
+    store = Store.find(root, reference.stage, reference.identity)
+    return max(array.shape[-1] for array in store.arrays.values())
+
+
+def _stores(root: Path, stage: str, kind: str) -> Iterator[Store]:
+    """Yield the sealed stores of a kind below a root."""
+    for path in sorted((root / stage).glob("*/plan.json")):
+        store = Store.open(path.parent)
+        if store.kind == kind and store.sealed():
+            yield store
+
+
+def _seconds(store: Store, on_gpu: bool) -> Iterator[tuple[int, float]]:
+    for index, attempt in latest_attempts(store).items():
+        used = attempt["used"]
+        if attempt["outcome"] == "committed" and used and bool(used["gpu"]) == on_gpu:
+            yield index, float(used["seconds"])
+
+
+def _medians(found: dict[Key, list[float]]) -> dict[Key, Record]:
+    return {key: Record(median(times), len(times)) for key, times in found.items() if times}

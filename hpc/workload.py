@@ -1,0 +1,234 @@
+"""How long the processes of each stage compute: measured here, from records, or assumed."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gradenc_core.device import device
+from gradenc_core.solver import Shapes, plan_solver
+from gradenc_core.stability import PERTURBATIONS
+from hpc import plan
+from hpc.calibrate import (
+    ExtractSpeed,
+    time_cluster,
+    time_commit,
+    time_extract,
+    time_fit,
+    time_start,
+)
+from hpc.memory import shapes_of
+from hpc.profile import Profile, StageProfile
+from hpc.records import Key, encode_records, extract_records, fit_key, pass_key
+from hpc.resolve import Resolved, ResolvedModel
+from hpc.store_plan import StorePlan
+from hpc.study import Study
+from jobs.encode import ridge_options
+
+GPU_FLOPS = 1e13
+"""Assumed of a GPU where there is none: half of what an A100 is sold for in float32 (1/s)."""
+UNIT_S = 1.0
+"""Assumed of a unit of the stages that are short, its passes not counted."""
+
+MEASURED = "measured here"
+RECORDS = "from records of {} units"
+ASSUMED = "assumed"
+GPU_ASSUMED = f"assumed: a GPU of {GPU_FLOPS:.0e} operations/s; decoding measured here"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the processes of a stage have to do."""
+
+    items: int
+    seconds: float
+    """Of one process for all items together."""
+    start_s: float
+    """Of a process before its first item."""
+    basis: tuple[str, ...]
+    """Where the seconds are from."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Passes of one model with all its sources, by one process; seconds."""
+
+    image_s: float
+    commit_s: float
+    """Of a shard, where an image's time does not hold it."""
+    load_s: float
+    basis: str
+
+
+def workload(
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile
+) -> dict[str, Work]:
+    """Return the work of every stage."""
+    how = profile.stage("extract")
+    start_s = time_start(model.spec.library for model in resolved.models)
+    passes = {
+        model.name: _time_pass(study, resolved, model, plans, how) for model in resolved.models
+    }
+    return {
+        "prepare": _prepare(resolved, plans, passes, start_s),
+        "ingest": _short(plans, "ingest", start_s),
+        "extract": _extract(resolved, plans, passes, how, start_s),
+        "encode": _encode(study, resolved, plans, profile.stage("encode")),
+        "compare": _short(plans, "compare", start_s),
+    }
+
+
+def _units(plans: Sequence[StorePlan], stage: str) -> int:
+    return sum(len(p.layout.units) for p in plans if p.stage == stage)
+
+
+def _short(plans: Sequence[StorePlan], stage: str, start_s: float) -> Work:
+    units = _units(plans, stage)
+    return Work(units, units * UNIT_S, start_s, (ASSUMED,))
+
+
+def _prepare(
+    resolved: Resolved, plans: Sequence[StorePlan], passes: dict[str, Pass], start_s: float
+) -> Work:
+    """Count a forward pass of the bank, and four passes of one gradient for each class."""
+    gradients = resolved.gradients.values()
+    bank = resolved.bank.n_images * any(source.needs_bank for source in gradients)
+    classes = 4 * len(gradients) * resolved.class_images.n_images
+    # A pass of all sources goes forward once and back for every gradient.
+    images = (bank + classes) / (1 + len(gradients))
+    short = _short(plans, "prepare", start_s)
+    seconds = short.seconds + sum(p.load_s + images * p.image_s for p in passes.values())
+    return Work(short.items, seconds, start_s, short.basis)
+
+
+def _time_pass(
+    study: Study,
+    resolved: Resolved,
+    model: ResolvedModel,
+    plans: Sequence[StorePlan],
+    how: StageProfile,
+) -> Pass:
+    """Look the model up in records, else time it."""
+    root, on_gpu = _root(study), how.gpus_per_node > 0
+    records = extract_records(root, on_gpu or _gpu_is_here()) if root else {}
+    record = records.get(pass_key(model.spec, resolved.sources, study.projection))
+    if record is not None:
+        return Pass(record.seconds, 0.0, 0.0, RECORDS.format(record.units))
+    features = _features(plans, model.name)[: len(resolved.sources)]
+    speed = time_extract(study, resolved, model, features, how)
+    image_s, basis = image_seconds(speed, on_gpu and not _gpu_is_here())
+    return Pass(image_s, speed.commit_s, speed.load_s, basis)
+
+
+def image_seconds(speed: ExtractSpeed, on_assumed_gpu: bool) -> tuple[float, str]:
+    """Return the seconds of an image and where they are from."""
+    if not on_assumed_gpu:
+        return speed.image_s, MEASURED
+    return max(speed.decode_s, speed.flops / GPU_FLOPS), GPU_ASSUMED
+
+
+def _gpu_is_here() -> bool:
+    return device().type != "cpu"
+
+
+def _root(study: Study) -> Path | None:
+    return study.folder / study.store_root if study.store_root else None
+
+
+def _features(plans: Sequence[StorePlan], model: str) -> list[StorePlan]:
+    return [p for p in plans if p.kind == "features" and p.attrs["model"] == model]
+
+
+def _extract(
+    resolved: Resolved,
+    plans: Sequence[StorePlan],
+    passes: dict[str, Pass],
+    how: StageProfile,
+    start_s: float,
+) -> Work:
+    """Count the shards, whose sources share a pass, and the stability of every source."""
+    items, seconds = sum(p.kind == "stability" for p in plans), 0.0
+    for name, timed in passes.items():
+        sets = _features(plans, name)[:: len(resolved.sources)]
+        shards = sum(len(p.layout.units) for p in sets)
+        images = sum(_padded(p, how.micro_batch) for p in sets) + stability_images(resolved)
+        items += shards
+        seconds += images * timed.image_s + shards * timed.commit_s
+    load_s = sum(timed.load_s for timed in passes.values())
+    basis = tuple(timed.basis for timed in passes.values())
+    return Work(items, seconds, start_s + load_s, basis)
+
+
+def _padded(planned: StorePlan, micro_batch: int) -> int:
+    """Return the images of all shards, whose last micro-batches are padded."""
+    sizes = (unit.key["stop"] - unit.key["start"] for unit in planned.layout.units)
+    return sum(-(-size // micro_batch) * micro_batch for size in sizes)
+
+
+def stability_images(resolved: Resolved) -> float:
+    """Return how many passes of all sources the stability of every source is worth.
+
+    A pass of all sources goes forward once and back for every gradient; its stability goes forward
+    for every source, for the images as they are and for each perturbation.
+    """
+    gradients = len(resolved.gradients)
+    share = (1 + 2 * gradients) / (1 + gradients)
+    return share * resolved.class_images.n_images * (1 + len(PERTURBATIONS))
+
+
+def _encode(
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], how: StageProfile
+) -> Work:
+    """Time one fit of every kind of bands that has no records, and scale it by operations."""
+    root = _root(study)
+    records = encode_records(root) if root else {}
+    kinds: dict[Key, list[Fit]] = {}
+    for fit in _fits(study, resolved, plans):
+        diagnostic = plan.is_diagnostic(fit.plan.attrs["bands"])
+        kinds.setdefault(fit_key(fit.banded, diagnostic), []).append(fit)
+    seconds, rates, basis = 0.0, [], []
+    for key, fits in kinds.items():
+        units = sum(len(fit.plan.layout.units) for fit in fits)
+        largest = max(fits, key=lambda fit: fit.operations)
+        if key in records:
+            rate = records[key].seconds
+            basis.append(RECORDS.format(records[key].units))
+        else:
+            options = ridge_options(plan.encoding_spec(study))
+            rate = time_fit(largest.shapes, options, largest.banded) / largest.operations
+            seconds += units * time_commit(largest.plan)
+            basis.append(MEASURED)
+        seconds += rate * sum(len(fit.plan.layout.units) * fit.operations for fit in fits)
+        rates.append(rate)
+    collinearity = [p for p in plans if p.kind == "collinearity"]
+    seconds += min(rates) * sum(_collinearity_operations(study, resolved, p) for p in collinearity)
+    items = sum(len(p.layout.units) for p in plans if p.stage == "encode")
+    # As many workers as this machine has processors for start at once.
+    workers = min(how.dask_workers, os.cpu_count() or 1, items)
+    return Work(items, seconds, time_cluster(workers), tuple(basis))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A scores store and what each of its units fits."""
+
+    plan: StorePlan
+    shapes: Shapes
+    banded: bool
+    operations: float
+
+
+def _fits(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Iterator[Fit]:
+    options = ridge_options(plan.encoding_spec(study))
+    for p in plans:
+        if p.kind == "scores":
+            shapes, banded = shapes_of(study, resolved, p)
+            yield Fit(p, shapes, banded, plan_solver(shapes, options, banded).operations)
+
+
+def _collinearity_operations(study: Study, resolved: Resolved, planned: StorePlan) -> float:
+    """Return the operations of the products of all pairs of layers."""
+    model = next(m for m in resolved.models if m.name == planned.attrs["model"])
+    widths = plan.n_features(study, model, planned.attrs["source"])
+    total = widths * len(model.layers) if isinstance(widths, int) else sum(widths)
+    return float(len(resolved.stimulus_ids)) * total**2

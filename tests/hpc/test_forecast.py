@@ -1,0 +1,72 @@
+"""What `gradenc plan` predicts; times are compared with no clock, whose machine may be busy."""
+
+from pathlib import Path
+
+import pytest
+
+from gradenc_core.ridge import RidgeOptions
+from gradenc_core.solver import Shapes
+from hpc.calibrate import ExtractSpeed, time_fit
+from hpc.drive import drive
+from hpc.forecast import forecast, n_processes, n_tasks
+from hpc.profile import StageProfile, load_profile
+from hpc.start import start
+from hpc.study import load_study
+from hpc.workload import ASSUMED, MEASURED, image_seconds
+
+GPU_PROFILE = """
+name = "gpu"
+scheduler = "slurm"
+[extract]
+slots = 4
+gpus_per_node = 2
+ranks_per_node = 2
+"""
+
+
+def test_tasks_are_cut_as_they_are_submitted() -> None:
+    assert n_tasks(StageProfile(slots=8), 3, on_slurm=False) == 3
+    assert n_tasks(StageProfile(slots=4), 10, on_slurm=True) == 4
+    assert n_tasks(StageProfile(slots=4, units_per_task=2), 11, on_slurm=True) == 6
+
+
+def test_two_ranks_of_dask_do_not_compute() -> None:
+    assert n_processes("extract", StageProfile(nodes=2, ranks_per_node=4)) == 8
+    assert n_processes("encode", StageProfile(dask_workers=6)) == 6
+    assert n_processes("encode", StageProfile(nodes=2, ranks_per_node=4)) == 6
+
+
+def test_a_gpu_that_is_not_here_is_assumed_and_decoding_limits_it() -> None:
+    speed = ExtractSpeed(load_s=1, decode_s=0.01, image_s=2, commit_s=1, flops=1e12)
+    assert image_seconds(speed, on_assumed_gpu=False) == (2, MEASURED)
+    seconds, basis = image_seconds(speed, on_assumed_gpu=True)
+    assert seconds == pytest.approx(0.1)
+    assert "assumed" in basis
+
+
+def test_a_long_fit_is_timed_small() -> None:
+    shapes = Shapes(100_000, 2_000, 100_000, 4, 100, 1_000, 1_000)
+    assert time_fit(shapes, RidgeOptions(selection="gcv"), banded=False) > 100
+
+
+def test_gpu_hours_are_those_that_the_profile_holds(small_study: Path, tmp_path: Path) -> None:
+    path = tmp_path / "gpu.toml"
+    path.write_text(GPU_PROFILE)
+    stages = {s.stage: s for s in forecast(load_study(small_study), load_profile(str(path)))}
+    extract = stages["extract"]
+    assert (extract.array_jobs, extract.tasks) == (1, 3)  # 5 items, 2 in each but the last
+    assert 0 < extract.gpu_hours <= 2 * extract.tasks * extract.seconds / 3600
+    assert "assumed" in extract.basis
+    assert stages["encode"].gpu_hours == 0
+
+
+def test_committed_units_take_the_place_of_timings(small_study: Path, tmp_path: Path) -> None:
+    study = load_study(small_study, [f"store_root={tmp_path / 'stores'}"])
+    profile = load_profile("local")
+    run = start(study, tmp_path / "run")
+    run.keep_profile(profile)
+    drive(run, profile)
+    after = {stage.stage: stage for stage in forecast(study, profile)}
+    assert after["extract"].basis == "from records of 3 units"
+    assert after["encode"].basis == "from records of 10 units; from records of 5 units"
+    assert after["compare"].basis == ASSUMED

@@ -24,8 +24,10 @@ import yaml
 
 from gradenc_core.ceilings import noise_ceiling
 from hpc.folder import RunFolder
+from hpc.forecast import forecast
 from hpc.plan import extract_plans
 from hpc.plan_prepare import prepare_plans
+from hpc.profile import load_profile
 from hpc.resolve import resolve
 from hpc.study import load_study
 from hpc.targets import Targets
@@ -155,6 +157,16 @@ def test_an_added_objective_reuses_the_forward_features(finished: Path, tmp_path
     assert made["planted-gradient-classification"] == done["planted-gradient-classification"]
     assert "planted-gradient-energy" not in done
     assert len(list(prepare_plans(study, resolved))) == 3
+
+
+def test_a_plan_takes_the_times_of_committed_units(finished: Path) -> None:
+    study = load_study(finished.parent / "study.yaml", [f"store_root={finished / 'stores'}"])
+    stages = {stage.stage: stage for stage in forecast(study, load_profile("local"))}
+    n_shards = 3
+    assert stages["extract"].basis == f"from records of {n_shards} units"
+    assert stages["encode"].basis.startswith("from records of")
+    assert "measured" not in stages["encode"].basis
+    assert stages["compare"].basis == "assumed"
 
 
 def test_named_windows_are_predicted_in_place_of_samples(finished: Path, tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ N_RANDOM_DRAWS = 10
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 CONTRAST_TEMPERATURE = 0.1
 
-Need = Literal["classifier", "views", "bank", "head", "masks"]
-"""`classifier`: the model's own head. `views`: readouts of the teacher views. `bank`: the reference
-bank and its prototypes. `head`: the user's projection head, where there is one. `masks`: the loss
-is taken in two complementary masked passes. What is not declared is not there."""
+Need = Literal["classifier", "labels", "views", "bank", "head", "masks"]
+"""`classifier`: the model's own head. `labels`: true classes, where there are any. `views`: what is
+read of the teacher views. `bank`: the reference bank and its prototypes. `head`: the user's
+projection head, where there is one. `masks`: the loss is taken in two complementary masked passes.
+What is not declared is not there."""
 
 Loss = Callable[[Readout, Context, int], torch.Tensor]
 """(readout, context, number of the draw) -> one value per stimulus, (n_stimuli,), which must depend
@@ -136,7 +137,7 @@ def masked(readout: Readout, context: Context, draw: int) -> torch.Tensor:
     return (losses * readout.mask).sum(dim=1) / readout.mask.sum(dim=1)
 
 
-@needs("classifier")
+@needs("classifier", "labels")
 def classification(readout: Readout, context: Context, draw: int) -> torch.Tensor:
     """Cross-entropy of the model's own head, (n_stimuli,).
 

@@ -248,6 +248,8 @@ class Passes:
         Without this, an objective could read what happens to be there for another one.
         """
         context = self.context
+        if "labels" not in objective.needs:
+            readout = replace(readout, labels=None)
         if "views" not in objective.needs:
             readout = replace(readout, views=())
         if "bank" not in objective.needs:

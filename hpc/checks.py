@@ -11,6 +11,7 @@ from gradenc_core.models import VisionModel, load_model
 from gradenc_core.objectives import Objective, supported_objectives
 from gradenc_core.readers import bids, epochs
 from gradenc_core.readers.images import read_manifest
+from gradenc_core.readers.labels import read_labels
 from gradenc_core.readout import Head
 from gradenc_core.tokens import layer_layout
 from hpc.overrides import did_you_mean, given
@@ -37,6 +38,8 @@ def check_paths(study: Study) -> None:
     problems = list(_missing_folder(study, "stimuli", study.stimuli, "a folder of images"))
     if study.bank is not None:
         problems += _bank_problems(study, study.bank)
+    if study.labels is not None and not problems:
+        problems += _label_problems(study, study.labels)
     for i, responses in enumerate(study.responses):
         key = f"responses[{i}].path"
         missing = list(_missing_folder(study, key, responses.path, "a folder of recordings"))
@@ -58,6 +61,29 @@ def _bank_problems(study: Study, path: str) -> list[str]:
         f"bank: given {given(path)}; accepted: at least {N_PROTOTYPES} distinct images, as many as "
         f"there are prototypes; it holds {n_images}"
     ]
+
+
+def _label_problems(study: Study, path: str) -> list[str]:
+    """Name what the file of true classes lacks, or has that no stimulus has."""
+    about = f"labels: given {given(path)}"
+    try:
+        labels = read_labels(study.folder / path)
+        manifest = read_manifest(study.folder / study.stimuli)
+    except (ValueError, OSError) as error:
+        return [f"{about}; {error}"]
+    by_content: dict[str, set[int]] = {}
+    for name, content in zip(manifest.ids, manifest.digests, strict=True):
+        by_content.setdefault(content, set()).add(labels.get(name, -1))
+    without = [name for name in manifest.ids if name not in labels]
+    unknown = sorted(set(labels) - set(manifest.ids))
+    torn = sum(len(classes) > 1 for classes in by_content.values())
+    found = [
+        f"{len(without)} stimuli have none, such as {without[0]}" if without else "",
+        f"{len(unknown)} names are of no stimulus, such as {unknown[0]}" if unknown else "",
+        f"{torn} images that are there more than once have several" if torn else "",
+    ]
+    accepted = "accepted: one class for every stimulus"
+    return [f"{about}; {accepted}; {problem}" for problem in found if problem]
 
 
 def _missing_folder(study: Study, key: str, path: str, what: str) -> Iterator[str]:
@@ -104,10 +130,20 @@ def _plugin_problems(study: Study) -> Iterator[str]:
                 check_objective(found.objective)
         except ValueError as error:
             yield f"objectives[{j}]: given {given(name)}; {error}"
+    if study.labels is not None and not _takes_labels(study):
+        yield (
+            f"labels: given {given(study.labels)}; accepted: none, or classification (or one of "
+            "your own that declares labels) among the objectives"
+        )
     try:
         loaded_head(study)
     except ValueError as error:
         yield f"dino_head: given {given(study.dino_head)}; {error}"
+
+
+def _takes_labels(study: Study) -> bool:
+    found = find_objectives(study, study.objectives).values()
+    return any("labels" in f.objective.needs for f in found)
 
 
 def check_models(study: Study) -> None:
@@ -143,6 +179,7 @@ def _model_problems(
     about = f"model {spec.name}"
     yield from _layer_problems(study, model, about)
     yield from _objective_problems(study, model, about, objectives)
+    yield from _class_problems(study, model, about)
     if head is not None:
         yield from _head_problems(study, model, about, head)
 
@@ -192,6 +229,18 @@ def _objective_problems(
                 f"objectives[{j}]: given {given(name)}; accepted for {about} "
                 f"({model.architecture}): {', '.join(supported)}"
             )
+
+
+def _class_problems(study: Study, model: VisionModel, about: str) -> Iterator[str]:
+    """Refuse true classes that the model's head does not have."""
+    if study.labels is None or not model.n_classes:
+        return
+    highest = max(read_labels(study.folder / study.labels).values(), default=0)
+    if highest >= model.n_classes:
+        yield (
+            f"labels: given {given(study.labels)}; accepted for {about}: classes from 0 to "
+            f"{model.n_classes - 1}, the outputs of its head; the highest is {highest}"
+        )
 
 
 def _head_problems(study: Study, model: VisionModel, about: str, head: Head) -> Iterator[str]:

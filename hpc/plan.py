@@ -14,7 +14,7 @@ from gradenc_core.folds import assign_blocks, assign_folds
 from gradenc_core.signals import scaled_width
 from gradenc_core.stability import PERTURBATIONS
 from hpc.checks import check_fit
-from hpc.plan_prepare import locations_of, objective_spec, prepare_plans
+from hpc.plan_prepare import labels_of, locations_of, objective_spec, prepare_plans
 from hpc.resolve import Resolved, ResolvedModel, Subject, signal_spec
 from hpc.store_plan import References, StorePlan, safe
 from hpc.study import Study
@@ -103,8 +103,10 @@ def extract_plans(
                     stimuli=_set_digest(stimuli, digests),
                     stimuli_per_shard=study.extraction.stimuli_per_shard,
                     prepared=references[f"prepare/{model.name}"],
+                    labels=labels_of(resolved, source),
                     objective=objective_spec(resolved, model, source, references),
                 )
+                labels = {} if spec.labels is None else {"labels": str(resolved.labels)}
                 yield StorePlan(
                     "extract",
                     "features",
@@ -118,7 +120,7 @@ def extract_plans(
                         study.extraction.stimuli_per_shard,
                     ),
                     {"model": model.name, "source": source},
-                    {"stimuli": resolved.stimuli} | locations_of(resolved, model, source),
+                    {"stimuli": resolved.stimuli} | locations_of(resolved, model, source) | labels,
                 )
         yield from _stability_plans(study, resolved, model, references)
 

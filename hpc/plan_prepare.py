@@ -65,6 +65,11 @@ def objective_spec(
     return specs.ObjectiveSpec(plugin=loss.plugin, head=loss.head, bank=bank)
 
 
+def labels_of(resolved: Resolved, source: str) -> str | None:
+    """Return the digest of the true classes that a source takes, if it takes any."""
+    return None if source == "forward" else resolved.gradients[source].labels
+
+
 def locations_of(resolved: Resolved, model: ResolvedModel, source: str) -> dict[str, str]:
     """Return the paths of the files that a source is made of: weights, bank, plug-in, head."""
     loss = {} if source == "forward" else resolved.gradients[source].locations

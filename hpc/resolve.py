@@ -21,7 +21,7 @@ from gradenc_core.weights import weights_digest
 from hpc.plugins import find_head, find_objectives
 from hpc.study import BidsResponses, Depths, EpochsResponses, Model, Study
 from jobs.spec import BankImages, ModelSpec, PluginSpec, PreprocessingSpec, SignalSpec
-from storage_schemas.files import replace
+from storage_schemas.files import file_digest, replace
 from storage_schemas.identity import canonical_json, digest
 
 N_CLASS_IMAGES = 16
@@ -52,6 +52,8 @@ class ResolvedSource(BaseModel):
     needs_bank: bool
     plugin: PluginSpec | None
     head: PluginSpec | None
+    labels: str | None = None
+    """sha256 of the study's file of true classes, where the objective takes them."""
     locations: dict[str, str]
     """Absolute paths of the bank (`bank`), the plug-in (`objective`) and the head (`head`)."""
 
@@ -70,6 +72,8 @@ class Resolved(BaseModel):
     gradients: dict[str, ResolvedSource]
     """By gradient source, in the study's order."""
     bank: BankImages
+    labels: str | None = None
+    """Absolute path of the file of true classes."""
     bank_folder: str | None = None
     """Absolute path of the bank's folder; None for generated images."""
     class_images: BankImages
@@ -119,6 +123,7 @@ def resolve_sources(study: Study) -> dict[str, ResolvedSource]:
     sources: dict[str, ResolvedSource] = {}
     for found in find_objectives(study, study.objectives).values():
         given_head = head if "head" in found.objective.needs else None
+        labels = find_labels(study) if "labels" in found.objective.needs else None
         locations = {
             "bank": None if study.bank is None else (study.folder / study.bank).resolve(),
             "objective": found.path,
@@ -128,10 +133,16 @@ def resolve_sources(study: Study) -> dict[str, ResolvedSource]:
             needs_bank="bank" in found.objective.needs,
             plugin=found.plugin,
             head=given_head[0] if given_head else None,
+            labels=None if labels is None else file_digest(labels),
             locations={key: str(path) for key, path in locations.items() if path is not None},
         )
         sources |= dict.fromkeys(found.objective.sources, source)
     return sources
+
+
+def find_labels(study: Study) -> Path | None:
+    """Return the absolute path of the study's file of true classes."""
+    return None if study.labels is None else (study.folder / study.labels).resolve()
 
 
 def resolve_bank(study: Study) -> tuple[BankImages, BankImages]:
@@ -170,6 +181,7 @@ def resolve(study: Study) -> tuple[Resolved, list[Subject]]:
         models=tuple(resolve_model(study, model) for model in study.models),
         gradients=resolve_sources(study),
         bank=bank,
+        labels=None if study.labels is None else str(find_labels(study)),
         bank_folder=None if study.bank is None else str((study.folder / study.bank).resolve()),
         class_images=class_images,
     )

@@ -192,6 +192,8 @@ class Study(Section):
     """folder of images that objectives compare with; null: 1,024 generated ones"""
     dino_head: Text | None = None
     """the model's own DINO head: module:function or a safetensors file; null: prototypes"""
+    labels: Text | None = None
+    """CSV of stimulus,label: true classes for classification; null: the model's own argmax"""
     gradient_scale: Literal["unit", "raw", "norm_only"] = "unit"
     """unit: divided by each stimulus's norm, its logarithm kept; raw; or norm_only (a control)"""
     projection: Count | None = 1024

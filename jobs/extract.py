@@ -14,6 +14,7 @@ from gradenc_core.models import VisionModel, preprocess
 from gradenc_core.objectives import OBJECTIVES, Objective
 from gradenc_core.passes import Stimuli
 from gradenc_core.readers.images import read_stimulus
+from gradenc_core.readers.labels import read_labels
 from gradenc_core.readout import Context
 from gradenc_core.signals import Features, SignalExtractor
 from gradenc_core.views import teacher_views
@@ -40,7 +41,8 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     specs = {store.path: FeaturesSpec.model_validate(store.spec) for store, _ in work.units}
     first_store, first_unit = work.units[0]
     extractor = extractor_of([store for store, _ in work.units], list(specs.values()), work)
-    batches = load(extractor, first_store, first_unit, work.how.threads)
+    labels = _labels([store for store, _ in work.units], list(specs.values()))
+    batches = load(extractor, first_store, first_unit, work.how.threads, labels)
     features = extractor.stream(batches, first_unit.key["stop"] - first_unit.key["start"])
     facts = {
         "micro_batch": work.how.micro_batch,
@@ -101,7 +103,23 @@ def build_extractor(
     )
 
 
-def load(extractor: SignalExtractor, store: Store, unit: Unit, threads: int) -> Iterator[Stimuli]:
+def _labels(stores: Sequence[Store], specs: Sequence[FeaturesSpec]) -> Mapping[str, int] | None:
+    """Return the true classes by stimulus, if one of the sources takes them."""
+    for store, spec in zip(stores, specs, strict=True):
+        if spec.labels is not None:
+            path = Path(store.locations["labels"])
+            plugins.require_unchanged(path, spec.labels, "these labels")
+            return read_labels(path)
+    return None
+
+
+def load(
+    extractor: SignalExtractor,
+    store: Store,
+    unit: Unit,
+    threads: int,
+    labels: Mapping[str, int] | None = None,
+) -> Iterator[Stimuli]:
     """Yield the unit's stimuli in micro-batches, decoded ahead, refusing any that changed."""
     folder = Path(store.locations["stimuli"])
     stimuli = store.dataset().isel(stimulus=slice(unit.key["start"], unit.key["stop"]))
@@ -109,7 +127,8 @@ def load(extractor: SignalExtractor, store: Store, unit: Unit, threads: int) -> 
 
     def read(named: tuple[str, str]) -> Stimuli:
         name, digest = map(str, named)
-        return stimulus(extractor, read_stimulus(folder, name, digest), digest)
+        label = None if labels is None else labels[name]
+        return stimulus(extractor, read_stimulus(folder, name, digest), digest, label)
 
     ahead = BATCHES_AHEAD * extractor.micro_batch
     single = prefetch(read, named, threads, ahead)
@@ -117,18 +136,23 @@ def load(extractor: SignalExtractor, store: Store, unit: Unit, threads: int) -> 
         yield Stimuli.joined(batch)
 
 
-def stimulus(extractor: SignalExtractor, image: Image.Image, digest: str) -> Stimuli:
+def stimulus(
+    extractor: SignalExtractor, image: Image.Image, digest: str, label: int | None = None
+) -> Stimuli:
     """Return a decoded image as the extractor takes it, with views where an objective needs them.
 
     Parameters
     ----------
     digest : str
         SHA-256 of the stimulus's content, of which its views are drawn.
+    label : int, optional
+        True class.
     """
     model, views = extractor.model, None
+    labels = None if label is None else torch.tensor([label])
     if "views" in extractor.passes.needs:
         views = teacher_views(model, image, digest, extractor.seed)[None]
-    return Stimuli(preprocess(model, image)[None], None, [digest], views)
+    return Stimuli(preprocess(model, image)[None], labels, [digest], views)
 
 
 def _arrays(features: Features) -> Arrays:

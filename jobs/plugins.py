@@ -44,7 +44,7 @@ def load_head(spec: PluginSpec, path: Path) -> Head:
     """Return the user's head: a function or module that maps embeddings, or a checkpoint's."""
     if spec.entry != CHECKPOINT:
         return _function(spec, path)
-    _require_unchanged(spec, path)
+    require_unchanged(path, spec.digest, spec.name)
     return load_dino_head(path)
 
 
@@ -56,7 +56,7 @@ def _function(spec: PluginSpec, path: Path) -> Callable[..., Any]:
     ValueError
         The file is not the one that the study was planned with, or has no such function.
     """
-    _require_unchanged(spec, path)
+    require_unchanged(path, spec.digest, spec.name)
     module_name, _, name = spec.entry.partition(":")
     location = importlib.util.spec_from_file_location(module_name, path)
     if location is None or location.loader is None:
@@ -70,9 +70,10 @@ def _function(spec: PluginSpec, path: Path) -> Callable[..., Any]:
     return function
 
 
-def _require_unchanged(spec: PluginSpec, path: Path) -> None:
-    if file_digest(path) != spec.digest:
+def require_unchanged(path: Path, digest: str, name: str) -> None:
+    """Refuse a file that is not the one that the study was planned with."""
+    if file_digest(path) != digest:
         raise ValueError(
-            f"{path} has changed since the study was planned with {spec.name}; put the old file "
+            f"{path} has changed since the study was planned with {name}; put the old file "
             "back, or submit the study again into a new run"
         )

@@ -200,6 +200,8 @@ class FeaturesSpec(SourceSpec):
     stimuli: str
     """Digest of the stimulus set: ids and content digests, in order."""
     stimuli_per_shard: int
+    labels: str | None
+    """sha256 of the file of true classes; None where the source takes none."""
 
 
 class StabilitySpec(SourceSpec):

@@ -18,9 +18,10 @@ from gradenc_core.readers.images import read_image
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.similarity import linear_cka
 from gradenc_core.synthetic.images import dead_leaves
+from hpc.checks import check_models, check_objectives, check_paths
 from hpc.plan import encode_plans, extract_plans, prepare_plans
 from hpc.resolve import resolve
-from hpc.study import load_study
+from hpc.study import Study, StudyError, load_study
 from hpc.targets import Targets
 from jobs.runner import Outcome, run_items
 from jobs.spec import Reference
@@ -36,6 +37,12 @@ SOURCES = ["forward", "gradient:energy"]
 def run(root: Path, stores: list[Store], report: Callable[[Outcome], None] = lambda _: None):
     items = [[(s.reference, unit.index) for s in stores] for unit in stores[0].units]
     run_items(items, root=root, job="test", round_=1, micro_batch=8, threads=1, report=report)
+
+
+def check_all(study: Study) -> None:
+    check_paths(study)
+    check_objectives(study)
+    check_models(study)
 
 
 class Extraction:
@@ -113,6 +120,64 @@ def test_without_projection_every_layer_is_as_wide_as_it_is(data: dict, tmp_path
             assert layer[:8].tobytes() == values.tobytes()
     # one file for each layer and shard
     assert len(stores["forward"].owned_files(stores["forward"].units[0])) == 2
+
+
+def test_true_labels_take_the_place_of_the_argmax(data: dict, tmp_path: Path) -> None:
+    names = sorted(p.relative_to(tmp_path / "stimuli") for p in (tmp_path / "stimuli").rglob("*.*"))
+    classes = {str(name): i % 1000 for i, name in enumerate(names)}
+    rows = [f"{name},{label}" for name, label in classes.items()]
+    (tmp_path / "labels.csv").write_text("\n".join(["stimulus,label", *reversed(rows)]))
+    changes = {"objectives": ["energy", "classification"], "projection": "none"}
+    without = Extraction(tmp_path, data, **changes)
+    extraction = Extraction(tmp_path, data, labels="labels.csv", **changes)
+    check_all(extraction.study)
+    changed = {
+        new.attrs["source"]
+        for old, new in zip(without.stores, extraction.stores, strict=True)
+        if old.identity != new.identity
+    }
+    assert changed == {"gradient:classification"}
+    assert [s.identity for s in without.stability] == [s.identity for s in extraction.stability]
+    store = extraction.extract()["gradient:classification"]
+    model = load_model("torchvision", "resnet18", "untrained", 0, 64)
+    extract = SignalExtractor(
+        model, LAYERS, ["gradient:classification"], "mean", None, 0, "unit", 8
+    )
+    shown = store.dataset()["stimulus"].values[:8]
+    images = [preprocess(model, read_image(tmp_path / "stimuli" / name)) for name in shown]
+    labels = torch.tensor([classes[name] for name in shown])
+    expected = extract(torch.stack(images), labels)["gradient:classification"]
+    for index, layer in enumerate(expected):
+        assert layer_features(store.dataset(), index).values[:8].tobytes() == layer.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("image,class\n", r"begins with image,class; begin it with stimulus,label"),
+        ("stimulus,label\nsome.png,cat\n", r"line 2: some.png,cat; give a stimulus and its class"),
+        ("stimulus,label\na,1\na,2\n", r"line 3: a again; give every stimulus once"),
+        ("stimulus,label\nnone.png,1\n", r"stimuli have none, such as (.|\n)*1 names are of no st"),
+        (None, r"classes from 0 to 999, the outputs of its head; the highest is 1000"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(
+    data: dict, tmp_path: Path, text: str | None, message: str
+) -> None:
+    stimuli = tmp_path / "stimuli"
+    names = [p.relative_to(stimuli) for p in stimuli.rglob("*.*")]
+    whole = "stimulus,label\n" + "".join(f"{name},1000\n" for name in names)
+    (tmp_path / "labels.csv").write_text(whole if text is None else text)
+    changes = {"labels": "labels.csv", "objectives": ["classification"]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data | changes))
+    with pytest.raises(StudyError, match=message):
+        check_all(load_study(tmp_path / "study.yaml"))
+
+
+def test_labels_that_no_objective_takes_are_refused(data: dict, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data | {"labels": "labels.csv"}))
+    with pytest.raises(StudyError, match=r"classification .* among the objectives"):
+        check_objectives(load_study(tmp_path / "study.yaml"))
 
 
 def test_alikeness_of_unprojected_layers_is_stored(data: dict, tmp_path: Path) -> None:

@@ -169,7 +169,6 @@ def from_module(
     blocks = find_blocks(module, calls)
     last = calls[blocks[-1]].shape if blocks else None
     n_class_tokens, n_register_tokens = _prefix_tokens(module)
-    n_classes = output.shape[1] if isinstance(output, torch.Tensor) and output.ndim == 2 else 0
     return VisionModel(
         library=library,
         architecture=architecture,
@@ -183,8 +182,25 @@ def from_module(
         n_register_tokens=n_register_tokens,
         n_patches=_count_patches(module, last, n_class_tokens + n_register_tokens),
         channels_last=any(_is_channels_last(calls[name].shape) for name in blocks),
-        n_classes=0 if getattr(module, "num_classes", None) == 0 else n_classes,
+        n_classes=_n_classes(module, output),
     )
+
+
+def _n_classes(module: nn.Module, output: Any) -> int:
+    """Return the number of classes of a network's own classifier, 0 without one.
+
+    What ends a CLIP tower of timm is a projection into the space of texts, unless it was
+    fine-tuned.
+    """
+    logits = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
+    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
+        return 0
+    weights = getattr(module, "pretrained_cfg", None) or {}
+    tag = str(weights.get("tag", ""))
+    is_projection = "clip" in f"{weights.get('architecture', '')} {tag}" and "ft" not in tag
+    if is_projection or getattr(module, "num_classes", None) == 0:
+        return 0
+    return logits.shape[1]
 
 
 def model_summary(model: VisionModel) -> dict[str, Any]:

@@ -119,7 +119,8 @@ class Passes:
         parsed = {s: parse_source(model, s, objectives) for s in sources if s != "forward"}
         self._masked = {s: o for s, o in parsed.items() if "masks" in o[0].needs}
         self._whole = {s: o for s, o in parsed.items() if s not in self._masked}
-        self.needs = frozenset(need for o, _ in parsed.values() for need in o.needs)
+        self.needs_of = {source: objective.needs for source, (objective, _) in parsed.items()}
+        self.needs = frozenset().union(*self.needs_of.values())
         if "bank" in self.needs and context.bank is None:
             raise ValueError(
                 f"the sources {', '.join(parsed)} need a reference bank; give the context one "

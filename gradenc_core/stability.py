@@ -52,15 +52,22 @@ def cosines(first: torch.Tensor, second: torch.Tensor) -> NDArray[np.float64]:
     return (x * y).sum(dim=1).numpy()
 
 
+def reliability(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return the correlation of a signal with the same drawn anew, (n_stimuli, n_features) each.
+
+    Rows are brought to norm 1 and columns centred; r is over all entries. NaN where a signal is
+    zero or constant.
+    """
+    x, y = (rows - rows.mean(dim=0) for rows in (_unit(first), _unit(second)))
+    return float((x * y).sum() / (x.norm() * y.norm()))
+
+
 def split_half_reliability(first: torch.Tensor, second: torch.Tensor) -> float:
     """Return the reliability of the whole from two halves, (n_stimuli, n_features) each.
 
-    Rows are brought to norm 1 and columns centred; the correlation r of all entries becomes
-    2r / (1 + r) (Spearman, 1910; Brown, 1910). NaN where a half is zero or constant.
+    `reliability` r of the halves becomes 2r / (1 + r) (Spearman, 1910; Brown, 1910).
     """
-    halves = [_unit(half) for half in (first, second)]
-    x, y = (half - half.mean(dim=0) for half in halves)
-    r = float((x * y).sum() / (x.norm() * y.norm()))
+    r = reliability(first, second)
     return 2 * r / (1 + r)
 
 

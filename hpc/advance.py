@@ -210,8 +210,7 @@ def items(state: StageState, claimed: frozenset[tuple[str, int]] = frozenset()) 
 
 
 def _pass_of(store: Store) -> str:
-    """Name what stores must share to be filled by one pass: model and stimulus set."""
-    if store.kind != "features":
-        return store.reference
+    """Name what stores must share to be filled by one pass: model, images and projection."""
     spec = store.spec
-    return f"{spec['prepared']['identity']} {spec['stimuli']} {spec['signal']['projection']}"
+    images = spec["stimuli"] if store.kind == "features" else spec["images"]
+    return f"{store.kind} {spec['prepared']['identity']} {images} {spec['signal']['projection']}"

@@ -146,8 +146,8 @@ def _extract(
     how: StageProfile,
     start_s: float,
 ) -> Work:
-    """Count the shards, whose sources share a pass, and the stability of every source."""
-    items, seconds = sum(p.kind == "stability" for p in plans), 0.0
+    """Count the shards and each model's stability, whose sources share their passes."""
+    items, seconds = len(passes), 0.0
     for name, timed in passes.items():
         sets = _features(plans, name)[:: len(resolved.sources)]
         shards = sum(len(p.layout.units) for p in sets)
@@ -165,15 +165,9 @@ def _padded(planned: StorePlan, micro_batch: int) -> int:
     return sum(-(-size // micro_batch) * micro_batch for size in sizes)
 
 
-def stability_images(resolved: Resolved) -> float:
-    """Return how many passes of all sources the stability of every source is worth.
-
-    A pass of all sources goes forward once and back for every gradient; its stability goes forward
-    for every source, for the images as they are and for each perturbation.
-    """
-    gradients = len(resolved.gradients)
-    share = (1 + 2 * gradients) / (1 + gradients)
-    return share * resolved.class_images.n_images * (1 + len(PERTURBATIONS))
+def stability_images(resolved: Resolved) -> int:
+    """Return the images that pass for stability: as they are, and with each perturbation."""
+    return resolved.class_images.n_images * (1 + len(PERTURBATIONS))
 
 
 def _encode(

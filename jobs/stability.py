@@ -1,6 +1,6 @@
-"""Stage extract: how much one source changes with what nobody sees, and with its views' seeds."""
+"""Stage extract: how much sources change with what nobody sees, and with what is drawn of them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from gradenc_core.objectives import Need
 from gradenc_core.passes import Stimuli
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.stability import (
@@ -15,6 +16,7 @@ from gradenc_core.stability import (
     cosines,
     perturbed,
     relative_difference,
+    reliability,
     split_half_reliability,
 )
 from jobs.bank import bank_images
@@ -23,22 +25,32 @@ from jobs.runner import Arrays, Facts, Work
 from jobs.spec import StabilitySpec
 from storage_schemas.store import Store, Unit
 
+Signals = dict[str, list[torch.Tensor]]
+"""By source, each layer's pooled signal, (n_images, n_features)."""
+
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     """Yield cosines (n_layers, n_perturbations, n_images), reliabilities and errors (n_layers,).
 
-    On the first images of the study's bank, of signals before scale and projection.
+    On the first images of the study's bank, of signals before scale and projection. All units of an
+    item are sources of one model, which share their passes.
     """
     torch.set_num_threads(work.how.threads)
-    for store, unit in work.units:
-        spec = StabilitySpec.model_validate(store.spec)
-        extractor = extractor_of([store], [spec], work)
-        digests, images = zip(*bank_images(spec.images, store.locations), strict=True)
-        shown = _stimuli(extractor, digests, images)
+    stores = [store for store, _ in work.units]
+    specs = [StabilitySpec.model_validate(store.spec) for store in stores]
+    extractor = extractor_of(stores, specs, work)
+    digests, images = zip(*bank_images(specs[0].images, stores[0].locations), strict=True)
+    shown = _stimuli(extractor, digests, images)
+    signals = _signals(extractor, shown)
+    changed = {name: _perturbed(extractor, shown, images, name) for name in PERTURBATIONS}
+    reliabilities = _reliabilities(extractor, signals, shown)
+    exact = _exact(stores, specs, work, shown)
+    for (store, unit), spec in zip(work.units, specs, strict=True):
+        source = spec.source
         arrays = {
-            "cosine": _cosines(extractor, spec.source, shown, images),
-            "reliability": _reliability(extractor, spec.source, shown),
-            "precision_error": _precision_error(extractor, store, spec, work, shown),
+            "cosine": _cosines(signals[source], [after[source] for after in changed.values()]),
+            "reliability": np.array(reliabilities[source]),
+            "precision_error": _errors(signals[source], exact[source] if exact else None),
         }
         yield store, unit, arrays, {"micro_batch": work.how.micro_batch}
 
@@ -50,43 +62,76 @@ def _stimuli(
     return Stimuli.joined([stimulus(extractor, image, digest) for digest, image in pairs])
 
 
-def _signal(extractor: SignalExtractor, source: str, stimuli: Stimuli) -> list[torch.Tensor]:
-    """Return each layer's pooled signal, (n_images, n_features)."""
-    pooled = extractor.pooled(stimuli.images, None, stimuli.digests, stimuli.views)
-    return pooled[source]
+def _signals(extractor: SignalExtractor, stimuli: Stimuli) -> Signals:
+    return extractor.pooled(stimuli.images, None, stimuli.digests, stimuli.views)
+
+
+def _perturbed(
+    extractor: SignalExtractor, shown: Stimuli, images: Sequence[Image.Image], name: str
+) -> Signals:
+    digests = shown.digests or ()
+    pairs = zip(images, digests, strict=True)
+    changed = [perturbed(image, name, digest, extractor.seed) for image, digest in pairs]
+    return _signals(extractor, _stimuli(extractor, digests, changed))
 
 
 def _cosines(
-    extractor: SignalExtractor, source: str, shown: Stimuli, images: Sequence[Image.Image]
+    before: list[torch.Tensor], changed: Sequence[list[torch.Tensor]]
 ) -> NDArray[np.float64]:
-    before, digests = _signal(extractor, source, shown), shown.digests or ()
-    cosine = []
-    for name in PERTURBATIONS:
-        pairs = zip(images, digests, strict=True)
-        changed = [perturbed(image, name, digest, extractor.seed) for image, digest in pairs]
-        after = _signal(extractor, source, _stimuli(extractor, digests, changed))
-        cosine.append([cosines(x, y) for x, y in zip(before, after, strict=True)])
-    return np.stack(cosine, axis=1)
-
-
-def _reliability(extractor: SignalExtractor, source: str, shown: Stimuli) -> NDArray[np.float64]:
-    """Return each layer's reliability over seeds of its views; 1 where it has none."""
-    if shown.views is None:
-        return np.ones(len(extractor.layers))
-    halves = shown.views.chunk(2, dim=1)
-    first, second = (_signal(extractor, source, replace(shown, views=half)) for half in halves)
-    return np.array([split_half_reliability(x, y) for x, y in zip(first, second, strict=True)])
-
-
-def _precision_error(
-    extractor: SignalExtractor, store: Store, spec: StabilitySpec, work: Work, shown: Stimuli
-) -> NDArray[np.float64]:
-    """Return each layer's relative difference to the same signal in float32."""
-    if spec.signal.precision == "float32":
-        return np.zeros(len(extractor.layers))
-    signal = spec.signal.model_copy(update={"precision": "float32"})
-    exact = extractor_of([store], [spec.model_copy(update={"signal": signal})], work)
-    pairs = zip(
-        _signal(extractor, spec.source, shown), _signal(exact, spec.source, shown), strict=True
+    return np.stack(
+        [[cosines(x, y) for x, y in zip(before, after, strict=True)] for after in changed], axis=1
     )
-    return np.array([relative_difference(found, true) for found, true in pairs])
+
+
+def _reliabilities(
+    extractor: SignalExtractor, signals: Signals, shown: Stimuli
+) -> dict[str, list[float]]:
+    """Return each layer's reliability over what is drawn: views, masks; 1 where nothing is."""
+    needs = extractor.passes.needs_of
+    found = {source: [1.0] * len(layers) for source, layers in signals.items()}
+    if shown.views is not None:
+        first, second = (
+            _signals(extractor, replace(shown, views=half)) for half in shown.views.chunk(2, dim=1)
+        )
+        found |= _compared(split_half_reliability, first, second, _needing(needs, "views"))
+    if masked := _needing(needs, "masks"):
+        # Masks are keyed by the stimulus's digest: under another name they are drawn anew.
+        again = replace(shown, digests=[f"{digest} again" for digest in shown.digests or ()])
+        found |= _compared(reliability, signals, _signals(extractor, again), masked)
+    return found
+
+
+def _needing(needs: Mapping[str, frozenset[Need]], what: Need) -> list[str]:
+    return [source for source, needed in needs.items() if what in needed]
+
+
+def _compared(
+    compare: Callable[[torch.Tensor, torch.Tensor], float],
+    first: Signals,
+    second: Signals,
+    sources: Sequence[str],
+) -> dict[str, list[float]]:
+    return {
+        source: [compare(x, y) for x, y in zip(first[source], second[source], strict=True)]
+        for source in sources
+    }
+
+
+def _exact(
+    stores: Sequence[Store], specs: Sequence[StabilitySpec], work: Work, shown: Stimuli
+) -> Signals | None:
+    """Return the signals in float32; None where they are that already."""
+    if specs[0].signal.precision == "float32":
+        return None
+    single = [
+        spec.model_copy(update={"signal": spec.signal.model_copy(update={"precision": "float32"})})
+        for spec in specs
+    ]
+    return _signals(extractor_of(stores, single, work), shown)
+
+
+def _errors(found: list[torch.Tensor], exact: list[torch.Tensor] | None) -> NDArray[np.float64]:
+    """Return each layer's relative difference to the same signal in float32."""
+    if exact is None:
+        return np.zeros(len(found))
+    return np.array([relative_difference(x, true) for x, true in zip(found, exact, strict=True)])

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
+from transformers import ViTConfig, ViTForImageClassification
 
 from gradenc_core.models import (
     from_module,
@@ -20,7 +21,9 @@ from gradenc_core.models import (
     preprocess,
     resolve_layers,
 )
+from gradenc_core.passes import Passes, Stimuli
 from gradenc_core.preprocessing import Preprocessing
+from gradenc_core.readout import Context
 from gradenc_core.weights import weights_digest
 
 STEPS = Preprocessing(8, 8, False, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -330,3 +333,34 @@ def test_unreachable_timm_weights_say_what_to_download(tmp_path, monkeypatch):
 def test_what_cannot_be_loaded_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         load_model(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "n_classes"),
+    [
+        ("vit_base_patch32_clip_224.openai", 0),
+        ("vit_base_patch32_clip_224.laion2b_ft_in1k", 1000),
+        ("vit_tiny_patch16_224", 1000),
+    ],
+)
+def test_a_projection_into_the_space_of_texts_is_no_classifier(architecture, n_classes):
+    with torch.device("meta"):
+        assert load_model("timm", architecture, "untrained", 0).n_classes == n_classes
+
+
+def test_a_network_of_ones_own_with_an_output_class_has_its_logits():
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=32,
+        num_labels=7,
+    )
+    plain = Preprocessing(32, 32, False, "bilinear", (0.5,) * 3, (0.5,) * 3)
+    model = from_module(ViTForImageClassification(config), plain)
+    assert model.n_classes == 7
+    losses = Passes(model, model.blocks, ["gradient:classification"], Context(0)).losses(
+        Stimuli(torch.zeros(2, 3, 32, 32))
+    )
+    assert losses["gradient:classification"].shape == (2,)

@@ -106,7 +106,8 @@ def made(folder: Path) -> dict[str, Store]:
     extracted = [
         p
         for p in extract_plans(study, resolved, targets, references)
-        if p.label.startswith("vit") and "set" not in p.label
+        if p.label.startswith(("vit", "stability-vit-gradient-masked", "stability-vit-gradient-en"))
+        and "set" not in p.label
     ]
     return prepared | run_all(extracted, folder)
 
@@ -148,6 +149,16 @@ def test_energy_alone_needs_no_bank(folder: Path) -> None:
     resolved, _ = resolve(study)
     kinds = [plan.kind for plan in prepare_plans(study, resolved)]
     assert kinds == ["prepared", "classes"]
+
+
+def test_reliability_is_over_what_is_drawn(made: dict[str, Store]) -> None:
+    found = {
+        store.attrs["source"]: store.dataset()["reliability"].values
+        for store in made.values()
+        if store.kind == "stability"
+    }
+    assert (found["gradient:energy"] == 1).all()
+    assert ((found["gradient:masked"] > 0) & (found["gradient:masked"] < 1)).all()
 
 
 def identities(study: Study, tmp_path: Path) -> dict[str, str]:

@@ -224,8 +224,8 @@ def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> No
         Image.fromarray(dead_leaves(rng, 48)).save(tmp_path / "bank" / f"{number}.png")
     objectives = ["energy", "contrastive"]
     extraction = Extraction(tmp_path, data, objectives=objectives, bank="bank", precision="bf16")
+    run(extraction.root, extraction.stability)
     for store in extraction.stability:
-        run(extraction.root, [store])
         found = store.dataset()
         assert found["perturbation"].values.tolist() == ["shift", "noise", "jpeg"]
         cosine, reliability = found["cosine"].values, found["reliability"].values

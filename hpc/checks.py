@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from gradenc_core.bank import N_PROTOTYPES
@@ -246,15 +247,25 @@ def _class_problems(study: Study, model: VisionModel, about: str) -> Iterator[st
 def _head_problems(study: Study, model: VisionModel, about: str, head: Head) -> Iterator[str]:
     """Try the head on embeddings of the model's width."""
     width = layer_layout(model, model.blocks[-1], "mean").n_features("mean")
-    found: object
+    noise = np.random.default_rng(0).standard_normal((3, width), dtype=np.float32)
+    embeddings = torch.from_numpy(noise)
+    given_head = f"dino_head: given {given(study.dino_head)}; accepted for {about}: a head "
     try:
-        found = tuple(head(torch.zeros(2, width)).shape)
+        with torch.no_grad():
+            logits = head(embeddings)
+            alone = head(embeddings[:1])
     except (RuntimeError, ValueError) as error:
-        found = error
-    if not (isinstance(found, tuple) and len(found) == 2 and found[0] == 2):
+        yield f"{given_head}that maps embeddings (n, {width}) to logits (n, n_logits); {error}"
+        return
+    if logits.ndim != 2 or len(logits) != len(embeddings):
         yield (
-            f"dino_head: given {given(study.dino_head)}; accepted for {about}: a head that maps "
-            f"embeddings (n, {width}) to logits (n, n_logits); of (2, {width}) it made {found}"
+            f"{given_head}that maps embeddings (n, {width}) to logits (n, n_logits); of "
+            f"(3, {width}) it made {tuple(logits.shape)}"
+        )
+    elif not torch.allclose(logits[:1], alone, rtol=1e-4, atol=1e-5):
+        yield (
+            f"{given_head}whose logits of an embedding depend on nothing else in the batch; put it "
+            "in eval mode, and take no statistic over the first axis"
         )
 
 

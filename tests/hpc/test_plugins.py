@@ -44,6 +44,9 @@ def head(embeddings):
 
 def flat_head(embeddings):
     return embeddings.sum(dim=1)
+
+def coupled_head(embeddings):
+    return embeddings - embeddings.mean(dim=0)
 """
 OBJECTIVE_SET = ["dino", "contrastive", "masked", "energy", "losses:novelty"]
 
@@ -222,7 +225,11 @@ def test_what_an_objective_is_made_of_is_in_its_identity(folder: Path, tmp_path:
         (["objectives=['nowhere:loss']"], "there is no module 'nowhere' in .*, and none is inst"),
         (["dino_head=nowhere.safetensors"], 'dino_head: given "nowhere.safetensors"; there is no '),
         (["bank=nowhere"], 'bank: given "nowhere"; accepted: a folder of images; there is none'),
-        (["dino_head='losses:flat_head'"], r"maps embeddings \(n, 64\) to logits .* made \(2,\)"),
+        (
+            ["dino_head='losses:coupled_head'"],
+            "depend on nothing else in the batch; put it in eval",
+        ),
+        (["dino_head='losses:flat_head'"], r"maps embeddings \(n, 64\) to logits .* made \(3,\)"),
     ],
 )
 def test_what_cannot_run_is_refused(folder: Path, overrides: list[str], message: str) -> None:

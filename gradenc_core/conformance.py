@@ -3,10 +3,13 @@
 A lab calls it from its own tests::
 
     from gradenc_core.conformance import check_objective
-    from gradenc_core.objectives import as_objective
+    from gradenc_core.objectives import as_objective, as_signal
 
     def test_sparsity():
         check_objective(as_objective(sparsity))
+
+    def test_relevance():
+        check_objective(as_signal(relevance))
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,12 +48,13 @@ class NotConforming(ValueError):  # noqa: N818 - what was found, not an error of
 def check_objective(
     objective: Objective, model: VisionModel | None = None, head: Head | None = None
 ) -> None:
-    """Refuse an objective whose gradients could not be trusted.
+    """Refuse an objective or a signal that could not be trusted.
 
     Its losses are one finite number per stimulus; a stimulus's gradient depends on nothing else in
     the batch; the bytes do not depend on how stimuli are split or ordered; gradients equal central
     finite differences with respect to every block's output (relative error below 1e-4), where what
-    is read of views, bank and the unmasked pass counts as constant.
+    is read of views, bank and the unmasked pass counts as constant. A signal, which is no gradient
+    of a loss, must be finite instead.
 
     Parameters
     ----------
@@ -67,7 +71,8 @@ def check_objective(
     model = model or tiny_model()
     extractor = _extractor(objective, model, head)
     stimuli = _stimuli(model, "stimulus", N_STIMULI)
-    for problem in (_losses, _independence, _partition, _finite_differences):
+    right = _finite_differences if objective.rule is None else _finite
+    for problem in (_losses, _independence, _partition, right):
         try:
             found = problem(extractor, stimuli)
         except Exception as error:
@@ -76,7 +81,8 @@ def check_objective(
                 "beside the stimulus's own pass"
             )
         if found:
-            raise NotConforming(f"the objective {objective.name} {found}")
+            what = "objective" if objective.rule is None else "signal"
+            raise NotConforming(f"the {what} {objective.name} {found}")
 
 
 def tiny_model() -> VisionModel:
@@ -167,6 +173,13 @@ def _partition(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
                     "gives other bytes when stimuli are split or ordered otherwise; key whatever "
                     "is random by the stimulus's digest and the seed, and keep no state"
                 )
+    return None
+
+
+def _finite(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
+    for layers in _pooled(extractor, stimuli, range(N_STIMULI)).values():
+        if not all(bool(layer.isfinite().all()) for layer in layers):
+            return "is not finite; guard its logarithms, roots and divisions"
     return None
 
 

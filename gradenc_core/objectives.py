@@ -1,8 +1,8 @@
 """Per-stimulus losses whose gradients are the learning signals (docs/objectives.md)."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -28,21 +28,31 @@ Loss = Callable[[Readout, Context, int], torch.Tensor]
 on that stimulus alone (`gradenc_core.conformance` tests it)."""
 
 
+Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], Sequence[torch.Tensor]]
+"""(activations, gradients) -> signals: of every layer one tensor in the shape of its output,
+(n_stimuli, ...); a stimulus's signal must depend on that stimulus alone."""
+
+
 @dataclass(frozen=True)
 class Objective:
-    """A loss, its name, what it needs, and how many seeded draws of it there are."""
+    """A loss, its name, what it needs, and how many seeded draws of it there are.
+
+    With a `rule` it is a signal: what the rule makes of the activations and the loss's gradients.
+    """
 
     name: str
     loss: Loss
     needs: frozenset[Need]
     n_draws: int
+    rule: Rule | None = None
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """Names of the sources: "gradient:<name>", or one "gradient:<name>.<draw>" per draw."""
+        """Names of the sources: "gradient:<name>" or "signal:<name>", ".<draw>" after each draw."""
+        source = f"{'signal' if self.rule else 'gradient'}:{self.name}"
         if self.n_draws == 1:
-            return (f"gradient:{self.name}",)
-        return tuple(f"gradient:{self.name}.{draw}" for draw in range(self.n_draws))
+            return (source,)
+        return tuple(f"{source}.{draw}" for draw in range(self.n_draws))
 
 
 def needs(*what: Need, n_draws: int = 1) -> Callable[[Loss], Loss]:
@@ -59,6 +69,41 @@ def as_objective(loss: Loss, name: str | None = None) -> Objective:
     """Return a loss with what `needs` declared of it; undeclared, it needs nothing."""
     declared: dict[str, Any] = {"needs": frozenset(), "n_draws": 1} | loss.__dict__
     return Objective(name or loss.__name__, loss, declared["needs"], declared["n_draws"])
+
+
+def signal(of: str) -> Callable[[Rule], Rule]:
+    """Declare of which objective a signal takes the gradients."""
+
+    def declare(rule: Rule) -> Rule:
+        rule.__dict__.update(of=of)
+        return rule
+
+    return declare
+
+
+def as_signal(
+    rule: Rule, name: str | None = None, objectives: Mapping[str, Objective] | None = None
+) -> Objective:
+    """Return a signal, which runs the passes of the objective that `signal` declared.
+
+    Parameters
+    ----------
+    objectives : mapping of str to Objective, optional
+        Among which that objective is; by default the shipped ones.
+
+    Raises
+    ------
+    ValueError
+        The rule declares no objective, or one that there is not.
+    """
+    known = OBJECTIVES if objectives is None else objectives
+    declared: str = rule.__dict__.get("of", "")
+    if declared not in known:
+        raise ValueError(
+            f"the signal {name or rule.__name__} takes the gradients of {declared!r}; declare one "
+            f"with @signal(of=...): {', '.join(known)}"
+        )
+    return replace(known[declared], name=name or rule.__name__, rule=rule)
 
 
 @needs("views", "bank", "head")

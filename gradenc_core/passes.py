@@ -13,7 +13,7 @@ from torch import nn
 from gradenc_core.device import device
 from gradenc_core.masks import mask_token, masked_patches, patch_masks, patch_module
 from gradenc_core.models import VisionModel, require_blocks
-from gradenc_core.objectives import OBJECTIVES, Objective, parse_source
+from gradenc_core.objectives import OBJECTIVES, Objective, Rule, parse_source
 from gradenc_core.readout import Context, Readout
 from gradenc_core.tokens import Tokens, layer_layout, pool
 from gradenc_core.tracing import first_tensor, with_first
@@ -119,6 +119,7 @@ class Passes:
         parsed = {s: parse_source(model, s, objectives) for s in sources if s != "forward"}
         self._masked = {s: o for s, o in parsed.items() if "masks" in o[0].needs}
         self._whole = {s: o for s, o in parsed.items() if s not in self._masked}
+        self._rules = {s: o.rule for s, (o, _) in parsed.items() if o.rule is not None}
         self.needs_of = {source: objective.needs for source, (objective, _) in parsed.items()}
         self.needs = frozenset().union(*self.needs_of.values())
         if "bank" in self.needs and context.bank is None:
@@ -140,6 +141,8 @@ class Passes:
                 for source, gradients in self._gradients(losses, outputs):
                     earlier = signals.get(source)
                     signals[source] = _sum(earlier, gradients) if earlier else gradients
+        for source, rule in self._rules.items():
+            signals[source] = _ruled(source, rule, signals["forward"], signals[source])
         return signals
 
     def losses(self, stimuli: Stimuli) -> Losses:
@@ -306,6 +309,18 @@ def _without_embedding(readout: Readout) -> Readout:
     views = tuple(replace(view, embedding=None) for view in readout.views)
     whole = readout.whole and replace(readout.whole, embedding=None)
     return replace(readout, embedding=None, views=views, whole=whole)
+
+
+def _ruled(
+    source: str, rule: Rule, forward: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]
+) -> Sequence[torch.Tensor]:
+    """Apply a signal's rule, refusing tensors of other shapes than the layers'."""
+    found = list(rule(forward, [_full(gradient) for gradient in gradients]))
+    shapes = [tuple(values.shape) for values in found]
+    wanted = [tuple(values.shape) for values in forward]
+    if shapes != wanted:
+        raise ValueError(f"{source} has shapes {shapes}; return the layers' own, {wanted}")
+    return found
 
 
 def _sum(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:

@@ -27,7 +27,7 @@ from gradenc_core.passes import Stimuli
 from gradenc_core.readout import Bank, Context
 from gradenc_core.ridge import RidgeOptions
 from gradenc_core.solver import REPLICATES, Shapes, plan_solver
-from hpc.plugins import all_objectives, find_objectives, loaded_head
+from hpc.plugins import all_objectives, find_sources, loaded_head
 from hpc.profile import StageProfile
 from hpc.resolve import Resolved, ResolvedModel, signal_spec
 from hpc.store_plan import StorePlan
@@ -158,7 +158,7 @@ class _Passes:
             signal_spec(study, model, resolved.sources[-1]),
             self.n,
             _placeholder_context(study, resolved, model),
-            all_objectives(find_objectives(study, study.objectives)),
+            all_objectives(find_sources(study)),
         )
         with FlopCounterMode(display=False) as counted:
             first_s = _seconds(self._run)

@@ -16,7 +16,14 @@ from gradenc_core.readers.labels import read_labels
 from gradenc_core.readout import Head
 from gradenc_core.tokens import layer_layout
 from hpc.overrides import did_you_mean, given
-from hpc.plugins import all_objectives, find_objective, find_objectives, loaded_head
+from hpc.plugins import (
+    Found,
+    all_objectives,
+    find_objective,
+    find_signal,
+    find_sources,
+    loaded_head,
+)
 from hpc.resolve import layers_of
 from hpc.study import BidsResponses, EpochsResponses, Model, Study, StudyError
 from hpc.targets import Targets, common_windows, windows_of
@@ -113,7 +120,7 @@ def _missing_subjects(
 
 
 def check_objectives(study: Study) -> None:
-    """Run the conformance test on every objective of the user's own (`gradenc_core.conformance`).
+    """Run the conformance test on every objective and signal of the user's own.
 
     Raises
     ------
@@ -124,14 +131,9 @@ def check_objectives(study: Study) -> None:
 
 
 def _plugin_problems(study: Study) -> Iterator[str]:
-    for j, name in enumerate(study.objectives):
-        try:
-            found = find_objective(study, name)
-            if found.plugin is not None:
-                check_objective(found.objective)
-        except ValueError as error:
-            yield f"objectives[{j}]: given {given(name)}; {error}"
-    if study.labels is not None and not _takes_labels(study):
+    problems = list(_nonconforming(study))
+    yield from problems
+    if study.labels is not None and not problems and not _takes_labels(study):
         yield (
             f"labels: given {given(study.labels)}; accepted: none, or classification (or one of "
             "your own that declares labels) among the objectives"
@@ -142,8 +144,26 @@ def _plugin_problems(study: Study) -> Iterator[str]:
         yield f"dino_head: given {given(study.dino_head)}; {error}"
 
 
+def _nonconforming(study: Study) -> Iterator[str]:
+    """Name the user's own objectives, then signals, that are missing or do not conform."""
+    objectives: dict[str, Found] = {}
+    for j, name in enumerate(study.objectives):
+        try:
+            found = find_objective(study, name)
+            objectives[found.objective.name] = found
+            if found.plugin is not None:
+                check_objective(found.objective)
+        except ValueError as error:
+            yield f"objectives[{j}]: given {given(name)}; {error}"
+    for name in study.own_signals:
+        try:
+            check_objective(find_signal(study, name, objectives).objective)
+        except ValueError as error:
+            yield f"signals[{study.signals.index(name)}]: given {given(name)}; {error}"
+
+
 def _takes_labels(study: Study) -> bool:
-    found = find_objectives(study, study.objectives).values()
+    found = find_sources(study).values()
     return any("labels" in f.objective.needs for f in found)
 
 
@@ -157,7 +177,7 @@ def check_models(study: Study) -> None:
     StudyError
         With a line for every problem of every model.
     """
-    objectives = all_objectives(find_objectives(study, study.objectives))
+    objectives = all_objectives(find_sources(study))
     head = loaded_head(study)
     problems: list[str] = []
     for i in range(len(study.models)):
@@ -229,6 +249,13 @@ def _objective_problems(
             yield (
                 f"objectives[{j}]: given {given(name)}; accepted for {about} "
                 f"({model.architecture}): {', '.join(supported)}"
+            )
+    for name in study.own_signals:
+        if name.rpartition(":")[2] not in supported:
+            yield (
+                f"signals[{study.signals.index(name)}]: given {given(name)}; {about} "
+                f"({model.architecture}) lacks what its objective needs; accepted: signals of "
+                f"{', '.join(supported)}"
             )
 
 

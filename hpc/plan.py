@@ -284,7 +284,7 @@ def comparison_layout(
 
 def signals_of(resolved: Resolved) -> list[str]:
     """Return what is compared: forward and gradient scores in r, gradient scores in U."""
-    unique = [source.replace("gradient:", "unique:") for source in gradients(resolved)]
+    unique = [specs.unique_of(source) for source in gradients(resolved)]
     return [*resolved.sources, *unique]
 
 

@@ -24,7 +24,9 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
                 source=source,
                 signal=signal_spec(study, model, source),
                 images=resolved.class_images,
-                objective=specs.ObjectiveSpec(plugin=loss.plugin, head=loss.head),
+                objective=specs.ObjectiveSpec(
+                    plugin=loss.plugin, head=loss.head, signal=loss.signal
+                ),
             )
             yield StorePlan(
                 "prepare",
@@ -62,7 +64,7 @@ def objective_spec(
         return None
     loss = resolved.gradients[source]
     bank = references[f"prepare/{model.name}-bank"] if loss.needs_bank else None
-    return specs.ObjectiveSpec(plugin=loss.plugin, head=loss.head, bank=bank)
+    return specs.ObjectiveSpec(plugin=loss.plugin, head=loss.head, signal=loss.signal, bank=bank)
 
 
 def labels_of(resolved: Resolved, source: str) -> str | None:

@@ -1,27 +1,29 @@
 """Where a study's objectives come from: shipped, an entry point, or a module of the lab's own."""
 
 import importlib.util
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from gradenc_core.objectives import OBJECTIVES, Objective
 from gradenc_core.readout import Head
-from hpc.objective_names import ENTRY_POINTS
+from hpc.objective_names import ENTRY_POINTS, SIGNAL_ENTRY_POINTS
 from hpc.study import Study
-from jobs.plugins import CHECKPOINT, load_head, load_objective
+from jobs.plugins import CHECKPOINT, load_head, load_objective, load_signal
 from jobs.spec import PluginSpec
 from storage_schemas.files import file_digest
 
 
 @dataclass(frozen=True)
 class Found:
-    """An objective of the study and, where it is not shipped, the file that it comes from."""
+    """An objective or signal of the study and, where they are not shipped, their files."""
 
     objective: Objective
     plugin: PluginSpec | None = None
     path: Path | None = None
+    signal: PluginSpec | None = None
+    signal_path: Path | None = None
 
 
 def find_objective(study: Study, name: str) -> Found:
@@ -36,19 +38,35 @@ def find_objective(study: Study, name: str) -> Found:
     """
     if name in OBJECTIVES:
         return Found(OBJECTIVES[name])
-    entry = name
-    if ":" not in name:
-        (point,) = entry_points(group=ENTRY_POINTS, name=name)
-        entry = point.value
-    short = name.rpartition(":")[2]
-    plugin, path = _module(study, short, entry)
+    plugin, path = _plugin(study, name, ENTRY_POINTS)
     return Found(load_objective(plugin, path), plugin, path)
 
 
-def find_objectives(study: Study, names: Sequence[str]) -> dict[str, Found]:
-    """Return the objectives by the name that their sources get."""
-    found = [find_objective(study, name) for name in names]
-    return {f.objective.name: f for f in found}
+def find_signal(study: Study, name: str, objectives: Mapping[str, Found]) -> Found:
+    """Return an own entry of `signals`: an entry point's name or `module:function`.
+
+    Parameters
+    ----------
+    objectives : mapping of str to Found
+        Of the study, whose gradients it may take, beside the shipped ones.
+
+    Raises
+    ------
+    ValueError
+        There is no such module, function or objective.
+    """
+    plugin, path = _plugin(study, name, SIGNAL_ENTRY_POINTS)
+    made = load_signal(plugin, path, all_objectives(objectives))
+    shipped = Found(made)
+    of = next((f for f in objectives.values() if f.objective.loss is made.loss), shipped)
+    return replace(of, objective=made, signal=plugin, signal_path=path)
+
+
+def find_sources(study: Study) -> dict[str, Found]:
+    """Return the objectives and own signals of a study by the name that their sources get."""
+    found = {f.objective.name: f for f in (find_objective(study, n) for n in study.objectives)}
+    own = [find_signal(study, name, found) for name in study.own_signals]
+    return found | {f.objective.name: f for f in own}
 
 
 def find_head(study: Study) -> tuple[PluginSpec, Path] | None:
@@ -79,6 +97,14 @@ def loaded_head(study: Study) -> Head | None:
 def all_objectives(found: Mapping[str, Found]) -> dict[str, Objective]:
     """Return the shipped objectives and those that were found."""
     return {**OBJECTIVES, **{name: f.objective for name, f in found.items()}}
+
+
+def _plugin(study: Study, name: str, group: str) -> tuple[PluginSpec, Path]:
+    entry = name
+    if ":" not in name:
+        (point,) = entry_points(group=group, name=name)
+        entry = point.value
+    return _module(study, name.rpartition(":")[2], entry)
 
 
 def _module(study: Study, name: str, entry: str) -> tuple[PluginSpec, Path]:

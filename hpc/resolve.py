@@ -18,7 +18,7 @@ from gradenc_core.readers.images import Manifest, read_manifest
 from gradenc_core.readers.responses import ResponseDescription
 from gradenc_core.tokens import layer_layout
 from gradenc_core.weights import weights_digest
-from hpc.plugins import find_head, find_objectives
+from hpc.plugins import find_head, find_sources
 from hpc.study import BidsResponses, Depths, EpochsResponses, Model, Study
 from jobs.spec import BankImages, ModelSpec, PluginSpec, PreprocessingSpec, SignalSpec
 from storage_schemas.files import file_digest, replace
@@ -52,10 +52,12 @@ class ResolvedSource(BaseModel):
     needs_bank: bool
     plugin: PluginSpec | None
     head: PluginSpec | None
+    signal: PluginSpec | None = None
     labels: str | None = None
     """sha256 of the study's file of true classes, where the objective takes them."""
     locations: dict[str, str]
-    """Absolute paths of the bank (`bank`), the plug-in (`objective`) and the head (`head`)."""
+    """Absolute paths of the bank (`bank`), the plug-in (`objective`), the head (`head`) and the
+    signal (`signal`)."""
 
 
 class Resolved(BaseModel):
@@ -118,21 +120,23 @@ class Subject(BaseModel):
 
 
 def resolve_sources(study: Study) -> dict[str, ResolvedSource]:
-    """Return what each gradient source is made of; `random` stands for one source per draw."""
+    """Return what each learning signal is made of; `random` stands for one source per draw."""
     head = find_head(study)
     sources: dict[str, ResolvedSource] = {}
-    for found in find_objectives(study, study.objectives).values():
+    for found in find_sources(study).values():
         given_head = head if "head" in found.objective.needs else None
         labels = find_labels(study) if "labels" in found.objective.needs else None
         locations = {
             "bank": None if study.bank is None else (study.folder / study.bank).resolve(),
             "objective": found.path,
             "head": given_head[1] if given_head else None,
+            "signal": found.signal_path,
         }
         source = ResolvedSource(
             needs_bank="bank" in found.objective.needs,
             plugin=found.plugin,
             head=given_head[0] if given_head else None,
+            signal=found.signal,
             labels=None if labels is None else file_digest(labels),
             locations={key: str(path) for key, path in locations.items() if path is not None},
         )

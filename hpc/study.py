@@ -19,7 +19,7 @@ from pydantic import (
 
 from hpc.encoding import Encoding
 from hpc.fields import Count, Name, Positive, Real, Section, Seed, Text, Window, once
-from hpc.objective_names import Objective
+from hpc.objective_names import Objective, Signal
 from hpc.overrides import (
     apply_overrides,
     did_you_mean,
@@ -184,8 +184,8 @@ class Study(Section):
     """blocks, a list of names of modules and globs over them, or depths"""
     tokens: Literal["cls", "registers", "patches", "mean", "all"] = "mean"
     """which tokens become features: cls, registers, patches, mean (of the patches), or all"""
-    signals: tuple[Literal["forward", "gradient"], ...] = ("forward", "gradient")
-    """forward alone, or forward and gradient"""
+    signals: tuple[Signal, ...] = ("forward", "gradient")
+    """forward, gradient, and a lab's own as module:function; forward is needed"""
     objectives: tuple[Objective, ...] = Field(default_factory=_default_objectives)
     """losses whose gradients are taken: shipped ones, or a lab's own as module:function"""
     bank: Text | None = None
@@ -222,6 +222,11 @@ class Study(Section):
         """Return the absolute path of a model's file of weights."""
         return None if model.checkpoint is None else (self.folder / model.checkpoint).resolve()
 
+    @property
+    def own_signals(self) -> tuple[str, ...]:
+        """The lab's own entries of `signals`."""
+        return tuple(name for name in self.signals if name not in ("forward", "gradient"))
+
     @field_validator("layers", mode="before")
     @classmethod
     def _blocks_names_or_depths(cls, layers: Any) -> Any:
@@ -253,7 +258,8 @@ class Study(Section):
     def _with_forward(cls, signals: tuple[str, ...]) -> tuple[str, ...]:
         if "forward" not in signals:
             raise ValueError("a list with forward, which every comparison needs")
-        return once(signals)
+        once([name.rpartition(":")[2] for name in signals])
+        return signals
 
     @field_validator("objectives")
     @classmethod
@@ -263,7 +269,8 @@ class Study(Section):
             raise ValueError("at least one objective, because signals has gradient")
         if names and not gradient:
             raise ValueError("no objectives, or gradient among the signals")
-        once([name.rpartition(":")[2] for name in names], within="objectives")
+        own = [n for n in info.data.get("signals", ()) if n not in ("forward", "gradient")]
+        once([name.rpartition(":")[2] for name in (*names, *own)], within="objectives and signals")
         return names
 
     @field_validator("dino_head")

@@ -22,7 +22,7 @@ from gradenc_core.statistics import (
 )
 from gradenc_core.verdict import VERDICTS, Evidence, Judgement, Score, judge
 from jobs.runner import Arrays, Facts, Work
-from jobs.spec import ComparisonsSpec, Reference
+from jobs.spec import UNIQUE, ComparisonsSpec, Reference, source_of
 from storage_schemas.schemas import SIGNAL_CLASSES
 from storage_schemas.store import Store, Unit
 
@@ -93,13 +93,9 @@ class _Study:
         stores = [reference.open(self.root) for reference in self.spec.responses]
         return {(s.attrs["subject"], s.attrs["modality"]): s.dataset() for s in stores}
 
-    def source(self, signal: str) -> str:
-        """Return the source whose layers a signal orders."""
-        return signal.replace("unique:", "gradient:")
-
     def usable(self, signal: str) -> NDArray[np.bool_]:
         """Return the layers that enter order scores: all forward ones, gradients classed ok."""
-        source = self.source(signal)
+        source = source_of(signal)
         if source == "forward":
             return np.ones(len(self.layers), dtype=bool)
         codes = self.spec.classes[source].open(self.root).dataset()["signal_class"].values
@@ -120,13 +116,13 @@ class _Study:
     def cka(self, signal: str) -> list[Array]:
         """Return the CKA between a signal's usable layers, per stimulus set."""
         rows = np.flatnonzero(self.usable(signal))
-        references = self.spec.collinearity[self.source(signal)]
+        references = self.spec.collinearity[source_of(signal)]
         return [r.open(self.root).dataset()["cka"].values[np.ix_(rows, rows)] for r in references]
 
     def scores(self, signal: str, subject: str, modality: str) -> _Scores:
         """Return the scores behind a signal: r of one band, or U of forward_all and gradient."""
-        unique = signal.startswith("unique:")
-        bands = f"forward_all+{self.source(signal)}" if unique else signal
+        unique = signal.startswith(UNIQUE)
+        bands = f"forward_all+{source_of(signal)}" if unique else signal
         store, group, summary = self._find(self.spec.scores[bands], subject, modality)
         data = store.dataset()
         rows = np.flatnonzero(self.usable(signal))
@@ -175,7 +171,7 @@ def _fill(study: _Study, tables: Tables) -> None:
             _fill_space(study, tables, i, signal)
         if study.meg:
             _fill_time(study, tables, i, signal)
-        if signal.startswith("unique:"):
+        if signal.startswith(UNIQUE):
             p = [
                 tables[f"gradient_p_{m}"][i] for m in ("fmri", "meg") if f"gradient_p_{m}" in tables
             ]
@@ -203,7 +199,7 @@ def _fill_space(study: _Study, tables: Tables, i: int, signal: str) -> None:
         for k, how in enumerate(hierarchy.KSTARS):
             tables["region_depth"][i, k, :, s] = hierarchy.kstar(profile, depth, how)
         tables["significant_voxels"][i, s] = brain.selected.sum()
-        if signal.startswith("unique:"):
+        if signal.startswith(UNIQUE):
             tables["gradient_p_fmri"][i, s] = max_statistic_p(scores.permutation)
 
 
@@ -236,7 +232,7 @@ def _significant_voxels(study: _Study, signal: str, scores: _Scores) -> NDArray[
     """
     options = study.spec.options
     best = scores.values.max(axis=0)
-    if signal.startswith("unique:"):
+    if signal.startswith(UNIQUE):
         null = scores.permutation[1:].max(axis=1)
         return significant(pooled_null_p(best, null.ravel()), options.significance)
     p = analytic_p(best, scores.n_stimuli, options.folds) * len(scores.values)
@@ -273,7 +269,7 @@ def _fill_time(study: _Study, tables: Tables, i: int, signal: str) -> None:
         tables["onset"][i, usable, s] = timing.onset
         tables["curve"][i, usable, :, s] = timing.curve
         tables["significant_sensors"][i, s] = timing.sensors.sum()
-        if signal.startswith("unique:"):
+        if signal.startswith(UNIQUE):
             tables["gradient_p_meg"][i, s] = max_statistic_p(scores.permutation)
     for c, method in enumerate(hierarchy.CORRELATIONS):
         score = latency.temporal_score(subjects, study.depth[usable], method)
@@ -304,7 +300,7 @@ def _judge_all(study: _Study, tables: Tables) -> Mapping[str, Judgement]:
     judgements = {}
     forward = study.signals.index("forward")
     for i, signal in enumerate(study.signals):
-        if signal.startswith("unique:"):
+        if signal.startswith(UNIQUE):
             evidence = Evidence(
                 gradient_p=float(tables["gradient_p"][i]),
                 forward_space=_space(study, tables, forward),

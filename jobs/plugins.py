@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from gradenc_core.heads import load_dino_head
-from gradenc_core.objectives import OBJECTIVES, Objective, as_objective
+from gradenc_core.objectives import OBJECTIVES, Objective, as_objective, as_signal
 from gradenc_core.readout import Head
 from jobs.spec import ObjectiveSpec, PluginSpec
 from storage_schemas.files import file_digest
@@ -18,18 +18,22 @@ CHECKPOINT = "checkpoint"
 def load(
     parts: Iterable[tuple[ObjectiveSpec, Mapping[str, str]]],
 ) -> tuple[dict[str, Objective], Head | None]:
-    """Return all objectives that the specifications name, and the head if one has it.
+    """Return all objectives and signals that the specifications name, and the head if one has it.
 
     Parameters
     ----------
     parts : iterable of (ObjectiveSpec, mapping of str to str)
-        With the locations of its store: the files of its plug-in (`objective`) and its `head`.
+        With the locations of its store: the files of its plug-in (`objective`), its `head` and its
+        `signal`.
     """
     objectives, head = dict(OBJECTIVES), None
     for spec, locations in parts:
         if spec.plugin is not None:
             path = Path(locations["objective"])
             objectives[spec.plugin.name] = load_objective(spec.plugin, path)
+        if spec.signal is not None:
+            path = Path(locations["signal"])
+            objectives[spec.signal.name] = load_signal(spec.signal, path, objectives)
         if spec.head is not None:
             head = load_head(spec.head, Path(locations["head"]))
     return objectives, head
@@ -38,6 +42,11 @@ def load(
 def load_objective(spec: PluginSpec, path: Path) -> Objective:
     """Return the user's objective."""
     return as_objective(_function(spec, path), spec.name)
+
+
+def load_signal(spec: PluginSpec, path: Path, objectives: Mapping[str, Objective]) -> Objective:
+    """Return the user's signal, of the gradients of one of these objectives."""
+    return as_signal(_function(spec, path), spec.name, objectives)
 
 
 def load_head(spec: PluginSpec, path: Path) -> Head:

@@ -22,6 +22,7 @@ from gradenc_core.statistics import t_interval
 from gradenc_core.verdict import Verdict
 from jobs.compare import window_centres
 from jobs.predictions import hypothesis_table, plain
+from jobs.spec import UNIQUE
 from storage_schemas import files as durable
 from storage_schemas.run import open_run, read_run, run_stores
 from storage_schemas.seal import run_digest
@@ -44,6 +45,7 @@ TITLES = {
 SIGNAL_TITLES = {
     "forward": "activations (r)",
     "gradient": "gradient, {0} (r)",
+    "signal": "signal, {0} (r)",
     "unique": "gradient, {0}: unique (U)",
 }
 
@@ -102,7 +104,7 @@ def _verdicts(store: Store) -> Iterator[dict[str, str]]:
 def _hypotheses(store: Store) -> Iterator[dict[str, Any]]:
     tables = store.dataset().load()
     for signal in plain(tables, "signal"):
-        if signal.startswith("unique:"):
+        if signal.startswith(UNIQUE):
             title = f"{store.attrs['model']}, objective {signal.partition(':')[2]}"
             yield {"title": title, **hypothesis_table(tables, signal)}
 

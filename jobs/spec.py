@@ -34,6 +34,8 @@ STAGES: dict[str, tuple[str, ...]] = {
 """The stages in the order in which a run reports them, with what each waits for."""
 
 
+UNIQUE = "unique:"
+"""Before a learning signal in a comparison: what it adds to all forward features."""
 SAME_LAYER = "forward+"
 """Before a gradient source: bands of one layer's activations and gradient."""
 
@@ -153,7 +155,7 @@ class BankSpec(Spec):
 
 
 class PluginSpec(Spec):
-    """A user's own objective, or head for `dino`."""
+    """A user's own objective, signal, or head for `dino`."""
 
     name: str
     entry: str
@@ -168,6 +170,8 @@ class ObjectiveSpec(Spec):
     plugin: PluginSpec | None = None
     """None for a shipped objective."""
     head: PluginSpec | None = None
+    signal: PluginSpec | None = None
+    """What is made of the gradients; None: they are the signal."""
     bank: Reference | None = None
     """None where the objective needs none, and for classes, which have a small bank of their own.
     """
@@ -291,3 +295,16 @@ class DrillSpec(Spec):
     values: int
     seed: int
     upstream: tuple[Reference, ...]
+
+
+def unique_of(source: str) -> str:
+    """Name what a learning signal adds to all forward features: unique:<objective>."""
+    return UNIQUE + source.removeprefix("gradient:")
+
+
+def source_of(signal: str) -> str:
+    """Return the source of a comparison's signal, which may be what it adds."""
+    name = signal.removeprefix(UNIQUE)
+    if name == signal or name.startswith("signal:"):
+        return name
+    return f"gradient:{name}"

@@ -169,6 +169,30 @@ def test_a_plan_takes_the_times_of_committed_units(finished: Path) -> None:
     assert stages["compare"].basis == "assumed"
 
 
+def test_a_signal_of_ones_own_is_compared(finished: Path, tmp_path: Path) -> None:
+    data = yaml.safe_load((finished.parent / "study.yaml").read_text())
+    data |= {
+        "store_root": str(finished / "stores"),
+        "signals": ["forward", "rules:relevance"],
+        "objectives": [],
+        "responses": data["responses"][:1],
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
+    (tmp_path / "rules.py").write_text(
+        "from gradenc_core.objectives import signal\n\n\n"
+        '@signal(of="energy")\n'
+        "def relevance(activations, gradients):\n"
+        "    return [h * g for h, g in zip(activations, gradients, strict=True)]\n"
+    )
+    gradenc("submit", tmp_path / "study.yaml", "--run", tmp_path / "run")
+    tree = open_run(tmp_path / "run")
+    compared = tree["comparisons/planted"]["signal"].values.tolist()
+    assert compared == ["forward", "signal:relevance", "unique:signal:relevance"]
+    fmri = tree["scores/planted/sub-01/fmri"].to_dataset()
+    assert np.isfinite(fmri["unique"].sel(bands="forward_all+signal:relevance")).any()
+    assert "signal:relevance" in (tmp_path / "run" / "report.html").read_text()
+
+
 def test_named_windows_are_predicted_in_place_of_samples(finished: Path, tmp_path: Path) -> None:
     data = yaml.safe_load((finished.parent / "study.yaml").read_text())
     data |= {"store_root": str(finished / "stores"), "signals": ["forward"], "objectives": []}

@@ -27,7 +27,7 @@ from storage_schemas.store import Store
 
 LOSSES = """
 import torch
-from gradenc_core.objectives import needs
+from gradenc_core.objectives import needs, signal
 
 def sparsity(readout, context, draw):
     return readout.pooled.abs().sum(dim=1)
@@ -47,7 +47,28 @@ def flat_head(embeddings):
 
 def coupled_head(embeddings):
     return embeddings - embeddings.mean(dim=0)
+
+@signal(of="energy")
+def same(activations, gradients):
+    return gradients
+
+@signal(of="novelty")
+def relevance(activations, gradients):
+    return [h * g for h, g in zip(activations, gradients, strict=True)]
+
+@signal(of="energy")
+def coupled_rule(activations, gradients):
+    return [g - g.mean(dim=0) for g in gradients]
+
+@signal(of="energy")
+def narrow(activations, gradients):
+    return [g[:, :1] for g in gradients]
+
+@signal(of="nothing")
+def lost(activations, gradients):
+    return gradients
 """
+GRADIENTS = "signals=[forward, gradient]"
 OBJECTIVE_SET = ["dino", "contrastive", "masked", "energy", "losses:novelty"]
 
 
@@ -67,6 +88,7 @@ def folder(small_data: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "models": [vit],
         "layers": ["blocks.0", "blocks.5"],
         "objectives": OBJECTIVE_SET,
+        "signals": ["forward", "gradient", "losses:same", "losses:relevance"],
         "bank": "bank",
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(data))
@@ -129,10 +151,22 @@ def test_every_objective_is_extracted(made: dict[str, Store]) -> None:
     assert len({f[0].tobytes() for f in features.values()}) == len(features)
 
 
+def test_a_signal_gets_the_true_gradients(made: dict[str, Store]) -> None:
+    features = {
+        name: made[f"extract/vit-{name}"].dataset()["features"].values
+        for name in ("gradient-energy", "signal-same", "signal-relevance")
+    }
+    assert features["signal-same"].tobytes() == features["gradient-energy"].tobytes()
+    assert np.isfinite(features["signal-relevance"]).all()
+    assert not np.allclose(features["signal-relevance"], features["gradient-energy"])
+    classes = made["prepare/vit-signal-relevance"].dataset()["signal_class"].values
+    assert (classes == 0).all()
+
+
 def test_bytes_do_not_depend_on_the_shard_or_the_other_sources(
     made: dict[str, Store], folder: Path
 ) -> None:
-    study = load(folder, "extraction.stimuli_per_shard=8", "objectives=[dino, masked]")
+    study = load(folder, "extraction.stimuli_per_shard=8", "objectives=[dino, masked]", GRADIENTS)
     resolved, subjects = resolve(study)
     references = {n: Reference.of(s) for n, s in made.items() if n.startswith("prepare/")}
     targets = [Targets.of_subject(subject) for subject in subjects]
@@ -148,7 +182,7 @@ def test_bytes_do_not_depend_on_the_shard_or_the_other_sources(
 
 
 def test_energy_alone_needs_no_bank(folder: Path) -> None:
-    study = load(folder, "objectives=[energy]")
+    study = load(folder, "objectives=[energy]", GRADIENTS)
     resolved, _ = resolve(study)
     kinds = [plan.kind for plan in prepare_plans(study, resolved)]
     assert kinds == ["prepared", "classes"]
@@ -200,17 +234,18 @@ def test_what_an_objective_is_made_of_is_in_its_identity(folder: Path, tmp_path:
         (folder / "losses.py").write_text(LOSSES)
 
     def labels(name: str) -> set[str]:
-        label = f"vit-gradient-{name}"
+        label = f"vit-{name}"
         return {f"prepare/{label}", f"extract/{label}", f"extract/stability-{label}"}
 
-    assert changed[()] == labels("novelty")
-    assert changed["dino_head=head.safetensors",] == labels("novelty") | labels("dino")
+    own = labels("gradient-novelty") | labels("signal-same") | labels("signal-relevance")
+    assert changed[()] == own
+    assert changed["dino_head=head.safetensors",] == own | labels("gradient-dino")
     on_images = {
         label
         for label in before
-        if label.startswith(("prepare/vit-gradient", "extract/stability-vit"))
+        if label.startswith(("prepare/vit-gradient", "prepare/vit-signal", "extract/stability-vit"))
     }
-    assert changed["bank=other",] == labels("novelty") | on_images | {"prepare/vit-bank"}
+    assert changed["bank=other",] == own | on_images | {"prepare/vit-bank"}
 
 
 @pytest.mark.parametrize(
@@ -221,6 +256,12 @@ def test_what_an_objective_is_made_of_is_in_its_identity(folder: Path, tmp_path:
             r'objectives\[0\]: given "losses:coupled"; the objective'
             " coupled gives a stimulus another gradient beside other stimuli",
         ),
+        (
+            ["signals=[forward, 'losses:coupled_rule']", "objectives=[]"],
+            r'signals\[1\]: given "losses:coupled_rule"; the signal coupled_rule gives a stimulus',
+        ),
+        (["signals=[forward, gradient, 'losses:narrow']"], r"signal:narrow has shapes .* return"),
+        (["signals=[forward, gradient, 'losses:lost']"], r"takes the gradients of 'nothing'; decl"),
         (["objectives=['losses:nothing']"], "has no function 'nothing'; give module:function"),
         (["objectives=['nowhere:loss']"], "there is no module 'nowhere' in .*, and none is inst"),
         (["dino_head=nowhere.safetensors"], 'dino_head: given "nowhere.safetensors"; there is no '),
@@ -262,7 +303,7 @@ def test_an_installed_package_offers_objectives(
     (info / "entry_points.txt").write_text("[gradenc.objectives]\nquiet = their_lab:sparsity\n")
     (tmp_path / "their_lab.py").write_text(LOSSES)
     monkeypatch.syspath_prepend(tmp_path)
-    study = load(folder, "objectives=[energy, quiet]")
+    study = load(folder, "objectives=[energy, quiet]", GRADIENTS)
     check_objectives(study)
     found = find_objective(study, "quiet")
     assert found.path == (tmp_path / "their_lab.py").resolve()

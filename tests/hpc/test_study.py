@@ -259,7 +259,11 @@ REFUSED = {
     "signals": [
         ("signals", "[gradient]", "accepted: a list with forward, which every comparison needs"),
         ("signals", "forward", '"forward"; accepted: a list'),
-        ("signals[1]", "[forward, gradients]", "forward, gradient; did you mean `gradient`?"),
+        (
+            "signals[1]",
+            "[forward, gradients]",
+            "forward, gradient, module:function; did you mean `gradient`?",
+        ),
         (
             "signals",
             "[forward, forward]",

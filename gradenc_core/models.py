@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from PIL import Image
+from timm.data.imagenet_info import infer_imagenet_subset
 from torch import nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as transforms
@@ -190,15 +191,16 @@ def _n_classes(module: nn.Module, output: Any) -> int:
     """Return the number of classes of a network's own classifier, 0 without one.
 
     What ends a CLIP tower of timm is a projection into the space of texts, unless it was
-    fine-tuned.
+    fine-tuned to classes.
     """
     logits = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         return 0
     weights = getattr(module, "pretrained_cfg", None) or {}
-    tag = str(weights.get("tag", ""))
-    is_projection = "clip" in f"{weights.get('architecture', '')} {tag}" and "ft" not in tag
-    if is_projection or getattr(module, "num_classes", None) == 0:
+    name = f"{weights.get('architecture', '')} {weights.get('tag', '')}"
+    sees_text = "clip" in name or "_pe_" in name
+    is_classifier = infer_imagenet_subset(module) is not None or "inat" in name
+    if (sees_text and not is_classifier) or getattr(module, "num_classes", None) == 0:
         return 0
     return logits.shape[1]
 

@@ -1,4 +1,4 @@
-"""Fixed, seeded random projections of a layer's features."""
+"""Projections of a layer's features: seeded and random, or onto principal components."""
 
 import hashlib
 import math
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA
 from torch.nn import functional
 
 
@@ -61,3 +63,52 @@ def sparse_projection(seed: int, layer: str, n_inputs: int, n_outputs: int) -> P
     signs = rng.integers(0, 2, (n_outputs, n_entries), dtype=np.int8) * np.float32(2) - 1
     scale = math.sqrt(n_inputs / (n_entries * n_outputs))
     return Projection(torch.from_numpy(indices), torch.from_numpy(signs), scale)
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal components of one layer's signal.
+
+    Attributes
+    ----------
+    mean : torch.Tensor, (n_inputs,) float32
+    vectors : torch.Tensor, (n_outputs, n_inputs) float32
+    """
+
+    mean: torch.Tensor
+    vectors: torch.Tensor
+
+    def __call__(self, features: torch.Tensor) -> torch.Tensor:
+        """Project features, (n_stimuli, n_inputs) float32 -> (n_stimuli, n_outputs) float32.
+
+        In float64, since a float32 product's bits depend on where in the batch a row stands.
+        """
+        return ((features.double() - self.mean) @ self.vectors.double().T).float()
+
+    def to(self, device: torch.device) -> "Components":
+        """Return the same components on `device`."""
+        return Components(self.mean.to(device), self.vectors.to(device))
+
+
+def fit_components(
+    rows: NDArray[np.floating], n_outputs: int
+) -> tuple[Components, NDArray[np.float64]]:
+    """Fit principal components in float64, (n_stimuli, n_inputs).
+
+    Returns
+    -------
+    Components
+        Signs are scikit-learn's (`svd_flip`), so that equal rows give equal components. Those of
+        no more than float32's rounding are zero: standardising them later would bring up noise.
+    array, (n_outputs,)
+        Share of the variance that each explains; NaN for rows that do not vary.
+    """
+    values = np.asarray(rows, dtype=np.float64)
+    solver = "covariance_eigh" if len(values) > values.shape[1] else "full"
+    with np.errstate(invalid="ignore"):
+        fitted = PCA(n_outputs, svd_solver=solver).fit(values)
+    rounding = np.finfo(np.float32).eps * np.linalg.norm(values)
+    vectors = np.where((fitted.singular_values_ > rounding)[:, None], fitted.components_, 0.0)
+    mean, shares = fitted.mean_, fitted.explained_variance_ratio_
+    components = [torch.from_numpy(np.asarray(x, dtype=np.float32)) for x in (mean, vectors)]
+    return Components(*components), np.asarray(shares)

@@ -10,7 +10,7 @@ import torch
 from gradenc_core.models import VisionModel
 from gradenc_core.objectives import OBJECTIVES, Objective
 from gradenc_core.passes import Passes, Precision, Stimuli
-from gradenc_core.projection import sparse_projection
+from gradenc_core.projection import Components, sparse_projection
 from gradenc_core.readout import Context
 from gradenc_core.tokens import Tokens, layer_layout, pool
 
@@ -44,7 +44,7 @@ class SignalExtractor:
     tokens : {"cls", "registers", "patches", "mean", "all"}
         Tokens that enter the features.
     projection : int or None
-        Number of features after the random projection; None leaves every layer as wide as it is.
+        Number of features after the projection; None leaves every layer as wide as it is.
     seed : int
         Of the projection and of the `random` objective.
     scale : {"unit", "raw", "norm_only"}
@@ -59,6 +59,8 @@ class SignalExtractor:
         By name; a user's own beside the shipped ones.
     precision : {"float32", "bf16"}
         Of the passes through the network; pooling, scale and projection are float32.
+    components : mapping of str to sequence of Components, optional
+        Of some sources, each layer's principal components; others are projected at random.
 
     Attributes
     ----------
@@ -84,6 +86,7 @@ class SignalExtractor:
         context: Context | None = None,
         objectives: Mapping[str, Objective] = OBJECTIVES,
         precision: Precision = "float32",
+        components: Mapping[str, Sequence[Components]] | None = None,
     ) -> None:
         if scale not in ("unit", "raw", "norm_only"):
             raise ValueError(f"scale is {scale!r}: use unit, raw or norm_only")
@@ -103,6 +106,10 @@ class SignalExtractor:
             else sparse_projection(seed, name, layout.n_features(tokens), projection).to(device)
             for name, layout in zip(self.layers, self._layouts, strict=True)
         ]
+        self._components = {
+            source: [layer.to(device) for layer in layers]
+            for source, layers in (components or {}).items()
+        }
 
     def n_features(self, source: str) -> list[int]:
         """Return the number of features of each layer of a source."""
@@ -204,7 +211,8 @@ class SignalExtractor:
 
     def _features(self, source: str, index: int, pooled: torch.Tensor) -> np.ndarray:
         """Scale and project one layer's pooled signal, (micro_batch, n_features) float32."""
-        project = self._projections[index] or torch.Tensor.float
+        projections = self._components.get(source, self._projections)
+        project = projections[index] or torch.Tensor.float
         if source == "forward" or self.scale == "raw":
             return project(pooled.float()).cpu().numpy()
         unit, log_norm = _unit_norm(pooled)

@@ -46,6 +46,8 @@ def check_paths(study: Study) -> None:
     problems = list(_missing_folder(study, "stimuli", study.stimuli, "a folder of images"))
     if study.bank is not None:
         problems += _bank_problems(study, study.bank)
+    if study.projection_kind == "pca" and not problems:
+        problems += _component_problems(study)
     if study.labels is not None and not problems:
         problems += _label_problems(study, study.labels)
     for i, responses in enumerate(study.responses):
@@ -71,6 +73,16 @@ def _bank_problems(study: Study, path: str) -> list[str]:
     ]
 
 
+def _component_problems(study: Study) -> list[str]:
+    n_stimuli = len(set(read_manifest(study.folder / study.stimuli).digests))
+    if (study.projection or 0) < n_stimuli:
+        return []
+    return [
+        f"projection: given {study.projection}; accepted with projection_kind pca: fewer than the "
+        f"{n_stimuli} distinct stimuli"
+    ]
+
+
 def _label_problems(study: Study, path: str) -> list[str]:
     """Name what the file of true classes lacks, or has that no stimulus has."""
     about = f"labels: given {given(path)}"
@@ -79,16 +91,18 @@ def _label_problems(study: Study, path: str) -> list[str]:
         manifest = read_manifest(study.folder / study.stimuli)
     except (ValueError, OSError) as error:
         return [f"{about}; {error}"]
-    by_content: dict[str, set[int]] = {}
-    for name, content in zip(manifest.ids, manifest.digests, strict=True):
-        by_content.setdefault(content, set()).add(labels.get(name, -1))
+    first_of = manifest.first_of
     without = [name for name in manifest.ids if name not in labels]
-    unknown = sorted(set(labels) - set(manifest.ids))
-    torn = sum(len(classes) > 1 for classes in by_content.values())
+    unknown = sorted(set(labels) - set(first_of))
+    torn = [
+        name
+        for name in sorted(set(labels) & set(first_of))
+        if labels[name] != labels.get(first_of[name], labels[name])
+    ]
     found = [
         f"{len(without)} stimuli have none, such as {without[0]}" if without else "",
         f"{len(unknown)} names are of no stimulus, such as {unknown[0]}" if unknown else "",
-        f"{torn} images that are there more than once have several" if torn else "",
+        f"{torn[0]} is the same image as {first_of[torn[0]]}, of another class" if torn else "",
     ]
     accepted = "accepted: one class for every stimulus"
     return [f"{about}; {accepted}; {problem}" for problem in found if problem]
@@ -234,9 +248,15 @@ def _layer_problems(study: Study, model: VisionModel, about: str) -> Iterator[st
             yield f"{key}: given {given(layers)}; {about}: {error}"
     for name in names:
         try:
-            layer_layout(model, name, study.tokens)
+            width = layer_layout(model, name, study.tokens).n_features(study.tokens)
         except ValueError as error:
             yield f"tokens: given {given(study.tokens)}; {about}: {error}"
+            return
+        if study.projection_kind == "pca" and width < (study.projection or 0):
+            yield (
+                f"projection: given {study.projection}; accepted with projection_kind pca for "
+                f"{about}: at most {width}, the features of its layer {name}"
+            )
             return
 
 
@@ -277,6 +297,8 @@ def _head_problems(study: Study, model: VisionModel, about: str, head: Head) -> 
     noise = np.random.default_rng(0).standard_normal((3, width), dtype=np.float32)
     embeddings = torch.from_numpy(noise)
     given_head = f"dino_head: given {given(study.dino_head)}; accepted for {about}: a head "
+    if isinstance(head, torch.nn.Module):
+        head.eval()
     try:
         with torch.no_grad():
             logits = head(embeddings)
@@ -289,10 +311,12 @@ def _head_problems(study: Study, model: VisionModel, about: str, head: Head) -> 
             f"{given_head}that maps embeddings (n, {width}) to logits (n, n_logits); of "
             f"(3, {width}) it made {tuple(logits.shape)}"
         )
+    elif not bool(logits.isfinite().all()):
+        yield f"{given_head}whose logits are finite; of noise they are not"
     elif not torch.allclose(logits[:1], alone, rtol=1e-4, atol=1e-5):
         yield (
-            f"{given_head}whose logits of an embedding depend on nothing else in the batch; put it "
-            "in eval mode, and take no statistic over the first axis"
+            f"{given_head}whose logits of an embedding depend on nothing else in the batch; take "
+            "no statistic over the first axis"
         )
 
 

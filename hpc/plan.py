@@ -14,7 +14,15 @@ from gradenc_core.folds import assign_blocks, assign_folds
 from gradenc_core.signals import scaled_width
 from gradenc_core.stability import PERTURBATIONS
 from hpc.checks import check_fit
-from hpc.plan_prepare import labels_of, locations_of, objective_spec, prepare_plans
+from hpc.plan_prepare import (
+    has_components,
+    label_locations,
+    labels_of,
+    locations_of,
+    objective_spec,
+    pca_label,
+    prepare_plans,
+)
 from hpc.resolve import Resolved, ResolvedModel, Subject, signal_spec
 from hpc.store_plan import References, StorePlan, safe
 from hpc.study import Study
@@ -104,9 +112,11 @@ def extract_plans(
                     stimuli_per_shard=study.extraction.stimuli_per_shard,
                     prepared=references[f"prepare/{model.name}"],
                     labels=labels_of(resolved, source),
+                    pca=references[f"prepare/{pca_label(model, source)}"]
+                    if has_components(study, source)
+                    else None,
                     objective=objective_spec(resolved, model, source, references),
                 )
-                labels = {} if spec.labels is None else {"labels": str(resolved.labels)}
                 yield StorePlan(
                     "extract",
                     "features",
@@ -120,7 +130,9 @@ def extract_plans(
                         study.extraction.stimuli_per_shard,
                     ),
                     {"model": model.name, "source": source},
-                    {"stimuli": resolved.stimuli} | locations_of(resolved, model, source) | labels,
+                    {"stimuli": resolved.stimuli}
+                    | locations_of(resolved, model, source)
+                    | label_locations(resolved, source),
                 )
         yield from _stability_plans(study, resolved, model, references)
 

@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 
 from gradenc_core.bank import N_PROTOTYPES
-from hpc.resolve import Resolved, ResolvedModel, signal_spec
+from hpc.resolve import Resolved, ResolvedModel, ResolvedSource, signal_spec
 from hpc.store_plan import References, StorePlan, safe
 from hpc.study import Study
 from jobs import spec as specs
 from storage_schemas import kinds
+from storage_schemas.identity import digest
+
+STIMULI_PER_COMPONENT = 4
 
 
 def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
@@ -18,15 +21,14 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
         weights = _weights_of(model)
         yield StorePlan("prepare", "prepared", model.name, spec, kinds.prepared(), attrs, weights)
         yield from _bank_plan(study, resolved, model)
+        yield from _pca_plans(study, resolved, model)
         for source, loss in resolved.gradients.items():
             class_spec = specs.ClassesSpec(
                 model=model.spec,
                 source=source,
                 signal=signal_spec(study, model, source),
                 images=resolved.class_images,
-                objective=specs.ObjectiveSpec(
-                    plugin=loss.plugin, head=loss.head, signal=loss.signal
-                ),
+                objective=_own_parts(loss),
             )
             yield StorePlan(
                 "prepare",
@@ -46,14 +48,79 @@ def _bank_plan(study: Study, resolved: Resolved, model: ResolvedModel) -> Iterat
             "prepare",
             "bank",
             f"{model.name}-bank",
-            specs.BankSpec(
-                model=model.spec, images=resolved.bank, prototypes=N_PROTOTYPES, seed=study.seed
-            ),
+            _bank_spec(study, resolved, model),
             kinds.bank(resolved.bank.n_images, model.n_channels, N_PROTOTYPES),
             {"model": model.name},
             _weights_of(model)
             | {name: path for name, path in needing[0].locations.items() if name == "bank"},
         )
+
+
+def _bank_spec(study: Study, resolved: Resolved, model: ResolvedModel) -> specs.BankSpec:
+    return specs.BankSpec(
+        model=model.spec, images=resolved.bank, prototypes=N_PROTOTYPES, seed=study.seed
+    )
+
+
+def _pca_plans(study: Study, resolved: Resolved, model: ResolvedModel) -> Iterator[StorePlan]:
+    """Plan the principal components of every source that is projected onto them."""
+    stimuli = dict(pca_stimuli(study, resolved))
+    for source in resolved.sources:
+        if not has_components(study, source):
+            continue
+        loss = resolved.gradients.get(source)
+        spec = specs.PcaSpec(
+            model=model.spec,
+            source=source,
+            signal=signal_spec(study, model, source),
+            objective=None if loss is None else _own_parts(loss),
+            bank=_bank_spec(study, resolved, model) if loss and loss.needs_bank else None,
+            stimuli=digest(list(stimuli.items())),
+            labels=labels_of(resolved, source),
+        )
+        yield StorePlan(
+            "prepare",
+            "pca",
+            pca_label(model, source),
+            spec,
+            kinds.pca(
+                model.layers,
+                list(stimuli),
+                list(stimuli.values()),
+                model.widths,
+                study.projection or 0,
+            ),
+            {"model": model.name, "source": source},
+            {"stimuli": resolved.stimuli}
+            | locations_of(resolved, model, source)
+            | label_locations(resolved, source),
+        )
+
+
+def has_components(study: Study, source: str) -> bool:
+    """Return whether a source is projected onto components; a lone log-norm is not projected."""
+    lone = source != "forward" and study.gradient_scale == "norm_only"
+    return study.projection_kind == "pca" and not lone
+
+
+def pca_label(model: ResolvedModel, source: str) -> str:
+    """Return the label of a source's store of components."""
+    return f"{model.name}-{safe(source)}-pca"
+
+
+def pca_stimuli(study: Study, resolved: Resolved) -> list[tuple[str, str]]:
+    """Draw the stimuli that components are fitted on, each content once: (id, content digest).
+
+    Four for each component where there are as many, in a seeded order of their contents.
+    """
+    by_content = dict(zip(resolved.stimulus_digests, resolved.stimulus_ids, strict=True))
+    drawn = sorted(by_content, key=lambda content: digest(["pca", study.seed, content]))
+    return [(by_content[c], c) for c in drawn[: STIMULI_PER_COMPONENT * (study.projection or 0)]]
+
+
+def _own_parts(loss: ResolvedSource) -> specs.ObjectiveSpec:
+    """Return a source's plug-ins, for stores that wait for no bank."""
+    return specs.ObjectiveSpec(plugin=loss.plugin, head=loss.head, signal=loss.signal)
 
 
 def objective_spec(
@@ -64,12 +131,17 @@ def objective_spec(
         return None
     loss = resolved.gradients[source]
     bank = references[f"prepare/{model.name}-bank"] if loss.needs_bank else None
-    return specs.ObjectiveSpec(plugin=loss.plugin, head=loss.head, signal=loss.signal, bank=bank)
+    return _own_parts(loss).model_copy(update={"bank": bank})
 
 
 def labels_of(resolved: Resolved, source: str) -> str | None:
     """Return the digest of the true classes that a source takes, if it takes any."""
     return None if source == "forward" else resolved.gradients[source].labels
+
+
+def label_locations(resolved: Resolved, source: str) -> dict[str, str]:
+    """Return the path of the file of true classes that a source takes, if it takes any."""
+    return {} if labels_of(resolved, source) is None else {"labels": str(resolved.labels)}
 
 
 def locations_of(resolved: Resolved, model: ResolvedModel, source: str) -> dict[str, str]:

@@ -167,6 +167,7 @@ def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
         layers=model.layers,
         tokens=study.tokens,
         projection=study.projection,
+        projection_kind=study.projection_kind,
         seed=study.seed,
         precision=study.precision,
         gradient_scale=None if source == "forward" else study.gradient_scale,

@@ -198,6 +198,8 @@ class Study(Section):
     """unit: divided by each stimulus's norm, its logarithm kept; raw; or norm_only (a control)"""
     projection: Count | None = 1024
     """dimensions of the seeded projection of a layer's features, or none: each as wide as it is"""
+    projection_kind: Literal["random", "pca"] = "random"
+    """random (sparse, seeded), or pca: components of each layer, fitted on some of the stimuli"""
     precision: Literal["float32", "bf16"] = "float32"
     """float32, or bf16: the network in bfloat16; its error is measured (stability)"""
     responses: Annotated[tuple[Responses, ...], Field(min_length=1)]
@@ -246,6 +248,13 @@ class Study(Section):
         if isinstance(projection, str) and projection != "none":
             raise ValueError("a whole number, or none")
         return None if projection == "none" else projection
+
+    @field_validator("projection_kind")
+    @classmethod
+    def _goes_with_projection(cls, kind: str, info: ValidationInfo) -> str:
+        if kind == "pca" and info.data.get("projection", 1) is None:
+            raise ValueError("random, or a number of dimensions in projection")
+        return kind
 
     @field_validator("models")
     @classmethod

@@ -90,12 +90,16 @@ def _short(plans: Sequence[StorePlan], stage: str, start_s: float) -> Work:
 def _prepare(
     resolved: Resolved, plans: Sequence[StorePlan], passes: dict[str, Pass], start_s: float
 ) -> Work:
-    """Count a forward pass of the bank, and four passes of one gradient for each class."""
+    """Count a forward pass of the bank, and what classes and components pass.
+
+    Classes take four passes of one gradient, components a pass of their stimuli.
+    """
     gradients = resolved.gradients.values()
     bank = resolved.bank.n_images * any(source.needs_bank for source in gradients)
     classes = 4 * len(gradients) * resolved.class_images.n_images
     # A pass of all sources goes forward once and back for every gradient.
-    images = (bank + classes) / (1 + len(gradients))
+    components = sum(p.layout.coords.sizes["stimulus"] for p in plans if p.kind == "pca")
+    images = (bank + classes + 2 * components / len(passes)) / (1 + len(gradients))
     short = _short(plans, "prepare", start_s)
     seconds = short.seconds + sum(p.load_s + images * p.image_s for p in passes.values())
     return Work(short.items, seconds, start_s, short.basis)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gradenc_core.bank import build_bank
-from gradenc_core.models import preprocess
+from gradenc_core.models import VisionModel, preprocess
 from gradenc_core.readers.images import read_manifest, read_stimulus
 from gradenc_core.readout import Bank
 from gradenc_core.synthetic.images import dead_leaves
@@ -27,9 +27,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     for store, unit in work.units:
         spec = BankSpec.model_validate(store.spec)
         model, weights = models.load(spec.model, store.locations.get("checkpoint"))
-        images = bank_images(spec.images, store.locations)
-        items = ((name, preprocess(model, image)) for name, image in images)
-        bank = build_bank(model, items, spec.seed, work.how.micro_batch, spec.prototypes)
+        bank = make_bank(model, spec, store.locations, work.how.micro_batch)
         arrays = {
             "weights_digest": _bytes(weights),
             "manifest_digest": _bytes(digest(list(bank.digests))),
@@ -45,6 +43,15 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
             arrays,
             {"micro_batch": work.how.micro_batch, "threads": work.how.threads},
         )
+
+
+def make_bank(
+    model: VisionModel, spec: BankSpec, locations: Mapping[str, str], micro_batch: int
+) -> Bank:
+    """Pass the images of a bank through its model and find its prototypes."""
+    images = bank_images(spec.images, locations)
+    items = ((name, preprocess(model, image)) for name, image in images)
+    return build_bank(model, items, spec.seed, micro_batch, spec.prototypes)
 
 
 def open_bank(reference: Reference, root: Path, weights: str) -> Bank:

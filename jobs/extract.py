@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import xarray as xr
 from PIL import Image
 
 from gradenc_core.device import device
@@ -13,6 +14,7 @@ from gradenc_core.feeding import prefetch
 from gradenc_core.models import VisionModel, preprocess
 from gradenc_core.objectives import OBJECTIVES, Objective
 from gradenc_core.passes import Stimuli
+from gradenc_core.projection import Components
 from gradenc_core.readers.images import read_stimulus
 from gradenc_core.readers.labels import read_labels
 from gradenc_core.readout import Context
@@ -22,7 +24,7 @@ from jobs import models, plugins
 from jobs.bank import open_bank
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import FeaturesSpec, SignalSpec, SourceSpec
-from storage_schemas.schemas import layer_array
+from storage_schemas.schemas import components_array, layer_array, mean_array
 from storage_schemas.store import Store, Unit
 
 BATCHES_AHEAD = 2
@@ -40,8 +42,9 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     torch.set_num_threads(work.how.threads)
     specs = {store.path: FeaturesSpec.model_validate(store.spec) for store, _ in work.units}
     first_store, first_unit = work.units[0]
-    extractor = extractor_of([store for store, _ in work.units], list(specs.values()), work)
-    labels = _labels([store for store, _ in work.units], list(specs.values()))
+    stores, each = [store for store, _ in work.units], list(specs.values())
+    extractor = extractor_of(stores, each, work, _components(each, work.root))
+    labels = _labels(stores, each)
     batches = load(extractor, first_store, first_unit, work.how.threads, labels)
     features = extractor.stream(batches, first_unit.key["stop"] - first_unit.key["start"])
     facts = {
@@ -54,8 +57,24 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         yield store, unit, _arrays(features[specs[store.path].source]), facts
 
 
+def _components(specs: Sequence[FeaturesSpec], root: Path) -> dict[str, list[Components]]:
+    """Read the principal components of every layer, by the sources that have them."""
+    return {s.source: _opened(s.pca.open(root).dataset()) for s in specs if s.pca is not None}
+
+
+def _opened(data: xr.Dataset) -> list[Components]:
+    arrays = (
+        (data[mean_array(index)].values, data[components_array(index)].values)
+        for index in range(data.sizes["layer"])
+    )
+    return [Components(torch.from_numpy(mean), torch.from_numpy(x)) for mean, x in arrays]
+
+
 def extractor_of(
-    stores: Sequence[Store], specs: Sequence[SourceSpec], work: Work
+    stores: Sequence[Store],
+    specs: Sequence[SourceSpec],
+    work: Work,
+    components: Mapping[str, Sequence[Components]] | None = None,
 ) -> SignalExtractor:
     """Return the extractor of the sources of stores and their specifications, of one model."""
     model, weights = _checked_model(stores[0], specs[0], work.root)
@@ -76,6 +95,7 @@ def extractor_of(
         work.how.micro_batch,
         Context(signal.seed, bank, head),
         objectives,
+        components,
     )
 
 
@@ -86,6 +106,7 @@ def build_extractor(
     micro_batch: int,
     context: Context | None = None,
     objectives: Mapping[str, Objective] = OBJECTIVES,
+    components: Mapping[str, Sequence[Components]] | None = None,
 ) -> SignalExtractor:
     """Return the extractor of `sources` as the specification describes them."""
     return SignalExtractor(
@@ -100,17 +121,23 @@ def build_extractor(
         context=context,
         objectives=objectives,
         precision=signal.precision,
+        components=components,
     )
 
 
 def _labels(stores: Sequence[Store], specs: Sequence[FeaturesSpec]) -> Mapping[str, int] | None:
     """Return the true classes by stimulus, if one of the sources takes them."""
-    for store, spec in zip(stores, specs, strict=True):
-        if spec.labels is not None:
-            path = Path(store.locations["labels"])
-            plugins.require_unchanged(path, spec.labels, "these labels")
-            return read_labels(path)
-    return None
+    found = (read_labels_of(s, spec.labels) for s, spec in zip(stores, specs, strict=True))
+    return next((labels for labels in found if labels is not None), None)
+
+
+def read_labels_of(store: Store, digest: str | None) -> Mapping[str, int] | None:
+    """Return the true classes that a store was planned with, by stimulus; None without any."""
+    if digest is None:
+        return None
+    path = Path(store.locations["labels"])
+    plugins.require_unchanged(path, digest, "these labels")
+    return read_labels(path)
 
 
 def load(

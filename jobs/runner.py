@@ -42,6 +42,7 @@ Item = Sequence[tuple[str, int]]
 MODULES = {
     "prepared": "jobs.prepare",
     "bank": "jobs.bank",
+    "pca": "jobs.pca",
     "classes": "jobs.classes",
     "responses": "jobs.ingest",
     "features": "jobs.extract",

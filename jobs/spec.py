@@ -14,6 +14,7 @@ from storage_schemas.store import Store
 Kind = Literal[
     "prepared",
     "bank",
+    "pca",
     "classes",
     "responses",
     "features",
@@ -120,6 +121,7 @@ class SignalSpec(Spec):
     tokens: Literal["cls", "registers", "patches", "mean", "all"]
     projection: int | None
     """None: every layer as wide as it is."""
+    projection_kind: Literal["random", "pca"]
     seed: int
     precision: Literal["float32", "bf16"]
     gradient_scale: Literal["unit", "raw", "norm_only"] | None
@@ -177,6 +179,20 @@ class ObjectiveSpec(Spec):
     """
 
 
+class PcaSpec(Spec):
+    """Principal components of every layer of a source, on some of a study's stimuli."""
+
+    model: ModelSpec
+    source: str
+    signal: SignalSpec
+    objective: ObjectiveSpec | None
+    """Without its bank, which is made again of `bank`: no store of this stage waits for another."""
+    bank: BankSpec | None
+    stimuli: str
+    """Digest of the stimuli: ids and content digests, in order."""
+    labels: str | None
+
+
 class ClassesSpec(Spec):
     """Which layers of a gradient source carry a signal of their own."""
 
@@ -206,6 +222,8 @@ class FeaturesSpec(SourceSpec):
     stimuli_per_shard: int
     labels: str | None
     """sha256 of the file of true classes; None where the source takes none."""
+    pca: Reference | None
+    """None for a random projection, or none."""
 
 
 class StabilitySpec(SourceSpec):

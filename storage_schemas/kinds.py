@@ -20,8 +20,10 @@ from storage_schemas.schemas import (
     SCHEMA_VERSION,
     SCHEMAS,
     Schema,
+    components_array,
     current,
     layer_array,
+    mean_array,
 )
 from storage_schemas.store import ArrayLayout, Unit
 
@@ -69,6 +71,29 @@ def bank(n_items: int, n_channels: int, n_prototypes: int) -> Layout:
     """Return a model's reference bank: its items' readings, their mean and prototypes."""
     sizes = {"byte": 32, "item": n_items, "channel": n_channels, "prototype": n_prototypes}
     return _whole(current("bank"), sizes, {})
+
+
+def pca(
+    layers: Layers,
+    stimuli: Sequence[str],
+    digests: Sequence[str],
+    widths: Sequence[int],
+    n_components: int,
+) -> Layout:
+    """Return mean and components of every layer's signal, and what they explain.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Of each layer's signal before projection.
+    """
+    schema = current("pca")
+    arrays = [_array(schema, "explained", (len(layers), n_components))]
+    for index, width in enumerate(widths):
+        arrays.append(_array(schema, mean_array(index), (width,)))
+        arrays.append(_array(schema, components_array(index), (n_components, width)))
+    coords = layer_coords(layers) | stimulus_coords(stimuli, digests)
+    return _one_unit(arrays, coords, key={"start": 0, "stop": len(stimuli)})
 
 
 def classes(layers: Layers) -> Layout:
@@ -330,9 +355,18 @@ def _whole(
         _array(schema, name, tuple(sizes[dim] for dim in array.dims))
         for name, array in schema.arrays.items()
     )
+    return _one_unit(arrays, coords, attrs)
+
+
+def _one_unit(
+    arrays: Sequence[ArrayLayout],
+    coords: Mapping[str, Any],
+    attrs: Mapping[Any, Any] | None = None,
+    key: dict[str, Any] | None = None,
+) -> Layout:
     regions = {array.name: [(0, size) for size in array.shape] for array in arrays}
-    unit = Unit(0, "all", {}, regions)
-    return Layout(arrays, xr.Dataset(coords=coords, attrs=attrs), (unit,))
+    unit = Unit(0, "all", key or {}, regions)
+    return Layout(tuple(arrays), xr.Dataset(coords=coords, attrs=attrs), (unit,))
 
 
 def _layer_region(array: ArrayLayout, layer: int) -> list[tuple[int, int]]:

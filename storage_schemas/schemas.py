@@ -15,6 +15,7 @@ FORMAT_VERSION = 2
 ALGORITHM_VERSION = {
     "prepared": 1,
     "bank": 1,
+    "pca": 1,
     "classes": 2,
     "responses": 1,
     "features": 1,
@@ -139,6 +140,31 @@ def layer_array(index: int) -> str:
     return f"features_{index:03d}"
 
 
+def mean_array(index: int) -> str:
+    """Return the name of the mean of a layer's signal, about which components are taken."""
+    return f"mean_{index:03d}"
+
+
+def components_array(index: int) -> str:
+    """Return the name of a layer's principal components."""
+    return f"components_{index:03d}"
+
+
+def _pca() -> dict[str, ArraySchema]:
+    arrays = {
+        "explained": ArraySchema(("layer", "component"), "float64", "share of variance explained")
+    }
+    for index in range(MOST_LAYERS):
+        width = f"feature_{index:03d}"
+        arrays[mean_array(index)] = ArraySchema(
+            (width,), "float32", "mean of a layer's pooled signal", optional=True
+        )
+        arrays[components_array(index)] = ArraySchema(
+            ("component", width), "float32", "principal components of a layer", optional=True
+        )
+    return arrays
+
+
 def _features(arrays: Mapping[str, ArraySchema]) -> Schema:
     return Schema(arrays, {**_LAYER, **_STIMULUS}, ("model", "source"))
 
@@ -255,6 +281,7 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
             ),
         )
     },
+    "pca": {1: (Schema(_pca(), {**_LAYER, **_STIMULUS}, ("model", "source")),)},
     "classes": {
         1: (
             Schema(

@@ -103,6 +103,11 @@ def _bank(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
         yield f"/bank/{store.attrs['model']}", store.data
 
 
+def _pca(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
+    for store in own:
+        yield f"/pca/{store.attrs['model']}/{store.attrs['source']}", store.data
+
+
 def _responses(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
     for store in own:
         yield f"/responses/{store.attrs['subject']}/{store.attrs['modality']}", store.data
@@ -178,6 +183,7 @@ def _drill(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
 BUILDERS: dict[str, Builder] = {
     "prepared": _prepared,
     "bank": _bank,
+    "pca": _pca,
     "responses": _responses,
     "features": _features,
     "stability": _stability,

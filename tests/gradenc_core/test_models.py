@@ -341,6 +341,7 @@ def test_what_cannot_be_loaded_is_refused(arguments, message):
         ("vit_base_patch32_clip_224.openai", 0),
         ("vit_base_patch32_clip_224.laion2b_ft_in1k", 1000),
         ("vit_tiny_patch16_224", 1000),
+        ("vit_pe_core_tiny_patch16_384", 0),
     ],
 )
 def test_a_projection_into_the_space_of_texts_is_no_classifier(architecture, n_classes):

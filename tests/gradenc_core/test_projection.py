@@ -3,8 +3,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 
-from gradenc_core.projection import keyed_generator, sparse_projection
+from gradenc_core.projection import fit_components, keyed_generator, sparse_projection
 
 
 def dense(projection, n_inputs):
@@ -69,3 +70,30 @@ def test_keyed_generator_separates_the_parts_of_its_key():
         keyed_generator(*key).random() for key in (("a", "bc"), ("ab", "c"), ("a", "b", "c"))
     ]
     assert len(set(streams)) == 3
+
+
+@pytest.mark.parametrize("shape", [(40, 12), (20, 65)])
+def test_components_are_scikit_learns(shape):
+    rows = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    components, shares = fit_components(rows, 5)
+    expected = PCA(5, svd_solver="full").fit(rows.astype(np.float64))
+    found = components(torch.from_numpy(rows)).numpy()
+    np.testing.assert_allclose(found, expected.transform(rows.astype(np.float64)), atol=2e-6)
+    np.testing.assert_allclose(shares, expected.explained_variance_ratio_)
+
+
+def test_components_of_rounding_are_zero():
+    rows = np.random.default_rng(0).standard_normal((30, 3)) @ np.ones((3, 8))
+    components, _ = fit_components(rows.astype(np.float32), 4)
+    assert components.vectors.any(dim=1).tolist() == [True, False, False, False]
+    nothing, _ = fit_components(np.zeros((30, 8)), 2)
+    assert not nothing(torch.ones(2, 8)).any()
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.permutations(range(5)), st.sampled_from([65, 513]))
+def test_bytes_of_components_do_not_depend_on_the_row(order, n_inputs):
+    rows = np.random.default_rng(n_inputs).standard_normal((20, n_inputs)).astype(np.float32)
+    components, _ = fit_components(rows, 7)
+    batch = torch.from_numpy(rows[:5])
+    assert torch.equal(components(batch[order]), components(batch)[order])

@@ -169,15 +169,24 @@ def test_a_plan_takes_the_times_of_committed_units(finished: Path) -> None:
     assert stages["compare"].basis == "assumed"
 
 
-def test_a_signal_of_ones_own_is_compared(finished: Path, tmp_path: Path) -> None:
+def test_own_signals_true_labels_and_components_are_compared(
+    finished: Path, tmp_path: Path
+) -> None:
     data = yaml.safe_load((finished.parent / "study.yaml").read_text())
     data |= {
         "store_root": str(finished / "stores"),
-        "signals": ["forward", "rules:relevance"],
-        "objectives": [],
+        "signals": ["forward", "gradient", "rules:relevance"],
+        "objectives": ["classification"],
+        "labels": "labels.csv",
+        "projection": 8,
+        "projection_kind": "pca",
         "responses": data["responses"][:1],
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
+    stimuli = Path(data["stimuli"])
+    names = [path.relative_to(stimuli) for path in stimuli.rglob("*.*")]
+    rows = [f"{name},{i % 7}" for i, name in enumerate(names)]
+    (tmp_path / "labels.csv").write_text("\n".join(["stimulus,label", *rows]))
     (tmp_path / "rules.py").write_text(
         "from gradenc_core.objectives import signal\n\n\n"
         '@signal(of="energy")\n'
@@ -187,7 +196,10 @@ def test_a_signal_of_ones_own_is_compared(finished: Path, tmp_path: Path) -> Non
     gradenc("submit", tmp_path / "study.yaml", "--run", tmp_path / "run")
     tree = open_run(tmp_path / "run")
     compared = tree["comparisons/planted"]["signal"].values.tolist()
-    assert compared == ["forward", "signal:relevance", "unique:signal:relevance"]
+    learning = ["gradient:classification", "signal:relevance"]
+    unique = ["unique:classification", "unique:signal:relevance"]
+    assert compared == ["forward", *learning, *unique]
+    assert tree["pca/planted/signal:relevance"].sizes["component"] == 8
     fmri = tree["scores/planted/sub-01/fmri"].to_dataset()
     assert np.isfinite(fmri["unique"].sel(bands="forward_all+signal:relevance")).any()
     assert "signal:relevance" in (tmp_path / "run" / "report.html").read_text()

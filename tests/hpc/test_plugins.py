@@ -268,7 +268,7 @@ def test_what_an_objective_is_made_of_is_in_its_identity(folder: Path, tmp_path:
         (["bank=nowhere"], 'bank: given "nowhere"; accepted: a folder of images; there is none'),
         (
             ["dino_head='losses:coupled_head'"],
-            "depend on nothing else in the batch; put it in eval",
+            "depend on nothing else in the batch; take",
         ),
         (["dino_head='losses:flat_head'"], r"maps embeddings \(n, 64\) to logits .* made \(3,\)"),
     ],

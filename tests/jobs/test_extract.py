@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from sklearn.decomposition import PCA
 
 from gradenc_core.bank import N_PROTOTYPES
 from gradenc_core.models import load_model, preprocess
@@ -55,11 +56,13 @@ class Extraction:
         self.targets = [Targets.of_subject(subject) for subject in subjects]
         self.root = folder / "stores"
         self.sealed: dict[str, Reference] = {}
+        self.prepared: list[Store] = []
         for plan in prepare_plans(self.study, self.resolved):
             if plan.kind != "classes":
                 prepared = plan.create(self.root)
                 run(self.root, [prepared])
                 self._seal(prepared)
+                self.prepared.append(prepared)
         plans = extract_plans(self.study, self.resolved, self.targets, self.sealed)
         plans = [plan for plan in plans if "-set" not in plan.label]
         self.stability = [plan.create(self.root) for plan in plans if plan.kind == "stability"]
@@ -102,6 +105,67 @@ def test_bytes_do_not_depend_on_the_shards(data: dict, tmp_path: Path) -> None:
         features.append({s: store.dataset()["features"].values for s, store in stores.items()})
     for source in SOURCES:
         assert features[0][source].tobytes() == features[1][source].tobytes()
+
+
+def test_components_are_those_of_a_layers_own_signal(data: dict, tmp_path: Path) -> None:
+    changes = {"projection": 8, "extraction": {"stimuli_per_shard": 20}}
+    extraction = Extraction(tmp_path, data, projection_kind="pca", **changes)
+    check_all(extraction.study)
+    components = {s.attrs["source"]: s.dataset() for s in extraction.prepared if s.kind == "pca"}
+    assert list(components) == SOURCES
+    stores = extraction.extract()
+    assert stores["forward"].dataset()["features"].shape[2] == 8
+    whole = Extraction(tmp_path, data, projection="none").extract()
+    for source, store in stores.items():
+        fitted, found = components[source], store.dataset()
+        drawn = fitted["stimulus"].values
+        assert len(drawn) == len(set(fitted["stimulus_digest"].values)) == 32
+        for index, width in enumerate([64, 512]):
+            rows = layer_features(whole[source].dataset(), index)
+            rows, own = rows[:, :width], found["features"].values[index][:, :8]
+            by_name = dict(zip(found["stimulus"].values, rows.values, strict=True))
+            known = np.array([by_name[name] for name in drawn if name in by_name])
+            if len(known) == len(drawn):
+                pca = PCA(8, svd_solver="full").fit(known.astype(np.float64))
+                expected = pca.transform(rows.values.astype(np.float64))
+                np.testing.assert_allclose(own, expected, atol=2e-5 * np.abs(expected).max())
+            vectors = fitted[f"components_{index:03d}"].values.astype(np.float64)
+            np.testing.assert_allclose(vectors @ vectors.T, np.eye(8), atol=1e-6)
+            assert (np.diff(fitted["explained"].values[index]) <= 0).all()
+
+
+def test_bytes_of_components_do_not_depend_on_the_shards(data: dict, tmp_path: Path) -> None:
+    features = []
+    for name, shard in (("first", 96), ("second", 20)):
+        (tmp_path / name).mkdir()
+        changes = {"extraction": {"stimuli_per_shard": shard}, "stimuli": "../stimuli"}
+        pca = {"projection_kind": "pca", "projection": 8}
+        stores = Extraction(tmp_path / name, data, **changes, **pca).extract()
+        features.append({s: store.dataset()["features"].values for s, store in stores.items()})
+    for source in SOURCES:
+        assert features[0][source].tobytes() == features[1][source].tobytes()
+
+
+@pytest.mark.parametrize(
+    ("projection", "message"),
+    [
+        (
+            200,
+            r"projection: given 200; accepted with projection_kind pca: fewer than the",
+        ),
+        (
+            70,
+            r"projection: given 70; accepted with projection_kind pca for .*: at most 64",
+        ),
+    ],
+)
+def test_too_many_components_are_refused(
+    data: dict, tmp_path: Path, projection: int, message: str
+) -> None:
+    study = data | {"projection": projection, "projection_kind": "pca"}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    with pytest.raises(StudyError, match=message):
+        check_all(load_study(tmp_path / "study.yaml"))
 
 
 def test_without_projection_every_layer_is_as_wide_as_it_is(data: dict, tmp_path: Path) -> None:
@@ -157,6 +221,7 @@ def test_true_labels_take_the_place_of_the_argmax(data: dict, tmp_path: Path) ->
         ("image,class\n", r"begins with image,class; begin it with stimulus,label"),
         ("stimulus,label\nsome.png,cat\n", r"line 2: some.png,cat; give a stimulus and its class"),
         ("stimulus,label\na,1\na,2\n", r"line 3: a again; give every stimulus once"),
+        ("same", r"(copy|00).* is the same image as .*, of another class"),
         ("stimulus,label\nnone.png,1\n", r"stimuli have none, such as (.|\n)*1 names are of no st"),
         (None, r"classes from 0 to 999, the outputs of its head; the highest is 1000"),
     ],
@@ -167,6 +232,9 @@ def test_labels_that_do_not_fit_are_refused(
     stimuli = tmp_path / "stimuli"
     names = [p.relative_to(stimuli) for p in stimuli.rglob("*.*")]
     whole = "stimulus,label\n" + "".join(f"{name},1000\n" for name in names)
+    if text == "same":
+        shutil.copy(stimuli / names[0], (stimuli / names[0]).with_stem("copy"))
+        text = whole + f"{names[0].with_stem('copy')},3\n"
     (tmp_path / "labels.csv").write_text(whole if text is None else text)
     changes = {"labels": "labels.csv", "objectives": ["classification"]}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(data | changes))

@@ -14,6 +14,7 @@ GOLDEN: list[dict[str, Any]] = json.loads(Path(__file__).with_name("golden_specs
 MODELS: dict[str, type[specs.Spec]] = {
     "prepared": specs.PreparedSpec,
     "bank": specs.BankSpec,
+    "pca": specs.PcaSpec,
     "classes": specs.ClassesSpec,
     "responses": specs.ResponsesSpec,
     "features": specs.FeaturesSpec,

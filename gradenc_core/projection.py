@@ -81,9 +81,9 @@ class Components:
     def __call__(self, features: torch.Tensor) -> torch.Tensor:
         """Project features, (n_stimuli, n_inputs) float32 -> (n_stimuli, n_outputs) float32.
 
-        In float64, since a float32 product's bits depend on where in the batch a row stands.
+        Row by row: a product of the batch has bits that depend on where in it a row stands.
         """
-        return ((features.double() - self.mean) @ self.vectors.double().T).float()
+        return torch.stack([self.vectors @ (row - self.mean) for row in features])
 
     def to(self, device: torch.device) -> "Components":
         """Return the same components on `device`."""

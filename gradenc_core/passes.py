@@ -44,12 +44,15 @@ class Stimuli:
         SHA-256 of each stimulus's content, for objectives with views, bank or masks.
     views : torch.Tensor, (n_stimuli, n_views, 3, image_size, image_size), optional
         Teacher views (`gradenc_core.views`), for objectives that need them.
+    masks : torch.Tensor, (n_stimuli, 2, n_patches) bool, optional
+        What masked passes hide; by default drawn from the study's seed (`gradenc_core.masks`).
     """
 
     images: torch.Tensor
     labels: torch.Tensor | None = None
     digests: Sequence[str] | None = None
     views: torch.Tensor | None = None
+    masks: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,19 +64,22 @@ class Stimuli:
             None if self.labels is None else self.labels[index],
             None if self.digests is None else [self.digests[i] for i in index.tolist()],
             None if self.views is None else self.views[index],
+            None if self.masks is None else self.masks[index],
         )
 
     @classmethod
     def joined(cls, parts: Sequence["Stimuli"]) -> "Stimuli":
-        """Return the stimuli of all parts, of which all or none have labels, digests, views."""
+        """Return the stimuli of all parts; all or none have labels, digests, views, masks."""
         labels = [part.labels for part in parts if part.labels is not None]
         views = [part.views for part in parts if part.views is not None]
+        masks = [part.masks for part in parts if part.masks is not None]
         digests = [digest for part in parts for digest in part.digests or ()]
         return cls(
             torch.cat([part.images for part in parts]),
             torch.cat(labels) if labels else None,
             digests or None,
             torch.cat(views) if views else None,
+            torch.cat(masks) if masks else None,
         )
 
 
@@ -212,9 +218,12 @@ class Passes:
 
     def _masks(self, stimuli: Stimuli, n_patches: int) -> torch.Tensor:
         """Return each stimulus's two masks, (2, n_stimuli, n_patches) bool."""
-        seed, digests = self.context.seed, stimuli.digests or ()
-        masks = [patch_masks(digest, seed, n_patches) for digest in digests]
-        return torch.from_numpy(np.stack(masks, axis=1)).to(self._parameter.device)
+        masks = stimuli.masks
+        if masks is None:
+            seed, digests = self.context.seed, stimuli.digests or ()
+            drawn = np.stack([patch_masks(digest, seed, n_patches) for digest in digests])
+            masks = torch.from_numpy(drawn)
+        return masks.transpose(0, 1).to(self._parameter.device)
 
     def _autocast(self) -> torch.autocast:
         device, enabled = self._parameter.device.type, self.precision == "bf16"

@@ -1,4 +1,4 @@
-"""Stage extract: how much one source changes with what nobody sees, and with its views' seeds."""
+"""Stage extract: how much one source changes with what nobody sees, and with its seeds."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from gradenc_core.masks import patch_masks
 from gradenc_core.passes import Stimuli
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.stability import (
@@ -15,8 +16,10 @@ from gradenc_core.stability import (
     cosines,
     perturbed,
     relative_difference,
+    retest_reliability,
     split_half_reliability,
 )
+from gradenc_core.views import teacher_views
 from jobs.bank import bank_images
 from jobs.extract import extractor_of, stimulus
 from jobs.runner import Arrays, Facts, Work
@@ -37,7 +40,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         shown = _stimuli(extractor, digests, images)
         arrays = {
             "cosine": _cosines(extractor, spec.source, shown, images),
-            "reliability": _reliability(extractor, spec.source, shown),
+            "reliability": _reliability(extractor, spec.source, shown, images),
             "precision_error": _precision_error(extractor, store, spec, work, shown),
         }
         yield store, unit, arrays, {"micro_batch": work.how.micro_batch}
@@ -52,7 +55,7 @@ def _stimuli(
 
 def _signal(extractor: SignalExtractor, source: str, stimuli: Stimuli) -> list[torch.Tensor]:
     """Return each layer's pooled signal, (n_images, n_features)."""
-    pooled = extractor.pooled(stimuli.images, None, stimuli.digests, stimuli.views)
+    pooled = extractor.pooled(stimuli.images, None, stimuli.digests, stimuli.views, stimuli.masks)
     return pooled[source]
 
 
@@ -69,13 +72,39 @@ def _cosines(
     return np.stack(cosine, axis=1)
 
 
-def _reliability(extractor: SignalExtractor, source: str, shown: Stimuli) -> NDArray[np.float64]:
-    """Return each layer's reliability over seeds of its views; 1 where it has none."""
-    if shown.views is None:
+def _reliability(
+    extractor: SignalExtractor, source: str, shown: Stimuli, images: Sequence[Image.Image]
+) -> NDArray[np.float64]:
+    """Return each layer's reliability over seeds of its views and masks; 1 where it has none.
+
+    It is of the signal's direction, hence NaN where the norm is all that is kept.
+    """
+    needs = extractor.passes.needs
+    if not needs & {"views", "masks"}:
         return np.ones(len(extractor.layers))
-    halves = shown.views.chunk(2, dim=1)
-    first, second = (_signal(extractor, source, replace(shown, views=half)) for half in halves)
-    return np.array([split_half_reliability(x, y) for x, y in zip(first, second, strict=True)])
+    if extractor.scale == "norm_only":
+        return np.full(len(extractor.layers), np.nan)
+    if "masks" in needs:
+        # One of two complementary masks says nothing of the other: no halves, but a second draw.
+        draws, reliability = [shown, _redrawn(extractor, shown, images)], retest_reliability
+    else:
+        assert shown.views is not None
+        halves = shown.views.chunk(2, dim=1)
+        draws = [replace(shown, views=half) for half in halves]
+        reliability = split_half_reliability
+    first, second = (_signal(extractor, source, draw) for draw in draws)
+    return np.array([reliability(x, y) for x, y in zip(first, second, strict=True)])
+
+
+def _redrawn(extractor: SignalExtractor, shown: Stimuli, images: Sequence[Image.Image]) -> Stimuli:
+    """Return the stimuli with the masks, and the views if they have any, of another seed."""
+    model, digests, seed = extractor.model, shown.digests or (), extractor.seed + 1
+    masks = np.stack([patch_masks(digest, seed, model.n_patches) for digest in digests])
+    views = shown.views
+    if views is not None:
+        named = zip(images, digests, strict=True)
+        views = torch.stack([teacher_views(model, image, digest, seed) for image, digest in named])
+    return replace(shown, masks=torch.from_numpy(masks), views=views)
 
 
 def _precision_error(

@@ -18,7 +18,7 @@ ALGORITHM_VERSION = {
     "classes": 2,
     "responses": 1,
     "features": 1,
-    "stability": 1,
+    "stability": 2,
     "collinearity": 3,
     "scores": 2,
     "comparisons": 1,
@@ -315,7 +315,7 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
                         "cosine of an image's signal with that of the perturbed image",
                     ),
                     "reliability": ArraySchema(
-                        ("layer",), "float64", "split-half reliability over seeds of the views"
+                        ("layer",), "float64", "reliability over seeds of views and masks"
                     ),
                     "precision_error": ArraySchema(
                         ("layer",), "float64", "relative difference to the signal in float32"

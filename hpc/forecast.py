@@ -20,7 +20,7 @@ from hpc.checks import check_models, check_objectives, check_paths
 from hpc.memory import check_memory, shapes_of
 from hpc.plan import all_plans
 from hpc.plugins import all_objectives, find_objectives, loaded_head
-from hpc.profile import Profile, process_memory
+from hpc.profile import Profile
 from hpc.resolve import Resolved, ResolvedModel, resolve, signal_spec
 from hpc.store_plan import StorePlan
 from hpc.study import Study
@@ -57,10 +57,7 @@ def forecast(study: Study, profile: Profile) -> list[StageForecast]:
     resolved, subjects = resolve(study)
     targets = [Targets.of_subject(subject) for subject in subjects]
     plans = all_plans(study, resolved, subjects)
-    memory = process_memory(profile.scheduler, profile.stage("encode"))
-    for p in plans:
-        if p.kind == "scores":
-            check_memory(study, resolved, p, memory)
+    check_memory(study, resolved, plans, profile)
     seconds = {
         "extract": OVERHEAD * _extract_seconds(study, resolved, targets, profile),
         "encode": _encode_seconds(study, resolved, plans, profile),

@@ -71,8 +71,11 @@ def check_objective(
     model = model or tiny_model()
     extractor = _extractor(objective, model, head)
     stimuli = _stimuli(model, "stimulus", N_STIMULI)
-    right = _finite_differences if objective.rule is None else _finite
-    for problem in (_losses, _independence, _partition, right):
+    if objective.rule is None:
+        problems = (_losses, _independence, _partition, _finite_differences)
+    else:
+        problems = (_losses, _finite, _independence, _partition)
+    for problem in problems:
         try:
             found = problem(extractor, stimuli)
         except Exception as error:

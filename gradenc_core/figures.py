@@ -133,6 +133,34 @@ def position_against_latency(
     return figure
 
 
+def stability(
+    cosines: Array,
+    reliability: Array,
+    depths: Array,
+    sources: Sequence[str],
+    perturbations: Sequence[str],
+) -> Figure:
+    """Draw how stable each layer's signal is, one panel per source.
+
+    Parameters
+    ----------
+    cosines : array, (n_sources, n_perturbations, n_layers)
+        Mean cosine with the signal of the perturbed image.
+    reliability : array, (n_sources, n_layers)
+        NaN where it is not known.
+    depths : array, (n_layers,)
+    """
+    figure, axes = _panels(len(sources))
+    for axis, lines, seeded, source in zip(axes, cosines, reliability, sources, strict=True):
+        for line, perturbation in zip(lines, perturbations, strict=True):
+            axis.plot(depths, line, "o-", ms=3, lw=1.2, label=perturbation)
+        axis.plot(depths, seeded, "k--", lw=1.2, label="reliability")
+        axis.set(title=source, xlabel="relative depth of the layer", ylabel="cosine, reliability")
+        axis.set_xlim(0, 1.05)
+    axes[-1].legend(fontsize=7, loc="lower right")
+    return figure
+
+
 def _add_line(axis: Axes, x: Array, y: Array) -> None:
     """Add a least-squares line where there is one."""
     known = np.isfinite(x) & np.isfinite(y)

@@ -44,12 +44,15 @@ class Stimuli:
         SHA-256 of each stimulus's content, for objectives with views, bank or masks.
     views : torch.Tensor, (n_stimuli, n_views, 3, image_size, image_size), optional
         Teacher views (`gradenc_core.views`), for objectives that need them.
+    masks : torch.Tensor, (n_stimuli, 2, n_patches) bool, optional
+        What masked passes hide; by default drawn from the study's seed (`gradenc_core.masks`).
     """
 
     images: torch.Tensor
     labels: torch.Tensor | None = None
     digests: Sequence[str] | None = None
     views: torch.Tensor | None = None
+    masks: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -61,19 +64,22 @@ class Stimuli:
             None if self.labels is None else self.labels[index],
             None if self.digests is None else [self.digests[i] for i in index.tolist()],
             None if self.views is None else self.views[index],
+            None if self.masks is None else self.masks[index],
         )
 
     @classmethod
     def joined(cls, parts: Sequence["Stimuli"]) -> "Stimuli":
-        """Return the stimuli of all parts, of which all or none have labels, digests, views."""
+        """Return the stimuli of all parts; all or none have labels, digests, views, masks."""
         labels = [part.labels for part in parts if part.labels is not None]
         views = [part.views for part in parts if part.views is not None]
+        masks = [part.masks for part in parts if part.masks is not None]
         digests = [digest for part in parts for digest in part.digests or ()]
         return cls(
             torch.cat([part.images for part in parts]),
             torch.cat(labels) if labels else None,
             digests or None,
             torch.cat(views) if views else None,
+            torch.cat(masks) if masks else None,
         )
 
 
@@ -141,8 +147,8 @@ class Passes:
                 for source, gradients in self._gradients(losses, outputs):
                     earlier = signals.get(source)
                     signals[source] = _sum(earlier, gradients) if earlier else gradients
-        for source, rule in self._rules.items():
-            signals[source] = _ruled(source, rule, signals["forward"], signals[source])
+            for source, rule in self._rules.items():
+                signals[source] = _ruled(source, rule, signals["forward"], signals[source])
         return signals
 
     def losses(self, stimuli: Stimuli) -> Losses:
@@ -216,9 +222,12 @@ class Passes:
 
     def _masks(self, stimuli: Stimuli, n_patches: int) -> torch.Tensor:
         """Return each stimulus's two masks, (2, n_stimuli, n_patches) bool."""
-        seed, digests = self.context.seed, stimuli.digests or ()
-        masks = [patch_masks(digest, seed, n_patches) for digest in digests]
-        return torch.from_numpy(np.stack(masks, axis=1)).to(self._parameter.device)
+        masks = stimuli.masks
+        if masks is None:
+            seed, digests = self.context.seed, stimuli.digests or ()
+            drawn = np.stack([patch_masks(digest, seed, n_patches) for digest in digests])
+            masks = torch.from_numpy(drawn)
+        return masks.transpose(0, 1).to(self._parameter.device)
 
     def _autocast(self) -> torch.autocast:
         device, enabled = self._parameter.device.type, self.precision == "bf16"
@@ -315,7 +324,9 @@ def _ruled(
     source: str, rule: Rule, forward: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]
 ) -> Sequence[torch.Tensor]:
     """Apply a signal's rule, refusing tensors of other shapes than the layers'."""
-    found = list(rule(forward, [_full(gradient) for gradient in gradients]))
+    # Copies: what a rule does in place must not reach the forward signal, or another rule.
+    activations = [values.clone() for values in forward]
+    found = list(rule(activations, [_full(gradient) for gradient in gradients]))
     shapes = [tuple(values.shape) for values in found]
     wanted = [tuple(values.shape) for values in forward]
     if shapes != wanted:

@@ -166,6 +166,7 @@ class SignalExtractor:
         labels: torch.Tensor | None = None,
         digests: Sequence[str] | None = None,
         views: torch.Tensor | None = None,
+        masks: torch.Tensor | None = None,
     ) -> dict[str, list[torch.Tensor]]:
         """Return each layer's signal after pooling, before scale and projection.
 
@@ -174,7 +175,7 @@ class SignalExtractor:
         dict of str to list of torch.Tensor, (n_stimuli, n_layer_features)
             By source, then layer; `forward` is always among the sources.
         """
-        stimuli = Stimuli(images, labels, digests, views)
+        stimuli = Stimuli(images, labels, digests, views, masks)
         batches = [
             {s: [x[: rows.stop - rows.start] for x in layers] for s, layers in signals.items()}
             for rows, signals in self._passes(self._batches(stimuli))

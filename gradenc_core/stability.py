@@ -52,22 +52,23 @@ def cosines(first: torch.Tensor, second: torch.Tensor) -> NDArray[np.float64]:
     return (x * y).sum(dim=1).numpy()
 
 
-def reliability(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Return the correlation of a signal with the same drawn anew, (n_stimuli, n_features) each.
+def retest_reliability(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Return the reliability of a signal from two draws of it, (n_stimuli, n_features) each.
 
-    Rows are brought to norm 1 and columns centred; r is over all entries. NaN where a signal is
-    zero or constant.
+    The correlation of all entries, after rows are brought to norm 1 and columns centred. NaN where
+    a draw is zero or constant.
     """
-    x, y = (rows - rows.mean(dim=0) for rows in (_unit(first), _unit(second)))
+    draws = [_unit(draw) for draw in (first, second)]
+    x, y = (draw - draw.mean(dim=0) for draw in draws)
     return float((x * y).sum() / (x.norm() * y.norm()))
 
 
 def split_half_reliability(first: torch.Tensor, second: torch.Tensor) -> float:
-    """Return the reliability of the whole from two halves, (n_stimuli, n_features) each.
+    """Return the reliability of the whole from its two halves, (n_stimuli, n_features) each.
 
-    `reliability` r of the halves becomes 2r / (1 + r) (Spearman, 1910; Brown, 1910).
+    The halves' `retest_reliability` r as 2r / (1 + r) (Spearman, 1910; Brown, 1910).
     """
-    r = reliability(first, second)
+    r = retest_reliability(first, second)
     return 2 * r / (1 + r)
 
 

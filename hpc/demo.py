@@ -21,7 +21,7 @@ def run_demo(folder: Path, scenario: str, profile: Profile) -> None:
     write_demo_study(folder, scenario, console)
     console.print(f"study: {folder / 'study' / 'study.yaml'}", highlight=False)
     with console.status("reading images, recordings and models"):
-        run = start(load_study(folder / "study" / "study.yaml"), folder / "run")
+        run = start(load_study(folder / "study" / "study.yaml"), folder / "run", profile)
     run.keep_profile(profile)
     drive(run, profile)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from hpc.checks import check_models, check_objectives, check_paths
 from hpc.memory import check_memory
 from hpc.plan import all_plans
-from hpc.profile import Profile, StageProfile, process_memory
+from hpc.profile import Profile, StageProfile
 from hpc.resolve import Resolved, Subject, resolve
 from hpc.shapes import StudyShapes, shaped
 from hpc.store_plan import StorePlan
@@ -59,10 +59,7 @@ def _forecast(
     study: Study, profile: Profile, resolved: Resolved, subjects: Sequence[Subject]
 ) -> list[StageForecast]:
     plans = all_plans(study, resolved, subjects)
-    memory = process_memory(profile.scheduler, profile.stage("encode"))
-    for p in plans:
-        if p.kind == "scores":
-            check_memory(study, resolved, p, memory)
+    check_memory(study, resolved, plans, profile)
     work = workload(study, resolved, plans, profile)
     return [_stage(stage, plans, work[stage], profile) for stage in STAGES]
 

@@ -1,23 +1,103 @@
-"""Whether the ridge of every scores store fits into the memory of one process of stage encode."""
+"""Whether one process of stage extract, and one of stage encode, can hold what it works on."""
+
+from collections.abc import Sequence
+from math import ceil
 
 import numpy as np
 
+from gradenc_core.device import device
 from gradenc_core.solver import Shapes, plan_solver
 from hpc.plan import encoding_spec, is_diagnostic, n_features, split_bands
+from hpc.profile import Profile, process_memory
 from hpc.resolve import Resolved, ResolvedModel
 from hpc.store_plan import StorePlan
 from hpc.study import Study, StudyError
 from jobs.encode import ridge_options
 
+GB = 2**30
+"""What SLURM and the profiles call a GB (bytes)."""
+FLOAT32 = 4
+"""Bytes of a weight, an activation, a gradient, a feature."""
 
-def check_memory(study: Study, resolved: Resolved, plan: StorePlan, limit: float | None) -> None:
-    """Refuse a scores store whose ridge needs more than `limit` bytes (None: no limit is known).
+
+def check_memory(
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile
+) -> None:
+    """Refuse a study that a process of stage extract or encode cannot hold under a profile.
 
     Raises
     ------
     StudyError
         With what it needs, what there is, and the keys that change either.
     """
+    for model in resolved.models:
+        _check_extraction(study, resolved, model, _most_stimuli(plans), profile)
+    limit = process_memory(profile.scheduler, profile.stage("encode"))
+    for plan in plans:
+        if plan.kind == "scores":
+            _check_ridge(study, resolved, plan, limit)
+
+
+def _check_extraction(
+    study: Study, resolved: Resolved, model: ResolvedModel, n_stimuli: int, profile: Profile
+) -> None:
+    how = profile.stage("extract")
+    # It starts no Dask workers, and a task that is killed for memory is given more.
+    most = {"dask_workers": 1, "memory_gb": how.max_memory_gb or how.memory_gb}
+    limit = process_memory(profile.scheduler, how.model_copy(update=most))
+    on_slurm = profile.scheduler == "slurm"
+    on_gpu = how.gpus_per_node > 0 if on_slurm else device().type != "cpu"
+    needed = extraction_bytes(study, resolved, model, n_stimuli, how.micro_batch, on_gpu)
+    if limit is None or needed <= limit:
+        return
+    least = ceil(10 * needed * how.ranks_per_node / GB) / 10
+    remedy = f"set its memory_gb to {least:g} or more" if on_slurm else "give it fewer slots"
+    raise StudyError(
+        f"{study._file}: stage extract: model {model.name} needs at least {needed / GB:.2g} GB of "
+        f"memory in one process but has {limit / GB:.2g} GB; {remedy} in the profile "
+        f"{profile.name}, or a smaller micro_batch, or give the study a smaller "
+        "extraction.stimuli_per_shard"
+    )
+
+
+def extraction_bytes(
+    study: Study,
+    resolved: Resolved,
+    model: ResolvedModel,
+    n_stimuli: int,
+    micro_batch: int,
+    on_gpu: bool,
+) -> int:
+    """Return what extracting a shard takes at the least in one process's memory (not a GPU's).
+
+    That is, in the shard's last pass: the weights, the layers' whole outputs for a micro-batch and
+    every objective's gradients of them, and the features of all sources of the stimuli before it.
+    What the network itself keeps, and the libraries, come on top. On a GPU, weights pass through
+    the process's memory, and features are held there later.
+
+    Parameters
+    ----------
+    n_stimuli : int
+        Of the largest stimulus set.
+    """
+    weights = FLOAT32 * model.n_parameters
+    signals = FLOAT32 * micro_batch * sum(model.layer_values) * (1 + len(resolved.gradients))
+    rows = max(min(n_stimuli, study.extraction.stimuli_per_shard) - micro_batch, 0)
+    features = FLOAT32 * rows * sum(_width(study, model, s) for s in resolved.sources)
+    return max(weights, features) if on_gpu else weights + signals + features
+
+
+def _most_stimuli(plans: Sequence[StorePlan]) -> int:
+    return max(p.layout.coords.sizes["stimulus"] for p in plans if p.kind == "features")
+
+
+def _width(study: Study, model: ResolvedModel, source: str) -> int:
+    """Return the features of all layers together."""
+    widths = n_features(study, model, source)
+    return widths * len(model.layers) if isinstance(widths, int) else sum(widths)
+
+
+def _check_ridge(study: Study, resolved: Resolved, plan: StorePlan, limit: float | None) -> None:
     shapes, banded = shapes_of(study, resolved, plan)
     try:
         plan_solver(shapes, ridge_options(encoding_spec(study)), banded, limit)
@@ -29,7 +109,7 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
     """Return what one unit of a scores store fits, and whether it has two bands."""
     arrays = {array.name: array.shape for array in plan.layout.arrays}
     model = next(m for m in resolved.models if m.name == plan.attrs["model"])
-    width, banded = _width(study, model, plan.attrs["bands"])
+    width, banded = _fitted_width(study, model, plan.attrs["bands"])
     encoding, resampled = study.encoding, not is_diagnostic(plan.attrs["bands"])
     return (
         Shapes(
@@ -46,7 +126,7 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
     )
 
 
-def _width(study: Study, model: ResolvedModel, bands: str) -> tuple[int, bool]:
+def _fitted_width(study: Study, model: ResolvedModel, bands: str) -> tuple[int, bool]:
     """Return the features of all bands together, of the widest layer, and whether they are two."""
     forward, source = split_bands(bands)
     if source is None:
@@ -57,8 +137,7 @@ def _width(study: Study, model: ResolvedModel, bands: str) -> tuple[int, bool]:
     every = n_features(study, model, "forward")
     if is_diagnostic(bands):
         return own + _widest(every), True
-    total = every * len(model.layers) if isinstance(every, int) else sum(every)
-    return own + min(study.encoding.forward_all, total), True
+    return own + min(study.encoding.forward_all, _width(study, model, "forward")), True
 
 
 def _widest(widths: int | list[int]) -> int:

@@ -41,6 +41,7 @@ from jobs.spec import SAME_LAYER, Reference
 from storage_schemas import kinds
 from storage_schemas.identity import digest
 from storage_schemas.kinds import Layout
+from storage_schemas.sources import unique_of
 
 
 def all_plans(study: Study, resolved: Resolved, subjects: Sequence[Subject]) -> list[StorePlan]:
@@ -296,7 +297,7 @@ def comparison_layout(
 
 def signals_of(resolved: Resolved) -> list[str]:
     """Return what is compared: forward and gradient scores in r, gradient scores in U."""
-    unique = [specs.unique_of(source) for source in gradients(resolved)]
+    unique = [unique_of(source) for source in gradients(resolved)]
     return [*resolved.sources, *unique]
 
 

@@ -6,13 +6,21 @@ is done once per run; `resolved.json` in the run folder keeps what later stages 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gradenc_core.bank import N_ITEMS
-from gradenc_core.models import Layer, VisionModel, layers_at, load_model, resolve_layers
+from gradenc_core.models import (
+    Layer,
+    VisionModel,
+    layers_at,
+    load_model,
+    output_shape,
+    resolve_layers,
+)
 from gradenc_core.readers import bids, epochs
 from gradenc_core.readers.images import Manifest, read_manifest
 from gradenc_core.readers.responses import ResponseDescription
@@ -42,6 +50,10 @@ class ResolvedModel(BaseModel):
     """Of the last block, which objectives read."""
     checkpoint: str | None = None
     """Absolute path of its file of weights."""
+    n_parameters: int = 0
+    """Of the whole network; runs of earlier versions do not say."""
+    layer_values: tuple[int, ...] = ()
+    """Values of each layer's whole output for one image; runs of earlier versions do not say."""
 
 
 class ResolvedSource(BaseModel):
@@ -224,6 +236,8 @@ def resolve_model(study: Study, model: Model) -> ResolvedModel:
         widths=tuple(layer_layout(loaded, x.name, tokens).n_features(tokens) for x in layers),
         n_channels=layer_layout(loaded, loaded.blocks[-1], "mean").n_features("mean"),
         checkpoint=None if checkpoint is None else str(checkpoint),
+        n_parameters=sum(p.numel() for p in loaded.module.parameters()),
+        layer_values=tuple(prod(output_shape(loaded, layer.name)) for layer in layers),
     )
 
 

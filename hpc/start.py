@@ -9,22 +9,23 @@ from hpc.folder import RunFolder
 from hpc.memory import check_memory
 from hpc.plan import all_plans, ingest_plans
 from hpc.plan_prepare import prepare_plans
+from hpc.profile import Profile
 from hpc.resolve import resolve
 from hpc.study import Study, dump_study
 
 
-def start(study: Study, path: Path, encode_memory: float | None = None) -> RunFolder:
+def start(study: Study, path: Path, profile: Profile | None = None) -> RunFolder:
     """Create the run of a study, or open it if it is the same study's.
 
     Parameters
     ----------
-    encode_memory : float, optional
-        Memory of one process of stage encode (bytes), where a profile says it.
+    profile : Profile, optional
+        How the run will be submitted: whether its processes can hold what they work on.
 
     Raises
     ------
     ValueError
-        If the ridge does not fit into that memory, or the folder holds a run of another study, or
+        If a process's memory is too small, or the folder holds a run of another study, or
         of stimuli or models that have changed.
     """
     check_paths(study)
@@ -32,10 +33,11 @@ def start(study: Study, path: Path, encode_memory: float | None = None) -> RunFo
     check_models(study)
     resolved, subjects = resolve(study)
     units: Counter[str] = Counter()
-    for plan in all_plans(study, resolved, subjects):
+    plans = all_plans(study, resolved, subjects)
+    for plan in plans:
         units[plan.stage] += len(plan.layout.units)
-        if plan.kind == "scores":
-            check_memory(study, resolved, plan, encode_memory)
+    if profile is not None:
+        check_memory(study, resolved, plans, profile)
     root = study.folder / study.store_root if study.store_root else None
     run = RunFolder.create(path, study.name, root, units)
     with run.lock():

@@ -22,8 +22,9 @@ from gradenc_core.statistics import (
 )
 from gradenc_core.verdict import VERDICTS, Evidence, Judgement, Score, judge
 from jobs.runner import Arrays, Facts, Work
-from jobs.spec import UNIQUE, ComparisonsSpec, Reference, source_of
+from jobs.spec import ComparisonsSpec, Reference
 from storage_schemas.schemas import SIGNAL_CLASSES
+from storage_schemas.sources import UNIQUE, source_of
 from storage_schemas.store import Store, Unit
 
 Array = NDArray[np.float64]

@@ -22,10 +22,11 @@ from gradenc_core.statistics import t_interval
 from gradenc_core.verdict import Verdict
 from jobs.compare import window_centres
 from jobs.predictions import hypothesis_table, plain
-from jobs.spec import UNIQUE
 from storage_schemas import files as durable
+from storage_schemas.reliability import DISATTENUATED, LEAST_RELIABILITY
 from storage_schemas.run import open_run, read_run, run_stores
 from storage_schemas.seal import run_digest
+from storage_schemas.sources import UNIQUE
 from storage_schemas.store import Store
 
 COLOURS = {
@@ -42,6 +43,19 @@ TITLES = {
     Verdict.UNDECIDED: "Undecided",
     Verdict.NOT_IDENTIFIABLE: "Not identifiable: the layers are too alike",
 }
+PROFILES = (
+    "Mean score of each region's significant voxels, mean over subjects. The circle marks the "
+    "layer that predicts a region best; a hierarchy climbs from lower left to upper right."
+)
+CURVES = (
+    "Mean score over significant sensors, mean over subjects; dotted lines mark the layers' peak "
+    "latencies."
+)
+DIVIDED = (
+    "The same with r divided by the root of the reliability of the layer's signal over seeds of "
+    f"views and masks, and U by the reliability; blank where that is below {LEAST_RELIABILITY} or "
+    "not known. Verdicts read the scores as they are."
+)
 SIGNAL_TITLES = {
     "forward": "activations (r)",
     "gradient": "gradient, {0} (r)",
@@ -63,7 +77,7 @@ def write_report(run: Path, path: Path) -> None:
         summary=_summary(tree),
         verdicts=[v for store in comparisons for v in _verdicts(store)],
         hypotheses=[t for store in comparisons for t in _hypotheses(store)],
-        models=[_model(store) for store in comparisons],
+        models=[_model(store, tree) for store in comparisons],
         counts=list(_counts(stores)),
         version=version("gradenc"),
         digest=run_digest(stores),
@@ -115,12 +129,13 @@ def signal_title(signal: str) -> str:
     return SIGNAL_TITLES[kind].format(objective)
 
 
-def _model(store: Store) -> dict[str, Any]:
-    tables = store.dataset().load()
+def _model(store: Store, tree: xr.DataTree) -> dict[str, Any]:
+    name = store.attrs["model"]
+    tables = tree[f"comparisons/{name}"].to_dataset().load()
     return {
-        "name": store.attrs["model"],
+        "name": name,
         "control": store.attrs["control"],
-        "figures": list(_figures(tables)),
+        "figures": [*_figures(tables), *_stability(tree, name)],
         "subjects": list(_subject_rows(tables)),
     }
 
@@ -128,19 +143,13 @@ def _model(store: Store) -> dict[str, Any]:
 def _figures(tables: xr.Dataset) -> Iterator[dict[str, str]]:
     signals = [signal_title(s) for s in plain(tables, "signal")]
     depth = tables["layer_depth"].values
+    # Where nothing is seeded, every reliability is 1 and there is nothing to divide by.
+    divided = bool((tables["reliability"] < 1).any())
     if "region_profile" in tables:
-        yield _figure(
-            "Layer by region",
-            "Mean score of each region's significant voxels, mean over subjects. The circle marks "
-            "the layer that predicts a region best; a hierarchy climbs from lower left to upper "
-            "right.",
-            figures.profile_heatmaps(
-                _mean(tables["region_profile"], "fmri_subject"),
-                signals,
-                plain(tables, "layer"),
-                plain(tables, "region"),
-            ),
-        )
+        yield _figure("Layer by region", PROFILES, _heatmaps(tables, "region_profile"))
+        if divided:
+            figure = _heatmaps(tables, "region_profile" + DISATTENUATED)
+            yield _figure("Layer by region, divided by reliability", DIVIDED, figure)
         yield _figure(
             "Depth against position",
             "The layer that predicts a region best against the region's distance from V1; a dot "
@@ -153,18 +162,10 @@ def _figures(tables: xr.Dataset) -> Iterator[dict[str, str]]:
             ),
         )
     if "curve" in tables:
-        yield _figure(
-            "Layer by time",
-            "Mean score over significant sensors, mean over subjects; dotted lines mark the "
-            "layers' peak latencies.",
-            figures.curves(
-                _mean(tables["curve"], "meg_subject"),
-                window_centres(tables),
-                depth,
-                signals,
-                _mean(tables["latency"], "meg_subject"),
-            ),
-        )
+        yield _figure("Layer by time", CURVES, _curves(tables, "curve"))
+        if divided:
+            figure = _curves(tables, "curve" + DISATTENUATED)
+            yield _figure("Layer by time, divided by reliability", DIVIDED, figure)
         yield _figure(
             "Depth against latency",
             "When each layer predicts the sensors best; a dot per layer and subject. "
@@ -183,6 +184,49 @@ def _figures(tables: xr.Dataset) -> Iterator[dict[str, str]]:
                 signals,
             ),
         )
+
+
+def _heatmaps(tables: xr.Dataset, name: str) -> Figure:
+    return figures.profile_heatmaps(
+        _mean(tables[name], "fmri_subject"),
+        [signal_title(s) for s in plain(tables, "signal")],
+        plain(tables, "layer"),
+        plain(tables, "region"),
+    )
+
+
+def _curves(tables: xr.Dataset, name: str) -> Figure:
+    return figures.curves(
+        _mean(tables[name], "meg_subject"),
+        window_centres(tables),
+        tables["layer_depth"].values,
+        [signal_title(s) for s in plain(tables, "signal")],
+        _mean(tables["latency"], "meg_subject"),
+    )
+
+
+def _stability(tree: xr.DataTree, model: str) -> Iterator[dict[str, str]]:
+    """Yield the figure of a model's stability; runs of early versions have none."""
+    if f"/stability/{model}" not in tree.groups:
+        return
+    found = {
+        source: leaf.to_dataset().load()
+        for source, leaf in tree[f"stability/{model}"].children.items()
+    }
+    one = next(iter(found.values()))
+    yield _figure(
+        "Stability",
+        "Cosine of a layer's signal with that of the image shifted by a pixel, with noise of a "
+        "grey level, and recompressed (JPEG, quality 90), mean over images; and the reliability "
+        "over seeds of views and masks, 1 where nothing is seeded.",
+        figures.stability(
+            np.stack([_mean(data["cosine"], "image").T for data in found.values()]),
+            np.stack([data["reliability"].values for data in found.values()]),
+            one["layer_depth"].values,
+            list(found),
+            plain(one, "perturbation"),
+        ),
+    )
 
 
 def layer_positions(tables: xr.Dataset) -> NDArray[np.float64]:
@@ -278,6 +322,17 @@ def _counts(stores: Sequence[Store]) -> Iterator[str]:
             yield f"{store.label}: layers without a gradient of their own: {', '.join(left_out)}"
         elif store.kind == "scores":
             yield f"{store.label}: {_encoding_counts(store)}"
+        elif store.kind == "stability" and (layers := _unreliable(store)):
+            yield (
+                f"{store.label}: {len(layers)} layer(s) whose scores are not divided by "
+                f"reliability, which is below {LEAST_RELIABILITY} or not known: {', '.join(layers)}"
+            )
+
+
+def _unreliable(store: Store) -> list[str]:
+    data = store.dataset().load()
+    pairs = zip(plain(data, "layer"), data["reliability"].values, strict=True)
+    return [f"{layer} ({number(r)})" for layer, r in pairs if not r >= LEAST_RELIABILITY]
 
 
 def _median_ceiling(store: Store) -> float:

@@ -35,8 +35,6 @@ STAGES: dict[str, tuple[str, ...]] = {
 """The stages in the order in which a run reports them, with what each waits for."""
 
 
-UNIQUE = "unique:"
-"""Before a learning signal in a comparison: what it adds to all forward features."""
 SAME_LAYER = "forward+"
 """Before a gradient source: bands of one layer's activations and gradient."""
 
@@ -313,16 +311,3 @@ class DrillSpec(Spec):
     values: int
     seed: int
     upstream: tuple[Reference, ...]
-
-
-def unique_of(source: str) -> str:
-    """Name what a learning signal adds to all forward features: unique:<objective>."""
-    return UNIQUE + source.removeprefix("gradient:")
-
-
-def source_of(signal: str) -> str:
-    """Return the source of a comparison's signal, which may be what it adds."""
-    name = signal.removeprefix(UNIQUE)
-    if name == signal or name.startswith("signal:"):
-        return name
-    return f"gradient:{name}"

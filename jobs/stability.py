@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from gradenc_core.masks import patch_masks
 from gradenc_core.objectives import Need
 from gradenc_core.passes import Stimuli
 from gradenc_core.signals import SignalExtractor
@@ -16,9 +17,10 @@ from gradenc_core.stability import (
     cosines,
     perturbed,
     relative_difference,
-    reliability,
+    retest_reliability,
     split_half_reliability,
 )
+from gradenc_core.views import teacher_views
 from jobs.bank import bank_images
 from jobs.extract import extractor_of, stimulus
 from jobs.runner import Arrays, Facts, Work
@@ -43,7 +45,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     shown = _stimuli(extractor, digests, images)
     signals = _signals(extractor, shown)
     changed = {name: _perturbed(extractor, shown, images, name) for name in PERTURBATIONS}
-    reliabilities = _reliabilities(extractor, signals, shown)
+    reliabilities = _reliabilities(extractor, signals, shown, images)
     exact = _exact(stores, specs, work, shown)
     for (store, unit), spec in zip(work.units, specs, strict=True):
         source = spec.source
@@ -63,7 +65,7 @@ def _stimuli(
 
 
 def _signals(extractor: SignalExtractor, stimuli: Stimuli) -> Signals:
-    return extractor.pooled(stimuli.images, None, stimuli.digests, stimuli.views)
+    return extractor.pooled(stimuli.images, None, stimuli.digests, stimuli.views, stimuli.masks)
 
 
 def _perturbed(
@@ -84,21 +86,37 @@ def _cosines(
 
 
 def _reliabilities(
-    extractor: SignalExtractor, signals: Signals, shown: Stimuli
+    extractor: SignalExtractor, signals: Signals, shown: Stimuli, images: Sequence[Image.Image]
 ) -> dict[str, list[float]]:
-    """Return each layer's reliability over what is drawn: views, masks; 1 where nothing is."""
+    """Return each layer's reliability over seeds of views and masks; 1 where nothing is seeded.
+
+    It is of the signal's direction, hence NaN where the norm is all that is kept.
+    """
     needs = extractor.passes.needs_of
     found = {source: [1.0] * len(layers) for source, layers in signals.items()}
     if shown.views is not None:
-        first, second = (
-            _signals(extractor, replace(shown, views=half)) for half in shown.views.chunk(2, dim=1)
-        )
+        halves = shown.views.chunk(2, dim=1)
+        first, second = (_signals(extractor, replace(shown, views=half)) for half in halves)
         found |= _compared(split_half_reliability, first, second, _needing(needs, "views"))
     if masked := _needing(needs, "masks"):
-        # Masks are keyed by the stimulus's digest: under another name they are drawn anew.
-        again = replace(shown, digests=[f"{digest} again" for digest in shown.digests or ()])
-        found |= _compared(reliability, signals, _signals(extractor, again), masked)
+        # One of two complementary masks says nothing of the other: no halves, but a second draw.
+        again = _signals(extractor, _redrawn(extractor, shown, images))
+        found |= _compared(retest_reliability, signals, again, masked)
+    if extractor.scale == "norm_only":
+        seeded = {*_needing(needs, "views"), *_needing(needs, "masks")}
+        found |= {source: [np.nan] * len(extractor.layers) for source in seeded}
     return found
+
+
+def _redrawn(extractor: SignalExtractor, shown: Stimuli, images: Sequence[Image.Image]) -> Stimuli:
+    """Return the stimuli with the masks, and the views if they have any, of another seed."""
+    model, digests, seed = extractor.model, shown.digests or (), extractor.seed + 1
+    masks = np.stack([patch_masks(digest, seed, model.n_patches) for digest in digests])
+    views = shown.views
+    if views is not None:
+        named = zip(images, digests, strict=True)
+        views = torch.stack([teacher_views(model, image, digest, seed) for image, digest in named])
+    return replace(shown, masks=torch.from_numpy(masks), views=views)
 
 
 def _needing(needs: Mapping[str, frozenset[Need]], what: Need) -> list[str]:

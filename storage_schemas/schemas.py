@@ -342,7 +342,7 @@ SCHEMAS: dict[str, dict[int, tuple[Schema, ...]]] = {
                         "cosine of an image's signal with that of the perturbed image",
                     ),
                     "reliability": ArraySchema(
-                        ("layer",), "float64", "reliability over seeds of views or masks"
+                        ("layer",), "float64", "reliability over seeds of views and masks"
                     ),
                     "precision_error": ArraySchema(
                         ("layer",), "float64", "relative difference to the signal in float32"

@@ -13,6 +13,13 @@ import xarray as xr
 from storage_schemas.kinds import Window, window_coords
 from storage_schemas.labels import LabelIndex
 from storage_schemas.partial import COMMITTED, partial_dataset
+from storage_schemas.reliability import (
+    DISATTENUATED,
+    disattenuated,
+    not_known,
+    with_disattenuated_tables,
+)
+from storage_schemas.sources import source_of
 from storage_schemas.store import Store
 
 Node = tuple[str, xr.Dataset]
@@ -144,9 +151,12 @@ def _scores(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]:
         for store in _of_kind(stores, "responses")
     }
     described = {key: _target_coords(data) for key, data in recorded.items()}
+    reliabilities = _reliabilities(stores)
     parts: dict[tuple[str, str, str], dict[str, xr.Dataset]] = {}
     for store in own:
-        pooled = _pooled_scores(store.data)
+        model, bands = store.attrs["model"], store.attrs["bands"]
+        reliability = reliabilities.get((model, source_of(bands)))
+        pooled = _with_reliability(_pooled_scores(store.data), reliability, "+" in bands)
         for group in store.attrs["groups"]:
             subject, modality = group["subject"], group["modality"]
             if (subject, modality) not in recorded:
@@ -159,9 +169,7 @@ def _scores(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]:
             if group.get("windows"):  # versions 1 and 2 do not say
                 dims, coords = WINDOW_DIMS, _in_windows(coords, group["windows"])
             view = _unflatten(targets, dims, coords)
-            parts.setdefault((store.attrs["model"], subject, modality), {})[
-                store.attrs["bands"]
-            ] = view
+            parts.setdefault((model, subject, modality), {})[bands] = view
     for (model, subject, modality), views in parts.items():
         dataset = _stack(list(views.values()), "bands", list(views))
         attrs = recorded[subject, modality].attrs
@@ -170,9 +178,13 @@ def _scores(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]:
         yield f"/scores/{model}/{subject}/{modality}", dataset
 
 
-def _comparisons(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
+def _comparisons(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]:
+    """Tables of comparisons, those of scores also divided by the signals' reliability."""
+    reliabilities = _reliabilities(stores)
     for store in own:
-        yield f"/comparisons/{store.attrs['model']}", store.data
+        model = store.attrs["model"]
+        by_source = {source: r for (name, source), r in reliabilities.items() if name == model}
+        yield f"/comparisons/{model}", with_disattenuated_tables(store.data, by_source)
 
 
 def _drill(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
@@ -221,6 +233,35 @@ def _pooled_scores(data: xr.Dataset) -> xr.Dataset:
     if COMMITTED in data:
         variables[COMMITTED] = data[COMMITTED]
     return xr.Dataset(variables)
+
+
+def _with_reliability(
+    scores: xr.Dataset, reliability: xr.DataArray | None, banded: bool
+) -> xr.Dataset:
+    """Add the reliability of the bands' source and the scores divided by it.
+
+    The r of two bands together is of no one source: there, only their unique variance is divided.
+    """
+    if reliability is None:
+        reliability = not_known(scores["unique"].isel(target=0))
+    r = xr.full_like(scores["r"], np.nan) if banded else scores["r"]
+    return scores.assign(
+        {
+            "reliability": _named(reliability, "reliability over seeds"),
+            "r" + DISATTENUATED: disattenuated(r, reliability, False),
+            "unique" + DISATTENUATED: disattenuated(scores["unique"], reliability, True),
+        }
+    )
+
+
+def _reliabilities(stores: Sequence[Opened]) -> dict[tuple[str, str], xr.DataArray]:
+    """Return the reliability of every layer, (layer,) without coordinates, by model and source."""
+    return {
+        (s.attrs["model"], s.attrs["source"]): xr.DataArray(
+            s.data["reliability"].data, dims="layer"
+        )
+        for s in _of_kind(stores, "stability")
+    }
 
 
 def _target_coords(responses: xr.Dataset) -> xr.Coordinates:

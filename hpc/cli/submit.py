@@ -41,14 +41,13 @@ def submit(
 
     Example: `gradenc submit study.yaml --run runs/first`
     """
-    from hpc.profile import load_profile, process_memory
+    from hpc.profile import load_profile
     from hpc.start import start
     from hpc.study import load_study
 
     loaded = load_study(study, overrides)
     how = load_profile(profile)
-    memory = process_memory(how.scheduler, how.stage("encode"))
-    folder = start(loaded, run or Path("runs") / loaded.name, memory)
+    folder = start(loaded, run or Path("runs") / loaded.name, how)
     with folder.lock():
         folder.change(notify=notify, dask=dask, pilot=pilot, max_gpu_hours=max_gpu_hours)
     drive_on(folder, how, wait)

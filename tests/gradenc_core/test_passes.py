@@ -7,11 +7,18 @@ from torch import nn
 
 from gradenc_core import conformance
 from gradenc_core.bank import build_bank
-from gradenc_core.conformance import check_objective, tiny_model
+from gradenc_core.conformance import NotConforming, check_objective, tiny_model
 from gradenc_core.library import Preprocessing
 from gradenc_core.masks import mask_token, masked_patches, patch_masks, patch_module
 from gradenc_core.models import from_module, load_model
-from gradenc_core.objectives import OBJECTIVES, Objective, as_objective, needs
+from gradenc_core.objectives import (
+    OBJECTIVES,
+    Objective,
+    as_objective,
+    as_signal,
+    needs,
+    signal,
+)
 from gradenc_core.passes import Passes, Stimuli, final_norm, reading_summary
 from gradenc_core.readout import Context
 from gradenc_core.signals import SignalExtractor, classify_signals
@@ -387,3 +394,30 @@ def test_classes_hold_for_all_objectives_and_tokens(vit):
             assert last["gradient:masked"] == "ok"
             same = "identical_to_forward" if tokens == "mean" else "ok"
             assert last["gradient:energy"] == same
+
+
+def test_a_rule_that_works_in_place_reaches_no_other_signal():
+    @signal(of="energy")
+    def inplace(activations, gradients):
+        return [h.mul_(g) for h, g in zip(activations, gradients, strict=True)]
+
+    model, images = tiny_model(), torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    objectives = OBJECTIVES | {"inplace": as_signal(inplace)}
+    sources = ["forward", "gradient:energy", "signal:inplace"]
+    alone, both = (
+        Passes(model, model.blocks, chosen, Context(0), objectives).signals(Stimuli(images))
+        for chosen in (sources[:2], sources)
+    )
+    for source in sources[:2]:
+        assert all(map(torch.equal, alone[source], both[source]))
+    pairs = zip(both["forward"], both["gradient:energy"], strict=True)
+    assert all(map(torch.equal, both["signal:inplace"], (h * g for h, g in pairs)))
+
+
+def test_a_signal_that_is_not_finite_is_refused_as_such():
+    @signal(of="energy")
+    def broken(activations, gradients):
+        return [g / 0 for g in gradients]
+
+    with pytest.raises(NotConforming, match="the signal broken is not finite"):
+        check_objective(as_signal(broken))

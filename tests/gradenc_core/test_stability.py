@@ -5,7 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gradenc_core.stability import PERTURBATIONS, cosines, perturbed, split_half_reliability
+from gradenc_core.stability import (
+    PERTURBATIONS,
+    cosines,
+    perturbed,
+    retest_reliability,
+    split_half_reliability,
+)
 
 
 @pytest.fixture
@@ -55,6 +61,7 @@ def test_reliability_is_that_of_the_mean_of_both_halves():
     rng = np.random.default_rng(0)
     signal = rng.standard_normal((200, 300))
     first, second = (torch.from_numpy(signal + rng.standard_normal(signal.shape)) for _ in range(2))
+    assert retest_reliability(first, second) == pytest.approx(1 / 2, abs=0.01)
     # r = 1/2 between halves; the mean of both has two parts of signal to one of noise
     assert split_half_reliability(first, second) == pytest.approx(2 / 3, abs=0.01)
     assert split_half_reliability(first, first) == pytest.approx(1)

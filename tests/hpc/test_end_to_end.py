@@ -133,7 +133,7 @@ def test_the_report_renders_in_a_browser(finished: Path, tmp_path: Path) -> None
         text=True,
         timeout=120,
     )
-    assert result.stdout.count("<figure>") == 5
+    assert result.stdout.count("<figure>") == 6
     assert "What each hypothesis predicts" in result.stdout
     assert digest_of(finished) in result.stdout
     assert "http" not in (finished / "report.html").read_text()

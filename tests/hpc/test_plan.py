@@ -8,7 +8,7 @@ from typer import Exit
 from gradenc_core.readers.images import read_manifest
 from hpc.drive import drive
 from hpc.forecast import forecast
-from hpc.profile import load_profile
+from hpc.profile import Profile, StageProfile, load_profile
 from hpc.start import start
 from hpc.study import Study, StudyError, load_study
 from hpc.submissions import given_up, submissions
@@ -159,9 +159,36 @@ def test_what_does_not_fit_the_recordings_is_refused_before_anything_runs(
 def test_a_ridge_beyond_the_memory_of_a_process_is_refused_before_anything_runs(
     small_study: Path, tmp_path: Path
 ) -> None:
-    study = load_study(small_study)
+    profile = Profile(name="x", scheduler="slurm", encode=StageProfile(memory_gb=0.001))
     with pytest.raises(StudyError, match=r"study.yaml: .* needs .* GB of memory in one process"):
-        start(study, tmp_path / "run", encode_memory=1e6)
+        start(load_study(small_study), tmp_path / "run", profile)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("how", "refused"),
+    [
+        ({"memory_gb": 0.04}, r"set its memory_gb to 0\.1 or more in the profile x"),
+        ({"memory_gb": 0.08, "ranks_per_node": 2}, r"set its memory_gb to 0\.2 or more"),
+        ({"memory_gb": 0.04, "max_memory_gb": 0.08}, None),  # killed once, then given more
+        ({"memory_gb": 0.08, "dask_workers": 2}, None),  # of stage encode
+        ({"memory_gb": 0.046, "gpus_per_node": 1}, None),  # signals are in the GPU's memory
+        ({}, None),
+    ],
+)
+def test_an_extraction_beyond_the_memory_of_a_process_is_refused_before_anything_runs(
+    small_study: Path, tmp_path: Path, how: dict, refused: str | None
+) -> None:
+    """Weights alone take 0.044 GB, with the signals it is 0.052 GB."""
+    study = load_study(small_study)
+    profile = Profile(name="x", scheduler="slurm", extract=StageProfile(**how))
+    if refused is None:
+        start(study, tmp_path / "run", profile)
+        return
+    message = rf"study\.yaml: stage extract: model planted needs at least .* GB of .*{refused}"
+    for check in (start, lambda study, _, profile: forecast(study, profile)):
+        with pytest.raises(StudyError, match=message):
+            check(study, tmp_path / "run", profile)
     assert not (tmp_path / "run").exists()
 
 

@@ -54,7 +54,7 @@ def same(activations, gradients):
 
 @signal(of="novelty")
 def relevance(activations, gradients):
-    return [h * g for h, g in zip(activations, gradients, strict=True)]
+    return [h.mul_(g) for h, g in zip(activations, gradients, strict=True)]
 
 @signal(of="energy")
 def coupled_rule(activations, gradients):

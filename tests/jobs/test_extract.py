@@ -16,16 +16,19 @@ from gradenc_core.bank import N_PROTOTYPES
 from gradenc_core.models import load_model, preprocess
 from gradenc_core.passes import Passes
 from gradenc_core.readers.images import read_image
+from gradenc_core.readout import Context
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.similarity import linear_cka
 from gradenc_core.synthetic.images import dead_leaves
+from gradenc_core.weights import weights_digest
 from hpc.checks import check_models, check_objectives, check_paths
 from hpc.plan import encode_plans, extract_plans, prepare_plans
 from hpc.resolve import resolve
 from hpc.study import Study, StudyError, load_study
 from hpc.targets import Targets
+from jobs.bank import bank_images, open_bank
 from jobs.runner import Outcome, run_items
-from jobs.spec import Reference
+from jobs.spec import Reference, StabilitySpec
 from storage_schemas.attempts import latest_attempts
 from storage_schemas.kinds import layer_features
 from storage_schemas.seal import seal
@@ -285,11 +288,15 @@ def test_classes_are_made_in_micro_batches(
     assert record["facts"]["micro_batch"] == 8
 
 
-def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> None:
-    (tmp_path / "bank").mkdir()
+def write_bank(folder: Path) -> None:
+    folder.mkdir()
     rng = np.random.default_rng(0)
     for number in range(N_PROTOTYPES):
-        Image.fromarray(dead_leaves(rng, 48)).save(tmp_path / "bank" / f"{number}.png")
+        Image.fromarray(dead_leaves(rng, 48)).save(folder / f"{number}.png")
+
+
+def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> None:
+    write_bank(tmp_path / "bank")
     objectives = ["energy", "contrastive"]
     extraction = Extraction(tmp_path, data, objectives=objectives, bank="bank", precision="bf16")
     run(extraction.root, extraction.stability)
@@ -311,6 +318,46 @@ def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> No
         "gradient:energy",
         "gradient:contrastive",
     ]
+
+
+@pytest.mark.parametrize("scale", ["unit", "norm_only"])
+def test_reliability_of_masked_gradients_is_over_seeds_of_the_masks(
+    data: dict, tmp_path: Path, scale: str
+) -> None:
+    write_bank(tmp_path / "bank")
+    vit = {"name": "vit", "library": "timm", "architecture": "test_vit"}
+    changes = {
+        "models": [vit | {"weights": "untrained", "image_size": 64}],
+        "layers": ["blocks.0", "blocks.3"],
+        "objectives": ["masked"],
+        "bank": "bank",
+        "gradient_scale": scale,
+    }
+    extraction = Extraction(tmp_path, data, **changes)
+    run(extraction.root, extraction.stability)
+    forward, gradient = (store.dataset()["reliability"].values for store in extraction.stability)
+    assert (forward == 1).all()
+    if scale == "norm_only":
+        assert np.isnan(gradient).all(), "it is the direction's, which is not kept"
+        return
+    # By another way: of these sources nothing but the masks depends on the extractor's seed.
+    spec = StabilitySpec.model_validate(extraction.stability[1].spec)
+    model = load_model("timm", "test_vit", "untrained", 0, 64)
+    bank = open_bank(spec.objective.bank, extraction.root, weights_digest(model.module))
+    digests, images = zip(*bank_images(spec.images, extraction.stability[1].locations), strict=True)
+    signals = [
+        SignalExtractor(
+            model, ["blocks.0", "blocks.3"], ["gradient:masked"], "mean", None, seed, "unit", 8,
+            Context(seed, bank),
+        ).pooled(torch.stack([preprocess(model, image) for image in images]), None, digests)
+        for seed in (0, 1)
+    ]  # fmt: skip
+    for layer, found in enumerate(gradient):
+        draws = [signal["gradient:masked"][layer].double() for signal in signals]
+        rows = [x / x.norm(dim=1, keepdim=True) for x in draws]
+        r = np.corrcoef(*((x - x.mean(dim=0)).flatten() for x in rows))[0, 1]
+        assert found == pytest.approx(r, rel=1e-5)
+        assert 0.1 < found < 0.99
 
 
 def test_a_truncated_image_fails_its_unit_by_name(data: dict, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ GROUPS = [
     {"subject": "01", "modality": "meg", "start": 5, "stop": 17},
 ]
 RESAMPLED = {"n_folds": 4, "n_targets": 17, "n_summaries": 6, "n_bootstrap": 3, "n_permutations": 2}
+RELIABILITY = [0.64, 0.2, np.nan]
 BANDS = ["forward", "gradient:energy", "forward_all+gradient:energy"]
 
 FMRI = xr.Dataset(
@@ -64,6 +65,8 @@ def fill(root: Path, kind: str, label: str, layout: Layout, **attrs: Any) -> Sto
             name: rng.uniform(1, 3, [b - a for a, b in region]).astype(store.arrays[name].dtype)
             for name, region in unit.regions.items()
         }
+        if kind == "stability" and attrs["source"] != "forward":
+            arrays["reliability"][:] = RELIABILITY
         if kind == "scores":
             arrays["scores"][..., 1, [0, 7]] = np.nan  # one fold of one voxel, one sensor and time
         commit(store, unit, arrays, {}, attempt)
@@ -92,8 +95,15 @@ def responses(targets: xr.Dataset, *dims: str) -> Layout:
 
 def all_stores(root: Path) -> list[Store]:
     comparisons = kinds.comparisons(
-        ["forward", "unique:energy"], LAYERS, ["V1", "V2"], ["distance"], ["01"], [], []
+        ["forward", "gradient:energy", "unique:energy"],
+        LAYERS,
+        ["V1", "V2"],
+        ["distance"],
+        ["01"],
+        [],
+        [],
     )
+    stability = kinds.stability(LAYERS, ["shift", "noise", "jpeg"], 4)
     tiny = {"model": "tiny"}
     sources = ["forward", "gradient:energy"]
     return [
@@ -116,6 +126,7 @@ def all_stores(root: Path) -> list[Store]:
             fill(root, "collinearity", s, kinds.collinearity(LAYERS), **tiny, source=s)
             for s in sources
         ),
+        *(fill(root, "stability", f"{s}-s", stability, **tiny, source=s) for s in sources),
         *(
             fill(root, "scores", b, scores(b), **tiny, bands=b, groups=GROUPS, summary_groups=[])
             for b in BANDS
@@ -148,6 +159,8 @@ def test_tree_has_every_kind(run: Path) -> None:
     assert tree.attrs == {"run": "study"}
     leaves = {node.path: set(node.dataset.data_vars) for node in tree.leaves}
     scored = {"r", "r2", "alpha", "unique"}
+    scored |= {"reliability", "r_disattenuated", "unique_disattenuated"}
+    stable = {"cosine", "reliability", "precision_error"}
     responded = {"responses", "n_repeats", "ncsnr"}
     assert leaves == {
         "/prepared/tiny": {"weights_digest", "signal_class"},
@@ -157,9 +170,14 @@ def test_tree_has_every_kind(run: Path) -> None:
         "/features/tiny/gradient:energy": {"features"},
         "/collinearity/tiny/forward": {"cka"},
         "/collinearity/tiny/gradient:energy": {"cka"},
+        "/stability/tiny/forward": stable,
+        "/stability/tiny/gradient:energy": stable,
         "/scores/tiny/01/fmri": scored,
         "/scores/tiny/01/meg": scored,
-        "/comparisons/tiny": {*VERDICT_TABLES, *FMRI_TABLES},
+        "/comparisons/tiny": {
+            *(VERDICT_TABLES | FMRI_TABLES),
+            *("reliability", "region_profile_disattenuated"),
+        },
     }
 
 
@@ -223,6 +241,7 @@ def test_meg_targets_may_be_sensors_by_windows(tmp_path: Path) -> None:
     scores = tree["/scores/tiny/01/meg"].dataset
     assert scores["r"].dims == ("bands", "layer", "fold", "sensor", "window")
     assert "time" not in scores.coords
+    assert scores["r_disattenuated"].isnull().all(), "a run without stability has no reliability"
     assert scores["window_stop"].attrs["units"] == "s"
     late = scores["r"].sel(bands="forward", sensor="MEG 02", window="3")
     assert (float(late["window_start"]), float(late["window_stop"])) == windows[3][1:]
@@ -253,6 +272,39 @@ def test_r2_and_unique_are_pooled_over_folds(run: Path, modality: str) -> None:
             np.testing.assert_allclose(unique, expected, rtol=1e-12)
         else:
             assert np.isnan(unique).all()
+
+
+@pytest.mark.parametrize("modality", ["fmri", "meg"])
+def test_scores_stand_beside_those_divided_by_reliability(run: Path, modality: str) -> None:
+    scores = open_run(run)[f"/scores/tiny/01/{modality}"].dataset.load()
+    assert scores["reliability"].dims == ("bands", "layer")
+    for bands in ("gradient:energy", "forward_all+gradient:energy"):
+        np.testing.assert_array_equal(scores["reliability"].sel(bands=bands), RELIABILITY)
+    r, divided = (scores[name].sel(bands="gradient:energy") for name in ("r", "r_disattenuated"))
+    np.testing.assert_allclose(divided[0], r[0] / 0.8, rtol=1e-6)
+    u, divided = (
+        scores[name].sel(bands="forward_all+gradient:energy")
+        for name in ("unique", "unique_disattenuated")
+    )
+    np.testing.assert_allclose(divided[0], u[0] / 0.64, rtol=1e-6)
+    for name in ("r_disattenuated", "unique_disattenuated"):
+        assert np.isnan(scores[name][1:, 1:]).all(), "below the least, or not known"
+    assert np.isnan(scores["r_disattenuated"].sel(bands="forward_all+gradient:energy")).all()
+    forward = scores.sel(bands="forward")
+    expected = forward["r"] / np.sqrt(forward["reliability"])
+    np.testing.assert_allclose(forward["r_disattenuated"], expected, rtol=1e-6)
+
+
+def test_compared_profiles_stand_beside_those_divided_by_reliability(run: Path) -> None:
+    tables = open_run(run)["/comparisons/tiny"].dataset.load()
+    name = "region_profile"
+    divided = tables[f"{name}_disattenuated"]
+    assert divided.dims == tables[name].dims
+    for signal, divisor in (("gradient:energy", 0.8), ("unique:energy", 0.64)):
+        expected = tables[name].sel(signal=signal)[0] / divisor
+        np.testing.assert_allclose(divided.sel(signal=signal)[0], expected)
+        assert np.isnan(divided.sel(signal=signal)[1:]).all()
+    np.testing.assert_array_equal(tables["reliability"].sel(signal="unique:energy"), RELIABILITY)
 
 
 def test_signal_classes_are_by_source(run: Path) -> None:

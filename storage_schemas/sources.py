@@ -1,0 +1,20 @@
+"""Names of what scores and comparisons are about.
+
+A source is `forward`, `gradient:<objective>` or a lab's own `signal:<name>`. What a learning signal
+adds to all forward features is `unique:<objective>`, or `unique:signal:<name>`.
+"""
+
+UNIQUE = "unique:"
+
+
+def unique_of(source: str) -> str:
+    """Name what a learning signal adds to all forward features."""
+    return UNIQUE + source.removeprefix("gradient:")
+
+
+def source_of(name: str) -> str:
+    """Return the source of a comparison's signal, or of bands such as `forward_all+<source>`."""
+    bare = name.rpartition("+")[2].removeprefix(UNIQUE)
+    if bare == name.rpartition("+")[2] or bare.startswith("signal:"):
+        return bare
+    return f"gradient:{bare}"

@@ -20,12 +20,14 @@ from gradenc_core.readout import Context
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.similarity import linear_cka
 from gradenc_core.synthetic.images import dead_leaves
+from gradenc_core.views import teacher_views
 from gradenc_core.weights import weights_digest
 from hpc.checks import check_models, check_objectives, check_paths
 from hpc.plan import encode_plans, extract_plans, prepare_plans
 from hpc.resolve import resolve
 from hpc.study import Study, StudyError, load_study
 from hpc.targets import Targets
+from jobs import plugins
 from jobs.bank import bank_images, open_bank
 from jobs.runner import Outcome, run_items
 from jobs.spec import Reference, StabilitySpec
@@ -320,44 +322,70 @@ def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> No
     ]
 
 
-@pytest.mark.parametrize("scale", ["unit", "norm_only"])
-def test_reliability_of_masked_gradients_is_over_seeds_of_the_masks(
-    data: dict, tmp_path: Path, scale: str
-) -> None:
-    write_bank(tmp_path / "bank")
+def masked_study(folder: Path) -> dict:
+    """Write a bank; return what a study of a transformer's masked gradients changes."""
+    write_bank(folder / "bank")
     vit = {"name": "vit", "library": "timm", "architecture": "test_vit"}
-    changes = {
+    return {
         "models": [vit | {"weights": "untrained", "image_size": 64}],
         "layers": ["blocks.0", "blocks.3"],
         "objectives": ["masked"],
         "bank": "bank",
-        "gradient_scale": scale,
     }
+
+
+VIEWS_AND_MASKS = """
+from gradenc_core.objectives import dino, masked, needs
+
+
+@needs("views", "bank", "masks")
+def both(readout, context, draw):
+    return masked(readout, context, draw) + dino(readout, context, draw)
+"""
+
+
+@pytest.mark.parametrize("objective", ["masked", "views_and_masks:both"])
+def test_reliability_of_masked_gradients_is_over_seeds(
+    data: dict, tmp_path: Path, objective: str
+) -> None:
+    (tmp_path / "views_and_masks.py").write_text(VIEWS_AND_MASKS)
+    changes = masked_study(tmp_path) | {"objectives": [objective]}
     extraction = Extraction(tmp_path, data, **changes)
     run(extraction.root, extraction.stability)
     forward, gradient = (store.dataset()["reliability"].values for store in extraction.stability)
     assert (forward == 1).all()
-    if scale == "norm_only":
-        assert np.isnan(gradient).all(), "it is the direction's, which is not kept"
-        return
-    # By another way: of these sources nothing but the masks depends on the extractor's seed.
-    spec = StabilitySpec.model_validate(extraction.stability[1].spec)
+    # By another way: of these sources only views and masks depend on the extractor's seed.
+    store = extraction.stability[1]
+    spec = StabilitySpec.model_validate(store.spec)
     model = load_model("timm", "test_vit", "untrained", 0, 64)
     bank = open_bank(spec.objective.bank, extraction.root, weights_digest(model.module))
-    digests, images = zip(*bank_images(spec.images, extraction.stability[1].locations), strict=True)
-    signals = [
-        SignalExtractor(
-            model, ["blocks.0", "blocks.3"], ["gradient:masked"], "mean", None, seed, "unit", 8,
-            Context(seed, bank),
-        ).pooled(torch.stack([preprocess(model, image) for image in images]), None, digests)
-        for seed in (0, 1)
-    ]  # fmt: skip
-    for layer, found in enumerate(gradient):
-        draws = [signal["gradient:masked"][layer].double() for signal in signals]
-        rows = [x / x.norm(dim=1, keepdim=True) for x in draws]
+    digests, images = zip(*bank_images(spec.images, store.locations), strict=True)
+    shown = torch.stack([preprocess(model, image) for image in images])
+    objectives, _ = plugins.load([(spec.objective, store.locations)])
+    draws = []
+    for seed in (0, 1):
+        named = zip(images, digests, strict=True)
+        views = torch.stack([teacher_views(model, image, name, seed) for image, name in named])
+        context = Context(seed, bank)
+        how = {"context": context, "objectives": objectives}
+        extract = SignalExtractor(
+            model, changes["layers"], [spec.source], "mean", None, seed, "unit", 8, **how
+        )
+        draws.append(extract.pooled(shown, None, digests, views)[spec.source])
+    for found, *layers in zip(gradient, *draws, strict=True):
+        rows = [x.double() / x.double().norm(dim=1, keepdim=True) for x in layers]
         r = np.corrcoef(*((x - x.mean(dim=0)).flatten() for x in rows))[0, 1]
         assert found == pytest.approx(r, rel=1e-5)
         assert 0.1 < found < 0.99
+
+
+def test_reliability_of_a_norm_alone_is_not_known(data: dict, tmp_path: Path) -> None:
+    changes = masked_study(tmp_path) | {"gradient_scale": "norm_only"}
+    extraction = Extraction(tmp_path, data, **changes)
+    run(extraction.root, extraction.stability)
+    forward, gradient = (store.dataset()["reliability"].values for store in extraction.stability)
+    assert (forward == 1).all()
+    assert np.isnan(gradient).all(), "it is the direction's, which is not kept"
 
 
 def test_a_truncated_image_fails_its_unit_by_name(data: dict, tmp_path: Path) -> None:

@@ -211,6 +211,8 @@ def items(state: StageState, claimed: frozenset[tuple[str, int]] = frozenset()) 
 
 def _pass_of(store: Store) -> str:
     """Name what stores must share to be filled by one pass: model, images and projection."""
+    if store.kind not in ("features", "stability"):
+        return store.reference
     spec = store.spec
     images = spec["stimuli"] if store.kind == "features" else spec["images"]
     return f"{store.kind} {spec['prepared']['identity']} {images} {spec['signal']['projection']}"

@@ -20,7 +20,8 @@ from gradenc_core.moments import (
     feature_moments,
     first_mean,
 )
-from gradenc_core.ridge import Basis, Quadratic, RidgeOptions, Scaler
+from gradenc_core.quadratic import Quadratic
+from gradenc_core.ridge import Basis, RidgeOptions, Scaler
 from gradenc_core.scores import HeldOut, HeldRows
 
 # Features whose kernel is summed at once; part of the algorithm's version.

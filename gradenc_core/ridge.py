@@ -13,7 +13,6 @@ of Z alone (docs/ridge.md).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -29,15 +28,6 @@ Ints = NDArray[np.intp]
 RELATIVE_ZERO_SD = 1e-6
 # Share of the second moment about the shift that float64 sums may lose by cancellation.
 CANCELLATION = 1e-13
-# Blocks of rows of a symmetric matrix; what lies above their diagonal is never multiplied.
-TRIANGLE_BLOCKS = 4
-# Eigenvalues nearer to each other than this share are neighbours: see `squared_predictions`.
-NEIGHBOURS = 1e-4
-# Pairs of neighbours whose products are made at once.
-PAIRS = 1024
-# Rounding errors of n products add up to this times sqrt(n) units (Higham & Mary 2019), but for
-# one case in 10^13.
-ROUNDING = 8.0
 
 
 @dataclass(frozen=True)
@@ -208,64 +198,6 @@ class Basis:
         return weights[1:], weights[0]
 
 
-@dataclass(frozen=True)
-class Quadratic:
-    """The quadratic form x'Mx of a positive semidefinite M, (rank, rank).
-
-    `blocks` holds M below its diagonal doubled, on its diagonal as it is, so that M's other half is
-    never multiplied; where M has a low rank, `root` (n, rank) with M = root' root instead.
-    `size` bounds |x|'|M||x| / x'x.
-    """
-
-    blocks: tuple[Array, ...]
-    root: Array | None
-    size: float
-
-    @classmethod
-    def of(cls, matrix: Array) -> Quadratic:
-        """Prepare a matrix."""
-        edges = np.linspace(0, len(matrix), TRIANGLE_BLOCKS + 1).astype(int).tolist()
-        blocks = []
-        for start, stop in pairwise(edges):
-            block = matrix[start:stop, :stop] * 2.0
-            block[:, start:] /= 2.0
-            blocks.append(block)
-        return cls(tuple(blocks), None, _largest_row_sum(matrix))
-
-    @classmethod
-    def of_root(cls, root: Array) -> Quadratic:
-        """Prepare root' root, (n, rank)."""
-        return cls((), root, _largest_row_sum(root.T) * _largest_row_sum(root))
-
-    @property
-    def matrix(self) -> Array:
-        """M, (rank, rank)."""
-        if self.root is not None:
-            return self.root.T @ self.root
-        rank = self.blocks[-1].shape[1]
-        below, start = zeros((rank, rank)), 0
-        for block in self.blocks:
-            stop = start + len(block)
-            below[start:stop, :stop] = block
-            start = stop
-        return (below + below.T) / 2.0
-
-    def __call__(self, x: Array) -> Array:
-        """Return x'Mx of every column of x, (rank, m) -> (m,)."""
-        if self.root is not None:
-            rows = self.root @ x
-            rows *= rows
-            return rows.sum(axis=0)
-        total: Array = 0.0
-        start = 0
-        for block in self.blocks:
-            part = block @ x[: block.shape[1]]
-            part *= x[start : start + len(block)]
-            total = total + part.sum(axis=0)
-            start += len(block)
-        return total
-
-
 def band_scale(n_features: int, bands: tuple[int, ...] | None, ratio: float) -> Floats:
     """Scale of each column that takes part under a ratio; a band that is off is left out."""
     if bands is None:
@@ -297,50 +229,6 @@ def root(gram: Array) -> Array:
     inverse = xp.where(size > 0, 1.0 / xp.where(size > 0, size, 1.0), 0.0)
     values, vectors = factor(gram * inverse[:, None] * inverse, np.ones(len(gram)))
     return size[:, None] * vectors * xp.sqrt(values)
-
-
-def few_rows(n_rows: float, rank: int) -> bool:
-    """Whether a quadratic form costs less by a root of that many rows than by its matrix."""
-    return n_rows < rank * (TRIANGLE_BLOCKS + 1) / (2 * TRIANGLE_BLOCKS)
-
-
-def rounding(rank: int, kind: type = np.float32) -> float:
-    """Relative error of a quadratic form in `rank` dimensions, in numbers of a kind."""
-    return float(ROUNDING * np.sqrt(2 * rank + 8) * np.finfo(kind).eps)
-
-
-def squared_predictions(
-    basis: Basis, power: Quadratic, c: Array, alphas: Floats
-) -> tuple[Array, Array]:
-    """Return x'Mx of the predictions x = s * c at every alpha: all alphas cost one product.
-
-    For eigenvalues L_i and L_j, `s_i s_j = L_i L_j (g_j - g_i) / (L_i - L_j)` with
-    `g = 1 / (L + alpha)`, so that alpha leaves the sum over pairs: with the antisymmetric
-    `N_ij = M_ij L_i L_j / (L_i - L_j)`, it is `2 sum_j g_j c_j (N'c)_j`, and the diagonal of M.
-    Pairs of neighbours, whose difference would lose digits, are summed as they are.
-
-    Returns
-    -------
-    squares : array, (n_alphas, n_targets)
-    margin : array, (n_alphas, n_targets)
-        How far rounding may have moved them.
-    """
-    xp = namespace(c)
-    values, matrix = basis.values, power.matrix
-    shrunk, products = basis.shrink(alphas), c * c
-    gap = values[:, None] - values
-    larger = xp.where(gap > 0, values[:, None], values[None])
-    near = xp.abs(gap) <= NEIGHBOURS * larger
-    quotients = matrix * xp.where(near, 0.0, values[:, None] * values / xp.where(near, 1.0, gap))
-    squares = shrunk**2 @ (xp.linalg.diagonal(matrix)[:, None] * products)
-    squares += (2.0 * shrunk / values) @ (c * (quotients.T @ c))
-    first, second = xp.nonzero(xp.tril(near, k=-1))
-    for start in range(0, len(first), PAIRS):
-        i, j = first[start : start + PAIRS], second[start : start + PAIRS]
-        squares += (2.0 * matrix[i, j] * shrunk[:, i] * shrunk[:, j]) @ (c[i] * c[j])
-    lengths = xp.sqrt((shrunk**2 @ products) * products.sum(axis=0))
-    bound = rounding(len(values), np.float64) * 2.0 / NEIGHBOURS * power.size
-    return squares, bound * lengths
 
 
 def residuals(basis: Basis, c: Array, yy: Array, alphas: Floats, count: float) -> Array:
@@ -407,11 +295,6 @@ def solve(gram: Floats, xy: Floats, scale: Floats, alphas: Floats) -> Floats:
         right[start:stop] = _solve_one(scaled, right[start:stop].T, float(alpha)).T
     right *= scale
     return np.ascontiguousarray(right[np.argsort(order)].T)
-
-
-def _largest_row_sum(matrix: Array) -> float:
-    xp = namespace(matrix)
-    return float(xp.max(xp.sum(xp.abs(matrix), axis=1))) if len(matrix) else 0.0
 
 
 def _solve_one(gram: Floats, right: Floats, alpha: float) -> Floats:

@@ -12,7 +12,8 @@ from scipy.stats import norm
 
 from gradenc_core.device import Array, Floats, fetch, like, namespace
 from gradenc_core.moments import FeatureMoments, TargetMoments
-from gradenc_core.ridge import CANCELLATION, Basis, Ints, Quadratic, Scaler, few_rows, root
+from gradenc_core.quadratic import Quadratic, few_rows
+from gradenc_core.ridge import CANCELLATION, Basis, Ints, Scaler, root
 
 # Variance of predictions, as a share of the target's, below which they are called flat.
 FLAT_PREDICTION = 1e-12

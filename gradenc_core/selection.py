@@ -18,6 +18,7 @@ from gradenc_core import ridge
 from gradenc_core.design import Factor, Training
 from gradenc_core.device import Array, Floats, fetch, put, single
 from gradenc_core.moments import ROWS, Coordinates, TargetMoments, target_moments
+from gradenc_core.quadratic import rounding, squared_predictions
 from gradenc_core.ridge import Ints
 from gradenc_core.scores import Centred, pad_columns, take
 
@@ -171,9 +172,11 @@ def _add_squares(
     margin: Floats,
 ) -> None:
     """Add squared predictions, and how far they may be off."""
+    basis = problem.factor.basis
+    shrunk = basis.shrink(alphas)
     for fold, outer in pairs:
         power = problem.factor.held[fold].power
-        found, off = ridge.squared_predictions(problem.factor.basis, power, problem.c, alphas)
+        found, off = squared_predictions(basis.values, shrunk, power, problem.c)
         squares[outer] += fetch(found)
         margin[outer] += fetch(off)
 
@@ -300,8 +303,8 @@ class _LeftOut:
         n_kept, rank = int(self.kept.sum()), len(basis.values)
         with np.errstate(all="ignore"):
             spread = np.sqrt(self._row_weights() @ self._lengths)[:, None]
-            low = np.sqrt(near * (1 - ridge.rounding(n_kept)))
-            low -= ridge.rounding(rank) * spread * np.sqrt(power)
+            low = np.sqrt(near * (1 - rounding(n_kept)))
+            low -= rounding(rank) * spread * np.sqrt(power)
             lower: Floats = np.maximum(low, 0.0) ** 2
         lower[~np.isfinite(near) & wanted] = 0.0
         return lower

@@ -11,7 +11,8 @@ from typing import Literal
 from gradenc_core.design import is_dual
 from gradenc_core.fitting import TARGET_WIDTH
 from gradenc_core.moments import ROWS
-from gradenc_core.ridge import TRIANGLE_BLOCKS, RidgeOptions
+from gradenc_core.quadratic import TRIANGLE_BLOCKS
+from gradenc_core.ridge import RidgeOptions
 
 FLOAT64 = 8
 FLOAT32 = 4
@@ -36,6 +37,8 @@ class Shapes:
         Targets that are resampled, and how often.
     n_blocks : int
         Blocks of stimuli per fold that the bootstrap draws.
+    n_in_memory : int
+        Features that lie in memory in any case, as those of all layers jointly do.
     """
 
     n_stimuli: int
@@ -46,6 +49,7 @@ class Shapes:
     n_bootstraps: int = 0
     n_permutations: int = 0
     n_blocks: int = 20
+    n_in_memory: int = 0
 
 
 @dataclass(frozen=True)
@@ -131,7 +135,7 @@ def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> 
         copies = shapes.n_blocks + 3 * REPLICATES
         sums = shapes.n_folds * copies * FLOAT64 * p * (p + width)
         bootstrap = sums + rows + 6 * FLOAT64 * p**2
-    return factors + max(fit, bootstrap)
+    return factors + max(fit, bootstrap) + FLOAT32 * n * shapes.n_in_memory
 
 
 def _sums(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> float:

@@ -111,6 +111,8 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
     model = next(m for m in resolved.models if m.name == plan.attrs["model"])
     width, banded = _fitted_width(study, model, plan.attrs["bands"])
     encoding, resampled = study.encoding, not is_diagnostic(plan.attrs["bands"])
+    source = split_bands(plan.attrs["bands"])[1] or "forward"
+    joint = banded and resampled
     return (
         Shapes(
             n_stimuli=plan.layout.coords.sizes["stimulus"],
@@ -121,6 +123,7 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
             n_bootstraps=encoding.bootstrap * resampled,
             n_permutations=encoding.permutations * resampled,
             n_blocks=encoding.blocks,
+            n_in_memory=width - _widest(n_features(study, model, source)) if joint else 0,
         ),
         banded,
     )

@@ -27,6 +27,7 @@ from gradenc_core.readers.responses import ResponseDescription
 from gradenc_core.tokens import layer_layout
 from gradenc_core.weights import weights_digest
 from hpc.plugins import find_head, find_sources
+from hpc.stimuli import check_stimuli
 from hpc.study import BidsResponses, Depths, EpochsResponses, Model, Study
 from jobs.spec import BankImages, ModelSpec, PluginSpec, PreprocessingSpec, SignalSpec
 from storage_schemas.files import file_digest, replace
@@ -189,6 +190,7 @@ def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
 def resolve(study: Study) -> tuple[Resolved, list[Subject]]:
     """Read what the study names, refusing whatever is missing or inconsistent."""
     manifest = read_manifest(study.folder / study.stimuli)
+    check_stimuli(study, manifest)
     bank, class_images = resolve_bank(study)
     resolved = Resolved(
         study=study.model_dump(mode="json"),

@@ -128,7 +128,7 @@ def shaped(study: Study, shapes: StudyShapes) -> Iterator[tuple[Study, Resolved,
     The first stimuli are generated images in a temporary folder, for as long as the context lasts.
     """
     models = tuple(m.model_copy(update=UNTRAINED) for m in study.models)
-    study = study.model_copy(update={"models": models, "bank": None})
+    study = study.model_copy(update={"models": models, "bank": None, "labels": None})
     seed_region = study.comparisons.seed_region
     subjects = [
         Subject(

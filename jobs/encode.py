@@ -58,6 +58,7 @@ def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
         n_bootstraps=encoding.bootstrap,
         n_permutations=encoding.permutations,
         n_blocks=encoding.blocks,
+        n_in_memory=bands[0] if bands and not spec.bands.startswith(SAME_LAYER) else 0,
     )
     plan = plan_solver(shapes, options, bands is not None, work.how.memory)
     rows = x[slice(None)] if plan.hold_rows else x

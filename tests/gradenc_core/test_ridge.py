@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from gradenc_core import ridge
 from gradenc_core.moments import Coordinates, FeatureMoments, Layout, feature_moments
-from gradenc_core.ridge import Basis, Quadratic, RidgeOptions, Scaler
+from gradenc_core.ridge import Basis, RidgeOptions, Scaler
 from gradenc_core.scores import Centred, HeldOut, score
 
 
@@ -94,47 +94,6 @@ def test_root_multiplies_back(p, rank):
     factor = ridge.root(matrix)
     assert factor.shape == (p, min(p, rank))
     np.testing.assert_allclose(factor @ factor.T, matrix, atol=1e-12 * np.abs(matrix).max())
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 60), st.integers(0, 99))
-def test_quadratic_form_of_either_kind(rank, n_rows, seed):
-    matrix = gram(rank, n_rows, seed)
-    x = np.random.default_rng(seed).standard_normal((rank, 5)) * np.logspace(-9, 9, 5)
-    want = np.einsum("it,ij,jt->t", x, matrix, x)
-    for form in (Quadratic.of(matrix), Quadratic.of_root(ridge.root(matrix).T)):
-        np.testing.assert_allclose(form(x), want, rtol=1e-9)
-        np.testing.assert_allclose(form.matrix, matrix, atol=1e-12 * np.abs(matrix).max())
-
-
-@settings(max_examples=80, deadline=None)
-@given(
-    st.integers(1, 40),
-    st.integers(1, 60),
-    st.sampled_from(["spread", "equal", "neighbours", "condition"]),
-    st.sampled_from([1e-9, 1.0, 1e9]),
-    st.integers(0, 99),
-)
-def test_squared_predictions_of_all_alphas_from_one_product(rank, n_rows, spectrum, unit, seed):
-    """Also where eigenvalues are equal, or as near as where pairs are no longer neighbours."""
-    rng = np.random.default_rng(seed)
-    values = (
-        unit
-        * {
-            "spread": np.sort(rng.uniform(1, 10, rank)),
-            "equal": np.ones(rank),
-            "neighbours": (1 + 1.01 * ridge.NEIGHBOURS) ** np.arange(rank),
-            "condition": np.logspace(-6, 6, rank),
-        }[spectrum]
-    )
-    basis = Basis(np.eye(rank + 1, rank), values)
-    c = rng.standard_normal((rank, 3)) * np.logspace(-4, 4, 3)
-    alphas = unit * np.logspace(-8, 8, 7)
-    power = Quadratic.of_root(ridge.root(gram(rank, n_rows, seed)).T)
-    squares, margin = ridge.squared_predictions(basis, power, c, alphas)
-    want = np.stack([power(row[:, None] * c) for row in basis.shrink(alphas)])
-    assert (np.abs(squares - want) <= margin).all()
-    assert (margin <= 1e-7 * power.size * (c * c).sum(axis=0)).all()
 
 
 @pytest.mark.parametrize("unit", [1e-20, 1.0, 1e15])

@@ -49,6 +49,7 @@ def check_all(study: Study) -> None:
     check_paths(study)
     check_objectives(study)
     check_models(study)
+    resolve(study)
 
 
 class Extraction:
@@ -152,22 +153,16 @@ def test_bytes_of_components_do_not_depend_on_the_shards(data: dict, tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("projection", "message"),
+    ("projection", "layers", "message"),
     [
-        (
-            200,
-            r"projection: given 200; accepted with projection_kind pca: fewer than the",
-        ),
-        (
-            70,
-            r"projection: given 70; accepted with projection_kind pca for .*: at most 64",
-        ),
+        (200, ["layer4.0"], "projection: given 200; accepted with projection_kind pca: fewer than"),
+        (70, LAYERS, r"given 70; accepted with projection_kind pca for .*: at most 64, the fea"),
     ],
 )
 def test_too_many_components_are_refused(
-    data: dict, tmp_path: Path, projection: int, message: str
+    data: dict, tmp_path: Path, projection: int, layers: list[str], message: str
 ) -> None:
-    study = data | {"projection": projection, "projection_kind": "pca"}
+    study = data | {"projection": projection, "projection_kind": "pca", "layers": layers}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     with pytest.raises(StudyError, match=message):
         check_all(load_study(tmp_path / "study.yaml"))

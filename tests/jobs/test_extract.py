@@ -231,7 +231,8 @@ def test_labels_that_do_not_fit_are_refused(
 ) -> None:
     stimuli = tmp_path / "stimuli"
     names = [p.relative_to(stimuli) for p in stimuli.rglob("*.*")]
-    whole = "stimulus,label\n" + "".join(f"{name},1000\n" for name in names)
+    label = 5 if text == "same" else 1000
+    whole = "stimulus,label\n" + "".join(f"{name},{label}\n" for name in names)
     if text == "same":
         shutil.copy(stimuli / names[0], (stimuli / names[0]).with_stem("copy"))
         text = whole + f"{names[0].with_stem('copy')},3\n"

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import RidgeCV
 
-from gradenc_core import device, moments
+from gradenc_core import device, moments, selection
 from gradenc_core.design import factorise, read, train
 from gradenc_core.encoding import bootstrap_scores, encode, permutation_scores, score_targets
 from gradenc_core.fitting import fit_ridge
+from gradenc_core.quadratic import squared_predictions
 from gradenc_core.ridge import RidgeOptions
 from gradenc_core.selection import Block, loo_errors
 
@@ -111,6 +112,28 @@ def test_leave_one_out_of_an_interpolating_fit_is_not_rounding(n, p):
     for alpha in (1e-8, 1e-11, 1e-13):
         errors = loo_errors(whole, Block(y), np.array([alpha]))[0, 0]
         np.testing.assert_allclose(errors, want, rtol=1e-4)
+
+
+@pytest.mark.parametrize("bands", [None, (7, 5)])
+def test_choices_that_the_bounds_decide_are_not_computed_again(monkeypatch, bands):
+    """Also where the least error of all is at another ratio than the first."""
+    x, y, folds, w = study(90, 12, 20, 1, "plain")
+    options = RidgeOptions(ALPHAS, ratios=(0.0, 0.1, 1.0))
+    monkeypatch.setattr(selection, "squared_predictions", undecided)
+    want = encode(x, y, folds, w, options, bands)
+    monkeypatch.undo()
+    monkeypatch.delattr(selection, "_exact_squares")
+    found = encode(x, y, folds, w, options, bands)
+    assert np.array_equal(found.alpha, want.alpha)
+    if bands:
+        assert np.array_equal(found.ratio, want.ratio)
+        assert (found.ratio > 0).any()
+        assert np.array_equal(found.r_off, want.r_off)
+
+
+def undecided(*arguments):
+    squares, margin = squared_predictions(*arguments)
+    return squares, np.full_like(margin, np.inf)
 
 
 def test_condition_1e6_changes_no_choice():

@@ -114,6 +114,20 @@ def test_leave_one_out_of_an_interpolating_fit_is_not_rounding(n, p):
         np.testing.assert_allclose(errors, want, rtol=1e-4)
 
 
+def test_a_huge_stimulus_leaves_its_own_leverage_its_digits():
+    """With more features than stimuli its 1 - h is as small as 1e-8."""
+    x, y, _, w = study(90, 120, 70, 1123, "huge stimulus")
+    y -= y.mean(axis=0)
+    want = reference(x, y, None, w / w.mean(), "loo")
+    coordinates = read(x, np.zeros(90, int), w)
+    options = RidgeOptions(ALPHAS, "loo")
+    (whole,) = train(coordinates, [()], options, None)
+    for i, alpha in enumerate(options.alpha_grid):
+        if alpha >= 1:
+            errors = loo_errors(whole, Block(y), np.array([alpha]))[0, 0]
+            np.testing.assert_allclose(errors, want[i], rtol=1e-6)
+
+
 @pytest.mark.parametrize("bands", [None, (7, 5)])
 def test_choices_that_the_bounds_decide_are_not_computed_again(monkeypatch, bands):
     """Also where the least error of all is at another ratio than the first."""

@@ -187,6 +187,7 @@ def test_targets_without_variance_are_counted_and_predicted_by_their_mean():
     y[:, 1], y[:, 3] = 0.1, 0.0
     fitted = fit_ridge(x, y, folds)
     assert fitted.constant == 2
+    assert fitted.highest_alpha == (fitted.alpha[[0, 2]] == 1e8).sum()
     assert not fitted.weights[:, [1, 3]].any()
     np.testing.assert_allclose(fitted.intercept[[1, 3]], [0.1, 0.0])
     assert np.isnan(fitted.r[:, [1, 3]]).all()

@@ -231,6 +231,8 @@ def _from_kernels(
         values, vectors = ridge.factor(kernel[:, put(kept)] * root.T * root, np.ones(len(weights)))
         combination = root * vectors / values
         rows = kernel.T @ combination
+        # The same, without the kernel's rounding divided by a small eigenvalue.
+        rows[put(kept)] = vectors / root
         whitened = Coordinates(layout, fetch(rows), np.zeros(len(values)))
         basis = Basis.of_rows(values)
         held = {k: _held_rows(layout, rows, k) for k in left_out}

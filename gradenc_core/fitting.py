@@ -117,7 +117,7 @@ class Ridge:
     constant : int
         Targets without variance; their weights are 0, their r is NaN.
     lowest_alpha, highest_alpha : int
-        Targets whose alpha is at an edge of the grid.
+        Targets with variance whose alpha is at an edge of the grid.
     """
 
     alpha: Floats
@@ -177,7 +177,7 @@ def fit_ridge(
     assert intercept is not None
     assert constant is not None
     grid = options.alpha_grid
-    edges = (int((alpha == grid[-1]).sum()), int((alpha == grid[0]).sum()))
+    edges = (int((alpha[~constant] == end).sum()) for end in (grid[-1], grid[0]))
     return Ridge(alpha, beta, intercept, r, int(constant.sum()), *edges)
 
 

@@ -109,7 +109,7 @@ def squared_predictions(
     gap = values[:, None] - values
     larger = xp.where(gap > 0, values[:, None], values[None])
     near = xp.abs(gap) <= NEIGHBOURS * larger
-    quotients = matrix * xp.where(near, 0.0, values[:, None] * values / xp.where(near, 1.0, gap))
+    quotients = matrix * (values[:, None] / xp.where(near, xp.inf, gap) * values)
     squares = shrunk**2 @ (xp.linalg.diagonal(matrix)[:, None] * products)
     squares += (2.0 * shrunk / values) @ (c * (quotients.T @ c))
     first, second = xp.nonzero(xp.tril(near, k=-1))

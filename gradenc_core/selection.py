@@ -132,19 +132,19 @@ def kfold_errors(validations: Validations, block: Block, alphas: Floats) -> Floa
             _add_known(problem, pairs, block, alphas, known[:, i])
             _add_squares(problem, pairs, alphas, squares[:, i], margin[:, i])
     errors = known + squares
-    possible = np.stack([_possible(e - m, e + m) for e, m in zip(errors, margin, strict=True)])
-    errors[~possible] = np.inf
-    for outer in range(n_outer):
-        open_targets = np.flatnonzero(possible[outer].sum(axis=(0, 1)) > 1)
+    for outer, (e, m) in enumerate(zip(errors, margin, strict=True)):
+        possible, is_open = _possible(e - m, e + m)
+        e[~possible] = np.inf
+        open_targets = np.flatnonzero(is_open)
         if open_targets.size:
             columns = pad_columns(open_targets)
             exact = _exact_squares(
                 [(t, [f for f, o in pairs if o == outer]) for t, pairs in validations],
                 block.take(columns),
                 alphas,
-                possible[outer][..., columns],
+                possible[..., columns],
             )[..., : open_targets.size]
-            errors[outer][..., open_targets] = known[outer][..., open_targets] + exact
+            e[..., open_targets] = known[outer][..., open_targets] + exact
     return np.maximum(errors, 0.0)
 
 
@@ -211,15 +211,21 @@ def _predict(problem: Problem, alpha: float, wanted: NDArray[np.bool_]) -> tuple
     return problem.factor.basis.predict(c, np.full(len(padded), alpha)), columns
 
 
-def _possible(lower: Floats, upper: Floats) -> NDArray[np.bool_]:
-    """Which errors may be the least of all, or the least at the first ratio alone."""
+def _possible(lower: Floats, upper: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which errors may be the least of all, or the least at the first ratio alone.
+
+    And of which targets the bounds leave either undecided, (n_targets,).
+    """
     possible = np.zeros(lower.shape, dtype=bool)
+    is_open = np.zeros(lower.shape[-1], dtype=bool)
     for n_ratios in (1, len(lower)):
-        possible[:n_ratios] |= lower[:n_ratios] < upper[:n_ratios].min(axis=(0, 1))
+        least = lower[:n_ratios] < upper[:n_ratios].min(axis=(0, 1))
         # Of exact ties, as where nothing is predicted, the one that would be chosen is enough.
         alpha, ratio = ridge.choose(upper[:n_ratios])
-        possible[ratio, alpha, np.arange(lower.shape[-1])] = True
-    return possible
+        least[ratio, alpha, np.arange(lower.shape[-1])] = True
+        possible[:n_ratios] |= least
+        is_open |= least.sum(axis=(0, 1)) > 1
+    return possible, is_open
 
 
 def gcv_errors(training: Training, block: Block, alphas: Floats) -> Floats:

@@ -27,7 +27,7 @@ def test_quadratic_form_of_either_kind(rank, n_rows, seed):
     st.integers(1, 40),
     st.integers(1, 60),
     st.sampled_from(["spread", "equal", "neighbours", "condition"]),
-    st.sampled_from([1e-9, 1.0, 1e9]),
+    st.sampled_from([1e-180, 1e-9, 1.0, 1e9, 1e180]),
     st.integers(0, 99),
 )
 def test_squared_predictions_of_all_alphas_from_one_product(rank, n_rows, spectrum, unit, seed):

@@ -6,10 +6,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import RidgeCV
 
-from gradenc_core import device, moments
+from gradenc_core import device, moments, selection
 from gradenc_core.design import factorise, read, train
 from gradenc_core.encoding import bootstrap_scores, encode, permutation_scores, score_targets
 from gradenc_core.fitting import fit_ridge
+from gradenc_core.quadratic import squared_predictions
 from gradenc_core.ridge import RidgeOptions
 from gradenc_core.selection import Block, loo_errors
 
@@ -113,6 +114,42 @@ def test_leave_one_out_of_an_interpolating_fit_is_not_rounding(n, p):
         np.testing.assert_allclose(errors, want, rtol=1e-4)
 
 
+def test_a_huge_stimulus_leaves_its_own_leverage_its_digits():
+    """With more features than stimuli its 1 - h is as small as 1e-8."""
+    x, y, _, w = study(90, 120, 70, 1123, "huge stimulus")
+    y -= y.mean(axis=0)
+    want = reference(x, y, None, w / w.mean(), "loo")
+    coordinates = read(x, np.zeros(90, int), w)
+    options = RidgeOptions(ALPHAS, "loo")
+    (whole,) = train(coordinates, [()], options, None)
+    for i, alpha in enumerate(options.alpha_grid):
+        if alpha >= 1:
+            errors = loo_errors(whole, Block(y), np.array([alpha]))[0, 0]
+            np.testing.assert_allclose(errors, want[i], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bands", [None, (7, 5)])
+def test_choices_that_the_bounds_decide_are_not_computed_again(monkeypatch, bands):
+    """Also where the least error of all is at another ratio than the first."""
+    x, y, folds, w = study(90, 12, 20, 1, "plain")
+    options = RidgeOptions(ALPHAS, ratios=(0.0, 0.1, 1.0))
+    monkeypatch.setattr(selection, "squared_predictions", undecided)
+    want = encode(x, y, folds, w, options, bands)
+    monkeypatch.undo()
+    monkeypatch.delattr(selection, "_exact_squares")
+    found = encode(x, y, folds, w, options, bands)
+    assert np.array_equal(found.alpha, want.alpha)
+    if bands:
+        assert np.array_equal(found.ratio, want.ratio)
+        assert (found.ratio > 0).any()
+        assert np.array_equal(found.r_off, want.r_off)
+
+
+def undecided(*arguments):
+    squares, margin = squared_predictions(*arguments)
+    return squares, np.full_like(margin, np.inf)
+
+
 def test_condition_1e6_changes_no_choice():
     x, y, folds, w = study(90, 20, 70, 0, "condition 1e6")
     errors = reference(x, y, folds, w / w.mean(), "kfold")
@@ -150,6 +187,7 @@ def test_targets_without_variance_are_counted_and_predicted_by_their_mean():
     y[:, 1], y[:, 3] = 0.1, 0.0
     fitted = fit_ridge(x, y, folds)
     assert fitted.constant == 2
+    assert fitted.highest_alpha == (fitted.alpha[[0, 2]] == 1e8).sum()
     assert not fitted.weights[:, [1, 3]].any()
     np.testing.assert_allclose(fitted.intercept[[1, 3]], [0.1, 0.0])
     assert np.isnan(fitted.r[:, [1, 3]]).all()

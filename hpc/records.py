@@ -79,15 +79,15 @@ def encode_records(root: Path) -> dict[Key, Record]:
 def _shapes(store: Store, spec: ScoresSpec, root: Path) -> Shapes | None:
     """Return what a unit of a scores store fitted; None where its features are gone."""
     try:
-        forward, gradient = _width(spec.forward, root), _width(spec.gradient, root)
+        forward, gradient = _widths(spec.forward, root), _widths(spec.gradient, root)
     except FileNotFoundError:
         return None
     encoding = spec.encoding
-    if spec.gradient is not None and forward and not spec.bands.startswith(SAME_LAYER):
-        forward = encoding.forward_all
+    joint = bool(gradient and forward) and not spec.bands.startswith(SAME_LAYER)
+    first = min(sum(forward), encoding.forward_all) if joint else max(forward, default=0)
     return Shapes(
         n_stimuli=store.dataset().sizes["stimulus"],
-        n_features=forward + gradient,
+        n_features=first + max(gradient, default=0),
         n_targets=store.arrays["scores"].shape[-1],
         n_folds=encoding.folds,
         n_summaries=store.arrays["bootstrap"].shape[-1],
@@ -97,12 +97,14 @@ def _shapes(store: Store, spec: ScoresSpec, root: Path) -> Shapes | None:
     )
 
 
-def _width(reference: Reference | None, root: Path) -> int:
-    """Return the features of the widest layer of a store, 0 for none."""
+def _widths(reference: Reference | None, root: Path) -> list[int]:
+    """Return the features of every layer of a store, none without a store."""
     if reference is None:
-        return 0
+        return []
     store = Store.find(root, reference.stage, reference.identity)
-    return max(array.shape[-1] for array in store.arrays.values())
+    if (array := store.arrays.get("features")) is not None:
+        return [array.shape[-1]] * array.shape[0]
+    return [array.shape[-1] for array in store.arrays.values()]
 
 
 def _stores(root: Path, stage: str, kind: str) -> Iterator[Store]:

@@ -2,17 +2,20 @@
 
 import tarfile
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hpc.plan import extract_plans
+from hpc import records as found
+from hpc.memory import shapes_of
+from hpc.plan import encode_plans, extract_plans
 from hpc.records import encode_records, extract_records, pass_key
 from hpc.resolve import resolve, signal_spec
 from hpc.study import load_study
 from hpc.targets import Targets
-from jobs.spec import Reference
+from jobs.spec import Reference, ScoresSpec
 from storage_schemas.attempts import begin
 from storage_schemas.commit import commit
 from storage_schemas.seal import seal
@@ -53,3 +56,24 @@ def test_passes_that_cost_otherwise_have_records_of_their_own(
         keys.append(pass_key(model.spec, signal_spec(study, model, "forward"), resolved.sources))
     records = extract_records(tmp_path / "stores", on_gpu=False)
     assert [records[key].seconds for key in keys] == [1.0, 100.0]
+
+
+@pytest.mark.parametrize("change", ["encoding.forward_all=24", "encoding.forward_all=1024"])
+@pytest.mark.parametrize("projection", ["16", "none"])
+def test_records_are_of_the_shapes_that_were_planned(
+    small_study: Path, tmp_path: Path, change: str, projection: str
+) -> None:
+    study = load_study(small_study, [change, f"projection={projection}"])
+    resolved, subjects = resolve(study)
+    targets = [Targets.of_subject(subject) for subject in subjects]
+    sealed = defaultdict(lambda: Reference(stage="prepare", identity="x", seal="x"))
+    for plan in extract_plans(study, resolved, targets, sealed):
+        store = plan.create(tmp_path)
+        made = Reference(stage="extract", identity=store.identity, seal="x")
+        sealed[f"extract/{plan.label}"] = made
+    for plan in encode_plans(study, resolved, targets, sealed):
+        if plan.kind == "scores":
+            store = plan.create(tmp_path)
+            spec = ScoresSpec.model_validate(store.spec)
+            planned, _ = shapes_of(study, resolved, plan)
+            assert found._shapes(store, spec, tmp_path) == replace(planned, n_in_memory=0)

@@ -323,7 +323,7 @@ def _without_embedding(readout: Readout) -> Readout:
 def _ruled(
     source: str, rule: Rule, forward: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]
 ) -> Sequence[torch.Tensor]:
-    """Apply a signal's rule, refusing tensors of other shapes than the layers'."""
+    """Apply a signal's rule, refusing tensors of other shapes than the layers', or no floats."""
     # Copies: what a rule does in place must not reach the forward signal, another rule, or another
     # layer: autograd may give two layers one tensor as their gradient.
     activations = [values.clone() for values in forward]
@@ -332,6 +332,9 @@ def _ruled(
     wanted = [tuple(values.shape) for values in forward]
     if shapes != wanted:
         raise ValueError(f"{source} has shapes {shapes}; return the layers' own, {wanted}")
+    types = {str(x.dtype) for x in found if not x.is_floating_point()}
+    if types:
+        raise ValueError(f"{source} has {', '.join(types)}; return the layers' own type, floats")
     return found
 
 

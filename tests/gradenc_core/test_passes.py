@@ -429,6 +429,17 @@ def test_a_rule_that_works_in_place_doubles_no_other_layers_gradient():
     assert all(torch.equal(x, 2 * g) for x, g in pairs)
 
 
+@pytest.mark.parametrize("change", [lambda g: g > 0, lambda g: g.long(), lambda g: g[:, :1]])
+def test_a_signal_that_could_not_be_pooled_is_refused_with_what_to_return(change):
+    @signal(of="energy")
+    def odd(activations, gradients):
+        return [change(g) for g in gradients]
+
+    with pytest.raises(NotConforming, match="return the layers' own") as refused:
+        check_objective(as_signal(odd))
+    assert "`needs`" not in str(refused.value)
+
+
 def test_a_signal_that_is_not_finite_is_refused_as_such():
     @signal(of="energy")
     def broken(activations, gradients):

@@ -79,13 +79,17 @@ def check_objective(
         try:
             found = problem(extractor, stimuli)
         except Exception as error:
-            found = (
-                f"fails ({type(error).__name__}: {error}); declare with `needs` what it reads "
-                "beside the stimulus's own pass"
-            )
+            found = f"fails ({type(error).__name__}: {error}); {_remedy(objective)}"
         if found:
             what = "objective" if objective.rule is None else "signal"
             raise NotConforming(f"the {what} {objective.name} {found}")
+
+
+def _remedy(objective: Objective) -> str:
+    """Return what to do about an exception."""
+    if objective.rule is not None:
+        return "it is given two lists of tensors, activations and gradients, and returns one"
+    return "declare with `needs` what it reads beside the stimulus's own pass"
 
 
 def tiny_model() -> VisionModel:

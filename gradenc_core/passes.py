@@ -323,14 +323,18 @@ def _without_embedding(readout: Readout) -> Readout:
 def _ruled(
     source: str, rule: Rule, forward: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]
 ) -> Sequence[torch.Tensor]:
-    """Apply a signal's rule, refusing tensors of other shapes than the layers'."""
-    # Copies: what a rule does in place must not reach the forward signal, or another rule.
+    """Apply a signal's rule, refusing tensors of other shapes than the layers', or no floats."""
+    # Copies: what a rule does in place must not reach the forward signal, another rule, or another
+    # layer: autograd may give two layers one tensor as their gradient.
     activations = [values.clone() for values in forward]
-    found = list(rule(activations, [_full(gradient) for gradient in gradients]))
+    found = list(rule(activations, [_full(gradient).clone() for gradient in gradients]))
     shapes = [tuple(values.shape) for values in found]
     wanted = [tuple(values.shape) for values in forward]
     if shapes != wanted:
         raise ValueError(f"{source} has shapes {shapes}; return the layers' own, {wanted}")
+    types = {str(x.dtype) for x in found if not x.is_floating_point()}
+    if types:
+        raise ValueError(f"{source} has {', '.join(types)}; return the layers' own type, floats")
     return found
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from gradenc_core.device import device
 from gradenc_core.solver import Shapes, plan_solver
 from hpc.plan import encoding_spec, is_diagnostic, n_features, split_bands
+from hpc.plan_prepare import has_components
 from hpc.profile import Profile, process_memory
 from hpc.resolve import Resolved, ResolvedModel
 from hpc.store_plan import StorePlan
@@ -71,7 +72,8 @@ def extraction_bytes(
     """Return what extracting a shard takes at the least in one process's memory (not a GPU's).
 
     That is, in the shard's last pass: the weights, the layers' whole outputs for a micro-batch and
-    every objective's gradients of them, and the features of all sources of the stimuli before it.
+    every objective's gradients of them, and the features of all sources of the stimuli before it;
+    with `projection_kind: pca` the components of every source.
     What the network itself keeps, and the libraries, come on top. On a GPU, weights pass through
     the process's memory, and features are held there later.
 
@@ -84,7 +86,11 @@ def extraction_bytes(
     signals = FLOAT32 * micro_batch * sum(model.layer_values) * (1 + len(resolved.gradients))
     rows = max(min(n_stimuli, study.extraction.stimuli_per_shard) - micro_batch, 0)
     features = FLOAT32 * rows * sum(_width(study, model, s) for s in resolved.sources)
-    return max(weights, features) if on_gpu else weights + signals + features
+    fitted = sum(has_components(study, source) for source in resolved.sources)
+    components = FLOAT32 * fitted * (study.projection or 0) * sum(model.widths)
+    if on_gpu:
+        return max(weights, components, features)
+    return weights + components + signals + features
 
 
 def _most_stimuli(plans: Sequence[StorePlan]) -> int:

@@ -6,9 +6,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pydantic import ValidationError
+
 from gradenc_core.solver import Shapes, plan_solver
 from jobs.encode import ridge_options
-from jobs.spec import SAME_LAYER, ModelSpec, Reference, ScoresSpec
+from jobs.spec import SAME_LAYER, FeaturesSpec, ModelSpec, Reference, ScoresSpec, SignalSpec
 from storage_schemas.attempts import latest_attempts
 from storage_schemas.store import Store
 
@@ -23,10 +25,11 @@ class Record:
     units: int
 
 
-def pass_key(model: ModelSpec, sources: Iterable[str], projection: int | None) -> Key:
-    """Return what passes that cost the same are known by: weights do not matter."""
+def pass_key(model: ModelSpec, signal: SignalSpec, sources: Iterable[str]) -> Key:
+    """Return what passes that cost the same are known by: weights and scale do not matter."""
     size = model.preprocessing.image_size
-    return model.library, model.architecture, size, projection, *sorted(sources)
+    how = signal.model_copy(update={"gradient_scale": None, "seed": 0})
+    return model.library, model.architecture, size, how, *sorted(sources)
 
 
 def fit_key(banded: bool, diagnostic: bool) -> Key:
@@ -38,16 +41,20 @@ def extract_records(root: Path, on_gpu: bool) -> dict[Key, Record]:
     """Return the seconds per image of one process; all sources of a shard share a pass."""
     shards: dict[Any, dict[str, tuple[float, int]]] = {}
     for store in _stores(root, "extract", "features"):
-        model, signal = ModelSpec.model_validate(store.spec["model"]), store.spec["signal"]
+        try:
+            spec = FeaturesSpec.model_validate(store.spec)
+        except ValidationError:  # an earlier version's
+            continue
+        signal = spec.signal.model_copy(update={"gradient_scale": None})
         for index, seconds in _seconds(store, on_gpu):
             key = store.units[index].key
-            shard = model, store.spec["stimuli"], signal["projection"], index
+            shard = spec.model, signal, spec.stimuli, spec.stimuli_per_shard, index
             n_images = key["stop"] - key["start"]
-            shards.setdefault(shard, {})[store.spec["source"]] = seconds, n_images
+            shards.setdefault(shard, {})[spec.source] = seconds, n_images
     found: dict[Key, list[float]] = {}
-    for (model, _, projection, _), sources in shards.items():
+    for (model, signal, *_), sources in shards.items():
         seconds, n_images = max(sources.values())
-        found.setdefault(pass_key(model, sources, projection), []).append(seconds / n_images)
+        found.setdefault(pass_key(model, signal, sources), []).append(seconds / n_images)
     return _medians(found)
 
 
@@ -55,7 +62,10 @@ def encode_records(root: Path) -> dict[Key, Record]:
     """Return the seconds per operation of one process."""
     found: dict[Key, list[float]] = {}
     for store in _stores(root, "encode", "scores"):
-        spec = ScoresSpec.model_validate(store.spec)
+        try:
+            spec = ScoresSpec.model_validate(store.spec)
+        except ValidationError:  # an earlier version's
+            continue
         banded = spec.forward is not None and spec.gradient is not None
         shapes = _shapes(store, spec, root)
         if shapes is not None:
@@ -69,15 +79,15 @@ def encode_records(root: Path) -> dict[Key, Record]:
 def _shapes(store: Store, spec: ScoresSpec, root: Path) -> Shapes | None:
     """Return what a unit of a scores store fitted; None where its features are gone."""
     try:
-        forward, gradient = _width(spec.forward, root), _width(spec.gradient, root)
+        forward, gradient = _widths(spec.forward, root), _widths(spec.gradient, root)
     except FileNotFoundError:
         return None
     encoding = spec.encoding
-    if spec.gradient is not None and forward and not spec.bands.startswith(SAME_LAYER):
-        forward = encoding.forward_all
+    joint = bool(gradient and forward) and not spec.bands.startswith(SAME_LAYER)
+    first = min(sum(forward), encoding.forward_all) if joint else max(forward, default=0)
     return Shapes(
         n_stimuli=store.dataset().sizes["stimulus"],
-        n_features=forward + gradient,
+        n_features=first + max(gradient, default=0),
         n_targets=store.arrays["scores"].shape[-1],
         n_folds=encoding.folds,
         n_summaries=store.arrays["bootstrap"].shape[-1],
@@ -87,12 +97,14 @@ def _shapes(store: Store, spec: ScoresSpec, root: Path) -> Shapes | None:
     )
 
 
-def _width(reference: Reference | None, root: Path) -> int:
-    """Return the features of the widest layer of a store, 0 for none."""
+def _widths(reference: Reference | None, root: Path) -> list[int]:
+    """Return the features of every layer of a store, none without a store."""
     if reference is None:
-        return 0
+        return []
     store = Store.find(root, reference.stage, reference.identity)
-    return max(array.shape[-1] for array in store.arrays.values())
+    if (array := store.arrays.get("features")) is not None:
+        return [array.shape[-1]] * array.shape[0]
+    return [array.shape[-1] for array in store.arrays.values()]
 
 
 def _stores(root: Path, stage: str, kind: str) -> Iterator[Store]:

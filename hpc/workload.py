@@ -20,7 +20,7 @@ from hpc.calibrate import (
 from hpc.memory import shapes_of
 from hpc.profile import Profile, StageProfile
 from hpc.records import Key, encode_records, extract_records, fit_key, pass_key
-from hpc.resolve import Resolved, ResolvedModel
+from hpc.resolve import Resolved, ResolvedModel, signal_spec
 from hpc.store_plan import StorePlan
 from hpc.study import Study
 from jobs.encode import ridge_options
@@ -115,7 +115,8 @@ def _time_pass(
     """Look the model up in records, else time it."""
     root, on_gpu = _root(study), how.gpus_per_node > 0
     records = extract_records(root, on_gpu or _gpu_is_here()) if root else {}
-    record = records.get(pass_key(model.spec, resolved.sources, study.projection))
+    signal = signal_spec(study, model, "forward")
+    record = records.get(pass_key(model.spec, signal, resolved.sources))
     if record is not None:
         return Pass(record.seconds, 0.0, 0.0, RECORDS.format(record.units))
     features = _features(plans, model.name)[: len(resolved.sources)]

@@ -80,7 +80,12 @@ def _function(spec: PluginSpec, path: Path) -> Callable[..., Any]:
 
 
 def require_unchanged(path: Path, digest: str, name: str) -> None:
-    """Refuse a file that is not the one that the study was planned with."""
+    """Refuse a file that is gone, or not the one that the study was planned with."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}, with which the study was planned for {name}, is gone; put it back, or submit "
+            "the study again into a new run"
+        )
     if file_digest(path) != digest:
         raise ValueError(
             f"{path} has changed since the study was planned with {name}; put the old file "

@@ -26,7 +26,7 @@ from storage_schemas import files as durable
 from storage_schemas.reliability import DISATTENUATED, LEAST_RELIABILITY
 from storage_schemas.run import open_run, read_run, run_stores
 from storage_schemas.seal import run_digest
-from storage_schemas.sources import UNIQUE
+from storage_schemas.sources import UNIQUE, source_of
 from storage_schemas.store import Store
 
 COLOURS = {
@@ -57,10 +57,9 @@ DIVIDED = (
     "not known. Verdicts read the scores as they are."
 )
 SIGNAL_TITLES = {
-    "forward": "activations (r)",
-    "gradient": "gradient, {0} (r)",
-    "signal": "signal, {0} (r)",
-    "unique": "gradient, {0}: unique (U)",
+    "forward": "activations",
+    "gradient": "gradient, {0}",
+    "signal": "signal, {0}",
 }
 
 
@@ -106,9 +105,8 @@ def _verdicts(store: Store) -> Iterator[dict[str, str]]:
     role = " (control)" if store.attrs["control"] else ""
     for signal, judgement in facts_of(store)["verdicts"].items():
         verdict = Verdict(judgement["verdict"])
-        objective = signal.partition(":")[2]
         yield {
-            "title": f"{store.attrs['model']}{role}, objective {objective}: {TITLES[verdict]}",
+            "title": f"{store.attrs['model']}{role}, {_judged(signal)}: {TITLES[verdict]}",
             "verdict": verdict.value,
             "colour": COLOURS[verdict],
             "sentence": judgement["sentence"],
@@ -119,14 +117,21 @@ def _hypotheses(store: Store) -> Iterator[dict[str, Any]]:
     tables = store.dataset().load()
     for signal in plain(tables, "signal"):
         if signal.startswith(UNIQUE):
-            title = f"{store.attrs['model']}, objective {signal.partition(':')[2]}"
+            title = f"{store.attrs['model']}, {_judged(signal)}"
             yield {"title": title, **hypothesis_table(tables, signal)}
 
 
 def signal_title(signal: str) -> str:
     """Return a signal's name for people."""
-    kind, _, objective = signal.partition(":")
-    return SIGNAL_TITLES[kind].format(objective)
+    kind, _, name = source_of(signal).partition(":")
+    score = ": unique (U)" if signal.startswith(UNIQUE) else " (r)"
+    return SIGNAL_TITLES[kind].format(name) + score
+
+
+def _judged(signal: str) -> str:
+    """Return the name of what a verdict is about: an objective, or a signal of the lab's own."""
+    kind, _, name = source_of(signal).partition(":")
+    return f"{'signal' if kind == 'signal' else 'objective'} {name}"
 
 
 def _model(store: Store, tree: xr.DataTree) -> dict[str, Any]:

@@ -15,7 +15,8 @@ def read_labels(path: Path) -> dict[str, int]:
         Naming the line: other columns, a stimulus named twice, or a label that is no index.
     """
     labels: dict[str, int] = {}
-    with path.open(newline="", encoding="utf-8") as file:
+    # Excel begins its "CSV UTF-8" with a byte order mark.
+    with path.open(newline="", encoding="utf-8-sig") as file:
         rows = csv.reader(file)
         if (header := next(rows, [])) != COLUMNS:
             raise ValueError(f"{path} begins with {','.join(header)}; begin it with stimulus,label")

@@ -414,6 +414,32 @@ def test_a_rule_that_works_in_place_reaches_no_other_signal():
     assert all(map(torch.equal, both["signal:inplace"], (h * g for h, g in pairs)))
 
 
+def test_a_rule_that_works_in_place_doubles_no_other_layers_gradient():
+    @signal(of="energy")
+    def inplace(activations, gradients):
+        return [g.mul_(2) for g in gradients]
+
+    model, images = tiny_model(), torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    # Autograd gives both terms of a sum one tensor as their gradient.
+    layers = ["blocks.0", "blocks.1.attn", "blocks.1.ls1", "blocks.1"]
+    objectives = OBJECTIVES | {"inplace": as_signal(inplace)}
+    sources = ["gradient:energy", "signal:inplace"]
+    found = Passes(model, layers, sources, Context(0), objectives).signals(Stimuli(images))
+    pairs = zip(found["signal:inplace"], found["gradient:energy"], strict=True)
+    assert all(torch.equal(x, 2 * g) for x, g in pairs)
+
+
+@pytest.mark.parametrize("change", [lambda g: g > 0, lambda g: g.long(), lambda g: g[:, :1]])
+def test_a_signal_that_could_not_be_pooled_is_refused_with_what_to_return(change):
+    @signal(of="energy")
+    def odd(activations, gradients):
+        return [change(g) for g in gradients]
+
+    with pytest.raises(NotConforming, match="return the layers' own") as refused:
+        check_objective(as_signal(odd))
+    assert "`needs`" not in str(refused.value)
+
+
 def test_a_signal_that_is_not_finite_is_refused_as_such():
     @signal(of="energy")
     def broken(activations, gradients):

@@ -9,7 +9,7 @@ import yaml
 
 from hpc.advance import create_stores, items, plan_stage
 from hpc.memory import extraction_bytes
-from hpc.resolve import Resolved
+from hpc.resolve import Resolved, resolve
 from hpc.start import start
 from hpc.state import stage_state
 from hpc.study import load_study
@@ -68,3 +68,13 @@ def test_the_least_is_below_what_is_measured(small_data: dict, tmp_path: Path) -
     n_stimuli = len(resolved.stimulus_ids)
     least = extraction_bytes(study, resolved, resolved.models[0], n_stimuli, MICRO_BATCH, False)
     assert int(told.stdout) / 4 < least < int(told.stdout)
+
+
+def test_components_count_in_the_least(small_study: Path) -> None:
+    least = []
+    for kind in ("random", "pca"):
+        study = load_study(small_study, [f"projection_kind={kind}"])
+        resolved, _ = resolve(study)
+        (model,) = resolved.models
+        least.append(extraction_bytes(study, resolved, model, 96, 8, on_gpu=False))
+    assert least[1] - least[0] == 4 * 2 * 16 * sum(model.widths)

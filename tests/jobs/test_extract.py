@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 import yaml
 from PIL import Image
 from sklearn.decomposition import PCA
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from gradenc_core.bank import N_PROTOTYPES
 from gradenc_core.models import load_model, preprocess
 from gradenc_core.passes import Passes
+from gradenc_core.projection import fit_components
 from gradenc_core.readers.images import read_image
 from gradenc_core.readout import Context
 from gradenc_core.signals import SignalExtractor
@@ -27,7 +30,7 @@ from hpc.plan import encode_plans, extract_plans, prepare_plans
 from hpc.resolve import resolve
 from hpc.study import Study, StudyError, load_study
 from hpc.targets import Targets
-from jobs import plugins
+from jobs import pca, plugins
 from jobs.bank import bank_images, open_bank
 from jobs.runner import Outcome, run_items
 from jobs.spec import Reference, StabilitySpec
@@ -138,6 +141,21 @@ def test_components_are_those_of_a_layers_own_signal(data: dict, tmp_path: Path)
             vectors = fitted[f"components_{index:03d}"].values.astype(np.float64)
             np.testing.assert_allclose(vectors @ vectors.T, np.eye(8), atol=1e-6)
             assert (np.diff(fitted["explained"].values[index]) <= 0).all()
+
+
+def test_components_are_fitted_by_as_many_threads_as_the_profile_says(
+    data: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+
+    def fit(*args: Any) -> Any:
+        threads.update(i["num_threads"] for i in threadpool_info() if i["user_api"] == "blas")
+        return fit_components(*args)
+
+    monkeypatch.setattr(pca, "fit_components", fit)
+    with threadpool_limits(2):  # else as many as the node has processors: other bytes
+        Extraction(tmp_path, data, projection=8, projection_kind="pca")
+    assert threads == {1}
 
 
 def test_bytes_of_components_do_not_depend_on_the_shards(data: dict, tmp_path: Path) -> None:

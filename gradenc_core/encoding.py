@@ -53,7 +53,8 @@ __all__ = [
 ]
 
 
-# Standard deviations of targets whose sums of squares float32 holds with all its digits.
+# Standard deviations of targets whose sums of squares float32 holds with all its digits. Others,
+# such as a dead channel's, count as NaN.
 LEAST_SD, LARGEST_SD = 1e-17, 1e15
 
 
@@ -135,13 +136,14 @@ def score_targets(design: Design, y: Columns) -> EncodingScores:
     design : Design
     y : array or other columns, (n_stimuli, n_targets)
         Mean response per stimulus, rows in the order of the features; read `TARGET_WIDTH` columns
-        at a time. A target with a value that is not finite, or without variance, gets NaN scores
+        at a time. A target with a value that is not finite, a standard deviation out of the range
+        of `LEAST_SD` to `LARGEST_SD`, or without variance, gets NaN scores
         and does not touch the others.
 
     Raises
     ------
     ValueError
-        If `y` has another number of rows than the features, or units out of the range of float32.
+        If `y` has another number of rows than the features.
     """
     blocks = []
     for block in _blocks(design, y):
@@ -346,19 +348,10 @@ def _prepare(y: Floats) -> _Block:
     is_nan = np.array(~np.isfinite(y).all(axis=0))
     y[:, is_nan] = 0.0
     _, scale, is_constant = centre(y, ridge.RELATIVE_ZERO_SD)
-    _check_scale(scale)
+    is_nan |= (scale < LEAST_SD) | ~(scale <= LARGEST_SD)
+    y[:, is_nan], scale[is_nan] = 0.0, 1.0
     y /= scale
     return _Block(y, scale, is_nan, is_constant & ~is_nan)
-
-
-def _check_scale(scale: Floats) -> None:
-    beyond = scale[(scale < LEAST_SD) | (scale > LARGEST_SD)]
-    if beyond.size:
-        raise ValueError(
-            f"{beyond.size} targets have standard deviations like {beyond[0]:.1g}; their squares "
-            f"leave the range of float32: give responses in units that keep them between "
-            f"{LEAST_SD:g} and {LARGEST_SD:g}."
-        )
 
 
 def _pad(rows: Floats) -> Floats:

@@ -202,7 +202,7 @@ def test_own_signals_true_labels_and_components_are_compared(
     assert tree["pca/planted/signal:relevance"].sizes["component"] == 8
     fmri = tree["scores/planted/sub-01/fmri"].to_dataset()
     assert np.isfinite(fmri["unique"].sel(bands="forward_all+signal:relevance")).any()
-    assert "signal:relevance" in (tmp_path / "run" / "report.html").read_text()
+    assert "signal, relevance" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_named_windows_are_predicted_in_place_of_samples(finished: Path, tmp_path: Path) -> None:

@@ -33,6 +33,9 @@ SETTINGS: dict[str, Any] = {
     # Their pages ask nobody for a certificate.
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
+    # Dask has workers give memory back at every free: a fit then spends half of its time on getting
+    # the same pages again. As in any process, they keep some.
+    "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
 }
 POLL_S = 1.0
 """How soon a request to stop is noticed (s)."""

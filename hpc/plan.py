@@ -16,7 +16,6 @@ from gradenc_core.stability import PERTURBATIONS
 from hpc.checks import check_fit
 from hpc.plan_prepare import (
     has_components,
-    label_locations,
     labels_of,
     locations_of,
     objective_spec,
@@ -131,9 +130,7 @@ def extract_plans(
                         study.extraction.stimuli_per_shard,
                     ),
                     {"model": model.name, "source": source},
-                    {"stimuli": resolved.stimuli}
-                    | locations_of(resolved, model, source)
-                    | label_locations(resolved, source),
+                    {"stimuli": resolved.stimuli} | locations_of(resolved, model, source),
                 )
         yield from _stability_plans(study, resolved, model, references)
 

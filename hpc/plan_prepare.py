@@ -91,9 +91,7 @@ def _pca_plans(study: Study, resolved: Resolved, model: ResolvedModel) -> Iterat
                 study.projection or 0,
             ),
             {"model": model.name, "source": source},
-            {"stimuli": resolved.stimuli}
-            | locations_of(resolved, model, source)
-            | label_locations(resolved, source),
+            {"stimuli": resolved.stimuli} | locations_of(resolved, model, source),
         )
 
 
@@ -139,13 +137,8 @@ def labels_of(resolved: Resolved, source: str) -> str | None:
     return None if source == "forward" else resolved.gradients[source].labels
 
 
-def label_locations(resolved: Resolved, source: str) -> dict[str, str]:
-    """Return the path of the file of true classes that a source takes, if it takes any."""
-    return {} if labels_of(resolved, source) is None else {"labels": str(resolved.labels)}
-
-
 def locations_of(resolved: Resolved, model: ResolvedModel, source: str) -> dict[str, str]:
-    """Return the paths of the files that a source is made of: weights, bank, plug-in, head."""
+    """Return the paths of the files that a source is made of: weights, and those of its loss."""
     loss = {} if source == "forward" else resolved.gradients[source].locations
     return _weights_of(model) | loss
 

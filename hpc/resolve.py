@@ -69,8 +69,8 @@ class ResolvedSource(BaseModel):
     labels: str | None = None
     """sha256 of the study's file of true classes, where the objective takes them."""
     locations: dict[str, str]
-    """Absolute paths of the bank (`bank`), the plug-in (`objective`), the head (`head`) and the
-    signal (`signal`)."""
+    """Absolute paths of the bank (`bank`), the plug-in (`objective`), the head (`head`), the signal
+    (`signal`) and the true classes (`labels`)."""
 
 
 class Resolved(BaseModel):
@@ -87,8 +87,6 @@ class Resolved(BaseModel):
     gradients: dict[str, ResolvedSource]
     """By gradient source, in the study's order."""
     bank: BankImages
-    labels: str | None = None
-    """Absolute path of the file of true classes."""
     bank_folder: str | None = None
     """Absolute path of the bank's folder; None for generated images."""
     class_images: BankImages
@@ -135,15 +133,17 @@ class Subject(BaseModel):
 def resolve_sources(study: Study) -> dict[str, ResolvedSource]:
     """Return what each learning signal is made of; `random` stands for one source per draw."""
     head = find_head(study)
+    given_labels = None if study.labels is None else (study.folder / study.labels).resolve()
     sources: dict[str, ResolvedSource] = {}
     for found in find_sources(study).values():
         given_head = head if "head" in found.objective.needs else None
-        labels = find_labels(study) if "labels" in found.objective.needs else None
+        labels = given_labels if "labels" in found.objective.needs else None
         locations = {
             "bank": None if study.bank is None else (study.folder / study.bank).resolve(),
             "objective": found.path,
             "head": given_head[1] if given_head else None,
             "signal": found.signal_path,
+            "labels": labels,
         }
         source = ResolvedSource(
             needs_bank="bank" in found.objective.needs,
@@ -155,11 +155,6 @@ def resolve_sources(study: Study) -> dict[str, ResolvedSource]:
         )
         sources |= dict.fromkeys(found.objective.sources, source)
     return sources
-
-
-def find_labels(study: Study) -> Path | None:
-    """Return the absolute path of the study's file of true classes."""
-    return None if study.labels is None else (study.folder / study.labels).resolve()
 
 
 def resolve_bank(study: Study) -> tuple[BankImages, BankImages]:
@@ -200,7 +195,6 @@ def resolve(study: Study) -> tuple[Resolved, list[Subject]]:
         models=tuple(resolve_model(study, model) for model in study.models),
         gradients=resolve_sources(study),
         bank=bank,
-        labels=None if study.labels is None else str(find_labels(study)),
         bank_folder=None if study.bank is None else str((study.folder / study.bank).resolve()),
         class_images=class_images,
     )

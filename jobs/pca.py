@@ -4,7 +4,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from threadpoolctl import threadpool_limits
 
 from gradenc_core.projection import fit_components
 from gradenc_core.readout import Context
@@ -27,9 +26,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         arrays, explained = {}, []
         for index, rows in enumerate(_signals(store, unit, spec, work)):
             width = store.arrays[mean_array(index)].shape[0]
-            # Else BLAS takes as many as the node has processors, which changes the bytes.
-            with threadpool_limits(work.how.threads, user_api="blas"):
-                components, shares = fit_components(rows[:, :width], n_components)
+            components, shares = fit_components(rows[:, :width], n_components)
             arrays[mean_array(index)] = components.mean.numpy()
             arrays[components_array(index)] = components.vectors.numpy()
             explained.append(shares)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from storage_schemas import attempts, commit
 from storage_schemas.attempts import Attempt
@@ -248,7 +249,10 @@ def _take(item: Item, root: Path, job: str, round_: int) -> list[Held]:
 
 def _compute(work: Work) -> Iterator[Result]:
     kind = work.units[0][0].kind
-    yield from import_module(MODULES[kind]).compute(work)
+    module = import_module(MODULES[kind])
+    # Else BLAS takes as many as the node has processors, on which the last bits of products depend.
+    with threadpool_limits(work.how.threads, user_api="blas"):
+        yield from module.compute(work)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -40,8 +41,9 @@ from storage_schemas.store import Store
 
 MICRO_BATCH = 16
 """Most images in a timed pass."""
-FEW, SLOW_S = 2, 1.0
-"""Images of the first pass, and how many seconds it may take for more to be timed."""
+FEW, SLOW_S, LONG_S = 1, 1.0, 5.0
+"""Images of the first pass, how many seconds it may take for more to be timed, and after how many
+it counts itself: what only happens once is then little of it."""
 REPEATS, REPEATED_S = 4, 3.0
 """How often something is timed at most, and after how many seconds no further time."""
 OPERATIONS = 2e11
@@ -163,7 +165,7 @@ class _Passes:
         with FlopCounterMode(display=False) as counted:
             first_s = _seconds(self._run)
         self.flops: float = counted.get_total_flops()
-        self.run_s = _best_seconds(self._run)
+        self.run_s = first_s if first_s > LONG_S else _best_seconds(self._run)
         self.first_s = max(first_s - self.run_s, 0.0)
         self.decode_s = _best_seconds(lambda: deque(self._images(), maxlen=0))
 
@@ -212,7 +214,7 @@ def _seconds_to_commit(store: Store) -> float:
 
 
 def time_fit(shapes: Shapes, options: RidgeOptions, banded: bool) -> float:
-    """Return the seconds of a fit of noise in these shapes, from that of a smaller one.
+    """Return the seconds of a fit in these shapes, from that of a smaller one.
 
     By one thread, as a unit of stage encode. The fit, its bootstrap and its permutations are timed
     one by one and each is scaled by its own operations: their rates differ.
@@ -268,10 +270,8 @@ def _narrowed(shapes: Shapes) -> Shapes:
 
 def _time_parts(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[str, float]:
     rng, n, p = np.random.default_rng(0), shapes.n_stimuli, shapes.n_features
-    x, y, summaries = (
-        rng.standard_normal((n, width), dtype=np.float32)
-        for width in (p, shapes.n_targets, shapes.n_summaries)
-    )
+    x = rng.standard_normal((n, p), dtype=np.float32)
+    y, summaries = (_responses(rng, x, width) for width in (shapes.n_targets, shapes.n_summaries))
     folds = np.arange(n) % shapes.n_folds
     blocks = np.arange(n) // shapes.n_folds % shapes.n_blocks
     bands = (p - p // 2, p // 2) if banded else None
@@ -286,6 +286,22 @@ def _time_parts(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[str
         "permutations": lambda: permutation_scores(design, summaries, shapes.n_permutations, 0),
     }
     return {name: _best_seconds(parts[name]) for name in _operations(shapes, options, banded)}
+
+
+def _responses(
+    rng: np.random.Generator, x: NDArray[np.float32], n_targets: int
+) -> NDArray[np.float32]:
+    """Return targets that choose many alphas and ratios, whose replicates are solved one by one.
+
+    Each half of the features predicts every target by a strength of its own.
+    """
+    noise = rng.standard_normal((len(x), n_targets), dtype=np.float32)
+    halves = np.array_split(x, 2, axis=1)
+    strengths = 10 ** rng.uniform(-2, 1, (2, n_targets))
+    for half, strength in zip(halves, strengths, strict=True):
+        weights = rng.standard_normal((half.shape[1], n_targets)) / np.sqrt(half.shape[1])
+        noise += half @ (weights * strength).astype(np.float32)
+    return noise
 
 
 def _best_seconds(call: Callable[[], object]) -> float:

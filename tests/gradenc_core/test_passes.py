@@ -274,13 +274,14 @@ def reads_everything(readout, context, draw):
 def test_an_objective_sees_only_what_it_needs(vit):
     # Beside `dino` with a head there are bank, views and embeddings, which its identity lacks.
     objectives = [OBJECTIVES["dino"], as_objective(reads_everything), as_objective(reads_views)]
-    Passes(
+    found = Passes(
         vit,
         vit.blocks,
         [source for objective in objectives for source in objective.sources],
         Context(0, make_bank(vit), nn.Linear(16, 9)),
         {objective.name: objective for objective in objectives},
     ).signals(make_stimuli(16))
+    assert {"gradient:reads_everything", "gradient:reads_views"} <= set(found)
 
 
 def test_a_need_that_is_not_declared_does_not_conform(vit):

@@ -13,8 +13,9 @@ from gradenc_core.device import Array, namespace, zeros
 TRIANGLE_BLOCKS = 4
 # Eigenvalues nearer to each other than this share are neighbours: see `squared_predictions`.
 NEIGHBOURS = 1e-4
-# Pairs of neighbours whose products are made at once.
-PAIRS = 1024
+# Pairs of neighbours whose products are made at once, and the share of all pairs above which every
+# alpha by itself costs less.
+PAIRS, MANY = 1024, 1 / 16
 # Rounding errors of n products add up to this times sqrt(n) units (Higham & Mary 2019), but for
 # one case in 10^13.
 ROUNDING = 8.0
@@ -86,7 +87,8 @@ def squared_predictions(
     For eigenvalues L_i and L_j, `s_i s_j = L_i L_j (g_j - g_i) / (L_i - L_j)` with
     `g = 1 / (L + alpha)`, so that alpha leaves the sum over pairs: with the antisymmetric
     `N_ij = M_ij L_i L_j / (L_i - L_j)`, it is `2 sum_j g_j c_j (N'c)_j`, and the diagonal of M.
-    Pairs of neighbours, whose difference would lose digits, are summed as they are.
+    Pairs of neighbours, whose difference would lose digits, are summed as they are; where these are
+    many, as with features that are all orthogonal, the predictions are squared alpha by alpha.
 
     Parameters
     ----------
@@ -105,14 +107,17 @@ def squared_predictions(
         How far rounding may have moved them.
     """
     xp = namespace(c)
-    matrix, products = power.matrix, c * c
     gap = values[:, None] - values
     larger = xp.where(gap > 0, values[:, None], values[None])
     near = xp.abs(gap) <= NEIGHBOURS * larger
+    first, second = xp.nonzero(xp.tril(near, k=-1))
+    if len(first) > MANY * len(values) ** 2:
+        squares = xp.stack([power(s[:, None] * c) for s in shrunk])
+        return squares, zeros(tuple(squares.shape))
+    matrix, products = power.matrix, c * c
     quotients = matrix * (values[:, None] / xp.where(near, xp.inf, gap) * values)
     squares = shrunk**2 @ (xp.linalg.diagonal(matrix)[:, None] * products)
     squares += (2.0 * shrunk / values) @ (c * (quotients.T @ c))
-    first, second = xp.nonzero(xp.tril(near, k=-1))
     for start in range(0, len(first), PAIRS):
         i, j = first[start : start + PAIRS], second[start : start + PAIRS]
         squares += (2.0 * matrix[i, j] * shrunk[:, i] * shrunk[:, j]) @ (c[i] * c[j])

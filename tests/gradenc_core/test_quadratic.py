@@ -26,7 +26,7 @@ def test_quadratic_form_of_either_kind(rank, n_rows, seed):
 @given(
     st.integers(1, 40),
     st.integers(1, 60),
-    st.sampled_from(["spread", "equal", "neighbours", "condition"]),
+    st.sampled_from(["spread", "equal", "twice", "neighbours", "condition"]),
     st.sampled_from([1e-180, 1e-9, 1.0, 1e9, 1e180]),
     st.integers(0, 99),
 )
@@ -38,6 +38,7 @@ def test_squared_predictions_of_all_alphas_from_one_product(rank, n_rows, spectr
         * {
             "spread": np.sort(rng.uniform(1, 10, rank)),
             "equal": np.ones(rank),
+            "twice": np.repeat(np.sort(rng.uniform(1, 10, rank)), 2)[:rank],
             "neighbours": (1 + 1.01 * NEIGHBOURS) ** np.arange(rank),
             "condition": np.logspace(-6, 6, rank),
         }[spectrum]

@@ -115,7 +115,10 @@ def test_leave_one_out_of_an_interpolating_fit_is_not_rounding(n, p):
 
 
 def test_a_huge_stimulus_leaves_its_own_leverage_its_digits():
-    """With more features than stimuli its 1 - h is as small as 1e-8."""
+    """With more features than stimuli its 1 - h is as small as 1e-8.
+
+    What stays is rounding of the kernel's small eigenvalues, which a large alpha hides.
+    """
     x, y, _, w = study(90, 120, 70, 1123, "huge stimulus")
     y -= y.mean(axis=0)
     want = reference(x, y, None, w / w.mean(), "loo")
@@ -123,9 +126,8 @@ def test_a_huge_stimulus_leaves_its_own_leverage_its_digits():
     options = RidgeOptions(ALPHAS, "loo")
     (whole,) = train(coordinates, [()], options, None)
     for i, alpha in enumerate(options.alpha_grid):
-        if alpha >= 1:
-            errors = loo_errors(whole, Block(y), np.array([alpha]))[0, 0]
-            np.testing.assert_allclose(errors, want[i], rtol=1e-6)
+        errors = loo_errors(whole, Block(y), np.array([alpha]))[0, 0]
+        np.testing.assert_allclose(errors, want[i], rtol=max(1e-8, 1e-5 / alpha))
 
 
 @pytest.mark.parametrize("bands", [None, (7, 5)])

@@ -154,7 +154,8 @@ def fit_ridge(
     Raises
     ------
     ValueError
-        As for `gradenc_core.design.factorise`, or if `y` has other rows or is not finite.
+        As for `gradenc_core.design.factorise`, or if `y` has other rows, or it or its squares are
+        not finite.
     """
     options = RidgeOptions() if options is None else options
     y = np.asarray(y)
@@ -191,6 +192,10 @@ def _fit_block(
     """Return alpha, r per fold, weights, intercept of a block of targets; which are constant."""
     y = y.astype(np.float64)
     mean, scale, is_constant = centre(y, ROUNDING_SD)
+    if np.isinf(scale).any():
+        raise ValueError(
+            f"{np.isinf(scale).sum()} targets have squares beyond float64; use other units."
+        )
     y /= scale
     block = Block(y, keep=1 + len(others))
     grid = options.alpha_grid

@@ -288,6 +288,19 @@ class Chunk:
     root: Floats
     scaled: Array
 
+    def scale(self, targets: Floats, shift: Floats) -> Floats:
+        """Return these rows of targets less their shift, times the roots, in the cells' order.
+
+        Steps that change nothing are left out: each passes over all targets.
+        """
+        if (np.diff(self.cells.order) < 0).any():
+            targets = targets[self.cells.order]
+        if shift.any():
+            targets = targets - shift
+        if (self.root != 1.0).any():
+            targets = targets * self.root
+        return targets
+
 
 def first_mean(x: Rows) -> Floats:
     """Mean of the first rows: the constant that is taken off every column, (n_columns,)."""
@@ -324,9 +337,7 @@ def target_moments(coordinates: Coordinates, y: Floats, shift: Floats) -> Target
     products = zeros((*leading, len(coordinates.shift) + 1, len(shift)))
     squares = np.zeros((*leading, len(shift)))
     for chunk in coordinates.chunks():
-        targets = y[chunk.rows][chunk.cells.order]
-        targets -= shift
-        targets *= chunk.root
+        targets = chunk.scale(y[chunk.rows], shift)
         chunk.cells.add_products(chunk.scaled, put(targets), products)
         chunk.cells.add_squares(targets, squares)
     return TargetMoments(shift, products, put(squares))

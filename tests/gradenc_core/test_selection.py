@@ -203,6 +203,8 @@ def test_bad_targets_are_named():
         fit_ridge(x, y, folds)
     with pytest.raises(ValueError, match=r"targets have shape \(39, 3\)"):
         fit_ridge(x, y[1:], folds)
+    with np.errstate(over="ignore"), pytest.raises(ValueError, match="1 targets have squares"):
+        fit_ridge(x, y[:, :1] * 1e160, folds)
     with pytest.raises(ValueError, match="'kfold' needs at least 2 folds"):
         fit_ridge(x, np.ones((40, 1)))
     with pytest.raises(ValueError, match="alphas is"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -165,33 +165,55 @@ def fit_ridge(
     n_folds = coordinates.layout.shape[0] if options.selection == "kfold" else 0
     sets: list[tuple[int, ...]] = [(), *((k,) for k in range(n_folds))]
     whole, *others = train(coordinates, sets, options, None)
-    parts = [
-        _fit_block(coordinates, whole, others, y[:, start : start + TARGET_WIDTH], options)
-        for start in range(0, y.shape[1], TARGET_WIDTH)
-    ]
-    alpha, r, beta, intercept, constant = (
-        None if values[0] is None else np.concatenate(values, axis=-1)
-        for values in zip(*parts, strict=True)
+    width, n_targets = coordinates.x.shape[1], y.shape[1]
+    fitted = _Fitted(
+        alpha=np.empty(n_targets),
+        weights=np.empty((width, n_targets)),
+        intercept=np.empty(n_targets),
+        r=np.empty((len(others), n_targets)),
+        is_constant=np.empty(n_targets, dtype=bool),
     )
-    assert alpha is not None
-    assert beta is not None
-    assert intercept is not None
-    assert constant is not None
-    grid = options.alpha_grid
-    edges = (int((alpha[~constant] == end).sum()) for end in (grid[-1], grid[0]))
-    return Ridge(alpha, beta, intercept, r, int(constant.sum()), *edges)
+    for start in range(0, n_targets, TARGET_WIDTH):
+        columns = slice(start, start + TARGET_WIDTH)
+        _fit_block(coordinates, whole, others, y[:, columns], options, fitted.part(columns))
+    varied = fitted.alpha[~fitted.is_constant]
+    return Ridge(
+        alpha=fitted.alpha,
+        weights=fitted.weights,
+        intercept=fitted.intercept,
+        r=fitted.r if others else None,
+        constant=int(fitted.is_constant.sum()),
+        lowest_alpha=int((varied == options.alpha_grid[-1]).sum()),
+        highest_alpha=int((varied == options.alpha_grid[0]).sum()),
+    )
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """Arrays of a `Ridge`, (..., n_targets), that are filled block by block."""
+
+    alpha: Floats
+    weights: Floats
+    intercept: Floats
+    r: Floats
+    is_constant: NDArray[np.bool_]
+
+    def part(self, columns: slice) -> _Fitted:
+        """Return views of a block of targets."""
+        return _Fitted(**{f.name: getattr(self, f.name)[..., columns] for f in fields(self)})
 
 
 def _fit_block(
     coordinates: Coordinates,
     whole: Training,
     others: Sequence[Training],
-    y: Floats,
+    y: NDArray[Any],
     options: RidgeOptions,
-) -> tuple[Floats, Floats | None, Floats, Floats, NDArray[np.bool_]]:
-    """Return alpha, r per fold, weights, intercept of a block of targets; which are constant."""
+    out: _Fitted,
+) -> None:
+    """Fit a block of targets, (n_stimuli, n_targets)."""
     y = y.astype(np.float64)
-    mean, scale, is_constant = centre(y, ROUNDING_SD)
+    mean, scale, out.is_constant[:] = centre(y, ROUNDING_SD)
     if np.isinf(scale).any():
         raise ValueError(
             f"{np.isinf(scale).sum()} targets have squares beyond float64; use other units."
@@ -205,11 +227,12 @@ def _fit_block(
     else:
         errors = {"gcv": gcv_errors, "loo": loo_errors}[options.selection](whole, block, grid)
     index, _ = ridge.choose(errors)
-    alpha = grid[index]
-    r = np.stack([_r(t, block, alpha) for t in others]) if others else None
-    beta, intercept = _weights(coordinates, whole, block, alpha, options.standardise)
-    beta *= scale
-    return alpha, r, beta, mean + intercept * scale, is_constant
+    out.alpha[:] = grid[index]
+    for training, r in zip(others, out.r, strict=True):
+        r[:] = _r(training, block, out.alpha)
+    beta, intercept = _weights(coordinates, whole, block, out.alpha, options.standardise)
+    np.multiply(beta, scale, out=out.weights)
+    out.intercept[:] = mean + intercept * scale
 
 
 def centre(y: Floats, zero: float) -> tuple[Floats, Floats, NDArray[np.bool_]]:

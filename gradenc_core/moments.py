@@ -100,7 +100,7 @@ class _Moments:
 
     def per_fold(self) -> Self:
         """Sum the blocks of each fold."""
-        return self._map(lambda values: values.sum(axis=1))
+        return self._map(lambda values: values.sum(axis=1) if values.shape[1] > 1 else values[:, 0])
 
     def part(self, index: int) -> Self:
         """Return one entry of the leading axis, such as one fold."""
@@ -348,7 +348,8 @@ def _augmented(values: Floats, root: Floats, shift: Floats) -> Floats:
     out = np.empty((len(values), values.shape[1] + 1))
     out[:, 0] = 1.0
     np.subtract(values, shift, out=out[:, 1:])
-    out *= root
+    if (root != 1.0).any():
+        out *= root
     return out
 
 

@@ -23,6 +23,8 @@ EIGH = 10.0
 REPLICATES = 4
 """Bootstrap replicates whose moments are summed in one product; bounds memory."""
 
+Part = Literal["fit", "bootstrap", "permutations"]
+
 
 @dataclass(frozen=True)
 class Shapes:
@@ -64,14 +66,20 @@ class SolverPlan:
         Whether features stay in memory; if not, they are read again for every block of targets.
     memory : int
         Bytes at the peak, the interpreter and its libraries not counted.
-    operations : float
-        Multiplications and additions, those in float32 counted half.
+    parts : dict
+        Multiplications and additions of the fit, and of its bootstrap and its permutations where
+        there are any; those in float32 count half.
     """
 
     form: Literal["primal", "dual"]
     hold_rows: bool
     memory: int
-    operations: float
+    parts: dict[Part, float]
+
+    @property
+    def operations(self) -> float:
+        """Of all parts together."""
+        return sum(self.parts.values())
 
 
 def plan_solver(
@@ -90,8 +98,7 @@ def plan_solver(
     form: Literal["primal", "dual"] = "dual" if is_dual((n, p)) else "primal"
     n_ratios = len(options.ratio_grid) if banded else 1
     least = _memory(shapes, options, n_ratios, form)
-    operations = _operations(shapes, options, n_ratios, form)
-    streamed = SolverPlan(form, False, int(least), operations)
+    streamed = SolverPlan(form, False, int(least), _parts(shapes, options, n_ratios, form))
     held = replace(streamed, hold_rows=True, memory=int(least + n * p * FLOAT32))
     if memory_limit is None or held.memory <= memory_limit:
         return held
@@ -150,33 +157,27 @@ def _sums(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> fl
     return n_ratios * n * (folds * (folds - 1.0) + 2.0 * pairs * (folds - 2.0))
 
 
-def _operations(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> float:
+def _parts(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> dict[Part, float]:
     n, p, folds = shapes.n_stimuli, shapes.n_features, shapes.n_folds
     rank = min(n, p)
     trainings = n_trainings(folds, options)
     gram = 2.0 * n * n * p * trainings if form == "dual" else 1.0 * n * p * p
     factors = trainings * n_ratios * (EIGH * rank**3 + 4.0 * rank**3)
-    fitted = _fitted_targets(shapes)
-    per_target = _operations_per_target(n, p, rank, options, n_ratios, folds, form)
-    resampled = 0.0
+    per_block = TARGET_WIDTH * _operations_per_target(n, p, rank, options, n_ratios, folds, form)
+    blocks, resampled = (-(-t // TARGET_WIDTH) for t in (shapes.n_targets, shapes.n_summaries))
+    parts: dict[Part, float] = {"fit": gram + factors + blocks * per_block}
     if shapes.n_bootstraps:
         alphas = min(len(options.alphas), shapes.n_summaries)
         once = folds * n_ratios * alphas * p**3 / 3 + 2.0 * folds * (shapes.n_blocks + 1) * p**2
         each = 2.0 * folds * (shapes.n_blocks * p + 2 * p**2)
-        resampled = shapes.n_bootstraps * (once + shapes.n_summaries * each)
-    return gram + factors + fitted * per_target + resampled
-
-
-def _fitted_targets(shapes: Shapes) -> int:
-    """Return the targets of all fits, in blocks of `TARGET_WIDTH` that the last ones are padded to.
-
-    Permuted orders of few summaries stand side by side in a block.
-    """
-    own, summaries = -(-shapes.n_targets // TARGET_WIDTH), -(-shapes.n_summaries // TARGET_WIDTH)
-    at_once = TARGET_WIDTH // max(1, min(shapes.n_summaries, TARGET_WIDTH))
-    permuted = -(-(shapes.n_permutations + 1) // at_once) if shapes.n_permutations else 0
-    resampled = 1 if shapes.n_bootstraps else 0
-    return TARGET_WIDTH * (own + summaries * (permuted + resampled))
+        replicates = shapes.n_bootstraps * (once + shapes.n_summaries * each)
+        parts["bootstrap"] = replicates + resampled * per_block
+    if shapes.n_permutations:
+        # Orders of few summaries stand side by side in a block.
+        at_once = TARGET_WIDTH // max(1, min(shapes.n_summaries, TARGET_WIDTH))
+        orders = -(-(shapes.n_permutations + 1) // at_once)
+        parts["permutations"] = resampled * orders * per_block
+    return parts
 
 
 def _operations_per_target(

@@ -27,7 +27,7 @@ from gradenc_core.fitting import TARGET_WIDTH
 from gradenc_core.passes import Stimuli
 from gradenc_core.readout import Bank, Context
 from gradenc_core.ridge import RidgeOptions
-from gradenc_core.solver import REPLICATES, Shapes, plan_solver
+from gradenc_core.solver import REPLICATES, Part, Shapes, plan_solver
 from hpc.plugins import all_objectives, find_sources, loaded_head
 from hpc.profile import StageProfile
 from hpc.resolve import Resolved, ResolvedModel, signal_spec
@@ -213,37 +213,22 @@ def _seconds_to_commit(store: Store) -> float:
     return _seconds(write)
 
 
-def time_fit(shapes: Shapes, options: RidgeOptions, banded: bool) -> float:
-    """Return the seconds of a fit in these shapes, from that of a smaller one.
+def time_fit(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[Part, float]:
+    """Return the seconds per operation of every part of a fit in these shapes.
 
-    By one thread, as a unit of stage encode. The fit, its bootstrap and its permutations are timed
-    one by one and each is scaled by its own operations: their rates differ.
+    By one thread, as a unit of stage encode, and in smaller shapes where these would take long.
     """
-
-    def operations(some: Shapes) -> dict[str, float]:
-        return _operations(some, options, banded)
-
     small = _few_replicates(shapes)
-    while sum(operations(small).values()) > OPERATIONS and small.n_features > LEAST_FEATURES:
+    while (
+        plan_solver(small, options, banded).operations > OPERATIONS
+        and small.n_features > LEAST_FEATURES
+    ):
         small = _narrowed(small)
     with threadpool_limits(1):
         _time_parts(replace(small, n_features=2), options, banded)
         timed = _time_parts(small, options, banded)
-    whole, part = operations(shapes), operations(small)
-    return sum(seconds * whole[name] / part[name] for name, seconds in timed.items())
-
-
-def _operations(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[str, float]:
-    """Return the operations of every part of a fit that there is."""
-    bare = replace(shapes, n_bootstraps=0, n_permutations=0)
-    parts = {
-        "fit": bare,
-        "bootstrap": replace(bare, n_bootstraps=shapes.n_bootstraps),
-        "permutations": replace(bare, n_permutations=shapes.n_permutations),
-    }
-    count = {name: plan_solver(some, options, banded).operations for name, some in parts.items()}
-    own = {name: n - count["fit"] if name != "fit" else n for name, n in count.items()}
-    return {name: n for name, n in own.items() if n > 0}
+    counted = plan_solver(small, options, banded).parts
+    return {part: seconds / counted[part] for part, seconds in timed.items()}
 
 
 def _few_replicates(shapes: Shapes) -> Shapes:
@@ -268,7 +253,7 @@ def _narrowed(shapes: Shapes) -> Shapes:
     )
 
 
-def _time_parts(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[str, float]:
+def _time_parts(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[Part, float]:
     rng, n, p = np.random.default_rng(0), shapes.n_stimuli, shapes.n_features
     x = rng.standard_normal((n, p), dtype=np.float32)
     y, summaries = (_responses(rng, x, width) for width in (shapes.n_targets, shapes.n_summaries))
@@ -280,12 +265,13 @@ def _time_parts(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[str
     def fit() -> None:
         score_targets(factorise(x, folds, None, options, bands), y)
 
-    parts = {
+    parts: dict[Part, Callable[[], object]] = {
         "fit": fit,
         "bootstrap": lambda: bootstrap_scores(design, summaries, blocks, shapes.n_bootstraps, 0),
         "permutations": lambda: permutation_scores(design, summaries, shapes.n_permutations, 0),
     }
-    return {name: _best_seconds(parts[name]) for name in _operations(shapes, options, banded)}
+    wanted = plan_solver(shapes, options, banded).parts
+    return {part: _best_seconds(parts[part]) for part in wanted}
 
 
 def _responses(

@@ -15,7 +15,7 @@ from hpc.resolve import Resolved, Subject, resolve
 from hpc.shapes import StudyShapes, shaped
 from hpc.store_plan import StorePlan
 from hpc.study import Study
-from hpc.workload import Work, workload
+from hpc.workload import Tell, Work, workload
 from jobs.spec import STAGES
 
 
@@ -36,31 +36,38 @@ class StageForecast:
     """Wall time, waiting in a queue not counted."""
     gpu_hours: float
     """GPU hours held."""
+    longest_s: float
+    """Of one task with its longest unit alone."""
     basis: str
     """Where `seconds`, and with it `gpu_hours`, is from; all else is counted."""
 
 
-def forecast(study: Study, profile: Profile) -> list[StageForecast]:
-    """Check the study as `submit` would, count what it would run, and predict how long it takes."""
+def forecast(study: Study, profile: Profile, tell: Tell = lambda _: None) -> list[StageForecast]:
+    """Check the study as `submit` would, count what it would run, and predict how long it takes.
+
+    `tell` is called with what is being timed.
+    """
     check_paths(study)
     check_objectives(study)
     check_models(study)
     resolved, subjects = resolve(study)
-    return _forecast(study, profile, resolved, subjects)
+    return _forecast(study, profile, resolved, subjects, tell)
 
 
-def forecast_shapes(study: Study, profile: Profile, shapes: StudyShapes) -> list[StageForecast]:
+def forecast_shapes(
+    study: Study, profile: Profile, shapes: StudyShapes, tell: Tell = lambda _: None
+) -> list[StageForecast]:
     """Do so for stimuli and recordings of which only the sizes are known."""
     with shaped(study, shapes) as (untrained, resolved, subjects):
-        return _forecast(untrained, profile, resolved, subjects)
+        return _forecast(untrained, profile, resolved, subjects, tell)
 
 
 def _forecast(
-    study: Study, profile: Profile, resolved: Resolved, subjects: Sequence[Subject]
+    study: Study, profile: Profile, resolved: Resolved, subjects: Sequence[Subject], tell: Tell
 ) -> list[StageForecast]:
     plans = all_plans(study, resolved, subjects)
     check_memory(study, resolved, plans, profile)
-    work = workload(study, resolved, plans, profile)
+    work = workload(study, resolved, plans, profile, tell)
     return [_stage(stage, plans, work[stage], profile) for stage in STAGES]
 
 
@@ -82,6 +89,7 @@ def _stage(stage: str, plans: Sequence[StorePlan], work: Work, profile: Profile)
         array_jobs=int(on_slurm),
         seconds=-(-tasks // at_once) * work.start_s + per_process,
         gpu_hours=gpus * (tasks * work.start_s + at_once * per_process) / 3600,
+        longest_s=work.start_s + work.longest_s,
         basis="; ".join(dict.fromkeys(work.basis)),
     )
 

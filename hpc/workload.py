@@ -1,12 +1,14 @@
 """How long the processes of each stage compute: measured here, from records, or assumed."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 
 from gradenc_core.device import device
-from gradenc_core.solver import Shapes, plan_solver
+from gradenc_core.solver import Part, Shapes, plan_solver
 from gradenc_core.stability import PERTURBATIONS
 from hpc import plan
 from hpc.calibrate import (
@@ -19,7 +21,7 @@ from hpc.calibrate import (
 )
 from hpc.memory import shapes_of
 from hpc.profile import Profile, StageProfile
-from hpc.records import Key, encode_records, extract_records, fit_key, pass_key
+from hpc.records import Key, Record, encode_records, extract_records, fit_key, pass_key
 from hpc.resolve import Resolved, ResolvedModel, signal_spec
 from hpc.store_plan import StorePlan
 from hpc.study import Study
@@ -33,6 +35,14 @@ UNIT_S = 1.0
 MEASURED = "measured here"
 RECORDS = "from records of {} units"
 ASSUMED = "assumed"
+PARTS = {
+    "fit": "scores",
+    "bootstrap": "encoding.bootstrap",
+    "permutations": "encoding.permutations",
+    "commit": "writing",
+    "collinearity": "collinearity",
+}
+"""Parts of stage encode, by a study's keys where there are any."""
 GPU_ASSUMED = f"assumed: a GPU of {GPU_FLOPS:.0e} operations/s; decoding measured here"
 
 
@@ -47,6 +57,8 @@ class Work:
     """Of a process before its first item."""
     basis: tuple[str, ...]
     """Where the seconds are from."""
+    longest_s: float = UNIT_S
+    """Of the longest item."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +72,22 @@ class Pass:
     basis: str
 
 
+Tell = Callable[[str], None]
+"""Shows what is being timed."""
+
+
 def workload(
-    study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile, tell: Tell
 ) -> dict[str, Work]:
     """Return the work of every stage."""
     how = profile.stage("extract")
+    tell("timing the start of processes")
     start_s = time_start(model.spec.library for model in resolved.models)
-    passes = {
-        model.name: _time_pass(study, resolved, model, plans, how) for model in resolved.models
-    }
+    passes = {}
+    for model in resolved.models:
+        tell(f"timing model {model.name}")
+        passes[model.name] = _time_pass(study, resolved, model, plans, how)
+    tell("timing the ridge")
     return {
         "prepare": _prepare(resolved, plans, passes, start_s),
         "ingest": _short(plans, "ingest", start_s),
@@ -152,59 +171,29 @@ def _extract(
     start_s: float,
 ) -> Work:
     """Count the shards and each model's stability, whose sources share their passes."""
-    items, seconds = len(passes), 0.0
+    items, seconds, longest = len(passes), 0.0, 0.0
     for name, timed in passes.items():
         sets = _features(plans, name)[:: len(resolved.sources)]
-        shards = sum(len(p.layout.units) for p in sets)
-        images = sum(_padded(p, how.micro_batch) for p in sets) + stability_images(resolved)
-        items += shards
-        seconds += images * timed.image_s + shards * timed.commit_s
+        sizes = [size for p in sets for size in _padded(p, how.micro_batch)]
+        images = sum(sizes) + stability_images(resolved)
+        items += len(sizes)
+        seconds += images * timed.image_s + len(sizes) * timed.commit_s
+        largest = max(*sizes, stability_images(resolved))
+        longest = max(longest, largest * timed.image_s + timed.commit_s)
     load_s = sum(timed.load_s for timed in passes.values())
     basis = tuple(timed.basis for timed in passes.values())
-    return Work(items, seconds, start_s + load_s, basis)
+    return Work(items, seconds, start_s + load_s, basis, longest)
 
 
-def _padded(planned: StorePlan, micro_batch: int) -> int:
-    """Return the images of all shards, whose last micro-batches are padded."""
-    sizes = (unit.key["stop"] - unit.key["start"] for unit in planned.layout.units)
-    return sum(-(-size // micro_batch) * micro_batch for size in sizes)
+def _padded(planned: StorePlan, micro_batch: int) -> Iterator[int]:
+    """Yield the images of every shard, whose last micro-batch is padded."""
+    for unit in planned.layout.units:
+        yield -(-(unit.key["stop"] - unit.key["start"]) // micro_batch) * micro_batch
 
 
 def stability_images(resolved: Resolved) -> int:
     """Return the images that pass for stability: as they are, and with each perturbation."""
     return resolved.class_images.n_images * (1 + len(PERTURBATIONS))
-
-
-def _encode(
-    study: Study, resolved: Resolved, plans: Sequence[StorePlan], how: StageProfile
-) -> Work:
-    """Time one fit of every kind of bands that has no records, and scale it by operations."""
-    root = _root(study)
-    records = encode_records(root) if root else {}
-    kinds: dict[Key, list[Fit]] = {}
-    for fit in _fits(study, resolved, plans):
-        diagnostic = plan.is_diagnostic(fit.plan.attrs["bands"])
-        kinds.setdefault(fit_key(fit.banded, diagnostic), []).append(fit)
-    seconds, rates, basis = 0.0, [], []
-    for key, fits in kinds.items():
-        units = sum(len(fit.plan.layout.units) for fit in fits)
-        largest = max(fits, key=lambda fit: fit.operations)
-        if key in records:
-            rate = records[key].seconds
-            basis.append(RECORDS.format(records[key].units))
-        else:
-            options = ridge_options(plan.encoding_spec(study))
-            rate = time_fit(largest.shapes, options, largest.banded) / largest.operations
-            seconds += units * time_commit(largest.plan)
-            basis.append(MEASURED)
-        seconds += rate * sum(len(fit.plan.layout.units) * fit.operations for fit in fits)
-        rates.append(rate)
-    collinearity = [p for p in plans if p.kind == "collinearity"]
-    seconds += min(rates) * sum(_collinearity_operations(study, resolved, p) for p in collinearity)
-    items = sum(len(p.layout.units) for p in plans if p.stage == "encode")
-    # As many workers as this machine has processors for start at once.
-    workers = min(how.dask_workers, os.cpu_count() or 1, items)
-    return Work(items, seconds, time_cluster(workers), tuple(basis))
 
 
 @dataclass(frozen=True)
@@ -214,7 +203,56 @@ class Fit:
     plan: StorePlan
     shapes: Shapes
     banded: bool
-    operations: float
+    parts: Mapping[Part, float]
+
+
+def _encode(
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], how: StageProfile
+) -> Work:
+    """Add up the parts of all units, at the rates of their kinds of bands."""
+    root = _root(study)
+    records = encode_records(root) if root else {}
+    kinds: dict[Key, list[Fit]] = {}
+    for fit in _fits(study, resolved, plans):
+        diagnostic = plan.is_diagnostic(fit.plan.attrs["bands"])
+        kinds.setdefault(fit_key(fit.banded, diagnostic), []).append(fit)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    longest, least, basis = 0.0, inf, []
+    for key, fits in kinds.items():
+        rates, commit_s, said = _rates(study, fits, records.get(key))
+        basis.append(said)
+        least = min(least, rates["fit"])
+        for fit in fits:
+            unit = {part: n * rates[part] for part, n in fit.parts.items()} | {"commit": commit_s}
+            longest = max(longest, sum(unit.values()))
+            for part, own in unit.items():
+                seconds[part] += own * len(fit.plan.layout.units)
+    collinearity = [p for p in plans if p.kind == "collinearity"]
+    operations = sum(_collinearity_operations(study, resolved, p) for p in collinearity)
+    seconds["collinearity"] = least * operations
+    items = sum(len(p.layout.units) for p in plans if p.stage == "encode")
+    # As many workers as this machine has processors for start at once.
+    workers = min(how.dask_workers, os.cpu_count() or 1, items)
+    basis.append(_largest_part(seconds))
+    return Work(items, sum(seconds.values()), time_cluster(workers), tuple(basis), longest)
+
+
+def _rates(
+    study: Study, fits: Sequence[Fit], record: Record | None
+) -> tuple[Mapping[Part, float], float, str]:
+    """Return seconds per operation of every part, seconds of a commit, and where they are from."""
+    largest = max(fits, key=lambda fit: sum(fit.parts.values()))
+    if record is not None:
+        return dict.fromkeys(largest.parts, record.seconds), 0.0, RECORDS.format(record.units)
+    options = ridge_options(plan.encoding_spec(study))
+    rates = time_fit(largest.shapes, options, largest.banded)
+    return rates, time_commit(largest.plan), MEASURED
+
+
+def _largest_part(seconds: Mapping[str, float]) -> str:
+    """Say what takes most of the time, which a user may want to do with less of."""
+    part = max(seconds, key=lambda part: seconds[part])
+    return f"{seconds[part] / sum(seconds.values()):.0%} for {PARTS[part]}"
 
 
 def _fits(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Iterator[Fit]:
@@ -222,7 +260,7 @@ def _fits(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Itera
     for p in plans:
         if p.kind == "scores":
             shapes, banded = shapes_of(study, resolved, p)
-            yield Fit(p, shapes, banded, plan_solver(shapes, options, banded).operations)
+            yield Fit(p, shapes, banded, plan_solver(shapes, options, banded).parts)
 
 
 def _collinearity_operations(study: Study, resolved: Resolved, planned: StorePlan) -> float:

@@ -1,16 +1,25 @@
 """`gradenc plan`: the dry run."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from hpc.cli.arguments import Overrides, ProfileName, StudyFile
 
-COLUMNS = ("stage", "stores", "units", "files", "size", "jobs", "wall time", "GPU hours", "time is")
-LEFT = ("stage", "time is")
+if TYPE_CHECKING:
+    from hpc.forecast import StageForecast
+    from hpc.profile import Profile
+
+COLUMNS = ("stage", "stores", "units", "files", "size", "jobs", "wall time", "GPU hours")
+SMALLER = {
+    "extract": "extraction.stimuli_per_shard",
+    "encode": "encoding.permutations or encoding.bootstrap",
+}
+"""Keys of a study that make the units of a stage smaller."""
 
 
 def plan(
@@ -34,14 +43,15 @@ def plan(
     from hpc.study import load_study
 
     console = Console()
-    with console.status("reading stimuli, recordings and models; timing this machine"):
+    with console.status("reading stimuli, recordings and models") as status:
         loaded, how = load_study(study, overrides), load_profile(profile)
-        stages = (
-            forecast_shapes(loaded, how, load_shapes(shapes)) if shapes else forecast(loaded, how)
-        )
+        if shapes:
+            stages = forecast_shapes(loaded, how, load_shapes(shapes), status.update)
+        else:
+            stages = forecast(loaded, how, status.update)
     table = Table(title=f"{study}: nothing has been submitted")
     for column in COLUMNS:
-        table.add_column(column, justify="left" if column in LEFT else "right")
+        table.add_column(column, justify="left" if column == "stage" else "right")
     for stage in stages:
         jobs = f"{stage.array_jobs} array, {stage.tasks} tasks"
         table.add_row(
@@ -49,17 +59,34 @@ def plan(
             str(stage.stores),
             str(stage.units),
             str(stage.files),
-            f"{stage.n_bytes / 2**20:,.1f} MiB",
+            decimal(stage.n_bytes),
             jobs if stage.array_jobs else f"{stage.tasks} here",
             duration(stage.seconds),
             f"{stage.gpu_hours:,.2f}",
-            stage.basis,
         )
     console.print(table)
+    for stage in stages:
+        console.print(f"Time of {stage.stage}: {stage.basis}.")
+        if warning := too_long(stage, how):
+            console.print(f"[red]{warning}")
     console.print(
         "Stores, units, files, sizes (uncompressed) and jobs are counted. Times are without waits "
         "in a queue and between stages, on processors like those of this machine; GPU hours follow "
         "from them. A SLURM run also keeps one short gate job in the queue."
+    )
+    if loaded.store_root:
+        console.print(f"What {loaded.store_root} holds already counts too, but is not run again.")
+
+
+def too_long(stage: "StageForecast", profile: "Profile") -> str | None:
+    """Return what to do about a unit that no task of a stage could finish, or None."""
+    limit_s = 60 * profile.stage(stage.stage).timeout_minutes
+    if profile.scheduler != "slurm" or stage.longest_s <= limit_s:
+        return None
+    return (
+        f"Its longest unit takes {duration(stage.longest_s)} but a task is stopped after "
+        f"{duration(limit_s)}: raise {stage.stage}.timeout_minutes in the profile {profile.name}, "
+        f"or lower {SMALLER[stage.stage]}."
     )
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from gradenc_core.ridge import RidgeOptions
-from gradenc_core.solver import Shapes
+from gradenc_core.solver import Shapes, plan_solver
 from hpc import calibrate
 from hpc.calibrate import ExtractSpeed, time_fit
-from hpc.forecast import forecast, n_processes, n_tasks
-from hpc.profile import StageProfile, load_profile
+from hpc.cli.plan import too_long
+from hpc.forecast import StageForecast, forecast, n_processes, n_tasks
+from hpc.profile import Profile, StageProfile, load_profile
 from hpc.study import load_study
 from hpc.workload import MEASURED, image_seconds
 
@@ -46,7 +47,27 @@ def test_a_gpu_that_is_not_here_is_assumed_and_decoding_limits_it() -> None:
 def test_a_long_fit_is_timed_small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibrate, "OPERATIONS", 1e9)
     shapes = Shapes(100_000, 2_000, 100_000, 4, 100, 1_000, 1_000)
-    assert time_fit(shapes, RidgeOptions(selection="gcv"), banded=False) > 100
+    options = RidgeOptions(selection="gcv")
+    rates = time_fit(shapes, options, banded=False)
+    assert set(rates) == {"fit", "bootstrap", "permutations"}
+    counted = plan_solver(shapes, options, banded=False).parts
+    assert sum(counted[part] * rate for part, rate in rates.items()) > 100
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "minutes", "warned"),
+    [("slurm", 480, True), ("slurm", 6000, False), ("local", 480, False)],
+)
+def test_a_unit_that_no_task_could_finish_is_told(
+    scheduler: str, minutes: int, warned: bool
+) -> None:
+    stage = StageForecast("encode", 1, 1, 1, 1, 1, 1, 0.0, 0.0, 3600 * 90.0, "measured here")
+    how = StageProfile(timeout_minutes=minutes)
+    said = too_long(stage, Profile(name="lab", scheduler=scheduler, encode=how))
+    assert bool(said) == warned
+    if said:
+        assert "takes 90.0 h but a task is stopped after 480 min" in said
+        assert "raise encode.timeout_minutes in the profile lab, or lower encoding.perm" in said
 
 
 def test_gpu_hours_are_those_that_the_profile_holds(small_study: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Whether one process of stage extract, and one of stage encode, can hold what it works on."""
+"""Whether one process of stage prepare, extract or encode can hold what it works on."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -17,14 +17,14 @@ from jobs.encode import ridge_options
 
 GB = 2**30
 """What SLURM and the profiles call a GB (bytes)."""
-FLOAT32 = 4
-"""Bytes of a weight, an activation, a gradient, a feature."""
+FLOAT32, FLOAT64 = 4, 8
+"""Bytes of a weight, an activation, a gradient, a feature; and of what is fitted with them."""
 
 
 def check_memory(
     study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile
 ) -> None:
-    """Refuse a study that a process of stage extract or encode cannot hold under a profile.
+    """Refuse a study that a process of a stage cannot hold under a profile.
 
     Raises
     ------
@@ -35,6 +35,8 @@ def check_memory(
         _check_extraction(study, resolved, model, _most_stimuli(plans), profile)
     limit = process_memory(profile.scheduler, profile.stage("encode"))
     for plan in plans:
+        if plan.kind == "pca":
+            _check_components(study, resolved, plan, profile)
         if plan.kind == "scores":
             _check_ridge(study, resolved, plan, limit)
 
@@ -43,22 +45,42 @@ def _check_extraction(
     study: Study, resolved: Resolved, model: ResolvedModel, n_stimuli: int, profile: Profile
 ) -> None:
     how = profile.stage("extract")
-    # It starts no Dask workers, and a task that is killed for memory is given more.
+    on_gpu = how.gpus_per_node > 0 if profile.scheduler == "slurm" else device().type != "cpu"
+    needed = extraction_bytes(study, resolved, model, n_stimuli, how.micro_batch, on_gpu)
+    smaller = "or a smaller micro_batch, or give the study a smaller extraction.stimuli_per_shard"
+    _refuse(study, profile, "extract", f"model {model.name}", needed, smaller)
+
+
+def _check_components(study: Study, resolved: Resolved, plan: StorePlan, profile: Profile) -> None:
+    model = _model(resolved, plan)
+    n_stimuli = plan.layout.coords.sizes["stimulus"]
+    needed = FLOAT32 * model.n_parameters + components_bytes(n_stimuli, model.widths)
+    smaller = "or give the study tokens of fewer features, or projection_kind: random"
+    _refuse(study, profile, "prepare", plan.label, needed, smaller)
+
+
+def _refuse(
+    study: Study, profile: Profile, stage: str, what: str, needed: int, smaller: str
+) -> None:
+    """Refuse what needs more bytes than a process of a stage can be given."""
+    how, on_slurm = profile.stage(stage), profile.scheduler == "slurm"
+    # These start no Dask workers, and a task that is killed for memory is given more.
     most = {"dask_workers": 1, "memory_gb": how.max_memory_gb or how.memory_gb}
     limit = process_memory(profile.scheduler, how.model_copy(update=most))
-    on_slurm = profile.scheduler == "slurm"
-    on_gpu = how.gpus_per_node > 0 if on_slurm else device().type != "cpu"
-    needed = extraction_bytes(study, resolved, model, n_stimuli, how.micro_batch, on_gpu)
     if limit is None or needed <= limit:
         return
     least = ceil(10 * needed * how.ranks_per_node / GB) / 10
     remedy = f"set its memory_gb to {least:g} or more" if on_slurm else "give it fewer slots"
     raise StudyError(
-        f"{study._file}: stage extract: model {model.name} needs at least {needed / GB:.2g} GB of "
-        f"memory in one process but has {limit / GB:.2g} GB; {remedy} in the profile "
-        f"{profile.name}, or a smaller micro_batch, or give the study a smaller "
-        "extraction.stimuli_per_shard"
+        f"{study._file}: stage {stage}: {what} needs at least {needed / GB:.2g} GB of memory in "
+        f"one process but has {limit / GB:.2g} GB; {remedy} in the profile {profile.name}, "
+        f"{smaller}"
     )
+
+
+def components_bytes(n_stimuli: int, widths: Sequence[int]) -> int:
+    """Return what fitting principal components takes: all layers' rows, and one's in float64."""
+    return n_stimuli * (FLOAT32 * sum(widths) + FLOAT64 * max(widths))
 
 
 def extraction_bytes(
@@ -114,7 +136,7 @@ def _check_ridge(study: Study, resolved: Resolved, plan: StorePlan, limit: float
 def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes, bool]:
     """Return what one unit of a scores store fits, and whether it has two bands."""
     arrays = {array.name: array.shape for array in plan.layout.arrays}
-    model = next(m for m in resolved.models if m.name == plan.attrs["model"])
+    model = _model(resolved, plan)
     width, banded = _fitted_width(study, model, plan.attrs["bands"])
     encoding, resampled = study.encoding, not is_diagnostic(plan.attrs["bands"])
     source = split_bands(plan.attrs["bands"])[1] or "forward"
@@ -133,6 +155,10 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
         ),
         banded,
     )
+
+
+def _model(resolved: Resolved, plan: StorePlan) -> ResolvedModel:
+    return next(m for m in resolved.models if m.name == plan.attrs["model"])
 
 
 def _fitted_width(study: Study, model: ResolvedModel, bands: str) -> tuple[int, bool]:

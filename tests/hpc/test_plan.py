@@ -194,6 +194,21 @@ def test_an_extraction_beyond_the_memory_of_a_process_is_refused_before_anything
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(("memory_gb", "fits"), [(0.044, False), (0.05, True)])
+def test_components_beyond_the_memory_of_a_process_are_refused(
+    small_study: Path, tmp_path: Path, memory_gb: float, fits: bool
+) -> None:
+    """Weights take 0.0436 GB, all layers' rows and the widest in float64 0.0008 GB."""
+    study = load_study(small_study, ["projection_kind=pca"])
+    profile = Profile(name="x", scheduler="slurm", prepare=StageProfile(memory_gb=memory_gb))
+    if fits:
+        start(study, tmp_path / "run", profile)
+        return
+    message = "stage prepare: planted-forward-pca needs at least .* or projection_kind: random"
+    with pytest.raises(StudyError, match=message):
+        start(study, tmp_path / "run", profile)
+
+
 def test_tasks_that_die_before_their_units_are_not_submitted_for_ever(
     small_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ target's scores do not depend on the other targets of the call.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import chain, islice
 from typing import Any, Protocol
 
@@ -145,29 +145,22 @@ def score_targets(design: Design, y: Columns) -> EncodingScores:
     ValueError
         If `y` has another number of rows than the features.
     """
-    blocks = []
+    measures: list[dict[str, NDArray[np.float32]]] = []
+    counts: list[EncodingCounts] = []
     for block in _blocks(design, y):
         fits = fit(design, _pad(block.rows))
-        blocks.append(_measures(block, design.options, fits))
-    joined = {name: np.concatenate([b[name] for b in blocks], axis=-1) for name in blocks[0]}
-    counts = EncodingCounts(
-        nan_targets=int(joined.pop("is_nan").sum()),
-        constant_targets=int(joined.pop("is_constant").sum()),
-        constant_folds=int(joined.pop("is_constant_fold").sum()),
-        flat_predictions=int(joined.pop("is_flat").sum()),
-        lowest_alpha=int((joined["alpha"] == design.options.alpha_grid[-1]).sum()),
-        highest_alpha=int((joined["alpha"] == design.options.alpha_grid[0]).sum()),
-    )
-    measures = {name: values.astype(np.float32) for name, values in joined.items()}
+        measures.append(_measures(block, design.options, fits))
+        counts.append(_counts(block, design.options, fits))
+    joined = {name: np.concatenate([m[name] for m in measures], axis=1) for name in measures[0]}
     return EncodingScores(
-        r=measures["r"],
-        sse=measures["sse"],
-        sst=measures["sst"],
-        alpha=measures["alpha"],
-        ratio=measures.get("ratio"),
-        r_off=measures.get("r_off"),
-        sse_off=measures.get("sse_off"),
-        counts=counts,
+        r=joined["r"],
+        sse=joined["sse"],
+        sst=joined["sst"],
+        alpha=joined["alpha"],
+        ratio=joined.get("ratio"),
+        r_off=joined.get("r_off"),
+        sse_off=joined.get("sse_off"),
+        counts=EncodingCounts(*map(sum, zip(*map(astuple, counts), strict=True))),
     )
 
 
@@ -204,7 +197,7 @@ def permutation_scores(
     """
     drawn = (design.n_stimuli, n_permutations, seed, groups)
     scores = [_permuted(design, block, _orders(*drawn)) for block in _blocks(design, y)]
-    return np.concatenate(scores, axis=1).astype(np.float32)
+    return np.concatenate(scores, axis=1)
 
 
 def permutations(
@@ -270,7 +263,7 @@ def bootstrap_scores(
     scores = [
         _resampled(design, block, coordinates, features, weights) for block in _blocks(design, y)
     ]
-    return np.concatenate(scores, axis=1).astype(np.float32)
+    return np.concatenate(scores, axis=1)
 
 
 def _resampled(
@@ -279,7 +272,7 @@ def _resampled(
     coordinates: Coordinates,
     features: FeatureMoments,
     weights: Floats,
-) -> Floats:
+) -> NDArray[np.float32]:
     """Scores of one block of targets, observed and in every replicate, (n + 1, n_targets)."""
     n_targets = block.rows.shape[1]
     fits = [Fit.map(lambda a: a[0][:, :n_targets], [f]) for f in fit(design, _pad(block.rows))]
@@ -290,7 +283,7 @@ def _resampled(
         x_sums, y_sums = features.weigh(drawn).on_cpu(), targets.weigh(drawn).on_cpu()
         parts = ((x_sums.part(i), y_sums.part(i)) for i in range(len(drawn)))
         scores.extend(_refit(design, x_part, y_part, fits) for x_part, y_part in parts)
-    return np.where(block.usable, np.stack(scores), np.nan)
+    return np.where(block.usable, np.stack(scores), np.nan).astype(np.float32)
 
 
 def block_weights(counts: Floats, n_bootstraps: int, seed: int) -> Floats:
@@ -355,29 +348,29 @@ def _prepare(y: Floats) -> _Block:
 
 
 def _pad(rows: Floats) -> Floats:
+    if rows.shape[1] == TARGET_WIDTH:
+        return rows
     return np.pad(rows, ((0, 0), (0, TARGET_WIDTH - rows.shape[1])))
 
 
-def _measures(block: _Block, options: RidgeOptions, fits: Sequence[Fit]) -> dict[str, Any]:
-    """Measures (n_folds, n_targets) of a block without its padding, and what is counted."""
+def _measures(
+    block: _Block, options: RidgeOptions, fits: Sequence[Fit]
+) -> dict[str, NDArray[np.float32]]:
+    """Measures (n_folds, n_targets) of a block without its padding."""
     n_targets = block.rows.shape[1]
 
-    def real(values: Floats) -> Floats:
-        return np.where(block.usable, values[:, :n_targets], np.nan)
+    def real(values: Floats) -> NDArray[np.float32]:
+        return np.where(block.usable, values[:, :n_targets], np.nan).astype(np.float32)
 
-    def squared(values: Floats) -> Floats:
+    def squared(values: Floats) -> NDArray[np.float32]:
         return real(values[:, :n_targets] * block.scale**2)
 
     full = fits[0]
-    measures: dict[str, Any] = {
+    measures = {
         "r": real(full.scores.r),
         "sse": squared(full.scores.sse),
         "sst": squared(full.scores.sst),
         "alpha": real(options.alpha_grid[full.alpha]),
-        "is_flat": full.scores.flat[:, :n_targets],
-        "is_constant_fold": block.usable & (full.scores.sst[:, :n_targets] == 0),
-        "is_nan": block.is_nan,
-        "is_constant": block.is_constant,
     }
     for off in fits[1:]:
         measures["ratio"] = real(options.ratio_grid[full.ratio])
@@ -386,14 +379,27 @@ def _measures(block: _Block, options: RidgeOptions, fits: Sequence[Fit]) -> dict
     return measures
 
 
-def _permuted(design: Design, block: _Block, orders: Iterator[Ints]) -> Floats:
+def _counts(block: _Block, options: RidgeOptions, fits: Sequence[Fit]) -> EncodingCounts:
+    n_targets = block.rows.shape[1]
+    scores, alpha = fits[0].scores, fits[0].alpha[:, :n_targets]
+    return EncodingCounts(
+        nan_targets=int(block.is_nan.sum()),
+        constant_targets=int(block.is_constant.sum()),
+        constant_folds=int((block.usable & (scores.sst[:, :n_targets] == 0)).sum()),
+        flat_predictions=int(scores.flat[:, :n_targets].sum()),
+        lowest_alpha=int((block.usable & (alpha == len(options.alpha_grid) - 1)).sum()),
+        highest_alpha=int((block.usable & (alpha == 0)).sum()),
+    )
+
+
+def _permuted(design: Design, block: _Block, orders: Iterator[Ints]) -> NDArray[np.float32]:
     """Scores of one block of targets under each order of stimuli, (n_orders, n_targets)."""
     n_targets = block.rows.shape[1]
     scores = []
     for n_orders, columns in _side_by_side(block.rows, orders):
         values = statistic([chosen.scores for chosen in fit(design, columns)])
         scores.append(values[: n_orders * n_targets].reshape(n_orders, n_targets))
-    return np.where(block.usable, np.concatenate(scores), np.nan)
+    return np.where(block.usable, np.concatenate(scores), np.nan).astype(np.float32)
 
 
 def _side_by_side(rows: Floats, orders: Iterator[Ints]) -> Iterator[tuple[int, Floats]]:

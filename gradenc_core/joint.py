@@ -36,7 +36,8 @@ def joint_projection(layers: Sequence[Rows], n_dims: int, seed: int) -> NDArray[
     start = 0
     for layer, width in zip(layers, widths, strict=True):
         own = np.s_[start : start + width] if whole else np.s_[:]
-        matrix = generator.standard_normal((width, n_dims)) / np.sqrt(n_dims)
+        matrix = generator.standard_normal((width, n_dims))
+        matrix /= np.sqrt(n_dims)
         for rows, scaled in _scaled(layer):
             joint[rows, own] += scaled if whole else scaled @ matrix
         start += width
@@ -50,10 +51,12 @@ def _scaled(layer: Rows) -> Iterator[tuple[slice, Array]]:
     squares = sum(float(((values - mean) ** 2).sum()) for _, values in _chunks(layer))
     size = np.sqrt(squares / (n * p)) or np.inf
     for rows, values in _chunks(layer):
-        yield rows, (values - mean) / size
+        values -= mean
+        values /= size
+        yield rows, values
 
 
 def _chunks(layer: Rows) -> Iterator[tuple[slice, Array]]:
     for start in range(0, layer.shape[0], ROWS):
         rows = slice(start, start + ROWS)
-        yield rows, np.asarray(layer[rows], dtype=np.float64)
+        yield rows, np.array(layer[rows], dtype=np.float64)

@@ -41,6 +41,8 @@ class Shapes:
         Blocks of stimuli per fold that the bootstrap draws.
     n_in_memory : int
         Features that lie in memory in any case, as those of all layers jointly do.
+    n_projected : int
+        Features of the widest layer that those are projected from.
     """
 
     n_stimuli: int
@@ -52,6 +54,7 @@ class Shapes:
     n_permutations: int = 0
     n_blocks: int = 20
     n_in_memory: int = 0
+    n_projected: int = 0
 
 
 @dataclass(frozen=True)
@@ -106,9 +109,9 @@ def plan_solver(
         return streamed
     raise ValueError(
         f"a ridge of {n} stimuli and {p} features needs {streamed.memory / 1e9:.1f} GB of memory "
-        f"in one process but has {memory_limit / 1e9:.1f} GB; give the stage encode more memory "
-        "or fewer workers, or the study fewer dimensions (projection, encoding.forward_all) or "
-        "fewer encoding.band_ratios"
+        f"in one process beside its libraries but has {memory_limit / 1e9:.1f} GB; give the stage "
+        "encode more memory or fewer workers, or the study fewer dimensions (projection, "
+        "encoding.forward_all) or fewer encoding.band_ratios"
     )
 
 
@@ -132,7 +135,8 @@ def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> 
     rows = 3 * FLOAT64 * min(n, ROWS) * p
     candidates = shapes.n_folds * n_ratios * len(options.alphas)
     sums = _sums(shapes, options, n_ratios, form)
-    block = FLOAT64 * TARGET_WIDTH * (3 * n + sums + 6 * rank + 5 * candidates) + 6 * square
+    # Of n targets' rows: two blocks, and one as it is stored, read and decompressed.
+    block = FLOAT64 * TARGET_WIDTH * (4 * n + sums + 6 * rank + 5 * candidates) + 6 * square
     left_out = options.selection == "loo"
     read = rows + left_out * FLOAT64 * min(n, ROWS) * (2 * TARGET_WIDTH + 2 * rank)
     fit = max(making, block + read)
@@ -142,7 +146,23 @@ def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> 
         copies = shapes.n_blocks + 3 * REPLICATES
         sums = shapes.n_folds * copies * FLOAT64 * p * (p + width)
         bootstrap = sums + rows + 6 * FLOAT64 * p**2
-    return factors + max(fit, bootstrap) + FLOAT32 * n * shapes.n_in_memory
+    fitting = factors + max(fit, bootstrap) + FLOAT32 * n * shapes.n_in_memory
+    return max(fitting, _projecting(shapes)) + _results(shapes, n_ratios)
+
+
+def _projecting(shapes: Shapes) -> float:
+    """Features of all layers jointly, before the fit: the sum, the projection, rows of a layer."""
+    n, width = shapes.n_stimuli, shapes.n_projected
+    joint = (FLOAT64 + FLOAT32) * n * shapes.n_in_memory
+    return joint + FLOAT64 * width * (shapes.n_in_memory + 4 * min(n, ROWS))
+
+
+def _results(shapes: Shapes, n_ratios: int) -> float:
+    """Scores and resampled scores: of every block, joined, and stacked by measure."""
+    n_measures = 4 if n_ratios == 1 else 7
+    scores = 3 * shapes.n_targets * shapes.n_folds * n_measures
+    resampled = 2 * shapes.n_summaries * (shapes.n_bootstraps + shapes.n_permutations + 2)
+    return float(FLOAT32 * (scores + resampled))
 
 
 def _sums(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> float:

@@ -13,7 +13,7 @@ from hpc.profile import Profile, process_memory
 from hpc.resolve import Resolved, ResolvedModel
 from hpc.store_plan import StorePlan
 from hpc.study import Study, StudyError
-from jobs.encode import ridge_options
+from jobs.encode import fit_memory, ridge_options
 
 GB = 2**30
 """What SLURM and the profiles call a GB (bytes)."""
@@ -128,7 +128,7 @@ def _width(study: Study, model: ResolvedModel, source: str) -> int:
 def _check_ridge(study: Study, resolved: Resolved, plan: StorePlan, limit: float | None) -> None:
     shapes, banded = shapes_of(study, resolved, plan)
     try:
-        plan_solver(shapes, ridge_options(encoding_spec(study)), banded, limit)
+        plan_solver(shapes, ridge_options(encoding_spec(study)), banded, fit_memory(limit))
     except ValueError as error:
         raise StudyError(f"{study._file}: {plan.label}: {error}") from error
 
@@ -152,6 +152,7 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
             n_permutations=encoding.permutations * resampled,
             n_blocks=encoding.blocks,
             n_in_memory=width - _widest(n_features(study, model, source)) if joint else 0,
+            n_projected=_widest(n_features(study, model, "forward")) if joint else 0,
         ),
         banded,
     )

@@ -30,6 +30,9 @@ from jobs.targets import Targets
 from storage_schemas.kinds import layer_features
 from storage_schemas.store import Store, Unit
 
+LIBRARIES = 8e8
+"""Resident bytes of a Dask worker that has opened stores, before its first fit, as measured."""
+
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     """Yield scores, bootstrap and permutation refits of one layer.
@@ -49,6 +52,7 @@ def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
     x, bands = features(spec, unit.key["layer"], work.root)
     options = ridge_options(encoding)
     n_stimuli, n_features = x.shape
+    joint = spec.forward if bands and not spec.bands.startswith(SAME_LAYER) else None
     shapes = Shapes(
         n_stimuli=n_stimuli,
         n_features=n_features,
@@ -58,9 +62,10 @@ def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
         n_bootstraps=encoding.bootstrap,
         n_permutations=encoding.permutations,
         n_blocks=encoding.blocks,
-        n_in_memory=bands[0] if bands and not spec.bands.startswith(SAME_LAYER) else 0,
+        n_in_memory=bands[0] if bands and joint else 0,
+        n_projected=widest(joint, work.root) if joint else 0,
     )
-    plan = plan_solver(shapes, options, bands is not None, work.how.memory)
+    plan = plan_solver(shapes, options, bands is not None, fit_memory(work.how.memory))
     rows = x[slice(None)] if plan.hold_rows else x
     folds, blocks = coords["stimulus_fold"].values, coords["stimulus_block"].values
     design = factorise(rows, folds, targets.weights, options, bands)
@@ -73,6 +78,11 @@ def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
         "permutation": permutation_scores(design, summaries, encoding.permutations, seed)[None],
     }
     return arrays, asdict(scores.counts)
+
+
+def fit_memory(process: float | None) -> float | None:
+    """Return what a process of some memory has left for a fit (bytes)."""
+    return None if process is None else max(process - LIBRARIES, 0.0)
 
 
 def ridge_options(encoding: EncodingSpec) -> RidgeOptions:
@@ -136,6 +146,11 @@ def layers(reference: Reference, root: Path) -> list[Layer]:
     """Return the features of every layer of a store."""
     data = reference.open(root).dataset(dask=False)
     return [Layer(layer_features(data, layer)) for layer in range(data.sizes["layer"])]
+
+
+def widest(reference: Reference, root: Path) -> int:
+    """Return the features of a store's widest layer."""
+    return max(layer.shape[1] for layer in layers(reference, root))
 
 
 @lru_cache(maxsize=1)

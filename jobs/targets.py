@@ -31,9 +31,10 @@ class Voxels:
         """(n_stimuli, n_voxels)."""
         return self.data.shape
 
-    def __getitem__(self, index: tuple[slice, slice]) -> Array:
+    def __getitem__(self, index: tuple[slice, slice]) -> NDArray[np.floating]:
         """Read some voxels."""
-        return np.asarray(self.data[index].values, dtype=np.float64)
+        values: NDArray[np.floating] = self.data[index].values
+        return values
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class SideBySide:
         """(n_stimuli, columns of all)."""
         return self.parts[0].shape[0], sum(part.shape[1] for part in self.parts)
 
-    def __getitem__(self, index: tuple[slice, slice]) -> Array:
+    def __getitem__(self, index: tuple[slice, slice]) -> NDArray[np.floating]:
         """Read some columns from the subjects that they belong to."""
         rows, columns = index
         start, stop, _ = columns.indices(self.shape[1])
@@ -95,7 +96,7 @@ class SideBySide:
             if inside.start < inside.stop:
                 found.append(part[rows, inside])
             offset += part.shape[1]
-        return np.concatenate(found, axis=1)
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ def region_means(data: xr.Dataset, names: Sequence[str]) -> Array:
     sums, counts = np.zeros((voxels.shape[0], len(names))), np.zeros(len(names))
     for start in range(0, voxels.shape[1], VOXELS_AT_ONCE):
         columns = slice(start, start + VOXELS_AT_ONCE)
-        values = voxels[slice(None), columns]
+        values = voxels[slice(None), columns].astype(np.float64)
         finite = np.isfinite(values).all(axis=0)
         for i, name in enumerate(names):
             inside = finite & (region[columns] == name)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from himalaya.ridge import RidgeCV as HimalayaRidgeCV
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import RidgeCV
+from sklearn.linear_model import Ridge, RidgeCV
+from sklearn.model_selection import PredefinedSplit
 
 from gradenc_core import device, moments, selection
 from gradenc_core.design import factorise, read, train
@@ -248,11 +250,59 @@ def test_tensors_give_the_scores_of_arrays(monkeypatch, selection, n, bands):
     np.testing.assert_allclose(spread, want_spread, atol=1e-6)
 
 
-@pytest.mark.parametrize("p", [12, 200])
-def test_without_standardisation_it_is_scikit_learns_ridge(p):
-    x, y, _, _ = study(80, p, 40, 4, "plain")
-    ours = fit_ridge(x, y, options=RidgeOptions(ALPHAS, "loo", standardise=False))
-    theirs = RidgeCV(alphas=ALPHAS, alpha_per_target=True).fit(x, y)
-    np.testing.assert_allclose(ours.alpha, theirs.alpha_)
-    np.testing.assert_allclose(ours.weights.T, theirs.coef_, rtol=1e-6, atol=1e-9)
-    np.testing.assert_allclose(ours.intercept, theirs.intercept_, atol=1e-8)
+FEW = ALPHAS[::3]
+SHAPES = given(
+    st.integers(3, 15),
+    st.integers(1, 70),
+    st.integers(1, 5),
+    st.floats(0.1, 1),
+    st.integers(0, 999),
+)
+
+
+def unstandardised(n, p, t, share, seed):
+    """Features of any rank, one of them constant, and targets of any strength."""
+    rng = np.random.default_rng(seed)
+    rank = max(1, round(share * p))
+    x = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, p))
+    x[:, 0] = 2.0
+    return x, x @ rng.standard_normal((p, t)) * (seed % 3) + rng.standard_normal((n, t))
+
+
+@settings(max_examples=50, deadline=None)
+@SHAPES
+def test_without_standardisation_it_is_scikit_learns_ridge(quarter, p, t, share, seed):
+    x, y = unstandardised(4 * quarter, p, t, share, seed)
+    ours = fit_ridge(x, y, options=RidgeOptions(FEW, "loo", standardise=False))
+    theirs = RidgeCV(alphas=FEW, alpha_per_target=True, store_cv_results=True).fit(x, y)
+    clear = is_clear(theirs.cv_results_.reshape(len(x), t, -1).sum(axis=0).T)
+    np.testing.assert_allclose(ours.alpha[clear], np.ravel(theirs.alpha_)[clear])
+    coef, intercept = np.atleast_2d(theirs.coef_)[clear], np.ravel(theirs.intercept_)[clear]
+    np.testing.assert_allclose(ours.weights.T[clear], coef, rtol=1e-5, atol=1e-8)
+    np.testing.assert_allclose(ours.intercept[clear], intercept, rtol=1e-5, atol=1e-7)
+
+
+@settings(max_examples=50, deadline=None)
+@SHAPES
+def test_without_standardisation_it_chooses_as_himalaya(quarter, p, t, share, seed):
+    """On folds of one size: himalaya averages over folds, not over rows."""
+    x, y = unstandardised(4 * quarter, p, t, share, seed)
+    folds = np.random.default_rng(seed).permutation(np.arange(len(x)) % 4)
+    ours = fit_ridge(x, y, folds, options=RidgeOptions(FEW, "kfold", standardise=False))
+    cv = PredefinedSplit(folds)
+    theirs = HimalayaRidgeCV(alphas=FEW, fit_intercept=True, cv=cv).fit(x, y)
+    errors = [
+        sum(
+            ((y[test] - model.fit(x[train], y[train]).predict(x[test]).reshape(-1, t)) ** 2).sum(0)
+            for train, test in cv.split()
+        )
+        for model in [Ridge(alpha, solver="svd") for alpha in FEW]
+    ]
+    clear = is_clear(errors)
+    np.testing.assert_allclose(ours.alpha[clear], theirs.best_alphas_[clear])
+
+
+def is_clear(errors):
+    """Targets whose best two errors, (n_alphas, n_targets), differ by more than 1e-6."""
+    best, second = np.sort(errors, axis=0)[:2]
+    return second - best > 1e-6 * best

@@ -63,6 +63,7 @@ print(peak() - before)
         (300, 2_000, 1_024, 0, "kfold", False),
         (600, 620, 1_024, 0, "kfold", True),
         (600, 620, 1_024, 0, "gcv", True),
+        (60, 8, 100_000, 0, "gcv", True),
     ],
 )
 def test_memory_stays_within_the_plan(n, p, t, bootstraps, selection, banded):

@@ -36,8 +36,10 @@ LABELS = {
     "t": "targets",
     "alphas": "alphas",
     "subjects": "subjects",
+    "workers": "workers (4 layers)",
 }
 SUBJECTS = (1, 2, 4)
+WORKERS = (1, 2)
 REPEATS = 3
 
 
@@ -45,13 +47,14 @@ def main() -> None:
     with threadpool_limits(1):
         measured = {name: axis(name, values) for name, values in AXES.items()}
         measured["subjects"] = subjects()
-        speedup = workers()
+        measured["workers"] = workers()
     for name, rows in measured.items():
         print_rows(f"seconds against {LABELS[name]}", rows)
     if len(sys.argv) > 1:
         draw(measured, sys.argv[1])
     ends = {name: rows[-1]["model"] / rows[-1]["seconds"] for name, rows in measured.items()}
-    print_json({"growth": measured, "model_over_measured": ends, "speedup_2_workers": speedup})
+    one, two = (row["seconds"] for row in measured["workers"])
+    print_json({"growth": measured, "model_over_measured": ends, "speedup_2_workers": one / two})
 
 
 def axis(name: str, values: tuple[int, ...]) -> list[dict[str, Any]]:
@@ -96,12 +99,16 @@ def subjects() -> list[dict[str, Any]]:
     return rows
 
 
-def workers() -> float:
-    """Return how much faster two processes fit four layers than one."""
-    with ProcessPoolExecutor(2) as pool:
-        list(pool.map(one_layer, range(2)))
-        both = seconds(lambda: list(pool.map(one_layer, range(4))))
-    return seconds(lambda: [one_layer(i) for i in range(4)]) / both
+def workers() -> list[dict[str, Any]]:
+    """Time one process and two that fit four layers; the model is half the time by two."""
+    rows, one = [], 0.0
+    for count in WORKERS:
+        with ProcessPoolExecutor(count) as pool:
+            list(pool.map(one_layer, range(count)))
+            taken = seconds(lambda pool=pool: list(pool.map(one_layer, range(4))))
+        one = one or taken
+        rows.append({"workers": count, "seconds": taken, "model": one / count})
+    return rows
 
 
 def one_layer(_: int) -> None:
@@ -110,7 +117,7 @@ def one_layer(_: int) -> None:
 
 
 def draw(measured: dict[str, list[dict[str, Any]]], path: str) -> None:
-    figure, axes = plt.subplots(1, len(measured), figsize=(14, 2.8), layout="constrained")
+    figure, axes = plt.subplots(1, len(measured), figsize=(16, 2.8), layout="constrained")
     for place, (name, rows) in zip(axes, measured.items(), strict=True):
         values = [row[name] for row in rows]
         place.plot(values, [row["seconds"] for row in rows], "o-", color="tab:blue")

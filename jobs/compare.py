@@ -130,7 +130,7 @@ class _Study:
         targets = data["scores"].isel(layer=rows, target=slice(group["start"], group["stop"]))
         columns = slice(summary["start"], summary["stop"])
         return _Scores(
-            _unique(targets) if unique else targets.sel(measure="r").mean("fold").values,
+            _unique(targets) if unique else mean_r(targets),
             _by_replicate(data["bootstrap"].isel(layer=rows, summary=columns)),
             _by_replicate(data["permutation"].isel(layer=rows, summary=columns)),
             data.sizes["stimulus"],
@@ -148,6 +148,12 @@ class _Study:
                 if (group["subject"], group["modality"]) == (subject, modality):
                     return store, group, summary
         raise ValueError(f"no scores of {subject} {modality} among the stores of stage encode")
+
+
+def mean_r(targets: xr.DataArray) -> Array:
+    """Plain mean over folds, NaN for a target that is constant in one, as in every replicate."""
+    values: Array = targets.sel(measure="r").mean("fold", skipna=False).values
+    return values
 
 
 def _unique(targets: xr.DataArray) -> Array:

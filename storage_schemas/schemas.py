@@ -22,7 +22,7 @@ ALGORITHM_VERSION = {
     "stability": 2,
     "collinearity": 3,
     "scores": 3,
-    "comparisons": 1,
+    "comparisons": 2,
     "drill": 1,
 }
 """Kind of store -> version of the computation that fills it; raise it when its bytes change."""

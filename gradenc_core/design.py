@@ -287,8 +287,8 @@ def standardised_columns(
 def _check_rows(x: Rows, folds: NDArray[Any], weights: Floats) -> None:
     if len(x.shape) != 2:
         raise ValueError(f"features have shape {tuple(x.shape)}; give (n_stimuli, n_features).")
-    if x.shape[1] == 0:
-        raise ValueError("features have no columns; give one or more.")
+    if 0 in x.shape:
+        raise ValueError(f"features have shape {tuple(x.shape)}; give stimuli and columns.")
     for name, rows in (("folds", folds), ("weights", weights)):
         if rows.shape != (x.shape[0],):
             raise ValueError(

@@ -558,7 +558,8 @@ def test_bad_input_is_named():
     cases = [
         (lambda: encode(broken, y, folds), "1 of 12 features .* first in column 3"),
         (lambda: encode(x[:, 0], y, folds), r"features have shape \(80,\)"),
-        (lambda: encode(x[:, :0], y, folds), "features have no columns"),
+        (lambda: encode(x[:, :0], y, folds), r"features have shape \(\d+, 0\); give stimuli"),
+        (lambda: encode(x[:0], y[:0], folds[:0]), r"features have shape \(0, \d+\); give stimuli"),
         (lambda: encode(x, y[:-1], folds), r"targets have shape \(79, 5\) .* 80 rows"),
         (lambda: encode(x, y, folds[:-1]), r"folds has shape \(79,\) .* 80 rows"),
         (lambda: encode(x, y, folds, w[:-1]), r"weights has shape \(79,\) .* 80 rows"),

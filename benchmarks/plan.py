@@ -1,0 +1,56 @@
+"""What `gradenc plan` predicts of the demo's run on this machine, against the run itself.
+
+    python benchmarks/plan.py     # about five minutes on 2 cores; one line of JSON last
+
+Seconds of the stages whose units are timed, extract and encode, on the profile `local`: predicted
+before anything runs, and from the submission of a stage to the end of its last task.
+
+factor
+    Of either stage, the larger of real / predicted and predicted / real. To reach: 1.5.
+"""
+
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from _timing import Line, print_json, print_lines, print_rows
+from rich.console import Console
+
+from hpc.demo import run_demo, write_demo_study
+from hpc.folder import RunFolder
+from hpc.forecast import forecast
+from hpc.profile import load_profile
+from hpc.study import load_study
+from hpc.submissions import submissions
+
+STAGES = ("extract", "encode")
+
+
+def main() -> None:
+    profile, scenario = load_profile("local"), "plausible_backprop"
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "demo"
+        write_demo_study(folder, scenario, Console(file=sys.stderr))
+        study = load_study(folder / "study" / "study.yaml")
+        predicted = {stage.stage: stage.seconds for stage in forecast(study, profile)}
+        run_demo(folder, scenario, profile)
+        real = {stage: seconds(RunFolder.open(folder / "run"), stage) for stage in STAGES}
+    rows = [
+        {"stage": stage, "predicted_s": predicted[stage], "real_s": real[stage]} for stage in STAGES
+    ]
+    print_rows("the demo on this machine", rows)
+    ratios = [real[stage] / predicted[stage] for stage in STAGES]
+    values = {"stages": rows, "factor": max(max(ratio, 1 / ratio) for ratio in ratios)}
+    print_lines("gradenc plan", [Line("factor", "prediction is off by a factor of", 1.5)], values)
+    print_json(values)
+
+
+def seconds(run: RunFolder, stage: str) -> float:
+    """Return the wall time of a stage, which one submission has run."""
+    (own,) = [submission for submission in submissions(run) if submission.stage == stage]
+    begun, ended = (own.path / name for name in ("units.json", "outcome.json"))
+    return ended.stat().st_mtime - begun.stat().st_mtime
+
+
+if __name__ == "__main__":
+    main()

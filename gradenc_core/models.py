@@ -269,7 +269,8 @@ def resolve_layers(model: VisionModel, patterns: str | Sequence[str]) -> tuple[L
     Raises
     ------
     ValueError
-        A pattern matches no module, or a module runs never, repeatedly or returns no tensor.
+        A pattern matches no module, or a module runs never, repeatedly, or returns no tensor whose
+        first axis is the images.
     """
     requested = [patterns] if isinstance(patterns, str) else patterns
     names = {name for pattern in requested for name in _matches(model, pattern)}
@@ -289,6 +290,11 @@ def output_shape(model: VisionModel, name: str) -> tuple[int, ...]:
         reason = f"runs {call.n_calls} times in a forward pass"
     elif call.shape is None:
         reason = "returns neither a tensor nor a tuple that begins with one"
+    elif call.shape[:1] != (1,):
+        reason = (
+            f"returns shape {call.shape} for one image, so that its first axis is not the images "
+            "(such as windows folded into the batch, or tokens first)"
+        )
     else:
         return call.shape
     raise ValueError(

@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 from functools import cache
 
 import huggingface_hub.constants
@@ -235,6 +236,20 @@ def test_modules_that_cannot_be_layers_are_refused(name, message):
     assert model.blocks == tuple(f"blocks.{i}" for i in range(4))
     with pytest.raises(ValueError, match=message):
         resolve_layers(model, [name])
+
+
+def test_layers_whose_first_axis_is_not_the_images_are_refused():
+    swin = timm.models.SwinTransformer(
+        img_size=32, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(2, 2), num_classes=0
+    )
+    model = from_module(swin, replace(STEPS, image_size=32, resize_size=32))
+    blocks = ["layers.0.blocks.0", "layers.0.blocks.1", "layers.1.blocks.0", "layers.1.blocks.1"]
+    assert [name for name, _ in resolve_layers(model, "blocks")] == blocks
+    with pytest.raises(
+        ValueError,
+        match=r"layer 'layers\.0\.blocks\.0\.attn' .* shape \(4, 16, 8\) for one .*; name the mod",
+    ):
+        resolve_layers(model, ["layers.0.blocks.0.attn"])
 
 
 def test_the_first_tensor_of_a_tuple_is_a_layer():

@@ -178,6 +178,17 @@ def test_controls_are_seeded_and_open_every_layer_scale(family, load):
     assert len(set(digests)) == 4
 
 
+@pytest.mark.parametrize("name", ["Beit", "Data2VecVision"])
+def test_layer_scales_outside_the_table_are_opened(name, tmp_path):
+    config = getattr(hf, f"{name}Config")(**VIT)
+    getattr(hf, f"{name}Model")(config).save_pretrained(tmp_path)
+    hf.ViTImageProcessorPil(**SQUARE).save_pretrained(tmp_path)
+    module = load_model("transformers", str(tmp_path), "untrained", 0).module
+    scales = [p for n, p in module.named_parameters() if n.endswith(("lambda_1", "lambda_2"))]
+    assert len(scales) == 4
+    assert all(bool((scale == 1).all()) for scale in scales)
+
+
 @pytest.mark.parametrize("family", [f for f in SMALL if "DINOv3" not in f])
 def test_preprocessing_is_that_of_the_image_processor(family, load):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)

@@ -135,6 +135,8 @@ def test_tokens_are_counted(architecture, size, counts):
         ("timm", "convnext_atto", ".gamma", 12),
         ("torchvision", "convnext_tiny", ".layer_scale", 18),
         ("timm", "poolformer_s12", "layer_scale1.scale", 12),
+        ("timm", "resmlp_12_224", ".ls1", 12),
+        ("timm", "edgenext_xx_small", ".gamma_xca", 3),
     ],
 )
 def test_untrained_layer_scales_are_one(library, architecture, ending, n_gammas):

@@ -22,6 +22,8 @@ from gradenc_core.weights import constant_tensors, load_checkpoint, shuffle
 
 Weights = Literal["pretrained", "checkpoint", "untrained", "shuffled"]
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 _CLASS_TOKENS = {"cls_token", "class_embedding", "distillation_token"}
 """Names that transformers gives to class tokens."""
 
@@ -159,7 +161,8 @@ def from_module(
     Raises
     ------
     ValueError
-        The network is compiled or checkpoints its activations, which hides its layers from hooks.
+        The network is compiled or checkpoints its activations, which hides its layers from hooks
+        (unless it does so inside a forward, which is not seen); or it normalises by the batch.
     """
     _require_plain(module)
     module.eval().requires_grad_(False)
@@ -337,7 +340,7 @@ def _is_channels_last(shape: tuple[int, ...] | None) -> bool:
 
 
 def _require_plain(module: nn.Module) -> None:
-    """Refuse what keeps hooks from seeing each layer's output once."""
+    """Refuse what keeps hooks from seeing each layer's output once, for each image by itself."""
     for name, part in module.named_modules():
         compiled = type(part).__name__ == "OptimizedModule" or part._compiled_call_impl is not None
         if compiled:
@@ -351,6 +354,12 @@ def _require_plain(module: nn.Module) -> None:
             raise ValueError(
                 f"{name or 'the network'} has gradient checkpointing on, so that its layers run "
                 "again in the backward pass; switch it off"
+            )
+        if isinstance(part, _BATCH_NORMS) and part.running_mean is None:
+            raise ValueError(
+                f"{name or 'the network'} is a {type(part).__name__} without running statistics, "
+                "so that the images of a batch change each other's features; give a network with "
+                "track_running_stats=True"
             )
 
 

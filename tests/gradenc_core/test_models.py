@@ -212,6 +212,14 @@ def test_what_hides_layers_from_hooks_is_refused():
         from_module(network, STEPS)
 
 
+def test_norms_over_the_batch_are_refused():
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    with pytest.raises(ValueError, match=r"^1 is a BatchNorm2d without running statistics.*=True"):
+        from_module(nn.Sequential(nn.Conv2d(3, 3, 1), norm), STEPS)
+    one_by_one = nn.InstanceNorm2d(3)
+    assert from_module(nn.Sequential(nn.Conv2d(3, 3, 1), one_by_one), STEPS).calls
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [

@@ -12,8 +12,6 @@ import torch
 from PIL import Image
 from timm.data.imagenet_info import infer_imagenet_subset
 from torch import nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as transforms
 
 from gradenc_core.library import Library, build
 from gradenc_core.preprocessing import Preprocessing
@@ -227,11 +225,7 @@ def model_summary(model: VisionModel) -> dict[str, Any]:
 
 def preprocess(model: VisionModel, image: Image.Image) -> torch.Tensor:
     """Return the network's input for an image, (3, image_size, image_size) float32."""
-    steps = model.preprocessing
-    size = [steps.resize_size, steps.resize_size] if steps.squash else [steps.resize_size]
-    resized = transforms.resize(image.convert("RGB"), size, InterpolationMode(steps.interpolation))
-    cropped = transforms.center_crop(resized, [steps.image_size, steps.image_size])
-    return transforms.normalize(transforms.to_tensor(cropped), steps.mean, steps.std)
+    return model.preprocessing.apply(image)
 
 
 def layers_at(model: VisionModel, depths: int | Sequence[float]) -> tuple[Layer, ...]:

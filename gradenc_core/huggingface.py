@@ -12,8 +12,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
+from PIL import Image
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, ViTMAEModel
 from transformers.utils import logging
@@ -26,8 +28,14 @@ IMAGENET: _Scale = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF: _Scale = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 CLIP: _Scale = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
+MAX_DIFFERENCE = 0.02
+"""Of preprocessed pixels, a mean: libraries round a resize differently, by about one grey level."""
+
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Name by Pillow's number, which image processors record."""
+
+_NEEDED = ("size", "resample", "image_mean", "image_std")
+"""What an image processor must set for its steps to be known."""
 
 
 _VISION_PART = {
@@ -106,7 +114,9 @@ def _described(architecture: str, pretrained: bool) -> tuple[Any, Any, Preproces
         return network, network.config_class(**published.settings), published.preprocessing
     config: Any = AutoConfig.from_pretrained(architecture)
     network = _network((config.architectures or [type(config).__name__])[0])
-    steps = _steps(architecture, AutoImageProcessor.from_pretrained(architecture))
+    processor = AutoImageProcessor.from_pretrained(architecture)
+    steps = _steps(architecture, processor)
+    _check_steps(architecture, processor, steps)
     return network, getattr(config, "vision_config", config), steps
 
 
@@ -177,6 +187,12 @@ def _only_logits(_module: nn.Module, _inputs: Any, output: Any) -> Any:
 
 def _steps(architecture: str, processor: Any) -> Preprocessing:
     """Read the steps off an image processor."""
+    lacks = [name for name in _NEEDED if getattr(processor, name, None) is None]
+    if lacks:
+        raise ValueError(
+            f"the {type(processor).__name__} of {architecture} has no {' and no '.join(lacks)}; "
+            "use a model whose images are resized and normalised"
+        )
     size = processor.size
     side = size.get("shortest_edge") or size.get("height")
     squash = not size.get("shortest_edge")
@@ -200,6 +216,32 @@ def _steps(architecture: str, processor: Any) -> Preprocessing:
         mean=tuple(processor.image_mean),
         std=tuple(processor.image_std),
     )
+
+
+def _check_steps(architecture: str, processor: Any, steps: Preprocessing) -> None:
+    """Refuse an image processor that does anything but the steps read off it."""
+    image = _probe_image()
+    with torch.device("cpu"):  # whatever device the network is built on
+        theirs = torch.as_tensor(processor(image, return_tensors="pt")["pixel_values"][0])
+        ours = steps.apply(image)
+    if theirs.shape != ours.shape:
+        differs = f"shape {tuple(theirs.shape)} instead of {tuple(ours.shape)}"
+    elif (difference := float((theirs - ours).abs().mean())) > MAX_DIFFERENCE:
+        differs = f"by {difference:.2f} on average"
+    else:
+        return
+    raise ValueError(
+        f"the {type(processor).__name__} of {architecture} gives another input ({differs}) than "
+        "resize, centre crop, scale to [0, 1] and normalisation, which is all that gradenc does; "
+        "see do_resize, do_rescale, rescale_factor, do_normalize and do_flip_channel_order in its "
+        "preprocessor_config.json, or use a network of timm or torchvision"
+    )
+
+
+def _probe_image() -> Image.Image:
+    """Return an image of smooth colours, in which every step shows, larger than most inputs."""
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((640, 480), Image.Resampling.BICUBIC)
 
 
 def _squashed(size: int, interpolation: str, scale: _Scale) -> Preprocessing:

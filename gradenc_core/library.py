@@ -18,7 +18,7 @@ from gradenc_core.preprocessing import Preprocessing
 Library = Literal["torchvision", "timm", "transformers"]
 
 _LAYER_SCALE = re.compile(
-    r"(^|\.)(gamma(_?\d)?|layer_scale(_?\d)?(\.(scale|lambda1))?|layer_scale_parameter)$"
+    r"(^|\.)(gamma(_?\d|_xca)?|ls\d|lambda_?\d|layer_scale(_?\d)?(\.scale)?|layer_scale_parameter)$"
 )
 
 

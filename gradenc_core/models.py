@@ -12,8 +12,6 @@ import torch
 from PIL import Image
 from timm.data.imagenet_info import infer_imagenet_subset
 from torch import nn
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as transforms
 
 from gradenc_core.library import Library, build
 from gradenc_core.preprocessing import Preprocessing
@@ -21,6 +19,8 @@ from gradenc_core.tracing import Call, find_blocks, trace
 from gradenc_core.weights import constant_tensors, load_checkpoint, shuffle
 
 Weights = Literal["pretrained", "checkpoint", "untrained", "shuffled"]
+
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 _CLASS_TOKENS = {"cls_token", "class_embedding", "distillation_token"}
 """Names that transformers gives to class tokens."""
@@ -159,7 +159,8 @@ def from_module(
     Raises
     ------
     ValueError
-        The network is compiled or checkpoints its activations, which hides its layers from hooks.
+        The network is compiled or checkpoints its activations, which hides its layers from hooks
+        (unless it does so inside a forward, which is not seen); or it normalises by the batch.
     """
     _require_plain(module)
     module.eval().requires_grad_(False)
@@ -224,11 +225,7 @@ def model_summary(model: VisionModel) -> dict[str, Any]:
 
 def preprocess(model: VisionModel, image: Image.Image) -> torch.Tensor:
     """Return the network's input for an image, (3, image_size, image_size) float32."""
-    steps = model.preprocessing
-    size = [steps.resize_size, steps.resize_size] if steps.squash else [steps.resize_size]
-    resized = transforms.resize(image.convert("RGB"), size, InterpolationMode(steps.interpolation))
-    cropped = transforms.center_crop(resized, [steps.image_size, steps.image_size])
-    return transforms.normalize(transforms.to_tensor(cropped), steps.mean, steps.std)
+    return model.preprocessing.apply(image)
 
 
 def layers_at(model: VisionModel, depths: int | Sequence[float]) -> tuple[Layer, ...]:
@@ -269,7 +266,8 @@ def resolve_layers(model: VisionModel, patterns: str | Sequence[str]) -> tuple[L
     Raises
     ------
     ValueError
-        A pattern matches no module, or a module runs never, repeatedly or returns no tensor.
+        A pattern matches no module, or a module runs never, repeatedly, or returns no tensor whose
+        first axis is the images.
     """
     requested = [patterns] if isinstance(patterns, str) else patterns
     names = {name for pattern in requested for name in _matches(model, pattern)}
@@ -289,6 +287,11 @@ def output_shape(model: VisionModel, name: str) -> tuple[int, ...]:
         reason = f"runs {call.n_calls} times in a forward pass"
     elif call.shape is None:
         reason = "returns neither a tensor nor a tuple that begins with one"
+    elif call.shape[:1] != (1,):
+        reason = (
+            f"returns shape {call.shape} for one image, so that its first axis is not the images "
+            "(such as windows folded into the batch, or tokens first)"
+        )
     else:
         return call.shape
     raise ValueError(
@@ -331,7 +334,7 @@ def _is_channels_last(shape: tuple[int, ...] | None) -> bool:
 
 
 def _require_plain(module: nn.Module) -> None:
-    """Refuse what keeps hooks from seeing each layer's output once."""
+    """Refuse what keeps hooks from seeing each layer's output once, for each image by itself."""
     for name, part in module.named_modules():
         compiled = type(part).__name__ == "OptimizedModule" or part._compiled_call_impl is not None
         if compiled:
@@ -345,6 +348,12 @@ def _require_plain(module: nn.Module) -> None:
             raise ValueError(
                 f"{name or 'the network'} has gradient checkpointing on, so that its layers run "
                 "again in the backward pass; switch it off"
+            )
+        if isinstance(part, _BATCH_NORMS) and part.running_mean is None:
+            raise ValueError(
+                f"{name or 'the network'} is a {type(part).__name__} without running statistics, "
+                "so that the images of a batch change each other's features; give a network with "
+                "track_running_stats=True"
             )
 
 

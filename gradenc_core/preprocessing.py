@@ -2,6 +2,11 @@
 
 from dataclasses import asdict, dataclass
 
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms import functional as transforms
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -34,3 +39,12 @@ class Preprocessing:
         return Preprocessing(
             **{**asdict(self), "image_size": image_size, "resize_size": resize_size}
         )
+
+    def apply(self, image: Image.Image) -> torch.Tensor:
+        """Return the network's input for an image, (3, image_size, image_size) float32."""
+        size = [self.resize_size, self.resize_size] if self.squash else [self.resize_size]
+        resized = transforms.resize(
+            image.convert("RGB"), size, InterpolationMode(self.interpolation)
+        )
+        cropped = transforms.center_crop(resized, [self.image_size, self.image_size])
+        return transforms.normalize(transforms.to_tensor(cropped), self.mean, self.std)

@@ -18,8 +18,8 @@ _NEVER_BLOCKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Dropout, nn.Ide
 class Call(NamedTuple):
     """What one forward pass did with a module: order of begin and end, output shape, calls.
 
-    `shape` is None where the output is neither a tensor nor a tuple that begins with one; its first
-    entry, the batch, is 1.
+    `shape` is None where the output is neither a tensor nor a tuple that begins with one. Its first
+    entry is 1 where that axis is the batch; other layers are refused (`models.output_shape`).
     """
 
     begin: int

@@ -10,6 +10,9 @@ from torch import nn
 
 from gradenc_core.projection import keyed_generator
 
+_STATISTICS = {"running_mean", "running_var"}
+"""Names of the buffers that training fills; others are fixed tables."""
+
 SHOWN = 5
 """How many names of tensors an error lists."""
 
@@ -51,7 +54,8 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
 def shuffle(module: nn.Module, seed: int) -> None:
     """Permute the values of every trained tensor within it, in place.
 
-    Trained are the parameters that require a gradient and the statistics of normalisation layers.
+    Trained are the parameters that require a gradient and the running statistics of normalisation
+    layers, not fixed tables among the buffers.
     A tensor's permutation depends on `seed` and its name alone.
 
     Raises
@@ -113,8 +117,12 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _trained(module: nn.Module) -> dict[str, torch.Tensor]:
-    fixed = {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
-    return {name: tensor for name, tensor in _values(module).items() if name not in fixed}
+    trained = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    return {
+        name: tensor
+        for name, tensor in _values(module).items()
+        if name in trained or name.rpartition(".")[2] in _STATISTICS
+    }
 
 
 def _values(module: nn.Module) -> dict[str, torch.Tensor]:

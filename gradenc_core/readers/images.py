@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -194,7 +195,7 @@ def _verified(path: Path) -> bytes:
     data = path.read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            jpeg = image.format == "JPEG"
+            jpeg = image.format != "PNG"
             deep = _is_deep(image, data)
             image.verify()
     except _UNDECODABLE as error:
@@ -210,7 +211,7 @@ def _decoded(data: bytes, path: Path) -> Image.Image:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             deep = _is_deep(image, data)
             # A decoder takes zeros, of which an interrupted copy is full, for pixels.
-            if image.format == "JPEG" and END_OF_JPEG not in data:
+            if image.format != "PNG" and END_OF_JPEG not in _scans(data):
                 raise ValueError("image file is truncated")
             if not deep:
                 return image.convert("RGB")
@@ -219,6 +220,13 @@ def _decoded(data: bytes, path: Path) -> Image.Image:
     raise ValueError(
         f"the image {path} has more than 8 bits per channel; save it with 8, as it was shown"
     )
+
+
+def _scans(data: bytes) -> bytes:
+    """Return a JPEG from its first scan on: before it, a thumbnail may have an end of its own."""
+    file = io.BytesIO(data)
+    JpegImageFile(file)  # reads the header, up to the first scan
+    return data[file.tell() :]
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

@@ -13,7 +13,7 @@ import transformers as hf
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from gradenc_core.huggingface import PUBLISHED, _steps
+from gradenc_core.huggingface import PUBLISHED, _check_steps, _steps
 from gradenc_core.library import FAMILIES, build, weights_cache
 from gradenc_core.models import load_model, preprocess, resolve_layers
 from gradenc_core.signals import SignalExtractor
@@ -178,12 +178,64 @@ def test_controls_are_seeded_and_open_every_layer_scale(family, load):
     assert len(set(digests)) == 4
 
 
+@pytest.mark.parametrize("name", ["Beit", "Data2VecVision"])
+def test_layer_scales_outside_the_table_are_opened(name, tmp_path):
+    config = getattr(hf, f"{name}Config")(**VIT)
+    getattr(hf, f"{name}Model")(config).save_pretrained(tmp_path)
+    hf.ViTImageProcessorPil(**SQUARE).save_pretrained(tmp_path)
+    module = load_model("transformers", str(tmp_path), "untrained", 0).module
+    scales = [p for n, p in module.named_parameters() if n.endswith(("lambda_1", "lambda_2"))]
+    assert len(scales) == 4
+    assert all(bool((scale == 1).all()) for scale in scales)
+
+
 @pytest.mark.parametrize("family", [f for f in SMALL if "DINOv3" not in f])
 def test_preprocessing_is_that_of_the_image_processor(family, load):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).resize((100, 80), Image.Resampling.BICUBIC)
     expected = SMALL[family][1]()(image, return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(preprocess(load(family), image), expected, rtol=0, atol=2e-6)
+
+
+@pytest.fixture
+def with_processor(folders, tmp_path):
+    """Load a small vision transformer on the device meta with another image processor."""
+
+    def load(processor):
+        config = folders[0] / "supervised ViT-L/16" / "config.json"
+        (tmp_path / "config.json").write_bytes(config.read_bytes())
+        processor.save_pretrained(tmp_path)
+        with torch.device("meta"):
+            return load_model("transformers", str(tmp_path), "untrained", 0)
+
+    return load
+
+
+@pytest.mark.parametrize(
+    ("processor", "differs"),
+    [
+        (lambda: hf.ViTImageProcessor(**SQUARE, do_resize=False), r"shape \(3, 480, 640\) inst"),
+        (lambda: hf.ViTImageProcessor(**SQUARE, do_rescale=False), r"by \d+\.\d\d on average"),
+        (lambda: hf.ViTImageProcessor(**SQUARE, rescale_factor=1 / 127.5), r"by 0\.9"),
+        (lambda: hf.ViTImageProcessor(**SQUARE, do_normalize=False), r"by 0\.5"),
+        (lambda: hf.MobileViTImageProcessor(), r"by 0\.6"),
+        (lambda: hf.LevitImageProcessor(), r"by 0\.5"),
+        (lambda: hf.EfficientNetImageProcessor(**SQUARE), r"by 0\.4"),
+    ],
+)
+def test_other_preprocessing_is_refused(processor, differs, with_processor):
+    with pytest.raises(ValueError, match=rf"ImageProcessor of .* another input \({differs}.*; see"):
+        with_processor(processor())
+
+
+def test_a_processor_without_steps_is_refused(with_processor):
+    with pytest.raises(ValueError, match=r"the GLPNImageProcessor of .* has no size and no im"):
+        with_processor(hf.GLPNImageProcessor())
+
+
+def test_a_processor_outside_the_table_that_does_the_same_is_accepted(with_processor):
+    steps = with_processor(hf.DeiTImageProcessor()).preprocessing
+    assert (steps.image_size, steps.resize_size, steps.squash) == (224, 256, True)
 
 
 @pytest.mark.parametrize("family", ["supervised ViT-L/16", "ResNet-50", "ConvNeXt-L"])
@@ -356,6 +408,7 @@ def test_published_preprocessing_is_that_of_the_processors():
     }
     for name, processor in processors.items():
         assert PUBLISHED[name].preprocessing == _steps(name, processor), name
+        _check_steps(name, processor, PUBLISHED[name].preprocessing)
 
 
 def test_the_table_of_families_names_what_the_libraries_have():

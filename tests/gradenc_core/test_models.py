@@ -1,4 +1,5 @@
 import hashlib
+from dataclasses import replace
 from functools import cache
 
 import huggingface_hub.constants
@@ -134,6 +135,8 @@ def test_tokens_are_counted(architecture, size, counts):
         ("timm", "convnext_atto", ".gamma", 12),
         ("torchvision", "convnext_tiny", ".layer_scale", 18),
         ("timm", "poolformer_s12", "layer_scale1.scale", 12),
+        ("timm", "resmlp_12_224", ".ls1", 12),
+        ("timm", "edgenext_xx_small", ".gamma_xca", 3),
     ],
 )
 def test_untrained_layer_scales_are_one(library, architecture, ending, n_gammas):
@@ -209,6 +212,14 @@ def test_what_hides_layers_from_hooks_is_refused():
         from_module(network, STEPS)
 
 
+def test_norms_over_the_batch_are_refused():
+    norm = nn.BatchNorm2d(3, track_running_stats=False)
+    with pytest.raises(ValueError, match=r"^1 is a BatchNorm2d without running statistics.*=True"):
+        from_module(nn.Sequential(nn.Conv2d(3, 3, 1), norm), STEPS)
+    one_by_one = nn.InstanceNorm2d(3)
+    assert from_module(nn.Sequential(nn.Conv2d(3, 3, 1), one_by_one), STEPS).calls
+
+
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
@@ -235,6 +246,20 @@ def test_modules_that_cannot_be_layers_are_refused(name, message):
     assert model.blocks == tuple(f"blocks.{i}" for i in range(4))
     with pytest.raises(ValueError, match=message):
         resolve_layers(model, [name])
+
+
+def test_layers_whose_first_axis_is_not_the_images_are_refused():
+    swin = timm.models.SwinTransformer(
+        img_size=32, window_size=4, embed_dim=8, depths=(2, 2), num_heads=(2, 2), num_classes=0
+    )
+    model = from_module(swin, replace(STEPS, image_size=32, resize_size=32))
+    blocks = ["layers.0.blocks.0", "layers.0.blocks.1", "layers.1.blocks.0", "layers.1.blocks.1"]
+    assert [name for name, _ in resolve_layers(model, "blocks")] == blocks
+    with pytest.raises(
+        ValueError,
+        match=r"layer 'layers\.0\.blocks\.0\.attn' .* shape \(4, 16, 8\) for one .*; name the mod",
+    ):
+        resolve_layers(model, ["layers.0.blocks.0.attn"])
 
 
 def test_the_first_tensor_of_a_tuple_is_a_layer():

@@ -121,13 +121,15 @@ def test_what_a_shuffle_cannot_change_is_recorded(trained, tmp_path):
         shuffle(nn.LayerNorm(4), 0)
 
 
-def test_fixed_parameters_and_counters_are_not_shuffled():
+def test_fixed_parameters_tables_and_counters_are_not_shuffled():
     module = nn.ModuleList([nn.BatchNorm1d(99), nn.Linear(9, 9)])
+    module.register_buffer("relative_coords_table", torch.arange(9.0))  # as in Swin V2
     module[0].running_mean.copy_(torch.arange(99.0))
     module[1].weight.requires_grad_(False)
     weight = module[1].weight.clone()
     shuffle(module, 0)
     assert torch.equal(module[1].weight, weight)
+    assert torch.equal(module.relative_coords_table, torch.arange(9.0))
     assert not torch.equal(module[0].running_mean, torch.arange(99.0))
     assert module[0].num_batches_tracked == 0
 

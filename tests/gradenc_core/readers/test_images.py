@@ -1,7 +1,9 @@
 import hashlib
+import io
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -79,6 +81,39 @@ def test_jpeg_that_ends_in_zeros_is_refused(tmp_path: Path) -> None:
     pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(path)
     whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2].ljust(len(whole), b"\0"))
+    for read in (lambda: read_image(path), lambda: read_manifest(tmp_path)):
+        with pytest.raises(ValueError, match=r"image\.jpg \(image file is truncated"):
+            read()
+
+
+def with_thumbnail(image: Image.Image, **options: Any) -> bytes:
+    """Return a JPEG, or several in one file (MPO), whose header holds a whole JPEG."""
+    small, whole = io.BytesIO(), io.BytesIO()
+    image.resize((8, 8)).save(small, "JPEG")
+    image.save(whole, **options)
+    segment = b"Exif\0\0" + small.getvalue()
+    start = b"\xff\xd8\xff\xe1" + struct.pack(">H", 2 + len(segment)) + segment
+    return start + whole.getvalue()[2:]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"format": "JPEG"},
+        {"format": "JPEG", "progressive": True},
+        {"format": "MPO", "save_all": True, "append_images": [Image.new("RGB", (8, 8))]},
+    ],
+)
+def test_end_of_a_thumbnail_is_not_the_end_of_its_image(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    path = tmp_path / "image.jpg"
+    pixels = np.random.default_rng(0).integers(256, size=(64, 64, 3), dtype=np.uint8)
+    whole = with_thumbnail(Image.fromarray(pixels), **options)
+    path.write_bytes(whole + b"\xff\xda of a film")
+    assert read_manifest(tmp_path).ids == ("image.jpg",)
+    assert read_image(path).size == (64, 64)
     path.write_bytes(whole[: len(whole) // 2].ljust(len(whole), b"\0"))
     for read in (lambda: read_image(path), lambda: read_manifest(tmp_path)):
         with pytest.raises(ValueError, match=r"image\.jpg \(image file is truncated"):

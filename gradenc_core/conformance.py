@@ -29,8 +29,9 @@ from gradenc_core.projection import keyed_generator
 from gradenc_core.readout import Context, Head
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.tokens import layer_layout, pool
+from gradenc_core.views import N_VIEWS
 
-N_STIMULI, MICRO_BATCH, N_VIEWS = 5, 3, 2
+N_STIMULI, MICRO_BATCH = 5, 3
 N_BANK, N_PROTOTYPES = 12, 4
 STEP, TOLERANCE = 1e-5, 1e-4
 """Of the finite differences: step along a direction of norm 1, largest error relative to the

@@ -156,6 +156,15 @@ def test_what_is_no_objective_is_refused(vit, loss, message):
         check_objective(as_objective(loss), vit)
 
 
+def test_an_objective_may_read_all_the_views_that_are_promised(vit):
+    @needs("views")
+    def late(readout, context, draw):
+        losses = [(readout.pooled * view.pooled).sum(dim=1) for view in readout.views[4:]]
+        return torch.stack(losses).mean(dim=0)
+
+    check_objective(as_objective(late), vit)
+
+
 # Against autograd on single stimuli, written out.
 
 

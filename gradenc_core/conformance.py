@@ -51,11 +51,11 @@ def check_objective(
 ) -> None:
     """Refuse an objective or a signal that could not be trusted.
 
-    Its losses are one finite number per stimulus; a stimulus's gradient depends on nothing else in
-    the batch; the bytes do not depend on how stimuli are split or ordered; gradients equal central
-    finite differences with respect to every block's output (relative error below 1e-4), where what
-    is read of views, bank and the unmasked pass counts as constant. A signal, which is no gradient
-    of a loss, must be finite instead.
+    Its losses are one finite number per stimulus, and their gradients are finite; a stimulus's
+    gradient depends on nothing else in the batch; the bytes do not depend on how stimuli are split
+    or ordered; gradients equal central finite differences with respect to every block's output
+    (relative error below 1e-4), where what is read of views, bank and the unmasked pass counts as
+    constant. A signal, which is no gradient of a loss, is spared the finite differences.
 
     Parameters
     ----------
@@ -72,10 +72,9 @@ def check_objective(
     model = model or tiny_model()
     extractor = _extractor(objective, model, head)
     stimuli = _stimuli(model, "stimulus", N_STIMULI)
+    problems = [_losses, _finite, _independence, _partition]
     if objective.rule is None:
-        problems = (_losses, _independence, _partition, _finite_differences)
-    else:
-        problems = (_losses, _finite, _independence, _partition)
+        problems.append(_finite_differences)
     for problem in problems:
         try:
             found = problem(extractor, stimuli)
@@ -157,6 +156,14 @@ def _losses(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
     return None
 
 
+def _finite(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
+    for source, layers in _pooled(extractor, stimuli, range(N_STIMULI)).items():
+        if not all(bool(layer.isfinite().all()) for layer in layers):
+            what = "is" if source.startswith("signal:") else "has a gradient that is"
+            return f"{what} not finite; guard its logarithms, roots and divisions against 0"
+    return None
+
+
 def _independence(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
     """Give the first stimulus other companions: its gradient must stay what it was."""
     alone, together = (_pooled(extractor, stimuli, order) for order in ([0, 1, 2], [0, 3, 4]))
@@ -181,13 +188,6 @@ def _partition(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
                     "gives other bytes when stimuli are split or ordered otherwise; key whatever "
                     "is random by the stimulus's digest and the seed, and keep no state"
                 )
-    return None
-
-
-def _finite(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
-    for layers in _pooled(extractor, stimuli, range(N_STIMULI)).values():
-        if not all(bool(layer.isfinite().all()) for layer in layers):
-            return "is not finite; guard its logarithms, roots and divisions"
     return None
 
 

@@ -140,6 +140,10 @@ def bad_logarithm(readout, context, draw):
     return (readout.pooled - readout.pooled).sum(dim=1).log()
 
 
+def bad_root(readout, context, draw):
+    return (readout.pooled.sum(dim=1) * 0).sqrt()
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
@@ -148,7 +152,8 @@ def bad_logarithm(readout, context, draw):
         (bad_place, "other bytes when stimuli are split"),
         (bad_shape, r"returns shape \(\) for 5 stimuli"),
         (bad_detached, "not that of its loss"),
-        (bad_logarithm, "not finite"),
+        (bad_logarithm, "returns a loss that is not finite"),
+        (bad_root, "has a gradient that is not finite; guard its logarithms, roots"),
     ],
 )
 def test_what_is_no_objective_is_refused(vit, loss, message):

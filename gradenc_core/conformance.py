@@ -12,7 +12,7 @@ A lab calls it from its own tests::
         check_objective(as_signal(relevance))
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -52,10 +52,11 @@ def check_objective(
     """Refuse an objective or a signal that could not be trusted.
 
     Its losses are one finite number per stimulus, and their gradients are finite; a stimulus's
-    gradient depends on nothing else in the batch; the bytes do not depend on how stimuli are split
-    or ordered; gradients equal central finite differences with respect to every block's output
-    (relative error below 1e-4), where what is read of views, bank and the unmasked pass counts as
-    constant. A signal, which is no gradient of a loss, is spared the finite differences.
+    gradient depends on nothing else in the batch, nor on the batch's size; the bytes do not depend
+    on how stimuli are split or ordered; gradients equal central finite differences with respect to
+    every block's output (relative error below 1e-4), where what is read of views, bank and the
+    unmasked pass counts as constant. A signal, which is no gradient of a loss, is spared the finite
+    differences.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def check_objective(
     model = model or tiny_model()
     extractor = _extractor(objective, model, head)
     stimuli = _stimuli(model, "stimulus", N_STIMULI)
-    problems = [_losses, _finite, _independence, _partition]
+    problems = [_losses, _finite, _independence, _batch_size, _partition]
     if objective.rule is None:
         problems.append(_finite_differences)
     for problem in problems:
@@ -175,6 +176,18 @@ def _independence(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
     )
 
 
+def _batch_size(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
+    """Run the first stimulus alone, unpadded: its gradient must stay what it was."""
+    beside, alone = (extractor.passes.signals(stimuli[torch.arange(n)]) for n in (MICRO_BATCH, 1))
+    errors = [((x[0] - y[0]).norm(), y[0].norm()) for x, y in _pairs(beside, alone)]
+    if all(bool(error <= TOLERANCE * size) for error, size in errors):
+        return None
+    return (
+        "gives a stimulus another gradient in a batch of another size; do not divide by the number "
+        "of stimuli, nor multiply with it: every stimulus counts once, however many run together"
+    )
+
+
 def _partition(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
     """Split and reorder the stimuli: the bytes must stay what they were."""
     order = [3, 0, 4, 1, 2]
@@ -233,6 +246,8 @@ def _perturbed(
         handle.remove()
 
 
-def _pairs(first: Gradients, second: Gradients) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _pairs(
+    first: Mapping[str, Sequence[torch.Tensor]], second: Mapping[str, Sequence[torch.Tensor]]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for source in first:
         yield from zip(first[source], second[source], strict=True)

@@ -120,6 +120,10 @@ def bad_batch(readout, context, draw):
     return readout.pooled.sum(dim=1) - readout.pooled.mean() * readout.pooled[:, 0]
 
 
+def bad_mean(readout, context, draw):
+    return readout.pooled.square().sum(dim=1) / len(readout.pooled)
+
+
 def bad_noise(readout, context, draw):
     return (readout.pooled * torch.rand_like(readout.pooled)).sum(dim=1)
 
@@ -148,6 +152,7 @@ def bad_root(readout, context, draw):
     ("loss", "message"),
     [
         (bad_batch, "another gradient beside other stimuli"),
+        (bad_mean, "another gradient in a batch of another size; do not divide by the number"),
         (bad_noise, "another gradient beside other stimuli"),
         (bad_place, "other bytes when stimuli are split"),
         (bad_shape, r"returns shape \(\) for 5 stimuli"),
@@ -462,3 +467,12 @@ def test_a_signal_that_is_not_finite_is_refused_as_such():
 
     with pytest.raises(NotConforming, match="the signal broken is not finite"):
         check_objective(as_signal(broken))
+
+
+def test_a_signal_that_depends_on_the_size_of_the_batch_is_refused():
+    @signal(of="energy")
+    def shared(activations, gradients):
+        return [g / len(g) for g in gradients]
+
+    with pytest.raises(NotConforming, match=r"the signal shared .* in a batch of another size"):
+        check_objective(as_signal(shared))

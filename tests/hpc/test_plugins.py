@@ -279,6 +279,27 @@ def test_what_cannot_run_is_refused(folder: Path, overrides: list[str], message:
         check_all(study)
 
 
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
+        ("def loss(:", "SyntaxError: invalid syntax"),
+        ("SCALE = 1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+@pytest.mark.parametrize(
+    "override",
+    ["objectives=['broken:x']", "signals=[forward, gradient, 'broken:x']", "dino_head='broken:x'"],
+)
+def test_a_module_that_cannot_be_imported_is_refused(
+    folder: Path, source: str, error: str, override: str
+) -> None:
+    (folder / "broken.py").write_text(source)
+    study = load(folder, override)
+    with pytest.raises(StudyError, match=rf"broken.py cannot be imported \({error}.*\); correct"):
+        check_objectives(study)
+
+
 def test_a_small_bank_is_refused(folder: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "few", 3, 16, 0)
     with pytest.raises(StudyError, match=r"bank: .*at least 256 distinct images.*it holds 3"):

@@ -23,7 +23,7 @@ from torch import nn
 from gradenc_core.bank import build_bank
 from gradenc_core.models import VisionModel, from_module
 from gradenc_core.objectives import Objective
-from gradenc_core.passes import Stimuli
+from gradenc_core.passes import Stimuli, WorksInPlace
 from gradenc_core.preprocessing import Preprocessing
 from gradenc_core.projection import keyed_generator
 from gradenc_core.readout import Context, Head
@@ -51,12 +51,12 @@ def check_objective(
 ) -> None:
     """Refuse an objective or a signal that could not be trusted.
 
-    Its losses are one finite number per stimulus, and their gradients are finite; a stimulus's
-    gradient depends on nothing else in the batch, nor on the batch's size; the bytes do not depend
-    on how stimuli are split or ordered; gradients equal central finite differences with respect to
-    every block's output (relative error below 1e-4), where what is read of views, bank and the
-    unmasked pass counts as constant. A signal, which is no gradient of a loss, is spared the finite
-    differences.
+    Its losses are one finite number per stimulus, and their gradients are finite; it changes
+    nothing of what it reads; a stimulus's gradient depends on nothing else in the batch, nor on the
+    batch's size; the bytes do not depend on how stimuli are split or ordered; gradients equal
+    central finite differences with respect to every block's output (relative error below 1e-4),
+    where what is read of views, bank and the unmasked pass counts as constant. A signal, which is
+    no gradient of a loss, is spared the finite differences.
 
     Parameters
     ----------
@@ -79,6 +79,8 @@ def check_objective(
     for problem in problems:
         try:
             found = problem(extractor, stimuli)
+        except WorksInPlace as error:
+            raise NotConforming(str(error)) from error
         except Exception as error:
             found = f"fails ({type(error).__name__}: {error}); {_remedy(objective)}"
         if found:

@@ -416,6 +416,48 @@ def test_classes_hold_for_all_objectives_and_tokens(vit):
             assert last["gradient:energy"] == same
 
 
+def changes_pooled(readout, context, draw):
+    z = readout.pooled
+    z -= 0.5
+    return z.square().sum(dim=1)
+
+
+def changes_patches(readout, context, draw):
+    return readout.patches.mul_(2).sum(dim=(1, 2))
+
+
+@needs("views")
+def changes_a_view(readout, context, draw):
+    return (readout.pooled * readout.views[-1].pooled.sub_(1)).sum(dim=1)
+
+
+@needs("bank")
+def changes_the_bank(readout, context, draw):
+    context.bank.prototypes[0] = 0
+    return context.bank.logits(readout.pooled).logsumexp(dim=1)
+
+
+@needs("masks")
+def changes_the_whole(readout, context, draw):
+    return (readout.patches * readout.whole.patches.neg_()).sum(dim=(1, 2))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [changes_pooled, changes_patches, changes_a_view, changes_the_bank, changes_the_whole],
+)
+def test_an_objective_that_works_in_place_is_refused_before_and_when_it_runs(loss):
+    message = f"gradient:{loss.__name__} works in place on what it reads; copy it first"
+    model, objective = tiny_model(), as_objective(loss)
+    with pytest.raises(NotConforming, match=message):
+        check_objective(objective, model)
+    objectives = OBJECTIVES | {objective.name: objective}
+    sources = [*objective.sources, "gradient:energy"]
+    passes = Passes(model, model.blocks, sources, Context(0, make_bank(model)), objectives)
+    with pytest.raises(ValueError, match=message):
+        passes.signals(make_stimuli(16))
+
+
 def test_a_rule_that_works_in_place_reaches_no_other_signal():
     @signal(of="energy")
     def inplace(activations, gradients):

@@ -45,6 +45,9 @@ def head(embeddings):
 def flat_head(embeddings):
     return embeddings.sum(dim=1)
 
+def changing_head(embeddings):
+    return embeddings.mul_(2)
+
 def coupled_head(embeddings):
     return embeddings - embeddings.mean(dim=0)
 
@@ -270,6 +273,7 @@ def test_what_an_objective_is_made_of_is_in_its_identity(folder: Path, tmp_path:
             ["dino_head='losses:coupled_head'"],
             "depend on nothing else in the batch; take",
         ),
+        (["dino_head='losses:changing_head'"], "does not work in place on the embeddings; copy"),
         (["dino_head='losses:flat_head'"], r"maps embeddings \(n, 64\) to logits .* made \(3,\)"),
     ],
 )

@@ -304,6 +304,18 @@ def test_a_module_that_cannot_be_imported_is_refused(
         check_objectives(study)
 
 
+def test_a_module_of_a_package_that_cannot_be_imported_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_lab").mkdir()
+    (tmp_path / "broken_lab" / "__init__.py").write_text("SCALE = 1 / 0")
+    (tmp_path / "broken_lab" / "losses.py").write_text(LOSSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    study = load(folder, "objectives=['broken_lab.losses:sparsity']")
+    with pytest.raises(StudyError, match=r"installed \(ZeroDivisionError: .*; put its file"):
+        check_objectives(study)
+
+
 def test_a_small_bank_is_refused(folder: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "few", 3, 16, 0)
     with pytest.raises(StudyError, match=r"bank: .*at least 256 distinct images.*it holds 3"):

@@ -12,7 +12,7 @@ A lab calls it from its own tests::
         check_objective(as_signal(relevance))
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,14 +23,15 @@ from torch import nn
 from gradenc_core.bank import build_bank
 from gradenc_core.models import VisionModel, from_module
 from gradenc_core.objectives import Objective
-from gradenc_core.passes import Stimuli
+from gradenc_core.passes import Stimuli, WorksInPlace
 from gradenc_core.preprocessing import Preprocessing
 from gradenc_core.projection import keyed_generator
 from gradenc_core.readout import Context, Head
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.tokens import layer_layout, pool
+from gradenc_core.views import N_VIEWS
 
-N_STIMULI, MICRO_BATCH, N_VIEWS = 5, 3, 2
+N_STIMULI, MICRO_BATCH = 5, 3
 N_BANK, N_PROTOTYPES = 12, 4
 STEP, TOLERANCE = 1e-5, 1e-4
 """Of the finite differences: step along a direction of norm 1, largest error relative to the
@@ -50,11 +51,12 @@ def check_objective(
 ) -> None:
     """Refuse an objective or a signal that could not be trusted.
 
-    Its losses are one finite number per stimulus; a stimulus's gradient depends on nothing else in
-    the batch; the bytes do not depend on how stimuli are split or ordered; gradients equal central
-    finite differences with respect to every block's output (relative error below 1e-4), where what
-    is read of views, bank and the unmasked pass counts as constant. A signal, which is no gradient
-    of a loss, must be finite instead.
+    Its losses are one finite number per stimulus, and their gradients are finite; it changes
+    nothing of what it reads; a stimulus's gradient depends on nothing else in the batch, nor on the
+    batch's size; the bytes do not depend on how stimuli are split or ordered; gradients equal
+    central finite differences with respect to every block's output (relative error below 1e-4),
+    where what is read of views, bank and the unmasked pass counts as constant. A signal, which is
+    no gradient of a loss, is spared the finite differences.
 
     Parameters
     ----------
@@ -71,13 +73,14 @@ def check_objective(
     model = model or tiny_model()
     extractor = _extractor(objective, model, head)
     stimuli = _stimuli(model, "stimulus", N_STIMULI)
+    problems = [_losses, _finite, _independence, _batch_size, _partition]
     if objective.rule is None:
-        problems = (_losses, _independence, _partition, _finite_differences)
-    else:
-        problems = (_losses, _finite, _independence, _partition)
+        problems.append(_finite_differences)
     for problem in problems:
         try:
             found = problem(extractor, stimuli)
+        except WorksInPlace as error:
+            raise NotConforming(str(error)) from error
         except Exception as error:
             found = f"fails ({type(error).__name__}: {error}); {_remedy(objective)}"
         if found:
@@ -156,6 +159,14 @@ def _losses(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
     return None
 
 
+def _finite(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
+    for source, layers in _pooled(extractor, stimuli, range(N_STIMULI)).items():
+        if not all(bool(layer.isfinite().all()) for layer in layers):
+            what = "is" if source.startswith("signal:") else "has a gradient that is"
+            return f"{what} not finite; guard its logarithms, roots and divisions against 0"
+    return None
+
+
 def _independence(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
     """Give the first stimulus other companions: its gradient must stay what it was."""
     alone, together = (_pooled(extractor, stimuli, order) for order in ([0, 1, 2], [0, 3, 4]))
@@ -164,6 +175,18 @@ def _independence(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
     return (
         "gives a stimulus another gradient beside other stimuli; take no mean, norm or batch "
         "statistic over the first axis, and other stimuli from the bank"
+    )
+
+
+def _batch_size(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
+    """Run the first stimulus alone, unpadded: its gradient must stay what it was."""
+    beside, alone = (extractor.passes.signals(stimuli[torch.arange(n)]) for n in (MICRO_BATCH, 1))
+    errors = [((x[0] - y[0]).norm(), y[0].norm()) for x, y in _pairs(beside, alone)]
+    if all(bool(error <= TOLERANCE * size) for error, size in errors):
+        return None
+    return (
+        "gives a stimulus another gradient in a batch of another size; do not divide by the number "
+        "of stimuli, nor multiply with it: every stimulus counts once, however many run together"
     )
 
 
@@ -180,13 +203,6 @@ def _partition(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
                     "gives other bytes when stimuli are split or ordered otherwise; key whatever "
                     "is random by the stimulus's digest and the seed, and keep no state"
                 )
-    return None
-
-
-def _finite(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
-    for layers in _pooled(extractor, stimuli, range(N_STIMULI)).values():
-        if not all(bool(layer.isfinite().all()) for layer in layers):
-            return "is not finite; guard its logarithms, roots and divisions"
     return None
 
 
@@ -232,6 +248,8 @@ def _perturbed(
         handle.remove()
 
 
-def _pairs(first: Gradients, second: Gradients) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _pairs(
+    first: Mapping[str, Sequence[torch.Tensor]], second: Mapping[str, Sequence[torch.Tensor]]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for source in first:
         yield from zip(first[source], second[source], strict=True)

@@ -1,11 +1,16 @@
 """Projection heads that a user supplies for `dino`."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch.nn import functional
+
+from gradenc_core.weights import read_safetensors
+
+NAME = re.compile(r"(?:.*\.)?(mlp\.\d+\.(?:weight|bias)|last_layer\.weight(?:_[vg])?)")
+"""Of a head's tensor; a prefix before it is left out."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +47,12 @@ def load_dino_head(path: Path) -> DinoHead:
     Raises
     ------
     ValueError
-        The file is no safetensors file, or lacks these tensors.
+        The file is no safetensors file, or holds other tensors than those of one head.
     """
     if path.suffix != ".safetensors":
         raise ValueError(f"the head {path} is no safetensors file; convert its state to one")
-    state = {_bare(name): tensor for name, tensor in load_file(path).items()}
-    numbers = sorted(int(n.split(".")[1]) for n in state if n.startswith("mlp.") and "weight" in n)
+    state = _bare(path, read_safetensors(path, "head"))
+    numbers = sorted({int(name.split(".")[1]) for name in state if name.startswith("mlp.")})
     try:
         layers = [(state[f"mlp.{n}.weight"], state[f"mlp.{n}.bias"]) for n in numbers]
         return DinoHead(layers, _last_layer(state))
@@ -58,11 +63,22 @@ def load_dino_head(path: Path) -> DinoHead:
         ) from error
 
 
-def _bare(name: str) -> str:
-    for start in ("mlp.", "last_layer."):
-        if start in name:
-            return name[name.index(start) :]
-    return name
+def _bare(path: Path, state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return a head's tensors without the prefix of their names, refusing any others."""
+    names: dict[str, str] = {}
+    for name in state:
+        match = NAME.fullmatch(name)
+        if match is None:
+            raise ValueError(
+                f"the head {path} holds {name}, which is no tensor of a DINO head; save the head "
+                "alone: mlp.0.weight, mlp.0.bias, ..., last_layer.weight"
+            )
+        other = names.setdefault(match[1], name)
+        if other != name:
+            raise ValueError(
+                f"the head {path} holds both {other} and {name}; save the tensors of one head alone"
+            )
+    return {bare: state[name] for bare, name in names.items()}
 
 
 def _last_layer(state: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -30,6 +30,10 @@ Losses = dict[str, torch.Tensor]
 """By gradient source, one loss per stimulus."""
 
 
+class WorksInPlace(ValueError):  # noqa: N818 - what was found, not an error of ours
+    """An objective changes what it reads, and with it what other sources are made of."""
+
+
 @dataclass(frozen=True)
 class Stimuli:
     """What is known of some stimuli.
@@ -251,7 +255,7 @@ class Passes:
 
     def _losses(self, chosen: Mapping[str, tuple[Objective, int]], readout: Readout) -> Losses:
         return {
-            source: objective.loss(*self._shown(objective, readout), draw)
+            source: _loss(source, objective, draw, *self._shown(objective, readout))
             for source, (objective, draw) in chosen.items()
         }
 
@@ -271,6 +275,34 @@ class Passes:
             readout = _without_embedding(readout)
             context = replace(context, head=None, centre=None)
         return readout, context
+
+
+def _loss(
+    source: str, objective: Objective, draw: int, readout: Readout, context: Context
+) -> torch.Tensor:
+    """Return an objective's loss, refusing one that changes the tensors all objectives share.
+
+    Raises
+    ------
+    WorksInPlace
+        Naming the source and what to do.
+    """
+    shared = _tensors(readout, context)
+    before = [tensor._version for tensor in shared]  # counts what was done to it in place
+    loss = objective.loss(readout, context, draw)
+    if before != [tensor._version for tensor in shared]:
+        raise WorksInPlace(
+            f"the loss of {source} works in place on what it reads; copy it first, as in "
+            "readout.pooled.clone()"
+        )
+    return loss
+
+
+def _tensors(readout: Readout, context: Context) -> list[torch.Tensor]:
+    """Return every tensor that an objective is given."""
+    holders = (readout, *readout.views, readout.whole, context, context.bank)
+    values = [value for holder in holders if holder for value in vars(holder).values()]
+    return [value for value in values if isinstance(value, torch.Tensor)]
 
 
 def final_norm(model: VisionModel) -> str | None:

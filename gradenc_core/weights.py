@@ -3,9 +3,11 @@
 import hashlib
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
-import safetensors.torch
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from gradenc_core.projection import keyed_generator
@@ -15,6 +17,8 @@ _STATISTICS = {"running_mean", "running_var"}
 
 SHOWN = 5
 """How many names of tensors an error lists."""
+PICKLED = (b"PK\x03\x04", b"\x80\x02")
+"""First bytes of what `torch.save` writes: a ZIP archive, formerly a pickle."""
 
 
 def load_checkpoint(module: nn.Module, path: Path) -> None:
@@ -31,7 +35,8 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
     FileNotFoundError
         There is no such file.
     ValueError
-        The file is of another kind, or its tensors are not those of the network by name and shape.
+        The file is damaged or of another kind, or its tensors are not those of the network by name
+        and shape.
     """
     found = _read(path)
     wanted = module.state_dict()
@@ -49,6 +54,25 @@ def load_checkpoint(module: nn.Module, path: Path) -> None:
             "dict of this very architecture and image size"
         )
     module.load_state_dict(found)
+
+
+def read_safetensors(path: Path, what: str) -> dict[str, torch.Tensor]:
+    """Return the tensors of a `.safetensors` file.
+
+    Parameters
+    ----------
+    what : str
+        What errors call the file.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged.
+    """
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise _unreadable(path, what) from error
 
 
 def shuffle(module: nn.Module, seed: int) -> None:
@@ -97,16 +121,10 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             f"there is no checkpoint {path}; give the path of a file of weights"
         )
     if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
+        return read_safetensors(path, "checkpoint")
     if path.suffix not in (".pt", ".pth"):
         raise ValueError(f"the checkpoint {path} is no .safetensors, .pt or .pth file; save it so")
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"the checkpoint {path} holds more than tensors, and unpickling that could run any "
-            "code; save the model's state_dict() alone, best as .safetensors"
-        ) from error
+    found = _unpickled(path)
     if not isinstance(found, dict) or not all(isinstance(v, torch.Tensor) for v in found.values()):
         held = _listed(sorted(map(str, found))) if isinstance(found, dict) else type(found).__name__
         raise ValueError(
@@ -114,6 +132,27 @@ def _read(path: Path) -> dict[str, torch.Tensor]:
             "tensors alone"
         )
     return found
+
+
+def _unpickled(path: Path) -> Any:
+    with path.open("rb") as file:
+        saved = file.read(4).startswith(PICKLED)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # of a damaged file torch raises errors of many kinds
+        if saved and isinstance(error, UnpicklingError):
+            raise ValueError(
+                f"the checkpoint {path} holds more than tensors, and unpickling that could run any "
+                "code; save the model's state_dict() alone, best as .safetensors"
+            ) from error
+        raise _unreadable(path, "checkpoint") from error
+
+
+def _unreadable(path: Path, what: str) -> ValueError:
+    return ValueError(
+        f"the {what} {path} is no {path.suffix} file, or is cut short or damaged; copy it again or "
+        "save it anew"
+    )
 
 
 def _trained(module: nn.Module) -> dict[str, torch.Tensor]:

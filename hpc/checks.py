@@ -276,7 +276,9 @@ def _head_problems(study: Study, model: VisionModel, about: str, head: Head) -> 
     except (RuntimeError, ValueError) as error:
         yield f"{given_head}that maps embeddings (n, {width}) to logits (n, n_logits); {error}"
         return
-    if logits.ndim != 2 or len(logits) != len(embeddings):
+    if embeddings._version:
+        yield f"{given_head}that does not work in place on the embeddings; copy them first"
+    elif logits.ndim != 2 or len(logits) != len(embeddings):
         yield (
             f"{given_head}that maps embeddings (n, {width}) to logits (n, n_logits); of "
             f"(3, {width}) it made {tuple(logits.shape)}"

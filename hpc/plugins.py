@@ -116,10 +116,14 @@ def _module(study: Study, name: str, entry: str) -> tuple[PluginSpec, Path]:
 
 
 def _installed(module: str, folder: Path) -> Path:
+    reason = ""
     try:
         found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        found = None
+    except Exception as error:  # the packages above it are imported, which may raise anything
+        found, reason = None, f" ({type(error).__name__}: {error})"
     if found is None or found.origin is None or not Path(found.origin).is_file():
-        raise ValueError(f"there is no module {module!r} in {folder}, and none is installed")
+        raise ValueError(
+            f"there is no module {module!r} in {folder}, and none is installed{reason}; put its "
+            "file there, or install its package"
+        )
     return Path(found.origin)

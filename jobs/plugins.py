@@ -63,7 +63,8 @@ def _function(spec: PluginSpec, path: Path) -> Callable[..., Any]:
     Raises
     ------
     ValueError
-        The file is not the one that the study was planned with, or has no such function.
+        The file is not the one that the study was planned with, cannot be imported, or has no such
+        function.
     """
     require_unchanged(path, spec.digest, spec.name)
     module_name, _, name = spec.entry.partition(":")
@@ -72,7 +73,13 @@ def _function(spec: PluginSpec, path: Path) -> Callable[..., Any]:
         raise ValueError(f"{path} is no Python module; give module:function")
     module = importlib.util.module_from_spec(location)
     sys.modules.setdefault(module_name, module)  # dataclasses and pickles look their module up
-    location.loader.exec_module(module)
+    try:
+        location.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(
+            f"{path} cannot be imported ({type(error).__name__}: {error}); correct it, or install "
+            "what it imports"
+        ) from error
     function = getattr(module, name, None)
     if not callable(function):
         raise ValueError(f"{path} has no function {name!r}; give module:function")

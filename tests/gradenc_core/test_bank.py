@@ -161,3 +161,25 @@ def test_what_is_no_head_is_refused(tmp_path):
         load_dino_head(tmp_path / "h.safetensors")
     with pytest.raises(ValueError, match="no safetensors file"):
         load_dino_head(tmp_path / "head.pth")
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ([f"ibot_head.{n}" for n in head_state(False)], "both dino_head.* one head alone"),
+        (["backbone.blocks.0.mlp.fc1.weight"], "holds backbone.blocks.0.mlp.fc1.weight, which is"),
+        (["dino_head.mlp.1.running_mean"], "no tensor of a DINO head; save the head alone"),
+        (["dino_head.last_layer.bias"], "no tensor of a DINO head; save the head alone"),
+    ],
+)
+def test_a_head_beside_other_tensors_is_refused(tmp_path, others, message):
+    state = {f"dino_head.{name}": tensor for name, tensor in head_state(False).items()}
+    save_file(state | {name: torch.ones(3) for name in others}, tmp_path / "h.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load_dino_head(tmp_path / "h.safetensors")
+
+
+def test_a_damaged_head_is_refused(tmp_path):
+    (tmp_path / "h.safetensors").write_bytes(b"xx")
+    with pytest.raises(ValueError, match=r"the head \S+h.safetensors .* damaged; copy it again"):
+        load_dino_head(tmp_path / "h.safetensors")

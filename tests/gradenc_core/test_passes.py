@@ -120,6 +120,10 @@ def bad_batch(readout, context, draw):
     return readout.pooled.sum(dim=1) - readout.pooled.mean() * readout.pooled[:, 0]
 
 
+def bad_mean(readout, context, draw):
+    return readout.pooled.square().sum(dim=1) / len(readout.pooled)
+
+
 def bad_noise(readout, context, draw):
     return (readout.pooled * torch.rand_like(readout.pooled)).sum(dim=1)
 
@@ -140,20 +144,35 @@ def bad_logarithm(readout, context, draw):
     return (readout.pooled - readout.pooled).sum(dim=1).log()
 
 
+def bad_root(readout, context, draw):
+    return (readout.pooled.sum(dim=1) * 0).sqrt()
+
+
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
         (bad_batch, "another gradient beside other stimuli"),
+        (bad_mean, "another gradient in a batch of another size; do not divide by the number"),
         (bad_noise, "another gradient beside other stimuli"),
         (bad_place, "other bytes when stimuli are split"),
         (bad_shape, r"returns shape \(\) for 5 stimuli"),
         (bad_detached, "not that of its loss"),
-        (bad_logarithm, "not finite"),
+        (bad_logarithm, "returns a loss that is not finite"),
+        (bad_root, "has a gradient that is not finite; guard its logarithms, roots"),
     ],
 )
 def test_what_is_no_objective_is_refused(vit, loss, message):
     with pytest.raises(conformance.NotConforming, match=f"objective {loss.__name__} .*{message}"):
         check_objective(as_objective(loss), vit)
+
+
+def test_an_objective_may_read_all_the_views_that_are_promised(vit):
+    @needs("views")
+    def late(readout, context, draw):
+        losses = [(readout.pooled * view.pooled).sum(dim=1) for view in readout.views[4:]]
+        return torch.stack(losses).mean(dim=0)
+
+    check_objective(as_objective(late), vit)
 
 
 # Against autograd on single stimuli, written out.
@@ -397,6 +416,48 @@ def test_classes_hold_for_all_objectives_and_tokens(vit):
             assert last["gradient:energy"] == same
 
 
+def changes_pooled(readout, context, draw):
+    z = readout.pooled
+    z -= 0.5
+    return z.square().sum(dim=1)
+
+
+def changes_patches(readout, context, draw):
+    return readout.patches.mul_(2).sum(dim=(1, 2))
+
+
+@needs("views")
+def changes_a_view(readout, context, draw):
+    return (readout.pooled * readout.views[-1].pooled.sub_(1)).sum(dim=1)
+
+
+@needs("bank")
+def changes_the_bank(readout, context, draw):
+    context.bank.prototypes[0] = 0
+    return context.bank.logits(readout.pooled).logsumexp(dim=1)
+
+
+@needs("masks")
+def changes_the_whole(readout, context, draw):
+    return (readout.patches * readout.whole.patches.neg_()).sum(dim=(1, 2))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [changes_pooled, changes_patches, changes_a_view, changes_the_bank, changes_the_whole],
+)
+def test_an_objective_that_works_in_place_is_refused_before_and_when_it_runs(loss):
+    message = f"gradient:{loss.__name__} works in place on what it reads; copy it first"
+    model, objective = tiny_model(), as_objective(loss)
+    with pytest.raises(NotConforming, match=message):
+        check_objective(objective, model)
+    objectives = OBJECTIVES | {objective.name: objective}
+    sources = [*objective.sources, "gradient:energy"]
+    passes = Passes(model, model.blocks, sources, Context(0, make_bank(model)), objectives)
+    with pytest.raises(ValueError, match=message):
+        passes.signals(make_stimuli(16))
+
+
 def test_a_rule_that_works_in_place_reaches_no_other_signal():
     @signal(of="energy")
     def inplace(activations, gradients):
@@ -448,3 +509,12 @@ def test_a_signal_that_is_not_finite_is_refused_as_such():
 
     with pytest.raises(NotConforming, match="the signal broken is not finite"):
         check_objective(as_signal(broken))
+
+
+def test_a_signal_that_depends_on_the_size_of_the_batch_is_refused():
+    @signal(of="energy")
+    def shared(activations, gradients):
+        return [g / len(g) for g in gradients]
+
+    with pytest.raises(NotConforming, match=r"the signal shared .* in a batch of another size"):
+        check_objective(as_signal(shared))

@@ -67,6 +67,28 @@ def test_a_whole_pickled_module_is_refused(tmp_path):
         load_checkpoint(nn.Linear(2, 2), tmp_path / "w.pth")
 
 
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.pth"])
+def test_a_checkpoint_that_is_cut_short_or_garbage_is_refused_as_such(trained, tmp_path, name):
+    path = saved(trained, tmp_path / name)
+    whole = path.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:3], b"", b"<html>404</html>", bytes(99)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"checkpoint \S+{name} .* damaged; copy it again"):
+            load_checkpoint(trained, path)
+
+
+def test_a_former_pickle_is_loaded_or_refused_for_what_it_holds(trained, tmp_path):
+    path, former = tmp_path / "w.pt", {"_use_new_zipfile_serialization": False}
+    torch.save(trained.state_dict(), path, **former)
+    load_checkpoint(trained, path)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match="damaged; copy it again"):
+        load_checkpoint(trained, path)
+    torch.save(nn.Linear(2, 2), path, **former)
+    with pytest.raises(ValueError, match="holds more than tensors"):
+        load_checkpoint(trained, path)
+
+
 def test_files_that_are_missing_or_of_another_kind_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint \S+w.pt"):
         load_checkpoint(nn.Linear(2, 2), tmp_path / "w.pt")

@@ -45,6 +45,9 @@ def head(embeddings):
 def flat_head(embeddings):
     return embeddings.sum(dim=1)
 
+def changing_head(embeddings):
+    return embeddings.mul_(2)
+
 def coupled_head(embeddings):
     return embeddings - embeddings.mean(dim=0)
 
@@ -270,6 +273,7 @@ def test_what_an_objective_is_made_of_is_in_its_identity(folder: Path, tmp_path:
             ["dino_head='losses:coupled_head'"],
             "depend on nothing else in the batch; take",
         ),
+        (["dino_head='losses:changing_head'"], "does not work in place on the embeddings; copy"),
         (["dino_head='losses:flat_head'"], r"maps embeddings \(n, 64\) to logits .* made \(3,\)"),
     ],
 )
@@ -277,6 +281,39 @@ def test_what_cannot_run_is_refused(folder: Path, overrides: list[str], message:
     study = load(folder, *overrides)
     with pytest.raises(StudyError, match=message):
         check_all(study)
+
+
+@pytest.mark.parametrize(
+    ("source", "error"),
+    [
+        ("import no_such_library", "ModuleNotFoundError: No module named 'no_such_library'"),
+        ("def loss(:", "SyntaxError: invalid syntax"),
+        ("SCALE = 1 / 0", "ZeroDivisionError: division by zero"),
+    ],
+)
+@pytest.mark.parametrize(
+    "override",
+    ["objectives=['broken:x']", "signals=[forward, gradient, 'broken:x']", "dino_head='broken:x'"],
+)
+def test_a_module_that_cannot_be_imported_is_refused(
+    folder: Path, source: str, error: str, override: str
+) -> None:
+    (folder / "broken.py").write_text(source)
+    study = load(folder, override)
+    with pytest.raises(StudyError, match=rf"broken.py cannot be imported \({error}.*\); correct"):
+        check_objectives(study)
+
+
+def test_a_module_of_a_package_that_cannot_be_imported_is_refused(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_lab").mkdir()
+    (tmp_path / "broken_lab" / "__init__.py").write_text("SCALE = 1 / 0")
+    (tmp_path / "broken_lab" / "losses.py").write_text(LOSSES)
+    monkeypatch.syspath_prepend(tmp_path)
+    study = load(folder, "objectives=['broken_lab.losses:sparsity']")
+    with pytest.raises(StudyError, match=r"installed \(ZeroDivisionError: .*; put its file"):
+        check_objectives(study)
 
 
 def test_a_small_bank_is_refused(folder: Path, tmp_path: Path) -> None:

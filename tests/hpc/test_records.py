@@ -76,4 +76,6 @@ def test_records_are_of_the_shapes_that_were_planned(
             store = plan.create(tmp_path)
             spec = ScoresSpec.model_validate(store.spec)
             planned, _ = shapes_of(study, resolved, plan)
-            assert found._shapes(store, spec, tmp_path) == replace(planned, n_in_memory=0)
+            assert found._shapes(store, spec, tmp_path) == replace(
+                planned, n_in_memory=0, n_projected=0
+            )

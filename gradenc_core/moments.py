@@ -66,6 +66,10 @@ class Cells:
         edges = np.searchsorted(labels[order], np.arange(shape[0] * shape[1] + 1))
         return cls(order, edges, shape)
 
+    def arrange(self, rows: NDArray[Any]) -> NDArray[Any]:
+        """Return rows sorted by cell; where they are sorted already they are not copied."""
+        return rows[self.order] if (np.diff(self.order) < 0).any() else rows
+
     def add_products(self, left: Array, right: Array, sums: Array) -> None:
         """Add `left' right` of rows given in `order` to sums (n_folds, n_blocks, p, m)."""
         for cell, part in self._slices():
@@ -264,8 +268,8 @@ class Coordinates:
         for start in range(0, len(layout.folds), ROWS):
             rows = slice(start, start + ROWS)
             cells = Cells.of(layout.folds[rows], layout.blocks[rows], layout.shape)
-            root = np.sqrt(layout.weights[rows][cells.order])[:, None]
-            values = np.asarray(self.x[rows])[cells.order]
+            root = np.sqrt(cells.arrange(layout.weights[rows]))[:, None]
+            values = cells.arrange(np.asarray(self.x[rows]))
             yield Chunk(rows, cells, root, put(_augmented(values, root, self.shift)))
 
 
@@ -293,8 +297,7 @@ class Chunk:
 
         Steps that change nothing are left out: each passes over all targets.
         """
-        if (np.diff(self.cells.order) < 0).any():
-            targets = targets[self.cells.order]
+        targets = self.cells.arrange(targets)
         if shift.any():
             targets = targets - shift
         if (self.root != 1.0).any():

@@ -124,7 +124,9 @@ class Scaler:
         """Second moments of standardised features about the rows' own mean, (p, p)."""
         own = sums.x / sums.weight
         centred = sums.xx - sums.x[:, None] * own
-        return centred * self.unit[:, None] * self.unit
+        centred *= self.unit[:, None]
+        centred *= self.unit
+        return centred
 
     def offset(self, sums: FeatureMoments) -> Array:
         """Mean of the rows' standardised features, (p,)."""
@@ -213,7 +215,9 @@ def factor(gram: Array, scale: Floats) -> tuple[Array, Array]:
     """
     xp = namespace(gram)
     scales = like(scale, gram)
-    values, vectors = xp.linalg.eigh(gram * scales[:, None] * scales)
+    scaled = gram * scales[:, None]
+    scaled *= scales
+    values, vectors = xp.linalg.eigh(scaled)
     kept = values > len(scale) * np.finfo(np.float64).eps * max(float(values[-1]), 0.0)
     return values[kept], vectors[:, kept]
 

@@ -51,7 +51,7 @@ from _timing import Line, print_json, print_lines, seconds
 from PIL import Image
 
 from gradenc_core.device import device
-from gradenc_core.models import VisionModel, preprocess
+from gradenc_core.models import VisionModel
 from gradenc_core.synthetic.images import dead_leaves
 from hpc.plan import extract_plans, prepare_plans
 from hpc.resolve import resolve
@@ -215,7 +215,9 @@ def batches(model: VisionModel, setting: Setting) -> Iterator[torch.Tensor]:
     """Decode in the loop, as a plain script does."""
     for start in range(0, len(setting.images), setting.batch):
         paths = setting.images[start : start + setting.batch]
-        yield torch.stack([preprocess(model, Image.open(path)) for path in paths]).to(device())
+        yield torch.stack([model.preprocessing.apply(Image.open(path)) for path in paths]).to(
+            device()
+        )
 
 
 def load(model: VisionModel, setting: Setting) -> None:

@@ -816,12 +816,11 @@ def _images(model: Any, n: int) -> Any:
     import torch
     from PIL import Image
 
-    from gradenc_core.models import preprocess
     from gradenc_core.synthetic.images import dead_leaves
 
     rng = np.random.default_rng(SEED)
     images = [Image.fromarray(dead_leaves(rng, 64)) for _ in range(n)]
-    return torch.stack([preprocess(model, image) for image in images])
+    return torch.stack([model.preprocessing.apply(image) for image in images])
 
 
 def _rows(features: Array) -> Array:

@@ -380,6 +380,7 @@ def _measures(
 
 
 def _counts(block: _Block, options: RidgeOptions, fits: Sequence[Fit]) -> EncodingCounts:
+    """Count what is odd of a block without its padding."""
     n_targets = block.rows.shape[1]
     scores, alpha = fits[0].scores, fits[0].alpha[:, :n_targets]
     return EncodingCounts(

@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
-from PIL import Image
 from timm.data.imagenet_info import infer_imagenet_subset
 from torch import nn
 
@@ -221,11 +220,6 @@ def model_summary(model: VisionModel) -> dict[str, Any]:
         "n_classes": model.n_classes,
         "constant_tensors": constant_tensors(model.module) if model.weights == "shuffled" else [],
     }
-
-
-def preprocess(model: VisionModel, image: Image.Image) -> torch.Tensor:
-    """Return the network's input for an image, (3, image_size, image_size) float32."""
-    return model.preprocessing.apply(image)
 
 
 def layers_at(model: VisionModel, depths: int | Sequence[float]) -> tuple[Layer, ...]:

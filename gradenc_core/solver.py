@@ -14,8 +14,8 @@ from gradenc_core.moments import ROWS
 from gradenc_core.quadratic import TRIANGLE_BLOCKS
 from gradenc_core.ridge import RidgeOptions
 
-FLOAT64 = 8
-FLOAT32 = 4
+FLOAT32, FLOAT64 = 4, 8
+"""Bytes of what is stored (a weight, an activation, a feature), and of what is fitted with it."""
 TRIANGLE = (TRIANGLE_BLOCKS + 1) / (2 * TRIANGLE_BLOCKS)
 """Share of a symmetric matrix that is stored and multiplied."""
 EIGH = 10.0
@@ -24,6 +24,7 @@ REPLICATES = 4
 """Bootstrap replicates whose moments are summed in one product; bounds memory."""
 
 Part = Literal["fit", "bootstrap", "permutations"]
+"""What is computed of a layer, each at a rate of its own."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> 
     rows = 3 * FLOAT64 * min(n, ROWS) * p
     candidates = shapes.n_folds * n_ratios * len(options.alphas)
     sums = _sums(shapes, options, n_ratios, form)
-    # Of n targets' rows: two blocks, and one as it is stored, read and decompressed.
+    # Rows of a block: twice in float64, and as much again while they are read and decompressed.
     block = FLOAT64 * TARGET_WIDTH * (4 * n + sums + 6 * rank + 5 * candidates) + 6 * square
     left_out = options.selection == "loo"
     read = rows + left_out * FLOAT64 * min(n, ROWS) * (2 * TARGET_WIDTH + 2 * rank)

@@ -277,9 +277,10 @@ def _time_parts(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[Par
 def _responses(
     rng: np.random.Generator, x: NDArray[np.float32], n_targets: int
 ) -> NDArray[np.float32]:
-    """Return targets that choose many alphas and ratios, whose replicates are solved one by one.
+    """Return targets, (n_stimuli, n_targets), that choose many alphas and ratios.
 
-    Each half of the features predicts every target by a strength of its own.
+    Each half of the features predicts every target by a strength of its own. Replicates of a
+    bootstrap are solved alpha by alpha: of noise alone, which chooses one, they would cost less.
     """
     noise = rng.standard_normal((len(x), n_targets), dtype=np.float32)
     halves = np.array_split(x, 2, axis=1)

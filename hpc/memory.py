@@ -6,7 +6,7 @@ from math import ceil
 import numpy as np
 
 from gradenc_core.device import device
-from gradenc_core.solver import Shapes, plan_solver
+from gradenc_core.solver import FLOAT32, FLOAT64, Shapes, plan_solver
 from hpc.plan import encoding_spec, is_diagnostic, n_features, split_bands
 from hpc.plan_prepare import has_components
 from hpc.profile import Profile, process_memory
@@ -17,8 +17,6 @@ from jobs.encode import fit_memory, ridge_options
 
 GB = 2**30
 """What SLURM and the profiles call a GB (bytes)."""
-FLOAT32, FLOAT64 = 4, 8
-"""Bytes of a weight, an activation, a gradient, a feature; and of what is fitted with them."""
 
 
 def check_memory(

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gradenc_core.bank import build_bank
-from gradenc_core.models import VisionModel, preprocess
+from gradenc_core.models import VisionModel
 from gradenc_core.readers.images import read_manifest, read_stimulus
 from gradenc_core.readout import Bank
 from gradenc_core.synthetic.images import dead_leaves
@@ -50,7 +50,7 @@ def make_bank(
 ) -> Bank:
     """Pass the images of a bank through its model and find its prototypes."""
     images = bank_images(spec.images, locations)
-    items = ((name, preprocess(model, image)) for name, image in images)
+    items = ((name, model.preprocessing.apply(image)) for name, image in images)
     return build_bank(model, items, spec.seed, micro_batch, spec.prototypes)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from gradenc_core.bank import build_bank
-from gradenc_core.models import preprocess
 from gradenc_core.readout import Context
 from gradenc_core.signals import classify_signals
 from gradenc_core.views import teacher_views
@@ -32,7 +31,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         spec = ClassesSpec.model_validate(store.spec)
         model, _ = models.load(spec.model, store.locations.get("checkpoint"))
         digests, decoded = zip(*bank_images(spec.images, store.locations), strict=True)
-        images = torch.stack([preprocess(model, image) for image in decoded])
+        images = torch.stack([model.preprocessing.apply(image) for image in decoded])
         n, seed = len(digests), spec.signal.seed
         micro_batch = min(n, work.how.micro_batch)
         bank = build_bank(

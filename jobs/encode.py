@@ -31,7 +31,7 @@ from storage_schemas.kinds import layer_features
 from storage_schemas.store import Store, Unit
 
 LIBRARIES = 8e8
-"""Resident bytes of a Dask worker that has opened stores, before its first fit, as measured."""
+"""Bytes of a Dask worker before its first fit: 0.71 GB as it starts, then what stores add."""
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
@@ -63,7 +63,7 @@ def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
         n_permutations=encoding.permutations,
         n_blocks=encoding.blocks,
         n_in_memory=bands[0] if bands and joint else 0,
-        n_projected=widest(joint, work.root) if joint else 0,
+        n_projected=_widest(joint, work.root) if joint else 0,
     )
     plan = plan_solver(shapes, options, bands is not None, fit_memory(work.how.memory))
     rows = x[slice(None)] if plan.hold_rows else x
@@ -148,7 +148,7 @@ def layers(reference: Reference, root: Path) -> list[Layer]:
     return [Layer(layer_features(data, layer)) for layer in range(data.sizes["layer"])]
 
 
-def widest(reference: Reference, root: Path) -> int:
+def _widest(reference: Reference, root: Path) -> int:
     """Return the features of a store's widest layer."""
     return max(layer.shape[1] for layer in layers(reference, root))
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gradenc_core.device import device
 from gradenc_core.feeding import prefetch
-from gradenc_core.models import VisionModel, preprocess
+from gradenc_core.models import VisionModel
 from gradenc_core.objectives import OBJECTIVES, Objective
 from gradenc_core.passes import Stimuli
 from gradenc_core.projection import Components
@@ -179,7 +179,7 @@ def stimulus(
     labels = None if label is None else torch.tensor([label])
     if "views" in extractor.passes.needs:
         views = teacher_views(model, image, digest, extractor.seed)[None]
-    return Stimuli(preprocess(model, image)[None], labels, [digest], views)
+    return Stimuli(model.preprocessing.apply(image)[None], labels, [digest], views)
 
 
 def _arrays(features: Features) -> Arrays:

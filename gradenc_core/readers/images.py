@@ -195,7 +195,7 @@ def _verified(path: Path) -> bytes:
     data = path.read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            jpeg = image.format != "PNG"
+            jpeg = image.format != "PNG"  # or MPO, in which phones put more JPEGs behind the first
             deep = _is_deep(image, data)
             image.verify()
     except _UNDECODABLE as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gradenc_core.models import VisionModel, load_model, preprocess, resolve_layers
+from gradenc_core.models import VisionModel, load_model, resolve_layers
 from gradenc_core.readers.images import read_image
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.synthetic.files import write_bids_subject, write_epochs_subject
@@ -96,7 +96,7 @@ def planted_features(folder: Path, names: list[str], seed: int) -> tuple[Array, 
         scale="unit",
         micro_batch=32,
     )
-    images = torch.stack([preprocess(model, read_image(folder / name)) for name in names])
+    images = torch.stack([model.preprocessing.apply(read_image(folder / name)) for name in names])
     features = extractor(images)
     return (
         np.asarray(features["forward"], np.float64),

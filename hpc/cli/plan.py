@@ -83,10 +83,11 @@ def too_long(stage: "StageForecast", profile: "Profile") -> str | None:
     limit_s = 60 * profile.stage(stage.stage).timeout_minutes
     if profile.scheduler != "slurm" or stage.longest_s <= limit_s:
         return None
+    smaller = f", or lower {SMALLER[stage.stage]}" if stage.stage in SMALLER else ""
     return (
         f"Its longest unit takes {duration(stage.longest_s)} but a task is stopped after "
-        f"{duration(limit_s)}: raise {stage.stage}.timeout_minutes in the profile {profile.name}, "
-        f"or lower {SMALLER[stage.stage]}."
+        f"{duration(limit_s)}: raise {stage.stage}.timeout_minutes in the profile {profile.name}"
+        f"{smaller}."
     )
 
 

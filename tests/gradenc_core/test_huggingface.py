@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from gradenc_core.huggingface import PUBLISHED, _check_steps, _steps
 from gradenc_core.library import FAMILIES, build, weights_cache
-from gradenc_core.models import load_model, preprocess, resolve_layers
+from gradenc_core.models import load_model, resolve_layers
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.tokens import layer_layout
 from gradenc_core.weights import weights_digest
@@ -194,7 +194,7 @@ def test_preprocessing_is_that_of_the_image_processor(family, load):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 12, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).resize((100, 80), Image.Resampling.BICUBIC)
     expected = SMALL[family][1]()(image, return_tensors="pt")["pixel_values"][0]
-    torch.testing.assert_close(preprocess(load(family), image), expected, rtol=0, atol=2e-6)
+    torch.testing.assert_close(load(family).preprocessing.apply(image), expected, rtol=0, atol=2e-6)
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from gradenc_core.models import (
     layers_at,
     load_model,
     model_summary,
-    preprocess,
     resolve_layers,
 )
 from gradenc_core.passes import Passes, Stimuli
@@ -279,7 +278,7 @@ def test_a_network_without_repeats_asks_for_layers():
 def test_preprocessing_is_that_of_torchvision(architecture, photograph):
     model = load_model("torchvision", architecture, "untrained", 0)
     recipe = torchvision.models.get_model_weights(architecture).DEFAULT.transforms()
-    assert torch.equal(preprocess(model, photograph), recipe(photograph))
+    assert torch.equal(model.preprocessing.apply(photograph), recipe(photograph))
 
 
 @pytest.mark.parametrize("architecture", ["test_vit", "vit_small_patch14_reg4_dinov2"])
@@ -287,7 +286,7 @@ def test_preprocessing_is_that_of_timm(architecture, photograph):
     model = load_model("timm", architecture, "untrained", 0)
     config = timm.data.resolve_model_data_config(model.module)
     recipe = timm.data.create_transform(**config, is_training=False)
-    assert torch.equal(preprocess(model, photograph), recipe(photograph))
+    assert torch.equal(model.preprocessing.apply(photograph), recipe(photograph))
 
 
 def test_image_size_scales_crop_and_resize_together(resnet, photograph):
@@ -299,8 +298,8 @@ def test_image_size_scales_crop_and_resize_together(resnet, photograph):
         "mean": resnet.mean,
         "std": resnet.std,
     }
-    assert preprocess(resnet, photograph).shape == (3, 64, 64)
-    assert preprocess(resnet, photograph.convert("L")).shape == (3, 64, 64)
+    assert resnet.preprocessing.apply(photograph).shape == (3, 64, 64)
+    assert resnet.preprocessing.apply(photograph.convert("L")).shape == (3, 64, 64)
 
 
 def test_digest_is_over_sorted_name_dtype_shape_and_bytes():

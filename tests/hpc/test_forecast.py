@@ -1,5 +1,6 @@
 """What `gradenc plan` predicts; times are compared with no clock, whose machine may be busy."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,9 @@ def test_a_unit_that_no_task_could_finish_is_told(
     if said:
         assert "takes 90.0 h but a task is stopped after 480 min" in said
         assert "raise encode.timeout_minutes in the profile lab, or lower encoding.perm" in said
+        prepare = too_long(replace(stage, stage="prepare"), Profile(name="lab", scheduler="slurm"))
+        assert prepare
+        assert prepare.endswith("raise prepare.timeout_minutes in the profile lab.")
 
 
 def test_gpu_hours_are_those_that_the_profile_holds(small_study: Path, tmp_path: Path) -> None:

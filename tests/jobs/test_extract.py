@@ -15,7 +15,7 @@ from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from gradenc_core.bank import N_PROTOTYPES
-from gradenc_core.models import load_model, preprocess
+from gradenc_core.models import load_model
 from gradenc_core.passes import Passes
 from gradenc_core.projection import fit_components
 from gradenc_core.readers.images import read_image
@@ -193,7 +193,7 @@ def test_without_projection_every_layer_is_as_wide_as_it_is(data: dict, tmp_path
     model = load_model("torchvision", "resnet18", "untrained", 0, 64)
     extract = SignalExtractor(model, LAYERS, SOURCES, "mean", None, 0, "unit", 8)
     names = stores["forward"].dataset()["stimulus"].values[:8]
-    images = [preprocess(model, read_image(tmp_path / "stimuli" / name)) for name in names]
+    images = [model.preprocessing.apply(read_image(tmp_path / "stimuli" / name)) for name in names]
     expected = extract(torch.stack(images))
     for source, store in stores.items():
         layers = [layer_features(store.dataset(), index).values for index in range(2)]
@@ -226,7 +226,7 @@ def test_true_labels_take_the_place_of_the_argmax(data: dict, tmp_path: Path) ->
         model, LAYERS, ["gradient:classification"], "mean", None, 0, "unit", 8
     )
     shown = store.dataset()["stimulus"].values[:8]
-    images = [preprocess(model, read_image(tmp_path / "stimuli" / name)) for name in shown]
+    images = [model.preprocessing.apply(read_image(tmp_path / "stimuli" / name)) for name in shown]
     labels = torch.tensor([classes[name] for name in shown])
     expected = extract(torch.stack(images), labels)["gradient:classification"]
     for index, layer in enumerate(expected):
@@ -374,7 +374,7 @@ def test_reliability_of_masked_gradients_is_over_seeds(
     model = load_model("timm", "test_vit", "untrained", 0, 64)
     bank = open_bank(spec.objective.bank, extraction.root, weights_digest(model.module))
     digests, images = zip(*bank_images(spec.images, store.locations), strict=True)
-    shown = torch.stack([preprocess(model, image) for image in images])
+    shown = torch.stack([model.preprocessing.apply(image) for image in images])
     objectives, _ = plugins.load([(spec.objective, store.locations)])
     draws = []
     for seed in (0, 1):

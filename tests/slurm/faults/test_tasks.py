@@ -79,19 +79,8 @@ def test_a_preempted_task_comes_back(drills: dict, report: Callable) -> None:
     (node,) = {
         job.node for job in drill.jobs("extract") if job.job_id == drill.job_of("extract", 1)
     }
-    slurm(
-        "sbatch",
-        "-p",
-        "high",
-        "-w",
-        node,
-        "--exclusive",
-        "-t",
-        "1",
-        "--output=/dev/null",
-        "--wrap",
-        "sleep 3",
-    )
+    options = f"-p high -w {node} --exclusive -t 1 --output=/dev/null"
+    slurm("sbatch", *options.split(), "--wrap", "sleep 3")
     drill.finish()
     assert len(drill.submissions("extract")) == 1
     assert max(t["restarts"] for t in drill.submissions("extract")[0].outcome["tasks"]) == 1

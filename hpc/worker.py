@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -19,8 +20,13 @@ from hpc.breaker import Breaker
 from hpc.gpu import gpu_type, other_type
 from hpc.triage import EXIT_CODES, FailureClass
 from jobs.runner import Item, job_name, run_items
+from storage_schemas.attempts import attempts_of
+from storage_schemas.commit import is_committed
+from storage_schemas.store import Store
 
 PACKAGES = ("gradenc_core", "storage_schemas", "jobs", "hpc")
+LOOK_AGAIN_S = 2.0
+"""How often a rank that has nothing left to begin looks whether others still live."""
 
 
 class StopFlag:
@@ -53,7 +59,8 @@ def run_slice(units: str, index: int) -> None:
     """Run slice `index` of the submission whose frozen list is the file `units`.
 
     Every rank of a task has the whole slice and begins at its own place; the leases see to it that
-    each unit is made once, and that what a dead rank leaves is made by the others.
+    each unit is made once. A rank ends when none has a unit at hand any more, so what a dead one
+    leaves is made by the others.
     """
     path = Path(units)
     payload: dict[str, Any] = json.loads(path.read_bytes())
@@ -93,7 +100,16 @@ def _run(items: list[Item], payload: dict[str, Any], submission: Path, how: dict
             **how,
         )
     else:
-        run_items(in_turn(items, *rank(os.environ)), **how)
+        _run_among_ranks(items, *rank(os.environ), how)
+
+
+def _run_among_ranks(items: list[Item], number: int, ranks: int, how: dict[str, Any]) -> None:
+    """Run one rank's turn, then stay while others have units at hand: they may die of them."""
+    run_items(in_turn(items, number, ranks), **how)
+    left = items if ranks > 1 else []
+    while not how["should_stop"]() and (left := at_hand(left, how["root"], how["job"])):
+        time.sleep(LOOK_AGAIN_S)
+        run_items(left, **how)
 
 
 def rank(environment: MutableMapping[str, str]) -> tuple[int, int]:
@@ -107,6 +123,25 @@ def in_turn(items: list[Item], number: int, ranks: int) -> list[Item]:
     """Return the items in the order of one rank, which begins at its own place."""
     first = len(items) * number // ranks
     return [*items[first:], *items[:first]]
+
+
+def at_hand(items: list[Item], root: Path, job: str) -> list[Item]:
+    """Return the items with a unit that a rank of this job has begun and not brought to its end.
+
+    The rank may be dead. What failed is not among them: it waits for the next submission.
+    """
+    return [
+        item for item in items if any(_is_begun(root / store, unit, job) for store, unit in item)
+    ]
+
+
+def _is_begun(path: Path, index: int, job: str) -> bool:
+    store = Store.open(path)
+    if is_committed(store, store.units[index]):
+        return False
+    return any(
+        a["outcome"] == "running" and a["job"] == job for a in attempts_of(store, index)[-1:]
+    )
 
 
 def bind_gpu(environment: MutableMapping[str, str]) -> None:

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -209,6 +211,49 @@ def test_ranks_share_a_slice_and_gpus() -> None:
     bind_gpu(environment)
     assert environment["CUDA_VISIBLE_DEVICES"] == "6"
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "6"
+
+
+def test_what_a_rank_holds_when_it_dies_is_made_by_one_that_was_done(
+    tmp_path: Path, clean: str
+) -> None:
+    """Two real ranks without their cluster: one hangs in unit 1, the other passes it to make 2."""
+    run = tmp_path / "run"
+    accidents = ("extract:1:error", "extract:2:error", "extract:1:hang")
+    drill(run, *(word for fault in accidents for word in ("--fault", fault)), status=1)
+    (submission,) = [s for s in submissions(RunFolder.open(run)) if s.stage == "extract"]
+    payload = submission.path / "units.json"
+    frozen = json.loads(payload.read_bytes())
+    frozen["slices"] = [sorted(item for part in frozen["slices"] for item in part)]
+    payload.write_text(json.dumps(frozen))
+
+    def start(number: int) -> subprocess.Popen:
+        environment = {"SUBMITIT_EXECUTOR": "slurm", "SLURM_JOB_ID": "7", "SLURM_NTASKS": "2"}
+        code = f"from hpc.worker import run_slice; run_slice({str(payload)!r}, 0)"
+        return subprocess.Popen(
+            [sys.executable, "-c", code],
+            env={**os.environ, **environment, "SLURM_PROCID": str(number)},
+        )
+
+    first = start(0)
+    wait_for((run / "met" / "2-0").exists)
+    second = start(1)
+    try:
+        wait_for(lambda: tries(run, "extract", 2)[-1]["outcome"] == "committed")
+        first.kill()
+        assert second.wait(timeout=60) == 0
+    finally:
+        first.kill()
+        second.kill()
+    assert [a["outcome"] for a in tries(run, "extract", 1)] == ["failed", "running", "committed"]
+    resume(run)
+    assert digest_of(run) == clean
+
+
+def wait_for(what: Callable[[], bool], limit: float = 60.0) -> None:
+    deadline = time.monotonic() + limit
+    while not what():
+        assert time.monotonic() < deadline, f"{what} was not true in {limit:g} s"
+        time.sleep(0.05)
 
 
 def test_tasks_here_take_turns_at_the_gpus_that_were_seen(

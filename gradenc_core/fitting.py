@@ -173,9 +173,14 @@ def fit_ridge(
         r=np.empty((len(others), n_targets)),
         is_constant=np.empty(n_targets, dtype=bool),
     )
+    # One memory for all blocks: a fresh one costs as much as converting the targets.
+    memory = np.empty(len(y) * min(n_targets, TARGET_WIDTH))
     for start in range(0, n_targets, TARGET_WIDTH):
         columns = slice(start, start + TARGET_WIDTH)
-        _fit_block(coordinates, whole, others, y[:, columns], options, fitted.part(columns))
+        part = y[:, columns]
+        block = memory[: part.size].reshape(part.shape)
+        block[:] = part
+        _fit_block(coordinates, whole, others, block, options, fitted.part(columns))
     varied = fitted.alpha[~fitted.is_constant]
     return Ridge(
         alpha=fitted.alpha,
@@ -207,18 +212,17 @@ def _fit_block(
     coordinates: Coordinates,
     whole: Training,
     others: Sequence[Training],
-    y: NDArray[Any],
+    y: Floats,
     options: RidgeOptions,
     out: _Fitted,
 ) -> None:
-    """Fit a block of targets, (n_stimuli, n_targets)."""
-    y = y.astype(np.float64)
+    """Fit a block of targets, (n_stimuli, n_targets), which are standardised in place."""
     mean, scale, out.is_constant[:] = centre(y, ROUNDING_SD)
     if np.isinf(scale).any():
         raise ValueError(
             f"{np.isinf(scale).sum()} targets have squares beyond float64; use other units."
         )
-    y /= scale
+    y *= 1.0 / scale
     block = Block(y, keep=1 + len(others))
     grid = options.alpha_grid
     if options.selection == "kfold":

@@ -21,6 +21,9 @@ from gradenc_core.selection import Block, gcv_errors, kfold_errors, loo_errors
 TARGET_WIDTH = 1024
 # Of float64 targets, relative to their mean.
 ROUNDING_SD = 1e-13
+# Squared mean over variance, and variance, of targets that are fitted as they are: to take off the
+# mean would save no more than a digit, and errors of any unit are compared alike.
+NEAR, FAR = 100.0, 1e12
 
 
 @dataclass(frozen=True)
@@ -216,13 +219,8 @@ def _fit_block(
     options: RidgeOptions,
     out: _Fitted,
 ) -> None:
-    """Fit a block of targets, (n_stimuli, n_targets), which are standardised in place."""
-    mean, scale, out.is_constant[:] = centre(y, ROUNDING_SD)
-    if np.isinf(scale).any():
-        raise ValueError(
-            f"{np.isinf(scale).sum()} targets have squares beyond float64; use other units."
-        )
-    y *= 1.0 / scale
+    """Fit a block of targets, (n_stimuli, n_targets), which may be changed in place."""
+    mean, scale, out.is_constant[:] = _standardise(y)
     block = Block(y, keep=1 + len(others))
     grid = options.alpha_grid
     if options.selection == "kfold":
@@ -237,6 +235,35 @@ def _fit_block(
     beta, intercept = _weights(coordinates, whole, block, out.alpha, options.standardise)
     np.multiply(beta, scale, out=out.weights)
     out.intercept[:] = mean + intercept * scale
+
+
+def _standardise(y: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """Centre and scale targets in place, unless all are near enough to what they would become.
+
+    Returns
+    -------
+    mean, scale : array, (n_targets,)
+        What was taken off, and divided by.
+    is_constant : array of bool, (n_targets,)
+
+    Raises
+    ------
+    ValueError
+        If squares are not finite.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = y.mean(axis=0) ** 2
+        variance = np.einsum("ij,ij->j", y, y) / len(y) - squares
+        is_near = (squares < NEAR * variance) & (variance > 1 / FAR) & (variance < FAR)
+    if is_near.all():
+        return np.zeros(y.shape[1]), np.ones(y.shape[1]), np.zeros(y.shape[1], dtype=bool)
+    mean, scale, is_constant = centre(y, ROUNDING_SD)
+    if np.isinf(scale).any():
+        raise ValueError(
+            f"{np.isinf(scale).sum()} targets have squares beyond float64; use other units."
+        )
+    y *= 1.0 / scale
+    return mean, scale, is_constant
 
 
 def centre(y: Floats, zero: float) -> tuple[Floats, Floats, NDArray[np.bool_]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -80,9 +81,9 @@ class Quadratic:
 
 
 def squared_predictions(
-    values: Array, shrunk: Array, power: Quadratic, c: Array
-) -> tuple[Array, Array]:
-    """Return x'Mx of the predictions x = s * c at every alpha: all alphas cost one product.
+    values: Array, shrunk: Array, powers: Sequence[Quadratic], c: Array
+) -> Iterator[tuple[Array, Array]]:
+    """Yield x'Mx of the predictions x = s * c at every alpha: all alphas cost one product.
 
     For eigenvalues L_i and L_j, `s_i s_j = L_i L_j (g_j - g_i) / (L_i - L_j)` with
     `g = 1 / (L + alpha)`, so that alpha leaves the sum over pairs: with the antisymmetric
@@ -96,34 +97,51 @@ def squared_predictions(
         Eigenvalues L.
     shrunk : array, (n_alphas, rank)
         s = L / (L + alpha).
-    power : Quadratic
-        M, (rank, rank).
+    powers : sequence of Quadratic
+        Every M, (rank, rank).
     c : array, (rank, n_targets)
 
-    Returns
-    -------
+    Yields
+    ------
     squares : array, (n_alphas, n_targets)
     margin : array, (n_alphas, n_targets)
         How far rounding may have moved them.
     """
     xp = namespace(c)
+    quotients, neighbours = _pairs(values)
+    if len(neighbours[0]) > MANY * len(values) ** 2:
+        for power in powers:
+            squares = xp.stack([power(s[:, None] * c) for s in shrunk])
+            yield squares, zeros(tuple(squares.shape))
+        return
+    products = c * c
+    lengths = xp.sqrt((shrunk**2 @ products) * products.sum(axis=0))
+    bound = rounding(len(values), np.float64) * 2.0 / NEIGHBOURS
+    for power in powers:
+        matrix = power.matrix
+        crossed = (matrix * quotients).T @ c
+        crossed *= c
+        squares = (shrunk**2 * xp.linalg.diagonal(matrix)) @ products
+        squares += (2.0 * shrunk / values) @ crossed
+        _add_neighbours(matrix, shrunk, c, neighbours, squares)
+        yield squares, bound * power.size * lengths
+
+
+def _pairs(values: Array) -> tuple[Array, tuple[Array, Array]]:
+    """Return L_i L_j / (L_i - L_j), 0 for neighbours, and which pairs i > j are neighbours."""
+    xp = namespace(values)
     gap = values[:, None] - values
     larger = xp.where(gap > 0, values[:, None], values[None])
     near = xp.abs(gap) <= NEIGHBOURS * larger
-    first, second = xp.nonzero(xp.tril(near, k=-1))
-    if len(first) > MANY * len(values) ** 2:
-        squares = xp.stack([power(s[:, None] * c) for s in shrunk])
-        return squares, zeros(tuple(squares.shape))
-    matrix, products = power.matrix, c * c
-    quotients = matrix * (values[:, None] / xp.where(near, xp.inf, gap) * values)
-    squares = shrunk**2 @ (xp.linalg.diagonal(matrix)[:, None] * products)
-    squares += (2.0 * shrunk / values) @ (c * (quotients.T @ c))
-    for start in range(0, len(first), PAIRS):
-        i, j = first[start : start + PAIRS], second[start : start + PAIRS]
+    return values[:, None] / xp.where(near, xp.inf, gap) * values, xp.nonzero(xp.tril(near, k=-1))
+
+
+def _add_neighbours(
+    matrix: Array, shrunk: Array, c: Array, pairs: tuple[Array, Array], squares: Array
+) -> None:
+    for start in range(0, len(pairs[0]), PAIRS):
+        i, j = (index[start : start + PAIRS] for index in pairs)
         squares += (2.0 * matrix[i, j] * shrunk[:, i] * shrunk[:, j]) @ (c[i] * c[j])
-    lengths = xp.sqrt((shrunk**2 @ products) * products.sum(axis=0))
-    bound = rounding(len(values), np.float64) * 2.0 / NEIGHBOURS * power.size
-    return squares, bound * lengths
 
 
 def few_rows(n_rows: float, rank: int) -> bool:

@@ -156,12 +156,17 @@ def _add_known(
     known: Floats,
 ) -> None:
     """Add all of the squared error but the squared predictions, which costs little."""
-    shrunk = problem.factor.basis.shrink(alphas)
+    basis, sums = problem.factor.basis, block.sums(problem.factor.coordinates)
+    shrunk = basis.shrink(alphas)
     for fold, outer in pairs:
-        rows = problem.factor.held[fold]
-        d, held, bias = problem.held(fold, block)
-        missed = bias - fetch((shrunk * rows.offset) @ problem.c)
-        known[outer] += held.yy - 2 * fetch(shrunk @ (d * problem.c)) + rows.weight * missed**2
+        rows, own = problem.factor.held[fold], sums.part(fold)
+        held = Centred.of(rows.weight, own)
+        guess = fetch((shrunk * rows.offset) @ problem.c)
+        products = basis.project(own.products)
+        products *= problem.c
+        common = fetch(shrunk @ products) - guess * fetch(own.y)
+        missed = held.mean - problem.centred.mean - guess
+        known[outer] += held.yy - 2 * common + rows.weight * missed**2
 
 
 def _add_squares(
@@ -173,10 +178,9 @@ def _add_squares(
 ) -> None:
     """Add squared predictions, and how far they may be off."""
     basis = problem.factor.basis
-    shrunk = basis.shrink(alphas)
-    for fold, outer in pairs:
-        power = problem.factor.held[fold].power
-        found, off = squared_predictions(basis.values, shrunk, power, problem.c)
+    powers = [problem.factor.held[fold].power for fold, _ in pairs]
+    all_squares = squared_predictions(basis.values, basis.shrink(alphas), powers, problem.c)
+    for (_, outer), (found, off) in zip(pairs, all_squares, strict=True):
         squares[outer] += fetch(found)
         margin[outer] += fetch(off)
 

@@ -45,8 +45,9 @@ def test_squared_predictions_of_all_alphas_from_one_product(rank, n_rows, spectr
     )
     c = rng.standard_normal((rank, 3)) * np.logspace(-4, 4, 3)
     shrunk = values / (values + unit * np.logspace(-8, 8, 7)[:, None])
-    power = Quadratic.of_root(root(gram(rank, n_rows, seed)).T)
-    squares, margin = squared_predictions(values, shrunk, power, c)
-    want = np.stack([power(row[:, None] * c) for row in shrunk])
-    assert (np.abs(squares - want) <= margin).all()
-    assert (margin <= 1e-7 * power.size * (c * c).sum(axis=0)).all()
+    powers = [Quadratic.of_root(root(gram(rank, n_rows, seed + i)).T) for i in range(2)]
+    found = squared_predictions(values, shrunk, powers, c)
+    for power, (squares, margin) in zip(powers, found, strict=True):
+        want = np.stack([power(row[:, None] * c) for row in shrunk])
+        assert (np.abs(squares - want) <= margin).all()
+        assert (margin <= 1e-7 * power.size * (c * c).sum(axis=0)).all()

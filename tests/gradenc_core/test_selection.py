@@ -150,8 +150,24 @@ def test_choices_that_the_bounds_decide_are_not_computed_again(monkeypatch, band
 
 
 def undecided(*arguments):
-    squares, margin = squared_predictions(*arguments)
-    return squares, np.full_like(margin, np.inf)
+    for squares, margin in squared_predictions(*arguments):
+        yield squares, np.full_like(margin, np.inf)
+
+
+@pytest.mark.parametrize("selection", ["kfold", "loo", "gcv"])
+@pytest.mark.parametrize(
+    ("unit", "mean"), [(1e-9, 0.0), (1e9, 0.0), (1.0, 9.0), (1.0, 11.0), (1e3, 1e4)]
+)
+def test_targets_as_they_are_and_standardised_are_fitted_alike(selection, unit, mean):
+    """On both sides of where targets are left in their units, or about their means."""
+    x, y, folds, w = study(90, 12, 20, 0, "plain")
+    y = (y - y.mean(axis=0)) / y.std(axis=0)
+    options = RidgeOptions(ALPHAS, selection)
+    plain = fit_ridge(x, y, folds, w, options)
+    other = fit_ridge(x, unit * (y + mean), folds, w, options)
+    np.testing.assert_array_equal(other.alpha, plain.alpha)
+    np.testing.assert_allclose(other.weights / unit, plain.weights, rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(other.intercept / unit, plain.intercept + mean, rtol=1e-9, atol=1e-9)
 
 
 def test_condition_1e6_changes_no_choice():

@@ -21,7 +21,7 @@ ALGORITHM_VERSION = {
     "features": 1,
     "stability": 2,
     "collinearity": 3,
-    "scores": 3,
+    "scores": 4,
     "comparisons": 2,
     "drill": 1,
 }

@@ -81,7 +81,7 @@ class Design:
     scales : tuple of array
         Per ratio, the scale of each column that takes part.
     coordinates : Coordinates
-        The features.
+        The features; without rows where they are known by their moments alone.
     outer : tuple of Training
         One per outer fold, which it leaves out.
     inner : tuple of Training
@@ -137,12 +137,56 @@ def factorise(
     """
     options = RidgeOptions() if options is None else options
     coordinates = read(x, folds, weights)
-    n_folds = coordinates.layout.shape[0]
-    _check_n_folds(n_folds, options.selection)
-    pairs = combinations(range(n_folds), 2) if options.selection == "kfold" else ()
-    sets: list[tuple[int, ...]] = [*((k,) for k in range(n_folds)), *pairs]
+    sets = _training_sets(coordinates.layout.shape[0], options.selection)
     trainings = train(coordinates, sets, options, bands)
-    scales = scales_of(x.shape[1], options, bands)
+    return _design(coordinates, trainings, options, bands)
+
+
+def factorise_moments(
+    features: FeatureMoments,
+    options: RidgeOptions | None = None,
+    bands: tuple[int, ...] | None = None,
+) -> Design:
+    """Factorise features that are known by their moments alone; see `factorise`.
+
+    Parameters
+    ----------
+    features : FeatureMoments
+        Sums per fold, of rows whose weights have mean 1.
+
+    Raises
+    ------
+    ValueError
+        As for `factorise`, and for selection "loo", which leaves out single rows.
+    """
+    options = RidgeOptions() if options is None else options
+    if options.selection == "loo":
+        raise ValueError("selection 'loo' needs rows, moments have none; choose kfold or gcv.")
+    n_folds, width = features.x.shape
+    _check_filled(fetch(features.count))
+    none = np.empty(0, dtype=np.intp)
+    layout = Layout.of(none, none, shape=(n_folds, 1))
+    coordinates = Coordinates(layout, np.empty((0, width)), features.shift)
+    sets = _training_sets(n_folds, options.selection)
+    trainings = train_on_moments(coordinates, features, sets, options, bands)
+    return _design(coordinates, trainings, options, bands)
+
+
+def _training_sets(n_folds: int, selection: str) -> list[tuple[int, ...]]:
+    """Folds that each training set leaves out: one, and with k-fold selection every two."""
+    _check_n_folds(n_folds, selection)
+    pairs = combinations(range(n_folds), 2) if selection == "kfold" else ()
+    return [*((k,) for k in range(n_folds)), *pairs]
+
+
+def _design(
+    coordinates: Coordinates,
+    trainings: tuple[Training, ...],
+    options: RidgeOptions,
+    bands: tuple[int, ...] | None,
+) -> Design:
+    scales = scales_of(coordinates.x.shape[1], options, bands)
+    n_folds = coordinates.layout.shape[0]
     outer, inner = trainings[:n_folds], trainings[n_folds:]
     return Design(options, bands, scales, coordinates, outer, inner)
 
@@ -179,12 +223,24 @@ def train(
     bands: tuple[int, ...] | None,
 ) -> tuple[Training, ...]:
     """Factorise the training sets that leave out `sets` of folds."""
-    scales = scales_of(coordinates.x.shape[1], options, bands)
     if is_dual(coordinates.x.shape):
+        scales = scales_of(coordinates.x.shape[1], options, bands)
         unit = options.standardise
         return tuple(_from_kernels(coordinates, left_out, scales, unit) for left_out in sets)
     features = feature_moments(coordinates).per_fold()
+    return train_on_moments(coordinates, features, sets, options, bands)
+
+
+def train_on_moments(
+    coordinates: Coordinates,
+    features: FeatureMoments,
+    sets: Sequence[tuple[int, ...]],
+    options: RidgeOptions,
+    bands: tuple[int, ...] | None,
+) -> tuple[Training, ...]:
+    """Factorise training sets from sums per fold."""
     _check_finite(features)
+    scales = scales_of(coordinates.x.shape[1], options, bands)
     rows = _rows_of_folds(features, {k for left_out in sets for k in left_out})
     return tuple(
         _from_moments(coordinates, features, rows, left_out, scales, options.standardise)
@@ -325,6 +381,14 @@ def _check_folds(folds: NDArray[np.integer]) -> None:
     empty = sorted(set(range(highest + 1)) - set(folds.tolist()))
     if empty:
         raise ValueError(f"fold {empty[0]} of {highest + 1} holds no stimulus; use assign_folds.")
+
+
+def _check_filled(counts: Floats) -> None:
+    empty = np.flatnonzero(counts == 0)
+    if empty.size:
+        raise ValueError(
+            f"fold {empty[0]} of {len(counts)} holds no stimulus; add the moments of all shards."
+        )
 
 
 def _check_n_folds(n_folds: int, selection: str) -> None:

@@ -7,7 +7,7 @@ target's scores do not depend on the other targets of the call.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import chain, islice
 from typing import Any, Protocol
@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradenc_core import ridge
-from gradenc_core.design import Design, factorise
-from gradenc_core.device import Floats, fetch
+from gradenc_core.design import Design, factorise, factorise_moments
+from gradenc_core.device import Floats, fetch, put
 from gradenc_core.fitting import TARGET_WIDTH, Fit, centre, fit
 from gradenc_core.moments import (
     Coordinates,
@@ -37,6 +37,7 @@ from gradenc_core.scores import (
     score_by_ratio,
     statistic,
 )
+from gradenc_core.selection import Block
 from gradenc_core.solver import REPLICATES
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "factorise",
     "permutation_scores",
     "permutations",
+    "score_moments",
     "score_targets",
 ]
 
@@ -145,10 +147,58 @@ def score_targets(design: Design, y: Columns) -> EncodingScores:
     ValueError
         If `y` has another number of rows than the features.
     """
+    blocks = _blocks(design, y)
+    return _scores(design, ((block, fit(design, Block(_pad(block.rows)))) for block in blocks))
+
+
+def score_moments(
+    features: FeatureMoments,
+    targets: TargetMoments,
+    options: RidgeOptions | None = None,
+    bands: tuple[int, ...] | None = None,
+) -> EncodingScores:
+    """Score targets from moments alone, whose shards of stimuli no process need hold together.
+
+    Sum what `feature_moments` and `target_moments` return for every shard, with one shift for all
+    of them that is near the mean. Scores are those of `score_targets` on the rows, but for
+    rounding.
+
+    Parameters
+    ----------
+    features : FeatureMoments
+        With leading axes (n_folds, n_blocks).
+    targets : TargetMoments
+        With the same features and leading axes. What is said of a target's values by
+        `score_targets` holds for its sums.
+    options : RidgeOptions, optional
+        With selection by "kfold" or "gcv".
+    bands : tuple of int, optional
+        Widths (n_f, n_g) of the two bands; None for one band.
+
+    Raises
+    ------
+    ValueError
+        As for `gradenc_core.design.factorise_moments`, or if the two moments do not go together.
+    """
+    if features.x.shape != targets.xy.shape[:-1]:
+        raise ValueError(
+            f"features have moments of shape {tuple(features.x.shape)} but the targets' are "
+            f"{tuple(targets.xy.shape)}; give those of the same folds, blocks and features."
+        )
+    # Alphas are for weights of mean 1.
+    n_stimuli = float(features.count.sum())
+    unit = n_stimuli / float(features.weight.sum())
+    features = replace(features, products=features.products * unit).per_fold()
+    design = factorise_moments(features, options, bands)
+    blocks = _blocks_of_moments(design, targets, unit, n_stimuli)
+    return _scores(design, ((block, fit(design, sums)) for block, sums in blocks))
+
+
+def _scores(design: Design, fitted: Iterable[tuple[_Block, Sequence[Fit]]]) -> EncodingScores:
+    """Join the scores of blocks of targets."""
     measures: list[dict[str, NDArray[np.float32]]] = []
     counts: list[EncodingCounts] = []
-    for block in _blocks(design, y):
-        fits = fit(design, _pad(block.rows))
+    for block, fits in fitted:
         measures.append(_measures(block, design.options, fits))
         counts.append(_counts(block, design.options, fits))
     joined = {name: np.concatenate([m[name] for m in measures], axis=1) for name in measures[0]}
@@ -275,7 +325,9 @@ def _resampled(
 ) -> NDArray[np.float32]:
     """Scores of one block of targets, observed and in every replicate, (n + 1, n_targets)."""
     n_targets = block.rows.shape[1]
-    fits = [Fit.map(lambda a: a[0][:, :n_targets], [f]) for f in fit(design, _pad(block.rows))]
+    fits = [
+        Fit.map(lambda a: a[0][:, :n_targets], [f]) for f in fit(design, Block(_pad(block.rows)))
+    ]
     targets = target_moments(coordinates, block.rows, np.zeros(n_targets))
     scores = [statistic([chosen.scores for chosen in fits])]
     for start in range(0, len(weights), REPLICATES):
@@ -347,10 +399,32 @@ def _prepare(y: Floats) -> _Block:
     return _Block(y, scale, is_nan, is_constant & ~is_nan)
 
 
+def _blocks_of_moments(
+    design: Design, targets: TargetMoments, unit: float, n_stimuli: float
+) -> Iterator[tuple[_Block, Block]]:
+    """Yield blocks of targets without rows, and their moments per fold as of standardised rows."""
+    for start in range(0, len(targets.shift), TARGET_WIDTH):
+        columns = slice(start, start + TARGET_WIDTH)
+        part = targets.columns(columns).per_fold().on_cpu()
+        products, yy = part.products * unit, part.yy * unit
+        is_nan = ~np.isfinite(yy).all(axis=0)
+        products[..., is_nan], yy[:, is_nan] = 0.0, 0.0
+        total = products[:, 0].sum(axis=0), yy.sum(axis=0)
+        scaler = Scaler.of_columns(n_stimuli, n_stimuli, *total, part.shift, True)
+        is_constant = (scaler.unit == 0) & ~is_nan
+        scale = 1 / np.where(scaler.unit > 0, scaler.unit, 1.0)
+        is_nan |= (scale < LEAST_SD) | ~(scale <= LARGEST_SD)
+        products *= scaler.unit
+        yy *= scaler.unit**2
+        sums = TargetMoments(_pad(part.shift), put(_pad(products)), put(_pad(yy)))
+        rows = np.empty((0, len(scale)))
+        yield _Block(rows, scale, is_nan, is_constant), Block.of_sums(design.coordinates, sums)
+
+
 def _pad(rows: Floats) -> Floats:
-    if rows.shape[1] == TARGET_WIDTH:
-        return rows
-    return np.pad(rows, ((0, 0), (0, TARGET_WIDTH - rows.shape[1])))
+    """Add columns of zeros up to `TARGET_WIDTH`."""
+    missing = TARGET_WIDTH - rows.shape[-1]
+    return np.pad(rows, [*[(0, 0)] * (rows.ndim - 1), (0, missing)]) if missing else rows
 
 
 def _measures(
@@ -398,7 +472,7 @@ def _permuted(design: Design, block: _Block, orders: Iterator[Ints]) -> NDArray[
     n_targets = block.rows.shape[1]
     scores = []
     for n_orders, columns in _side_by_side(block.rows, orders):
-        values = statistic([chosen.scores for chosen in fit(design, columns)])
+        values = statistic([chosen.scores for chosen in fit(design, Block(columns))])
         scores.append(values[: n_orders * n_targets].reshape(n_orders, n_targets))
     return np.where(block.usable, np.concatenate(scores), np.nan).astype(np.float32)
 

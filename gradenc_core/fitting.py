@@ -44,13 +44,13 @@ class Fit:
         )
 
 
-def fit(design: Design, y: Floats) -> tuple[Fit, ...]:
+def fit(design: Design, block: Block) -> tuple[Fit, ...]:
     """Choose, fit and score targets in every outer fold.
 
     Parameters
     ----------
     design : Design
-    y : array, (n_stimuli, n_targets)
+    block : Block
         Finite targets near zero mean and unit variance.
 
     Returns
@@ -59,7 +59,7 @@ def fit(design: Design, y: Floats) -> tuple[Fit, ...]:
         The fit with alpha and ratio chosen jointly; with two bands, then that of the first band
         alone, its alphas chosen anew.
     """
-    block, alphas = Block(y), design.options.alpha_grid
+    alphas = design.options.alpha_grid
     if design.options.selection == "kfold":
         pairs = [(t, [(a, b), (b, a)]) for t in design.inner for a, b in [t.left_out]]
         errors = kfold_errors(pairs, block, alphas)

@@ -175,6 +175,10 @@ class TargetMoments(_Moments):
     products: Array
     yy: Array
 
+    def columns(self, wanted: slice) -> TargetMoments:
+        """Return the moments of some targets."""
+        return TargetMoments(self.shift[wanted], self.products[..., wanted], self.yy[..., wanted])
+
     @property
     def y(self) -> Array:
         """Sums of targets, (..., n_targets)."""

@@ -41,6 +41,13 @@ class Block:
         self._sums: dict[Coordinates, TargetMoments] = {}
         self._problems: dict[tuple[int, ...], list[Problem]] = {}
 
+    @classmethod
+    def of_sums(cls, coordinates: Coordinates, sums: TargetMoments) -> Block:
+        """Return targets that are known by their moments per fold alone."""
+        block = cls(np.empty((0, len(sums.shift))))
+        block._sums[coordinates] = sums
+        return block
+
     def sums(self, coordinates: Coordinates) -> TargetMoments:
         """Moments per fold, computed once."""
         if coordinates not in self._sums:

@@ -13,7 +13,7 @@ import pytest
 from distributed.comm import connect
 from distributed.security import Security
 
-from hpc.dask_ranks import certified
+from hpc.dask_ranks import _Scheduler, certified
 from hpc.slurm.dev_cluster import DevCluster
 from hpc.slurm.dev_processes import of_environment
 from hpc.slurm.jobs import ENDED, State
@@ -79,6 +79,22 @@ def test_without_scheduler_or_client_the_job_ends_soon(
     assert place.state(task) == State.FAILED
     assert ("DaskError: the Dask scheduler was lost" in task.log) == (rank == SCHEDULER)
     assert 2 <= len(task.committed) < 20
+
+
+def test_a_scheduler_whose_end_fails_ends() -> None:
+    """As where an attempt to connect is given up a second time, which asyncio refuses."""
+
+    def refuse(reason: str) -> None:
+        raise RuntimeError("Cannot change state of expiring Timeout")
+
+    async def end() -> None:
+        scheduler = await _Scheduler(port=0, dashboard=False)
+        scheduler.rpc._connecting["tcp://127.0.0.1:1"].add(refuse)
+        with pytest.raises(RuntimeError, match="expiring"):
+            await scheduler.close()
+        await asyncio.wait_for(scheduler.finished(), timeout=10)
+
+    asyncio.run(end())
 
 
 def test_without_workers_the_job_ends(place: OnSlurm, tmp_path: Path) -> None:

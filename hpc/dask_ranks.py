@@ -36,11 +36,9 @@ def on_ranks(work: Callable[[Client], None], submission: Path, interface: str | 
         # How the runner ends a scheduler or a worker whose cluster was closed.
         return
     with Client(ranks.scheduler_address, security=ranks.security) as client:
-        try:
-            work(client)
-        finally:
-            if client.status == "running":
-                client.shutdown()
+        # Where the work fails, the scheduler ends with this client, and may be what was lost.
+        work(client)
+        client.shutdown()
 
 
 class _Ranks(SLURMRunner):

@@ -41,9 +41,17 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     assert f"Example: gradenc {command}" in " ".join(result.stdout.replace("│", " ").split())
 
 
-def test_looking_at_a_run_imports_nothing_slow() -> None:
+@pytest.mark.parametrize(
+    "modules",
+    [
+        pytest.param("hpc.cli.app, hpc.state, hpc.folder, hpc.seeing, hpc.following", id="looking"),
+        pytest.param("hpc.plan", id="planning a stage"),
+        pytest.param("jobs.encode, jobs.collinearity, jobs.compare", id="fitting"),
+    ],
+)
+def test_what_needs_no_network_imports_nothing_slow(modules: str) -> None:
     code = (
-        "import sys, hpc.cli.app, hpc.state, hpc.folder, hpc.seeing, hpc.following; "
+        f"import sys, {modules}; "
         "slow = {'torch', 'sklearn', 'mne', 'timm', 'matplotlib', 'dask', 'submitit'}; "
         "slow &= set(sys.modules); "
         "sys.exit(str(slow) if slow else 0)"

@@ -62,7 +62,7 @@ from numpy.typing import NDArray
 from hpc.advance import create_stores
 from hpc.folder import RunFolder
 from hpc.plan import extract_plans
-from hpc.resolve import Resolved, ResolvedModel
+from hpc.resolved import Resolved, ResolvedModel
 from hpc.study import Model, Study
 from hpc.targets import Targets
 from jobs.spec import ModelSpec, PreprocessingSpec, Reference

@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gradenc_core.keyed import keyed_generator
 from gradenc_core.models import VisionModel
 from gradenc_core.passes import Passes
-from gradenc_core.projection import keyed_generator
 from gradenc_core.readout import Bank, Context
+from gradenc_core.sizes import N_PROTOTYPES
 
-N_ITEMS = 1024
-"""Images of the default bank."""
-N_PROTOTYPES = 256
 MAX_ITERATIONS = 100
 
 Array = NDArray[np.float64]

@@ -21,11 +21,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from gradenc_core.bank import build_bank
+from gradenc_core.keyed import keyed_generator
 from gradenc_core.models import VisionModel, from_module
 from gradenc_core.objectives import Objective
 from gradenc_core.passes import Stimuli, WorksInPlace
 from gradenc_core.preprocessing import Preprocessing
-from gradenc_core.projection import keyed_generator
 from gradenc_core.readout import Context, Head
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.tokens import layer_layout, pool

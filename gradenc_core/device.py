@@ -1,15 +1,22 @@
 """Where this process computes: the one place that knows of devices.
 
-Everything else is written for any array: numpy's on a CPU, torch's tensors on a GPU.
+Everything else is written for any array: numpy's on a CPU, torch's tensors on a GPU. Torch, which
+is slow to import, is imported only where a GPU may be.
 """
 
+from __future__ import annotations
+
+import ctypes
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import array_api_compat
 import numpy as np
-import torch
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
 
 Array = Any
 """A numpy array or a torch tensor."""
@@ -20,6 +27,8 @@ Floats = NDArray[np.float64]
 @cache
 def device() -> torch.device:
     """Return the GPU that this process sees, with TF32 off, or else the CPU."""
+    import torch
+
     if not torch.cuda.is_available():
         return torch.device("cpu")
     torch.backends.cuda.matmul.allow_tf32 = False
@@ -29,7 +38,19 @@ def device() -> torch.device:
 
 def uses_tensors() -> bool:
     """Whether arrays are torch's: on a CPU they stay numpy's, whose BLAS is faster."""
-    return device().type != "cpu"
+    return has_driver() and device().type != "cpu"
+
+
+@cache
+def has_driver() -> bool:
+    """Whether this machine has a GPU's driver, CUDA's or ROCm's: torch finds no GPU without one."""
+    if Path("/dev/kfd").exists():
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def put(values: Array) -> Array:
@@ -66,6 +87,8 @@ def single(values: Array) -> Array:
 
 
 def _tensor(values: Array, where: torch.device) -> torch.Tensor:
+    import torch
+
     # Torch takes no arrays that run backwards.
     forward = np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values
     return torch.as_tensor(forward, device=where)

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from gradenc_core.keyed import keyed_generator
 from gradenc_core.models import VisionModel
-from gradenc_core.projection import keyed_generator
 
 
 def patch_masks(digest: str, seed: int, n_patches: int) -> NDArray[np.bool_]:

@@ -8,9 +8,9 @@ from typing import Any, Literal
 import torch
 from torch.nn import functional
 
+from gradenc_core.keyed import keyed_generator
 from gradenc_core.masks import patch_module
 from gradenc_core.models import VisionModel
-from gradenc_core.projection import keyed_generator
 from gradenc_core.readout import Context, Readout
 
 N_RANDOM_DRAWS = 10

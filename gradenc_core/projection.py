@@ -1,20 +1,14 @@
 """Projections of a layer's features: seeded and random, or onto principal components."""
 
-import hashlib
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.decomposition import PCA
 from torch.nn import functional
 
-
-def keyed_generator(*key: str | int) -> np.random.Generator:
-    """Return a generator whose stream depends on nothing but `key` (sha256 -> Philox)."""
-    digest = hashlib.sha256("\x1f".join(map(str, key)).encode()).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+from gradenc_core.keyed import keyed_generator
 
 
 @dataclass(frozen=True)
@@ -103,6 +97,9 @@ def fit_components(
     array, (n_outputs,)
         Share of the variance that each explains; NaN for rows that do not vary.
     """
+    # Slow to import, and few studies fit components.
+    from sklearn.decomposition import PCA
+
     values = np.asarray(rows, dtype=np.float64)
     solver = "covariance_eigh" if len(values) > values.shape[1] else "full"
     with np.errstate(invalid="ignore"):

@@ -12,9 +12,9 @@ from gradenc_core.objectives import OBJECTIVES, Objective
 from gradenc_core.passes import Passes, Precision, Stimuli
 from gradenc_core.projection import Components, sparse_projection
 from gradenc_core.readout import Context
+from gradenc_core.sizes import Scale, scaled_width
 from gradenc_core.tokens import Tokens, layer_layout, pool
 
-Scale = Literal["unit", "raw", "norm_only"]
 SignalClass = Literal["ok", "zero", "constant", "identical_to_forward"]
 
 Features = np.ndarray | list[np.ndarray]
@@ -235,13 +235,6 @@ class SignalExtractor:
                     f"{source} of layer {self.layers[index]!r} of {self.model.architecture} is not "
                     f"finite for {n_bad} stimuli; check the weights and the preprocessing"
                 )
-
-
-def scaled_width(width: int, source: str, scale: Scale) -> int:
-    """Return how many features a layer of `width` features has with its gradient's norm."""
-    if source == "forward" or scale == "raw":
-        return width
-    return width + 1 if scale == "unit" else 1
 
 
 def classify_signals(

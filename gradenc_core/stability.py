@@ -1,14 +1,19 @@
 """How much a signal changes with what nobody sees: a shift of a pixel, noise, recompression."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from gradenc_core.projection import keyed_generator
+from gradenc_core.keyed import keyed_generator
+
+if TYPE_CHECKING:
+    import torch
 
 JPEG_QUALITY = 90
 

@@ -1,6 +1,7 @@
 """Tests and intervals that the hierarchy comparisons share; scipy where it has the thing."""
 
 from collections.abc import Sequence
+from functools import cache
 from itertools import permutations
 from math import factorial
 
@@ -57,15 +58,21 @@ def pooled_null_p(observed: Array, null: Array) -> Array:
     return np.where(np.isfinite(observed), (1 + above) / (1 + len(ordered)), np.nan)
 
 
+@cache
 def region_permutations(n_regions: int, seed: int) -> NDArray[np.intp]:
-    """Return orders of regions, (n_orders, n_regions), identity first: all of them up to 8."""
+    """Return orders of regions, (n_orders, n_regions), identity first: all of them up to 8.
+
+    Every score of a comparison asks for the same ones; they are made once and cannot be written to.
+    """
     if n_regions <= EXACT_UP_TO:
         flat = (i for order in permutations(range(n_regions)) for i in order)
         count = factorial(n_regions) * n_regions
-        return np.fromiter(flat, dtype=np.intp, count=count).reshape(-1, n_regions)
-    generator = np.random.default_rng(seed)
-    drawn = np.tile(np.arange(n_regions), (N_PERMUTATIONS, 1))
-    drawn[1:] = generator.permuted(drawn[1:], axis=1)
+        drawn = np.fromiter(flat, dtype=np.intp, count=count).reshape(-1, n_regions)
+    else:
+        generator = np.random.default_rng(seed)
+        drawn = np.tile(np.arange(n_regions), (N_PERMUTATIONS, 1))
+        drawn[1:] = generator.permuted(drawn[1:], axis=1)
+    drawn.flags.writeable = False
     return drawn
 
 

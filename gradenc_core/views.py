@@ -8,8 +8,8 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
+from gradenc_core.keyed import keyed_generator
 from gradenc_core.models import VisionModel
-from gradenc_core.projection import keyed_generator
 
 N_VIEWS = 8
 AREA = (0.32, 1.0)

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from gradenc_core.projection import keyed_generator
+from gradenc_core.keyed import keyed_generator
 
 _STATISTICS = {"running_mean", "running_var"}
 """Names of the buffers that training fills; others are fixed tables."""

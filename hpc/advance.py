@@ -151,7 +151,7 @@ def _plan_study_stage(
             f"`gradenc submit STUDY --run {run.path}`"
         )
     from hpc import plan
-    from hpc.resolve import Resolved
+    from hpc.resolved import Resolved
     from hpc.study import Study
     from hpc.targets import Targets
 

@@ -21,16 +21,16 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
-from gradenc_core.bank import N_PROTOTYPES
 from gradenc_core.encoding import bootstrap_scores, factorise, permutation_scores, score_targets
 from gradenc_core.fitting import TARGET_WIDTH
 from gradenc_core.passes import Stimuli
 from gradenc_core.readout import Bank, Context
 from gradenc_core.ridge import RidgeOptions
+from gradenc_core.sizes import N_PROTOTYPES
 from gradenc_core.solver import REPLICATES, Part, Shapes, plan_solver
 from hpc.plugins import all_objectives, find_sources, loaded_head
 from hpc.profile import StageProfile
-from hpc.resolve import Resolved, ResolvedModel, signal_spec
+from hpc.resolved import Resolved, ResolvedModel, signal_spec
 from hpc.store_plan import StorePlan
 from hpc.study import Study
 from jobs import models

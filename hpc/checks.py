@@ -1,12 +1,11 @@
 """What a study names, looked for before anything runs: folders, subjects, models, layers."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from gradenc_core.bank import N_PROTOTYPES
 from gradenc_core.conformance import check_objective
 from gradenc_core.models import VisionModel, load_model
 from gradenc_core.objectives import Objective, supported_objectives
@@ -14,6 +13,7 @@ from gradenc_core.readers import bids, epochs
 from gradenc_core.readers.images import read_manifest
 from gradenc_core.readers.labels import read_labels
 from gradenc_core.readout import Head
+from gradenc_core.sizes import N_PROTOTYPES
 from gradenc_core.tokens import layer_layout
 from hpc.overrides import did_you_mean, given
 from hpc.plugins import (
@@ -26,7 +26,6 @@ from hpc.plugins import (
 )
 from hpc.resolve import layers_of
 from hpc.study import BidsResponses, EpochsResponses, Model, Study, StudyError
-from hpc.targets import Targets, common_windows, windows_of
 
 
 def _refuse(study: Study, problems: Iterable[str]) -> None:
@@ -289,29 +288,4 @@ def _head_problems(study: Study, model: VisionModel, about: str, head: Head) -> 
         yield (
             f"{given_head}whose logits of an embedding depend on nothing else in the batch; take "
             "no statistic over the first axis"
-        )
-
-
-def check_fit(study: Study, targets: Sequence[Targets]) -> None:
-    """Refuse a seed region that no label volume has, and windows that hold no sample."""
-    seed = study.comparisons.seed_region
-    for item in targets:
-        if item.modality == "fmri" and seed not in (known := set(item.coords["roi"].values)):
-            raise StudyError(
-                f"comparisons.seed_region: given {seed!r}; accepted for {item.subject}: one of "
-                f"{', '.join(sorted(known))}, the regions of its label volume"
-            )
-    meg = [item for item in targets if item.modality == "meg"]
-    windows = windows_of(study)
-    common = common_windows(meg, windows)
-    if meg and isinstance(study.encoding.windows, dict) and len(common) < len(windows):
-        name, start, stop = next(window for window in windows if window not in common)
-        raise StudyError(
-            f"encoding.windows.{name}: given [{start:g}, {stop:g}], which holds no sample of some "
-            "MEG subject's epochs; give a window inside the epochs of all, in s"
-        )
-    if meg and not common:
-        raise StudyError(
-            "encoding.windows: no window holds a sample of every MEG subject's epochs; give start "
-            "and stop inside the epochs, in s"
         )

@@ -11,7 +11,8 @@ from hpc.checks import check_models, check_objectives, check_paths
 from hpc.memory import check_memory
 from hpc.plan import all_plans
 from hpc.profile import Profile, StageProfile
-from hpc.resolve import Resolved, Subject, resolve
+from hpc.resolve import resolve
+from hpc.resolved import Resolved, Subject
 from hpc.shapes import StudyShapes, shaped
 from hpc.store_plan import StorePlan
 from hpc.study import Study

@@ -10,7 +10,7 @@ from gradenc_core.solver import FLOAT32, FLOAT64, Shapes, plan_solver
 from hpc.plan import encoding_spec, is_diagnostic, n_features, split_bands
 from hpc.plan_prepare import has_components
 from hpc.profile import Profile, process_memory
-from hpc.resolve import Resolved, ResolvedModel
+from hpc.resolved import Resolved, ResolvedModel
 from hpc.store_plan import StorePlan
 from hpc.study import Study, StudyError
 from jobs.encode import fit_memory, ridge_options

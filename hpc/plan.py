@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from gradenc_core.folds import assign_blocks, assign_folds
-from gradenc_core.signals import scaled_width
+from gradenc_core.sizes import scaled_width
 from gradenc_core.stability import PERTURBATIONS
-from hpc.checks import check_fit
 from hpc.plan_prepare import (
     has_components,
     labels_of,
@@ -22,11 +21,12 @@ from hpc.plan_prepare import (
     pca_label,
     prepare_plans,
 )
-from hpc.resolve import Resolved, ResolvedModel, Subject, signal_spec
+from hpc.resolved import Resolved, ResolvedModel, Subject, signal_spec
 from hpc.store_plan import References, StorePlan, safe
 from hpc.study import Study
 from hpc.targets import (
     Targets,
+    check_fit,
     common_windows,
     encode_groups,
     in_order,

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from gradenc_core.bank import N_PROTOTYPES
-from hpc.resolve import Resolved, ResolvedModel, ResolvedSource, signal_spec
+from gradenc_core.sizes import N_PROTOTYPES
+from hpc.resolved import Resolved, ResolvedModel, ResolvedSource, signal_spec
 from hpc.store_plan import References, StorePlan, safe
 from hpc.study import Study
 from jobs import spec as specs

@@ -22,7 +22,8 @@ from gradenc_core.synthetic.images import dead_leaves
 from hpc.calibrate import MICRO_BATCH
 from hpc.fields import Count, Positive, Real, Section
 from hpc.overrides import read_yaml, refusals
-from hpc.resolve import Resolved, Subject, resolve_bank, resolve_model, resolve_sources
+from hpc.resolve import resolve_bank, resolve_model, resolve_sources
+from hpc.resolved import Resolved, Subject
 from hpc.study import Study, StudyError
 from storage_schemas.identity import digest
 

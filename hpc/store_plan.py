@@ -1,13 +1,17 @@
 """A store that a stage needs, before it exists."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs import spec as specs
-from storage_schemas.kinds import Layout
 from storage_schemas.store import Store
+
+if TYPE_CHECKING:
+    from storage_schemas.kinds import Layout
 
 References = Mapping[str, specs.Reference]
 """Sealed stores of earlier stages by `<stage>/<label>`."""

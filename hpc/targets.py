@@ -9,8 +9,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradenc_core.windows import samples_in
-from hpc.resolve import Subject
-from hpc.study import Study
+from hpc.resolved import Subject
+from hpc.study import Study, StudyError
 from storage_schemas import kinds
 from storage_schemas.store import Store
 
@@ -160,3 +160,28 @@ def in_order(regions: Iterable[str], ladders: Iterable[Sequence[str]]) -> list[s
     known = list(regions)
     ladder_order = dict.fromkeys(name for ladder in ladders for name in ladder if name in known)
     return [*ladder_order, *sorted(set(known) - set(ladder_order))]
+
+
+def check_fit(study: Study, targets: Sequence[Targets]) -> None:
+    """Refuse a seed region that no label volume has, and windows that hold no sample."""
+    seed = study.comparisons.seed_region
+    for item in targets:
+        if item.modality == "fmri" and seed not in (known := set(item.coords["roi"].values)):
+            raise StudyError(
+                f"comparisons.seed_region: given {seed!r}; accepted for {item.subject}: one of "
+                f"{', '.join(sorted(known))}, the regions of its label volume"
+            )
+    meg = [item for item in targets if item.modality == "meg"]
+    windows = windows_of(study)
+    common = common_windows(meg, windows)
+    if meg and isinstance(study.encoding.windows, dict) and len(common) < len(windows):
+        name, start, stop = next(window for window in windows if window not in common)
+        raise StudyError(
+            f"encoding.windows.{name}: given [{start:g}, {stop:g}], which holds no sample of some "
+            "MEG subject's epochs; give a window inside the epochs of all, in s"
+        )
+    if meg and not common:
+        raise StudyError(
+            "encoding.windows: no window holds a sample of every MEG subject's epochs; give start "
+            "and stop inside the epochs, in s"
+        )

@@ -22,7 +22,7 @@ from hpc.calibrate import (
 from hpc.memory import shapes_of
 from hpc.profile import Profile, StageProfile
 from hpc.records import Key, Record, encode_records, extract_records, fit_key, pass_key
-from hpc.resolve import Resolved, ResolvedModel, signal_spec
+from hpc.resolved import Resolved, ResolvedModel, signal_spec
 from hpc.store_plan import StorePlan
 from hpc.study import Study
 from jobs.encode import ridge_options

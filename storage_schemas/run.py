@@ -3,12 +3,12 @@
 All paths in `run.json` are relative, so a run copied together with its stores opens where it is.
 """
 
+from __future__ import annotations
+
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import xarray as xr
+from typing import TYPE_CHECKING, Any
 
 from storage_schemas import files
 from storage_schemas.commit import committed_units
@@ -16,7 +16,9 @@ from storage_schemas.frame import frame_problems, mend_frame
 from storage_schemas.identity import canonical_json
 from storage_schemas.schemas import FORMAT_VERSION
 from storage_schemas.store import Store
-from storage_schemas.views import build_nodes
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 NAMES = ("model", "control")
 """Attributes that each study chooses freely for a store that it shares with others."""
@@ -178,6 +180,10 @@ def open_run(path: Path, partial: bool = False) -> xr.DataTree:
     FileNotFoundError
         If the folder is no run, or a store is not where `run.json` says.
     """
+    import xarray as xr
+
+    from storage_schemas.views import build_nodes
+
     run = read_run(path)
     stores = [store for stage in run["stores"] for store in run_stores(path, stage)]
     if not partial:

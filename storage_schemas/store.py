@@ -11,6 +11,8 @@
       frame-<crc32c>.zip     a copy of all that was made before any unit ran (`frame`)
 """
 
+from __future__ import annotations
+
 import copy
 import re
 import shutil
@@ -21,10 +23,9 @@ from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from os import DirEntry, scandir
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import xarray as xr
 import zarr
 
 from storage_schemas import files
@@ -33,6 +34,9 @@ from storage_schemas.identity import canonical_json, digest
 from storage_schemas.layout import ArrayLayout, Unit, check_layouts, check_ownership
 from storage_schemas.schemas import ALGORITHM_VERSION, SCHEMA_VERSION
 from storage_schemas.validate import check_data
+
+if TYPE_CHECKING:
+    import xarray as xr  # slow to import, and most of what looks at a store opens no dataset
 
 __all__ = ["ArrayLayout", "Store", "Unit"]
 
@@ -60,7 +64,7 @@ class Store:
         units: Sequence[Unit],
         attrs: dict[str, Any],
         locations: dict[str, str],
-    ) -> "Store":
+    ) -> Store:
         """Create the store of a specification, or open it if it exists under any label.
 
         An existing store keeps its units and attributes: they do not enter the identity.
@@ -97,7 +101,7 @@ class Store:
         return _open_same(path, plan).named(label, attrs)
 
     @classmethod
-    def open(cls, path: Path) -> "Store":
+    def open(cls, path: Path) -> Store:
         """Open a store.
 
         Raises
@@ -118,7 +122,7 @@ class Store:
         return _open_unchanged(Path(path), (stat.st_ino, stat.st_mtime_ns))
 
     @classmethod
-    def find(cls, root: Path, stage: str, identity: str) -> "Store":
+    def find(cls, root: Path, stage: str, identity: str) -> Store:
         """Open the store of an identity below `root`, whatever its label.
 
         Raises
@@ -134,7 +138,7 @@ class Store:
             )
         return cls.open(path)
 
-    def named(self, label: str, names: Mapping[str, Any]) -> "Store":
+    def named(self, label: str, names: Mapping[str, Any]) -> Store:
         """Return the store as one study calls it: studies share stores under their own names."""
         # A copy keeps what was already parsed: units of a large plan take a second.
         renamed = copy.copy(self)
@@ -224,6 +228,8 @@ class Store:
             If what is there is not what its kind's schema and the plan say, or a file of the
             coordinates is lost.
         """
+        import xarray as xr
+
         check_data(self.data, self.kind, self.plan["schema_version"], tuple(self.arrays.values()))
         if name := lost_file(self.path):
             raise ValueError(

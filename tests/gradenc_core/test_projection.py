@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
-from gradenc_core.projection import fit_components, keyed_generator, sparse_projection
+from gradenc_core.keyed import keyed_generator
+from gradenc_core.projection import fit_components, sparse_projection
 
 
 def dense(projection, n_inputs):

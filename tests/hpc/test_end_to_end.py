@@ -498,7 +498,7 @@ def test_a_failing_unit_tells_status_and_logs_why(
 ) -> None:
     stimuli = tmp_path / "stimuli"
     shutil.copytree(small_files / "stimuli", stimuli)
-    data = small_data | {"stimuli": str(stimuli)}
+    data = small_data | {"stimuli": str(stimuli), "signals": ["forward"], "objectives": []}
     study, run = tmp_path / "study.yaml", tmp_path / "run"
     study.write_text(yaml.safe_dump(data))
     gradenc("submit", study, "--run", run, "--no-wait")

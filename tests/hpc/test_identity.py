@@ -18,7 +18,8 @@ from PIL import Image
 
 from gradenc_core.models import VisionModel, load_model
 from hpc.plan import all_plans
-from hpc.resolve import Resolved, resolve
+from hpc.resolve import resolve
+from hpc.resolved import Resolved
 from hpc.start import start
 from hpc.study import load_study
 from jobs import models

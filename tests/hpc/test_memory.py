@@ -13,7 +13,8 @@ from gradenc_core.solver import plan_solver
 from hpc.advance import create_stores, items, plan_stage
 from hpc.memory import extraction_bytes, shapes_of
 from hpc.plan import encode_plans, encoding_spec, extract_plans, ingest_plans
-from hpc.resolve import Resolved, resolve
+from hpc.resolve import resolve
+from hpc.resolved import Resolved
 from hpc.shapes import StudyShapes, shaped
 from hpc.start import start
 from hpc.state import stage_state

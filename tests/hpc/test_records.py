@@ -12,7 +12,8 @@ from hpc import records as found
 from hpc.memory import shapes_of
 from hpc.plan import encode_plans, extract_plans
 from hpc.records import encode_records, extract_records, pass_key
-from hpc.resolve import resolve, signal_spec
+from hpc.resolve import resolve
+from hpc.resolved import signal_spec
 from hpc.study import load_study
 from hpc.targets import Targets
 from jobs.spec import Reference, ScoresSpec

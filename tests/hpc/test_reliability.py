@@ -13,8 +13,8 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from gradenc_core.bank import N_PROTOTYPES
 from gradenc_core.figures import stability
+from gradenc_core.sizes import N_PROTOTYPES
 from gradenc_core.synthetic.images import dead_leaves
 from hpc.advance import create_stores, items, plan_stage
 from hpc.cli.app import app

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from gradenc_core.models import Library, Weights, load_model
 from gradenc_core.objectives import OBJECTIVES
-from gradenc_core.signals import Scale
+from gradenc_core.sizes import Scale
 from gradenc_core.tokens import Tokens
 from hpc import objective_names
 from hpc.checks import check_models, check_paths

@@ -14,7 +14,6 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from gradenc_core.bank import N_PROTOTYPES
 from gradenc_core.models import load_model
 from gradenc_core.passes import Passes
 from gradenc_core.projection import fit_components
@@ -22,6 +21,7 @@ from gradenc_core.readers.images import read_image
 from gradenc_core.readout import Context
 from gradenc_core.signals import SignalExtractor
 from gradenc_core.similarity import linear_cka
+from gradenc_core.sizes import N_PROTOTYPES
 from gradenc_core.synthetic.images import dead_leaves
 from gradenc_core.views import teacher_views
 from gradenc_core.weights import weights_digest

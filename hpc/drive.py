@@ -24,7 +24,8 @@ from storage_schemas.seal import run_digest
 POLL_S = {"local": 0.5, "slurm": 10.0}
 """How often the foreground looks: a cluster's controller serves others too."""
 REST = 4
-"""It rests so many times as long as a look takes: one at 100,000 units takes seconds."""
+"""It rests so many times as long as a look takes: one at 100,000 units takes seconds. Of two steps
+in a row the shorter is taken for the look: the longer may have planned and submitted a stage."""
 
 
 def step(run: RunFolder, profile: Profile) -> dict[str, StageState]:
@@ -73,15 +74,16 @@ def _follow(run: RunFolder, profile: Profile, console: Console) -> dict[str, Sta
         bars = {
             stage: progress.add_task(stage, total=None, start=False, note="") for stage in STAGES
         }
+        took = 0.0
         while True:
-            began = monotonic()
+            began, before = monotonic(), took
             states = step(run, profile)
             took = monotonic() - began
             for stage, state in states.items():
                 _show(progress, bars[stage], state)
             if is_complete(states) or is_stuck(run, states):
                 return states
-            sleep(max(POLL_S[profile.scheduler], REST * took))
+            sleep(max(POLL_S[profile.scheduler], REST * min(took, before)))
 
 
 def _show(progress: Progress, bar: TaskID, state: StageState) -> None:

@@ -180,15 +180,20 @@ def score_moments(
     ValueError
         As for `gradenc_core.design.factorise_moments`, or if the two moments do not go together.
     """
-    if features.x.shape != targets.xy.shape[:-1]:
+    if features.count.ndim != 2 or features.x.shape != targets.xy.shape[:-1]:
         raise ValueError(
             f"features have moments of shape {tuple(features.x.shape)} but the targets' are "
-            f"{tuple(targets.xy.shape)}; give those of the same folds, blocks and features."
+            f"{tuple(targets.xy.shape)}; give (n_folds, n_blocks, n_features) and one more for "
+            "the targets, of the same folds, blocks and features."
         )
+    if not len(targets.shift) or not features.count.sum():
+        raise ValueError("moments hold no target or no stimulus; give one or more of each.")
+    features = features.per_fold()
     # Alphas are for weights of mean 1.
     n_stimuli = float(features.count.sum())
     unit = n_stimuli / float(features.weight.sum())
-    features = replace(features, products=features.products * unit).per_fold()
+    products = put(features.products) * unit
+    features = replace(features, count=put(features.count), products=products)
     design = factorise_moments(features, options, bands)
     blocks = _blocks_of_moments(design, targets, unit, n_stimuli)
     return _scores(design, ((block, fit(design, sums)) for block, sums in blocks))
@@ -201,6 +206,7 @@ def _scores(design: Design, fitted: Iterable[tuple[_Block, Sequence[Fit]]]) -> E
     for block, fits in fitted:
         measures.append(_measures(block, design.options, fits))
         counts.append(_counts(block, design.options, fits))
+        del block, fits  # not to be held while the next block is fitted
     joined = {name: np.concatenate([m[name] for m in measures], axis=1) for name in measures[0]}
     return EncodingScores(
         r=joined["r"],
@@ -414,8 +420,10 @@ def _blocks_of_moments(
         is_constant = (scaler.unit == 0) & ~is_nan
         scale = 1 / np.where(scaler.unit > 0, scaler.unit, 1.0)
         is_nan |= (scale < LEAST_SD) | ~(scale <= LARGEST_SD)
-        products *= scaler.unit
-        yy *= scaler.unit**2
+        scale[is_nan] = 1.0
+        inverse = np.where(is_nan, 0.0, scaler.unit)
+        products *= inverse
+        yy *= inverse**2
         sums = TargetMoments(_pad(part.shift), put(_pad(products)), put(_pad(yy)))
         rows = np.empty((0, len(scale)))
         yield _Block(rows, scale, is_nan, is_constant), Block.of_sums(design.coordinates, sums)

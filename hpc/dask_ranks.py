@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from dask_jobqueue.slurm import SLURMRunner
@@ -38,7 +39,9 @@ def on_ranks(work: Callable[[Client], None], submission: Path, interface: str | 
     with Client(ranks.scheduler_address, security=ranks.security) as client:
         # Where the work fails, the scheduler ends with this client, and may be what was lost.
         work(client)
-        client.shutdown()
+        # A scheduler that has gone by now has nothing left to end.
+        with suppress(OSError):
+            client.shutdown()
 
 
 class _Ranks(SLURMRunner):

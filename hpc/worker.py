@@ -20,8 +20,8 @@ from hpc.breaker import Breaker
 from hpc.gpu import gpu_type, other_type
 from hpc.triage import EXIT_CODES, FailureClass
 from jobs.runner import Item, job_name, run_items
-from storage_schemas.attempts import attempts_of
-from storage_schemas.commit import is_committed
+from storage_schemas.attempts import attempts_of, is_alive
+from storage_schemas.commit import committed_units, is_committed
 from storage_schemas.store import Store
 
 PACKAGES = ("gradenc_core", "storage_schemas", "jobs", "hpc")
@@ -106,10 +106,10 @@ def _run(items: list[Item], payload: dict[str, Any], submission: Path, how: dict
 def _run_among_ranks(items: list[Item], number: int, ranks: int, how: dict[str, Any]) -> None:
     """Run one rank's turn, then stay while others have units at hand: they may die of them."""
     run_items(in_turn(items, number, ranks), **how)
-    left = items if ranks > 1 else []
+    left = uncommitted(items, how["root"]) if ranks > 1 else []
     while not how["should_stop"]() and (left := at_hand(left, how["root"], how["job"])):
         time.sleep(LOOK_AGAIN_S)
-        run_items(left, **how)
+        run_items(abandoned(left, how["root"], how["job"])[:1], **how)
 
 
 def rank(environment: MutableMapping[str, str]) -> tuple[int, int]:
@@ -125,23 +125,36 @@ def in_turn(items: list[Item], number: int, ranks: int) -> list[Item]:
     return [*items[first:], *items[:first]]
 
 
+def uncommitted(items: list[Item], root: Path) -> list[Item]:
+    """Return the items with a unit that has no record, in one pass over the names of each store."""
+    paths = {path for item in items for path, _ in item}
+    done = {path: committed_units(Store.open(root / path)) for path in paths}
+    return [item for item in items if any(unit not in done[path] for path, unit in item)]
+
+
 def at_hand(items: list[Item], root: Path, job: str) -> list[Item]:
     """Return the items with a unit that a rank of this job has begun and not brought to its end.
 
     The rank may be dead. What failed is not among them: it waits for the next submission.
     """
-    return [
-        item for item in items if any(_is_begun(root / store, unit, job) for store, unit in item)
+    return [item for item in items if _begun(item, root, job)]
+
+
+def abandoned(items: list[Item], root: Path, job: str) -> list[Item]:
+    """Return the items with a unit that was at hand when its rank died."""
+    return [item for item in items if not all(map(is_alive, _begun(item, root, job)))]
+
+
+def _begun(item: Item, root: Path, job: str) -> list[dict[str, Any]]:
+    """Return this job's attempts at an item's units that have come to no end."""
+    units = [(Store.open(root / path), index) for path, index in item]
+    newest = [
+        attempt
+        for store, index in units
+        if not is_committed(store, store.units[index])
+        for attempt in attempts_of(store, index)[-1:]
     ]
-
-
-def _is_begun(path: Path, index: int, job: str) -> bool:
-    store = Store.open(path)
-    if is_committed(store, store.units[index]):
-        return False
-    return any(
-        a["outcome"] == "running" and a["job"] == job for a in attempts_of(store, index)[-1:]
-    )
+    return [a for a in newest if a["outcome"] == "running" and a["job"] == job]
 
 
 def bind_gpu(environment: MutableMapping[str, str]) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from gradenc_core.projection import fit_components
+from gradenc_core.components import fit_components
 from gradenc_core.readout import Context
 from jobs import models, plugins
 from jobs.bank import make_bank

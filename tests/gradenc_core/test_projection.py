@@ -5,8 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
+from gradenc_core.components import fit_components
 from gradenc_core.keyed import keyed_generator
-from gradenc_core.projection import fit_components, sparse_projection
+from gradenc_core.projection import sparse_projection
 
 
 def dense(projection, n_inputs):

@@ -81,6 +81,10 @@ def test_moments_that_do_not_go_together_are_refused():
         score_moments(features, targets, RidgeOptions(ALPHAS, "loo"))
     with pytest.raises(ValueError, match="folds, blocks and features"):
         score_moments(features, targets.per_fold())
+    with pytest.raises(ValueError, match="folds, blocks and features"):
+        score_moments(features.per_fold(), targets.per_fold())
+    with pytest.raises(ValueError, match="no target"):
+        score_moments(features, targets.columns(slice(0)))
     kept = folds != 2
     layout = Layout.of(folds[kept], weights[kept], np.arange(len(x))[kept] % 3, (4, 3))
     coordinates = Coordinates(layout, x[kept], features.shift)

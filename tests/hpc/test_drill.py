@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from hpc.drill import drill_plans, start_drill
 from hpc.folder import RunFolder
 from hpc.submissions import submissions
+from hpc.worker import abandoned, at_hand
+from jobs.drill import Drill
+from jobs.runner import Item
 from jobs.spec import STAGES
-from storage_schemas.attempts import attempts_of
+from storage_schemas.attempts import attempts_of, begin
 from storage_schemas.seal import run_digest
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
@@ -247,6 +251,22 @@ def test_what_a_rank_holds_when_it_dies_is_made_by_one_that_was_done(
     assert [a["outcome"] for a in tries(run, "extract", 1)] == ["failed", "running", "committed"]
     resume(run)
     assert digest_of(run) == clean
+
+
+def test_ranks_wait_for_what_is_at_hand_and_take_only_what_the_dead_left(tmp_path: Path) -> None:
+    run = start_drill(tmp_path / "run", Drill(units=dict.fromkeys(STAGES, 3)))
+    (plan,) = drill_plans(run, "prepare", {})
+    store = plan.create(run.root)
+    items: list[Item] = [[(store.reference, i)] for i in range(3)]
+    living, dead = (begin(store, store.units[i], "7", 1) for i in range(2))
+    assert living is not None
+    assert dead is not None
+    dead.path.write_text(json.dumps(dead.record | {"pid_start": 1}))
+    assert at_hand(items, run.root, "7") == items[:2]
+    assert abandoned(items, run.root, "7") == items[1:2]
+    assert at_hand(items, run.root, "7 restart 1") == []
+    living.finish("failed", error="ValueError: no")
+    assert at_hand(items, run.root, "7") == abandoned(items, run.root, "7") == items[1:2]
 
 
 def wait_for(what: Callable[[], bool], limit: float = 60.0) -> None:

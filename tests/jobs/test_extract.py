@@ -14,9 +14,9 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from gradenc_core.components import fit_components
 from gradenc_core.models import load_model
 from gradenc_core.passes import Passes
-from gradenc_core.projection import fit_components
 from gradenc_core.readers.images import read_image
 from gradenc_core.readout import Context
 from gradenc_core.signals import SignalExtractor

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 from submitit.core.utils import FailedJobError
@@ -119,11 +120,12 @@ def test_a_gate_ends_by_a_warning_only_when_its_time_is_over(
     assert [("raise timeout_minutes" in sentence) for sentence in told()] == [True] * ends
 
 
-def test_the_foreground_rests_longer_than_it_looks(
+def test_the_foreground_rests_longer_than_it_looks_not_than_it_plans(
     run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    clock = iter([0.0, 3.0])
-    monkeypatch.setattr(drive, "monotonic", lambda: next(clock, 3.0))
+    steps = [9.0, 3.0, 3.5, 60.0, 4.0]
+    now = iter([0.0, *np.repeat(np.cumsum(steps), 2).tolist()])
+    monkeypatch.setattr(drive, "monotonic", lambda: next(now))
     monkeypatch.setattr(drive, "step", lambda *_: {})
     monkeypatch.setattr(drive, "is_complete", lambda _: False)
     monkeypatch.setattr(drive, "is_stuck", lambda *_: False)
@@ -131,12 +133,13 @@ def test_the_foreground_rests_longer_than_it_looks(
 
     def rest(seconds: float) -> None:
         rests.append(seconds)
-        raise KeyboardInterrupt
+        if len(rests) == len(steps):
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(drive, "sleep", rest)
     with pytest.raises(typer.Exit):
         drive.drive(run, SLURM)
-    assert rests == [12.0]
+    assert rests == [10.0, 12.0, 12.0, 14.0, 16.0]
 
 
 def test_two_sentences_of_a_round_are_told_once_each(run: RunFolder, told: Callable) -> None:

@@ -12,6 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+# Here, for numpy imports it late: the user that this process becomes may not read Python's files.
+from numpy.random import default_rng
+
 from storage_schemas import attempts
 from storage_schemas.commit import commit, is_committed
 from storage_schemas.store import Store, Unit
@@ -21,7 +24,7 @@ NOBODY = 65534
 
 def values(store: Store, unit: Unit) -> dict[str, np.ndarray]:
     """Unit 1 is all fill value, unit 2 all zero, the others are incompressible."""
-    rng = np.random.default_rng(unit.index)
+    rng = default_rng(unit.index)
     arrays = {}
     for name, region in unit.regions.items():
         shape = [stop - start for start, stop in region]

@@ -31,8 +31,8 @@ from storage_schemas.kinds import layer_features
 from storage_schemas.store import Store, Unit
 
 LIBRARIES = 8e8
-"""Bytes of a Dask worker before its first fit: 0.7 GB with torch, which a GPU's driver brings in, and
-what stores add; 0.16 GB without torch, where the rest is spare."""
+"""Bytes of a Dask worker before its first fit: 0.7 GB with torch, which a GPU's driver brings in,
+and what stores add; 0.16 GB without torch, where the rest is spare."""
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:

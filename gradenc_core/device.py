@@ -81,9 +81,9 @@ def namespace(*values: Array) -> Any:
 
 
 def single(values: Array) -> Array:
-    """Return a float32 copy."""
+    """Return an array in float32; not a copy where it is so already."""
     xp = namespace(values)
-    return xp.astype(values, xp.float32)
+    return xp.astype(values, xp.float32, copy=False)
 
 
 def _tensor(values: Array, where: torch.device) -> torch.Tensor:

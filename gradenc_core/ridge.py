@@ -255,8 +255,13 @@ def gcv_errors(basis: Basis, c: Array, yy: Array, count: float, alphas: Floats) 
     array, (n_alphas, n_targets)
         Residual sum of squares over (1 - df / n)^2, where df counts the intercept.
     """
-    freedom = (count - 1 - len(basis.values) + basis.leave(alphas).sum(axis=1)) / count
-    return fetch(residuals(basis, c, yy, alphas, count) / freedom[:, None] ** 2)
+    return fetch(residuals(basis, c, yy, alphas, count)) / freedom(basis, count, alphas) ** 2
+
+
+def freedom(basis: Basis, count: float, alphas: Floats) -> Floats:
+    """1 - df / n of the `count` training rows, where df counts the intercept, (n_alphas, 1)."""
+    left = count - 1 - len(basis.values) + fetch(basis.leave(alphas)).sum(axis=1)
+    return np.asarray(left / count)[:, None]
 
 
 def choose(errors: Floats) -> tuple[Ints, Ints]:

@@ -21,6 +21,8 @@ vs_sklearn_loo, vs_sklearn_gcv
 alpha_agreement_kfold, alpha_agreement_loo
     Share of targets with their alpha, among those whose best two errors (in float64) differ by
     more than 1e-6 relative.
+alpha_agreement_gcv
+    Share of targets with the alpha of `gcv` in float64 throughout.
 gcv_regret_r
     Loss of r on new stimuli by `gcv` against `loo`: the largest mean loss over n > p, n < p, repeat
     weights, and stimuli of high leverage.
@@ -243,12 +245,15 @@ def leave_one_out() -> dict[str, Any]:
         lambda: model.fit(x, y),
     )
     wanted = clear_targets(loo_reference(x, y))
+    fast = fit_ridge(x, y, options=by["gcv"])
+    exact = fit_ridge(x, y.astype(np.float64), options=by["gcv"])
     return {
         "loo_s": timed["loo"].ours,
         "gcv_s": timed["gcv"].ours,
         "vs_sklearn_loo": timed["loo"].ratio,
         "vs_sklearn_gcv": timed["gcv"].ratio,
         "alpha_agreement_loo": np.isclose(fitted.alpha, model.alpha_)[wanted].mean(),
+        "alpha_agreement_gcv": (fast.alpha == exact.alpha).mean(),
         "sklearn_over_floor": timed["loo"].theirs / floor(x, y),
         "sklearn_settings": SKLEARN,
     }

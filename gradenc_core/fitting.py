@@ -19,8 +19,6 @@ from gradenc_core.selection import Block, gcv_errors, kfold_errors, loo_errors
 
 # Part of the algorithm's version: products of another width may differ in their last bits.
 TARGET_WIDTH = 1024
-# Targets that `fit_ridge` takes at once: products this wide are a tenth faster.
-WIDTH = 2048
 # Of float64 targets, relative to their mean.
 ROUNDING_SD = 1e-13
 # Squared mean over variance, and variance, of targets that are fitted as they are: to take off the
@@ -181,9 +179,9 @@ def fit_ridge(
     in_float32 = options.selection == "gcv" and y.dtype == np.float32
     error = float32.residual_error(whole, options.alpha_grid) if in_float32 else np.array(np.inf)
     # One memory for all blocks: a fresh one costs as much as converting the targets.
-    memory = np.empty(len(y) * min(n_targets, WIDTH))
-    for start in range(0, n_targets, WIDTH):
-        part, out = y[:, start : start + WIDTH], fitted.part(slice(start, start + WIDTH))
+    memory = np.empty(len(y) * min(n_targets, TARGET_WIDTH))
+    for start in range(0, n_targets, TARGET_WIDTH):
+        part, out = y[:, start : start + TARGET_WIDTH], fitted.part(slice(start, start + TARGET_WIDTH))
         rest: Ints | slice = slice(None)
         if error.min() < float32.TOLERANCE:
             rest = _fit_in_float32(coordinates, whole, part, error, options, out)

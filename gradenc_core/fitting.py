@@ -181,7 +181,8 @@ def fit_ridge(
     # One memory for all blocks: a fresh one costs as much as converting the targets.
     memory = np.empty(len(y) * min(n_targets, TARGET_WIDTH))
     for start in range(0, n_targets, TARGET_WIDTH):
-        part, out = y[:, start : start + TARGET_WIDTH], fitted.part(slice(start, start + TARGET_WIDTH))
+        columns = slice(start, start + TARGET_WIDTH)
+        part, out = y[:, columns], fitted.part(columns)
         rest: Ints | slice = slice(None)
         if error.min() < float32.TOLERANCE:
             rest = _fit_in_float32(coordinates, whole, part, error, options, out)

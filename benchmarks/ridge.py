@@ -56,8 +56,8 @@ from threadpoolctl import threadpool_limits
 
 from gradenc_core import ridge
 from gradenc_core.encoding import encode, factorise, score_targets
-from gradenc_core.fitting import fit_ridge
 from gradenc_core.ridge import RidgeOptions
+from gradenc_core.ridge_fit import fit_ridge
 
 THREADS = 2
 REPEATS = 5

@@ -5,8 +5,8 @@ import pytest
 
 from gradenc_core import float32, selection
 from gradenc_core.design import read, train
-from gradenc_core.fitting import fit_ridge
 from gradenc_core.ridge import RidgeOptions
+from gradenc_core.ridge_fit import fit_ridge
 from gradenc_core.selection import Block
 
 ALPHAS = tuple(np.logspace(-1, 7, 20).tolist())

@@ -11,9 +11,9 @@ from sklearn.model_selection import PredefinedSplit
 from gradenc_core import device, moments, selection
 from gradenc_core.design import factorise, read, train
 from gradenc_core.encoding import bootstrap_scores, encode, permutation_scores, score_targets
-from gradenc_core.fitting import fit_ridge
 from gradenc_core.quadratic import squared_predictions
 from gradenc_core.ridge import RidgeOptions
+from gradenc_core.ridge_fit import fit_ridge
 from gradenc_core.selection import Block, loo_errors
 
 ALPHAS = tuple(np.logspace(-3, 6, 13).tolist())

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gradenc_core import float32, selection
+from gradenc_core import device, float32, selection
 from gradenc_core.design import read, train
 from gradenc_core.ridge import RidgeOptions
 from gradenc_core.ridge_fit import fit_ridge
@@ -99,3 +99,12 @@ def test_what_float32_cannot_hold_is_fitted_in_float64(x_unit, y_unit, mean, n):
     assert ours.constant == want.constant == 1
     for name in ("alpha", "weights", "intercept"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(want, name))
+
+
+def test_tensors_are_fitted_as_arrays(monkeypatch):
+    x, y, w = study()
+    want = fit_ridge(x, y, weights=w, options=OPTIONS)
+    monkeypatch.setattr(device, "uses_tensors", lambda: True)
+    ours = fit_ridge(x, y, weights=w, options=OPTIONS)
+    np.testing.assert_array_equal(ours.alpha, want.alpha)
+    np.testing.assert_allclose(ours.weights, want.weights, atol=1e-6)

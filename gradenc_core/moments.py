@@ -16,7 +16,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gradenc_core.device import Array, Floats, fetch, like, namespace, put, single, zeros
+from gradenc_core.device import Array, Floats, fetch, like, namespace, put, zeros
 
 # Rows that are added at once. Part of the algorithm's version: other sums round differently.
 ROWS = 4096
@@ -75,10 +75,10 @@ class Cells:
         for cell, part in self._slices():
             sums[cell] += left[part].T @ right[part]
 
-    def add_squares(self, rows: NDArray[Any], sums: Floats) -> None:
+    def add_squares(self, rows: Floats, sums: Floats) -> None:
         """Add the squares of rows given in `order` to sums (n_folds, n_blocks, m)."""
         for cell, part in self._slices():
-            sums[cell] += np.einsum("ij,ij->j", rows[part], rows[part], dtype=np.float64)
+            sums[cell] += np.einsum("ij,ij->j", rows[part], rows[part])
 
     def _slices(self) -> Iterator[tuple[tuple[int, int], slice]]:
         for cell, (start, stop) in enumerate(pairwise(self.edges.tolist())):
@@ -262,11 +262,6 @@ class Coordinates:
         else:
             yield from self._read_chunks()
 
-    def squares(self) -> Array:
-        """Weighted sums of squares of (1, features less the shift), (1 + n_features,)."""
-        parts = [(chunk.scaled * chunk.scaled).sum(axis=0) for chunk in self.chunks()]
-        return namespace(*parts).stack(parts).sum(axis=0)
-
     @cached_property
     def _only_chunk(self) -> Chunk:
         (chunk,) = self._read_chunks()
@@ -300,11 +295,6 @@ class Chunk:
     cells: Cells
     root: Floats
     scaled: Array
-
-    @cached_property
-    def single(self) -> Array:
-        """The rows `scaled` in float32."""
-        return single(self.scaled)
 
     def scale(self, targets: NDArray[Any], shift: Floats) -> NDArray[Any]:
         """Return these rows of targets less their shift, times the roots, in the cells' order.
@@ -340,9 +330,7 @@ def feature_moments(coordinates: Coordinates) -> FeatureMoments:
     return FeatureMoments(coordinates.shift, put(layout.counts), products)
 
 
-def target_moments(
-    coordinates: Coordinates, y: NDArray[Any], shift: Floats, in_float32: bool = False
-) -> TargetMoments:
+def target_moments(coordinates: Coordinates, y: Floats, shift: Floats) -> TargetMoments:
     """Accumulate the moments of targets with the features over cells.
 
     Parameters
@@ -351,19 +339,13 @@ def target_moments(
     y : array, (n_stimuli, n_targets)
     shift : array, (n_targets,)
         The targets' constant.
-    in_float32 : bool
-        Whether products of up to `ROWS` rows are in float32, which takes half the time and loses
-        digits; their sums are float64.
     """
     leading = coordinates.layout.shape
     products = zeros((*leading, len(coordinates.shift) + 1, len(shift)))
     squares = np.zeros((*leading, len(shift)))
     for chunk in coordinates.chunks():
         targets = chunk.scale(y[chunk.rows], shift)
-        if in_float32:
-            chunk.cells.add_products(chunk.single, single(put(targets)), products)
-        else:
-            chunk.cells.add_products(chunk.scaled, put(targets), products)
+        chunk.cells.add_products(chunk.scaled, put(targets), products)
         chunk.cells.add_squares(targets, squares)
     return TargetMoments(shift, products, put(squares))
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradenc_core import float32, ridge
+from gradenc_core import ridge
 from gradenc_core.design import Training, read, standardised_columns, train
 from gradenc_core.device import Floats, fetch
 from gradenc_core.fitting import TARGET_WIDTH, centre
+from gradenc_core.float32 import Float32
 from gradenc_core.moments import Coordinates, Rows
 from gradenc_core.ridge import Ints, RidgeOptions
 from gradenc_core.scores import score
@@ -69,7 +69,8 @@ def fit_ridge(
     ----------
     x : array or other rows, (n_stimuli, n_features)
     y : array, (n_stimuli, n_targets)
-        Finite. By `gcv`, float32 targets are multiplied in float32 where that changes no alpha.
+        Finite. By `gcv`, those in float32 are multiplied so where that makes no difference, as
+        measured by `gradenc_core.float32`.
     folds : array of int, (n_stimuli,)
         Needed for selection by k-fold only.
     weights : array, (n_stimuli,), optional
@@ -132,12 +133,16 @@ class _Fitted:
 
 def _fits(features: _Features, y: NDArray[Any]) -> Iterator[tuple[Ints | slice, _Fitted]]:
     """Yield which targets are fitted, and their fits; those given last hold."""
+    fast = features.in_float32() if y.dtype == np.float32 else None
     # One memory for all blocks: a fresh one costs as much as converting the targets.
     memory = np.empty(len(y) * min(y.shape[1], TARGET_WIDTH))
     for start in range(0, y.shape[1], TARGET_WIDTH):
         rest: Ints | slice = slice(start, start + TARGET_WIDTH)
-        if y.dtype == np.float32 and features.float32_error.min() < float32.TOLERANCE:
-            part, is_decided = features.fit_in_float32(y[:, rest])
+        if fast is not None:
+            # What float32 cannot hold becomes infinite or NaN, and is not decided.
+            with np.errstate(over="ignore", invalid="ignore"):
+                known, alpha, is_decided = fast.choose(y[:, rest])
+                part = features.fit_at(known, alpha)
             yield rest, part
             rest = start + np.flatnonzero(~is_decided)
         left = y[:, rest]
@@ -164,18 +169,33 @@ class _Features:
         whole, *others = train(coordinates, sets, options, None)
         return cls(coordinates, options, whole, tuple(others))
 
+    def in_float32(self) -> Float32 | None:
+        """Return what fits in float32, where that saves time.
+
+        Only selection by `gcv` gains much, and where the basis fills all, no target is decided.
+        """
+        (factor,) = self.whole.factors
+        if self.options.selection != "gcv" or factor.basis.fills(self.whole.count):
+            return None
+        return Float32(self.whole, self.options.alpha_grid)
+
     def fit(self, y: Floats) -> _Fitted:
         """Fit targets, (n_stimuli, n_targets), which may be changed in place."""
         mean, scale, is_constant = _standardise(y)
         block = Block(y, keep=1 + len(self.others))
         index, _ = ridge.choose(self._errors(block))
-        alpha = self.options.alpha_grid[index]
+        fitted = self.fit_at(block, self.options.alpha_grid[index])
+        weights = fitted.weights * scale
+        intercept = mean + fitted.intercept * scale
+        return replace(fitted, weights=weights, intercept=intercept, is_constant=is_constant)
+
+    def fit_at(self, block: Block, alpha: Floats) -> _Fitted:
+        """Fit targets that vary at given alphas, (n_targets,)."""
         r = np.empty((len(self.others), len(alpha)))
         for i, training in enumerate(self.others):
             r[i] = _r(training, block, alpha)
-        beta, intercept = self._weights(block, alpha)
-        beta *= scale
-        return _Fitted(alpha, beta, mean + intercept * scale, r, is_constant)
+        weights, intercept = self._weights(block, alpha)
+        return _Fitted(alpha, weights, intercept, r, np.zeros(len(alpha), dtype=bool))
 
     def _errors(self, block: Block) -> Floats:
         """Errors that alphas are chosen by, (1, n_alphas, n_targets)."""
@@ -187,26 +207,6 @@ class _Features:
         return {"gcv": gcv_errors, "loo": loo_errors}[self.options.selection](
             self.whole, block, grid
         )
-
-    @cached_property
-    def float32_error(self) -> Floats:
-        """See `float32.residual_error`; infinite for selections that gain little by float32."""
-        grid = self.options.alpha_grid
-        if self.options.selection != "gcv":
-            return np.full(len(grid), np.inf)
-        return float32.residual_error(self.whole, grid)
-
-    def fit_in_float32(self, y: NDArray[np.float32]) -> tuple[_Fitted, NDArray[np.bool_]]:
-        """Fit targets by `gcv`, and tell which of them float64 would fit alike."""
-        block = Block(y, in_float32=True)
-        grid, (problem,) = self.options.alpha_grid, block.problems(self.whole)
-        errors, margin = float32.gcv_errors(self.whole, block, grid, self.float32_error)
-        is_decided = float32.are_decided(errors, margin, self.float32_error)
-        is_decided &= _is_near(problem.centred.mean**2, problem.centred.yy / self.whole.weight)
-        index, _ = ridge.choose(errors)
-        beta, intercept = self._weights(block, grid[index])
-        none = np.empty((0, len(index)))
-        return _Fitted(grid[index], beta, intercept, none, np.zeros(len(index), bool)), is_decided
 
     def _weights(self, block: Block, alpha: Floats) -> tuple[Floats, Floats]:
         """Return weights (n_features, n_targets) and intercept in units of the features."""
@@ -240,7 +240,7 @@ def _standardise(y: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
     with np.errstate(over="ignore", invalid="ignore"):
         squares = y.mean(axis=0) ** 2
         variance = np.einsum("ij,ij->j", y, y) / len(y) - squares
-        is_near = _is_near(squares, variance)
+        is_near = (squares < NEAR * variance) & (variance > 1 / FAR) & (variance < FAR)
     if is_near.all():
         return np.zeros(y.shape[1]), np.ones(y.shape[1]), np.zeros(y.shape[1], dtype=bool)
     mean, scale, is_constant = centre(y, ROUNDING_SD)
@@ -250,10 +250,6 @@ def _standardise(y: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
         )
     y *= 1.0 / scale
     return mean, scale, is_constant
-
-
-def _is_near(squared_mean: Floats, variance: Floats) -> NDArray[np.bool_]:
-    return (squared_mean < NEAR * variance) & (variance > 1 / FAR) & (variance < FAR)
 
 
 def _r(training: Training, block: Block, alpha: Floats) -> Floats:

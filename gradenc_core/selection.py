@@ -32,13 +32,12 @@ Validations = Sequence[tuple[Training, Sequence[tuple[int, int]]]]
 class Block:
     """Targets, (n_stimuli, n_targets), and what training sets make of them.
 
-    Moments are computed once for every set of coordinates, `in_float32` with products in float32;
-    problems once for the last `keep` training sets: they need as much memory as targets of the
-    factors' rank.
+    Moments are computed once for every set of coordinates, problems once for the last `keep`
+    training sets: they need as much memory as targets of the factors' rank.
     """
 
-    def __init__(self, y: NDArray[Any], keep: int = 1, in_float32: bool = False) -> None:
-        self.y, self.keep, self.in_float32 = y, keep, in_float32
+    def __init__(self, y: Floats, keep: int = 1) -> None:
+        self.y, self.keep = y, keep
         self._sums: dict[Coordinates, TargetMoments] = {}
         self._problems: dict[tuple[int, ...], list[Problem]] = {}
 
@@ -52,8 +51,7 @@ class Block:
     def sums(self, coordinates: Coordinates) -> TargetMoments:
         """Moments per fold, computed once."""
         if coordinates not in self._sums:
-            shift = np.zeros(self.y.shape[1])
-            sums = target_moments(coordinates, self.y, shift, self.in_float32)
+            sums = target_moments(coordinates, self.y, np.zeros(self.y.shape[1]))
             self._sums[coordinates] = sums.per_fold()
         return self._sums[coordinates]
 
@@ -142,8 +140,8 @@ def kfold_errors(validations: Validations, block: Block, alphas: Floats) -> Floa
             _add_squares(problem, pairs, alphas, squares[:, i], margin[:, i])
     errors = known + squares
     for outer, (e, m) in enumerate(zip(errors, margin, strict=True)):
-        can_be_least, is_open = possible(e - m, e + m)
-        e[~can_be_least] = np.inf
+        possible, is_open = can_be_least(e - m, e + m)
+        e[~possible] = np.inf
         open_targets = np.flatnonzero(is_open)
         if open_targets.size:
             columns = pad_columns(open_targets)
@@ -151,7 +149,7 @@ def kfold_errors(validations: Validations, block: Block, alphas: Floats) -> Floa
                 [(t, [f for f, o in pairs if o == outer]) for t, pairs in validations],
                 block.take(columns),
                 alphas,
-                can_be_least[..., columns],
+                possible[..., columns],
             )[..., : open_targets.size]
             e[..., open_targets] = known[outer][..., open_targets] + exact
     return np.maximum(errors, 0.0)
@@ -224,7 +222,7 @@ def _predict(problem: Problem, alpha: float, wanted: NDArray[np.bool_]) -> tuple
     return problem.factor.basis.predict(c, np.full(len(padded), alpha)), columns
 
 
-def possible(lower: Floats, upper: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def can_be_least(lower: Floats, upper: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Which errors may be the least of all, or the least at the first ratio alone.
 
     And of which targets the bounds leave either undecided, (n_targets,).

@@ -89,6 +89,7 @@ def single(values: Array) -> Array:
 def _tensor(values: Array, where: torch.device) -> torch.Tensor:
     import torch
 
-    # Torch takes no arrays that run backwards.
-    forward = np.ascontiguousarray(values) if isinstance(values, np.ndarray) else values
-    return torch.as_tensor(forward, device=where)
+    if isinstance(values, np.ndarray):
+        # Torch takes no arrays that run backwards, and warns of those that it may not write to.
+        values = np.require(values, requirements=["C", "W"])
+    return torch.as_tensor(values, device=where)

@@ -16,13 +16,13 @@ from gradenc_core.device import Array, Floats, fetch, put, single, zeros
 from gradenc_core.moments import TargetMoments
 from gradenc_core.selection import Block, can_be_least
 
-# Combinations that are measured at each of a few alphas. Their root mean square is less than the
-# error over `FACTOR` for one target in a million.
-COMBINATIONS, MEASURED, FACTOR = 8, 4, 8.0
-# Largest error of predictions over the standard deviation of the target.
+# Combinations that are measured at each of a few alphas. The root mean square of that many is below
+# 1 / FACTOR of the error with a probability of 1e-7 at an alpha (chi-square).
+COMBINATIONS, MEASURED, FACTOR = 8, 4, 10.0
+# Root mean square error of predictions over stimuli, over the standard deviation of the target.
 TOLERANCE = 1e-5
 # Rows that are in float64 at once: few enough to stay in a processor's cache.
-ROWS = 512
+FEW_ROWS = 512
 
 
 class Float32:
@@ -59,16 +59,16 @@ class Float32:
             The targets, known by their moments.
         alpha : array, (n_targets,)
         is_decided : array of bool, (n_targets,)
-            Where float64 would choose that alpha, and make the same fit.
+            Where float64 would choose that alpha, and predict the same within `TOLERANCE`.
         """
-        sums, wrong = self.moments(y)
+        sums, off = self.moments(y)
         block = Block.of_sums(self.factor.coordinates, sums)
-        errors, margin = self.errors(block, wrong)
+        errors, margin = self.errors(block, off)
         _, is_open = can_be_least(errors[None] - margin, errors[None] + margin)
         index, _ = ridge.choose(errors[None])
         (problem,) = block.problems(self.training)
-        at_index = np.take_along_axis(wrong, index[None], axis=0)[0]
-        is_exact = at_index < TOLERANCE * np.sqrt(problem.centred.yy)
+        off_at_alpha = np.take_along_axis(off, index[None], axis=0)[0]
+        is_exact = off_at_alpha < TOLERANCE * np.sqrt(problem.centred.yy)
         return block, self.alphas[index], ~is_open & is_exact
 
     def _combine(self, alphas: Floats) -> Array:
@@ -84,9 +84,19 @@ class Float32:
         return rows
 
     def moments(self, y: NDArray[np.float32]) -> tuple[TargetMoments, Floats]:
-        """Moments of targets, and how far predictions from them may be off, (n_alphas, n_targets).
+        """Multiply targets with the features.
 
-        In length over all stimuli.
+        Parameters
+        ----------
+        y : array, (n_stimuli, n_targets)
+
+        Returns
+        -------
+        sums : TargetMoments
+            With leading axis (1,): of all stimuli.
+        off : array, (n_alphas, n_targets)
+            Bound on the error of s * c, which is that of predictions: a root of the weighted sum
+            of squares over stimuli.
         """
         n_targets = y.shape[1]
         products = zeros((self._combinations.shape[1], n_targets))
@@ -95,27 +105,38 @@ class Float32:
         for chunk, rows in zip(self.factor.coordinates.chunks(), self._rows, strict=True):
             targets = chunk.scale(y[chunk.rows], np.zeros(n_targets))
             products += single(chunk.scaled).T @ single(put(targets))
-            for start in range(0, len(targets), ROWS):
-                part = targets[start : start + ROWS].astype(np.float64)
-                exact += rows[:, start : start + ROWS] @ put(part)
+            for start in range(0, len(targets), FEW_ROWS):
+                part = targets[start : start + FEW_ROWS].astype(np.float64)
+                exact += rows[:, start : start + FEW_ROWS] @ put(part)
                 squares += np.einsum("ij,ij->j", part, part)
         products[0] = exact[0]
-        wrong = fetch(exact[1:] - self._combinations[1:] @ products)
-        size = np.sqrt((wrong.reshape(-1, COMBINATIONS, n_targets) ** 2).mean(axis=1))
+        differences = fetch(exact[1:] - self._combinations[1:] @ products)
+        sizes = (differences.reshape(-1, COMBINATIONS, n_targets) ** 2).mean(axis=1) ** 0.5
         sums = TargetMoments(np.zeros(n_targets), products[None], put(squares[None]))
-        return sums, FACTOR * size[self._measured_for]
+        return sums, FACTOR * sizes[self._measured_for]
 
-    def errors(self, block: Block, wrong: Floats) -> tuple[Floats, Floats]:
-        """Errors by generalised cross-validation, and how far they may be off.
+    def errors(self, block: Block, off: Floats) -> tuple[Floats, Floats]:
+        """Errors by generalised cross-validation of targets known by their moments.
 
-        Both (n_alphas, n_targets).
+        Parameters
+        ----------
+        block : Block
+        off : array, (n_alphas, n_targets)
+            See `moments`.
+
+        Returns
+        -------
+        errors, margin : array, (n_alphas, n_targets)
+            And how far they may be off.
         """
         (problem,) = block.problems(self.training)
-        basis = problem.factor.basis
+        basis, yy = problem.factor.basis, problem.centred.yy
         shrunk = basis.shrink(self.alphas)
         power = problem.c * problem.c
-        # In one sum: what was lost within the basis would count as outside it.
-        residual = problem.centred.yy - fetch((shrunk * (2.0 - shrunk)) @ power)
-        margin = 2.0 * wrong * (2.0 * np.sqrt(fetch(power.sum(axis=0))) + wrong)
+        # One difference: what lies outside the basis, as summed in `ridge.residuals`, would hold
+        # the error of c without its shrinkage.
+        residual = yy - fetch((shrunk * (2.0 - shrunk)) @ power)
+        # Of sum s (2 - s) c^2, by Cauchy and Schwarz; the true c is no longer than y.
+        margin = 2.0 * off * (np.sqrt(fetch(power.sum(axis=0))) + np.sqrt(yy))
         freedom = ridge.freedom(basis, self.training.count, self.alphas) ** 2
         return residual / freedom, margin / freedom

@@ -69,8 +69,8 @@ def fit_ridge(
     ----------
     x : array or other rows, (n_stimuli, n_features)
     y : array, (n_stimuli, n_targets)
-        Finite. By `gcv`, those in float32 are multiplied so where that makes no difference, as
-        measured by `gradenc_core.float32`.
+        Finite. By `gcv`, float32 targets are multiplied in float32 where that gives the same alpha
+        and predictions within 1e-5 of their sd (`gradenc_core.float32`).
     folds : array of int, (n_stimuli,)
         Needed for selection by k-fold only.
     weights : array, (n_stimuli,), optional
@@ -172,7 +172,8 @@ class _Features:
     def in_float32(self) -> Float32 | None:
         """Return what fits in float32, where that saves time.
 
-        Only selection by `gcv` gains much, and where the basis fills all, no target is decided.
+        Only selection by `gcv` gains much; where the basis fills all, residuals are sums of 1 - s,
+        which a difference would lose.
         """
         (factor,) = self.whole.factors
         if self.options.selection != "gcv" or factor.basis.fills(self.whole.count):

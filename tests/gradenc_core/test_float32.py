@@ -67,6 +67,16 @@ def factorised(x, w=None):
     return whole
 
 
+def coarse(bits):
+    """Return a stand-in for float32 with fewer bits, which fails where float32 might."""
+
+    def single(values):
+        fraction, exponent = np.frexp(np.asarray(values, dtype=np.float64))
+        return np.ldexp(np.round(fraction * 2**bits) / 2**bits, exponent).astype(np.float32)
+
+    return single
+
+
 @pytest.mark.parametrize("standardise", [True, False])
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("targets", TARGETS)
@@ -81,41 +91,46 @@ def test_a_fit_of_float32_is_that_of_float64(features, targets, standardise):
 
 @pytest.mark.parametrize("features", FEATURES)
 @pytest.mark.parametrize("targets", TARGETS[:3])
-def test_errors_are_off_by_no_more_than_was_measured(features, targets):
+@pytest.mark.parametrize("n_alphas", [1, 3, 20])
+def test_errors_are_off_by_no_more_than_was_measured(features, targets, n_alphas):
     x, y, w = study(features, targets)
-    whole = factorised(x, w)
-    fast = Float32(whole, OPTIONS.alpha_grid)
-    sums, wrong = fast.moments(y)
-    errors, margin = fast.errors(Block.of_sums(fast.factor.coordinates, sums), wrong)
-    exact = gcv_errors(whole, Block(y.astype(np.float64)), OPTIONS.alpha_grid)[0]
-    difference = np.abs(errors - exact)
-    assert (difference <= margin).all()
-    assert (difference > margin / 1e5).any()
+    whole, grid = factorised(x, w), OPTIONS.alpha_grid[-n_alphas:]
+    fast = Float32(whole, grid)
+    sums, off = fast.moments(y)
+    block, exact = Block.of_sums(fast.factor.coordinates, sums), Block(y.astype(np.float64))
+    errors, margin = fast.errors(block, off)
+    assert (np.abs(errors - gcv_errors(whole, exact, grid)[0]) <= margin).all()
+    (known,), (true,) = block.problems(whole), exact.problems(whole)
+    share = np.sqrt(known.factor.basis.shrink(grid) ** 2 @ (known.c - true.c) ** 2) / off
+    assert share.max() < 1
+    assert np.median(share[-1]) > 0.02
 
 
-def test_most_noisy_targets_are_decided_in_float32():
-    x, y, w = study()
+@pytest.mark.parametrize("features", FEATURES)
+def test_noisy_targets_are_decided_in_float32(features):
+    x, y, w = study(features)
     _, _, is_decided = Float32(factorised(x, w), OPTIONS.alpha_grid).choose(y)
-    assert is_decided.mean() > 0.9
+    assert is_decided.mean() > {"huge stimulus": 0.1, "steep": 0.4}.get(features, 0.9)
     ours, want = both(x, y, w)
     assert (ours.weights != want.weights).any(axis=0)[is_decided].all()
 
 
-def test_targets_that_float32_would_give_another_alpha_are_left_to_float64():
-    x, y, w = study("huge stimulus", "nearly explained", p=300, t=1000)
+def test_targets_that_rounding_would_give_another_alpha_are_left_to_float64(monkeypatch):
+    monkeypatch.setattr(float32, "single", coarse(10))
+    x, y, w = study("huge stimulus", "nearly explained")
     _, alpha, is_decided = Float32(factorised(x, w), OPTIONS.alpha_grid).choose(y)
     ours, want = both(x, y, w)
     assert (alpha != want.alpha).any()
-    assert not is_decided[alpha != want.alpha].any()
-    np.testing.assert_array_equal(ours.alpha, want.alpha)
+    assert not is_decided.any()
+    np.testing.assert_array_equal(ours.weights, want.weights)
 
 
-def test_alphas_too_close_for_float32_are_chosen_in_float64():
-    """The fit is exact enough at either of two neighbours, of which float32 may take the wrong."""
-    x, y, w = study("huge stimulus", "far means", p=20, t=300)
+def test_alphas_too_close_to_tell_are_left_to_float64(monkeypatch):
+    """The fit is exact enough at either of two neighbours, of which rounding may take the wrong."""
+    monkeypatch.setattr(float32, "single", coarse(18))
+    x, y, w = study("huge stimulus", "far means", p=20)
     options = RidgeOptions(tuple(np.logspace(0, 5, 5000).tolist()), "gcv")
-    fast = Float32(factorised(x, w), options.alpha_grid)
-    _, alpha, is_decided = fast.choose(y)
+    _, alpha, is_decided = Float32(factorised(x, w), options.alpha_grid).choose(y)
     ours, want = both(x, y, w, options)
     assert (alpha != want.alpha).any()
     assert not is_decided[alpha != want.alpha].any()
@@ -140,6 +155,9 @@ def test_blocks_of_targets_and_chunks_of_rows():
     x, y, w = study(n=5000, p=20, t=TARGET_WIDTH + 300)
     y[:, ::7] = (x @ np.ones((20, 1), dtype=np.float32)) * (1 + np.arange(y[:, ::7].shape[1]))
     y[:, 5] = y[:, TARGET_WIDTH + 5] = 2.0
+    _, _, is_decided = Float32(factorised(x, w), OPTIONS.alpha_grid).choose(y)
+    for block in (is_decided[:TARGET_WIDTH], is_decided[TARGET_WIDTH:]):
+        assert 0.1 < block.mean() < 0.9
     ours, want = both(x, y, w)
     np.testing.assert_array_equal(ours.alpha, want.alpha)
     assert apart(x, y, ours, want) < float32.TOLERANCE
@@ -158,14 +176,35 @@ def test_units_at_and_beyond_the_range_of_float32(x_unit, y_unit):
     assert apart(x, y, ours, want) < float32.TOLERANCE
 
 
-@pytest.mark.parametrize("shape", [(100, 120), (40, 1)])
 @pytest.mark.parametrize("value", [0.0, 1.0])
-def test_features_without_variance_and_more_features_than_stimuli(shape, value):
-    _, y, _ = study(n=shape[0], t=20)
-    for x in (np.full(shape, value, dtype=np.float32), study(n=shape[0], p=shape[1])[0]):
-        ours, want = both(x, y)
-        np.testing.assert_array_equal(ours.alpha, want.alpha)
-        assert apart(x, y, ours, want) < float32.TOLERANCE
+def test_features_without_variance_predict_nothing(value):
+    _, y, _ = study(n=100, t=20)
+    ours, want = both(np.full((100, 3), value, dtype=np.float32), y)
+    np.testing.assert_array_equal(ours.alpha, want.alpha)
+    assert not ours.weights.any()
+    np.testing.assert_allclose(ours.intercept, want.intercept, rtol=1e-12)
+
+
+@pytest.mark.parametrize("rank", [30, 120])
+def test_more_features_than_stimuli(rank):
+    """In dual form, with free dimensions and without."""
+    x, _, w = study(n=100, p=rank)
+    _, y, _ = study(n=100)
+    x = x @ np.random.default_rng(0).standard_normal((rank, 120)).astype(np.float32)
+    ours, want = both(x, y, w)
+    np.testing.assert_array_equal(ours.alpha, want.alpha)
+    assert apart(x, y, ours, want) < float32.TOLERANCE
+    assert (ours.weights != want.weights).any() == (rank == 30)
+
+
+def test_rows_in_any_order_of_folds():
+    x, y, w = study()
+    folds = np.random.default_rng(0).permutation(len(x)) % 4
+    ours = fit_ridge(x, y, folds, w, OPTIONS)
+    _, want = both(x, y, w)
+    np.testing.assert_array_equal(ours.alpha, want.alpha)
+    assert (ours.weights != want.weights).any()
+    assert apart(x, y, ours, want) < float32.TOLERANCE
 
 
 @pytest.mark.parametrize("selection", ["kfold", "loo"])
@@ -178,9 +217,12 @@ def test_other_selections_are_in_float64(selection):
 
 
 def test_tensors_are_fitted_as_arrays(monkeypatch):
-    x, y, w = study()
-    want = fit_ridge(x, y, weights=w, options=OPTIONS)
+    """Also of targets that may not be written to."""
+    x, y, _ = study()
+    want = fit_ridge(x, y, options=OPTIONS)
     monkeypatch.setattr(device, "uses_tensors", lambda: True)
-    ours = fit_ridge(x, y, weights=w, options=OPTIONS)
+    y.setflags(write=False)
+    ours = fit_ridge(x, y, options=OPTIONS)
     np.testing.assert_array_equal(ours.alpha, want.alpha)
     assert apart(x, y, ours, want) < float32.TOLERANCE
+    assert (ours.weights != both(x, y)[1].weights).any()

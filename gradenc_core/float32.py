@@ -18,7 +18,7 @@ from gradenc_core.selection import Block, can_be_least
 
 # Combinations that are measured at each of a few alphas. The root mean square of that many is below
 # 1 / FACTOR of the error with a probability of 1e-7 at an alpha (chi-square).
-COMBINATIONS, MEASURED, FACTOR = 8, 4, 10.0
+COMBINATIONS, MEASURED, FACTOR = 16, 4, 4.0
 # Root mean square error of predictions over stimuli, over the standard deviation of the target.
 TOLERANCE = 1e-5
 # Rows that are in float64 at once: few enough to stay in a processor's cache.
@@ -67,9 +67,11 @@ class Float32:
         _, is_open = can_be_least(errors[None] - margin, errors[None] + margin)
         index, _ = ridge.choose(errors[None])
         (problem,) = block.problems(self.training)
+        yy, power = problem.centred.yy, fetch((problem.c * problem.c).sum(axis=0))
         off_at_alpha = np.take_along_axis(off, index[None], axis=0)[0]
-        is_exact = off_at_alpha < TOLERANCE * np.sqrt(problem.centred.yy)
-        return block, self.alphas[index], ~is_open & is_exact
+        is_exact = off_at_alpha < TOLERANCE * np.sqrt(yy)
+        # No part of a target is more than the target, but in a basis that float64 has blurred.
+        return block, self.alphas[index], ~is_open & is_exact & (power <= yy)
 
     def _combine(self, alphas: Floats) -> Array:
         """Return (1, 0, ...) and combinations of the shrunken basis, (1 + n, 1 + n_features)."""

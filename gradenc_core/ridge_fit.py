@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -133,23 +133,29 @@ class _Fitted:
 
 def _fits(features: _Features, y: NDArray[Any]) -> Iterator[tuple[Ints | slice, _Fitted]]:
     """Yield which targets are fitted, and their fits; those given last hold."""
+    blocks: Sequence[Ints | slice] = _blocks(y.shape[1])
     fast = features.in_float32() if y.dtype == np.float32 else None
-    # One memory for all blocks: a fresh one costs as much as converting the targets.
-    memory = np.empty(len(y) * min(y.shape[1], TARGET_WIDTH))
-    for start in range(0, y.shape[1], TARGET_WIDTH):
-        rest: Ints | slice = slice(start, start + TARGET_WIDTH)
-        if fast is not None:
+    if fast is not None:
+        is_decided = np.empty(y.shape[1], dtype=bool)
+        for columns in blocks:
             # What float32 cannot hold becomes infinite or NaN, and is not decided.
             with np.errstate(over="ignore", invalid="ignore"):
-                known, alpha, is_decided = fast.choose(y[:, rest])
-                part = features.fit_at(known, alpha)
-            yield rest, part
-            rest = start + np.flatnonzero(~is_decided)
-        left = y[:, rest]
-        if left.size:
-            block = memory[: left.size].reshape(left.shape)
-            block[:] = left
-            yield rest, features.fit(block)
+                known, alpha, is_decided[columns] = fast.choose(y[:, columns])
+                fitted = features.fit_at(known, alpha)
+            yield columns, fitted
+        rest = np.flatnonzero(~is_decided)
+        blocks = [rest[columns] for columns in _blocks(len(rest))]
+    # One memory for all blocks: a fresh one costs as much as converting the targets.
+    memory = np.empty(len(y) * min(y.shape[1], TARGET_WIDTH))
+    for columns in blocks:
+        part = y[:, columns]
+        block = memory[: part.size].reshape(part.shape)
+        block[:] = part
+        yield columns, features.fit(block)
+
+
+def _blocks(n_targets: int) -> list[slice]:
+    return [slice(i, i + TARGET_WIDTH) for i in range(0, n_targets, TARGET_WIDTH)]
 
 
 @dataclass(frozen=True)
@@ -172,11 +178,11 @@ class _Features:
     def in_float32(self) -> Float32 | None:
         """Return what fits in float32, where that saves time.
 
-        Only selection by `gcv` gains much; where the basis fills all, residuals are sums of 1 - s,
-        which a difference would lose.
+        Only selection by `gcv` gains much, and with more features than stimuli there are few
+        dimensions, or none, that a residual could be told by.
         """
         (factor,) = self.whole.factors
-        if self.options.selection != "gcv" or factor.basis.fills(self.whole.count):
+        if self.options.selection != "gcv" or factor.combination is not None:
             return None
         return Float32(self.whole, self.options.alpha_grid)
 

@@ -23,6 +23,7 @@ from gradenc_core.moments import (
 from gradenc_core.quadratic import Quadratic
 from gradenc_core.ridge import Basis, RidgeOptions, Scaler
 from gradenc_core.scores import HeldOut, HeldRows
+from gradenc_core.threads import in_threads
 
 # Features whose kernel is summed at once; part of the algorithm's version.
 KERNEL_COLUMNS = 4096
@@ -242,10 +243,11 @@ def train_on_moments(
     _check_finite(features)
     scales = scales_of(coordinates.x.shape[1], options, bands)
     rows = _rows_of_folds(features, {k for left_out in sets for k in left_out})
-    return tuple(
-        _from_moments(coordinates, features, rows, left_out, scales, options.standardise)
-        for left_out in sets
-    )
+
+    def factorised(left_out: tuple[int, ...]) -> Training:
+        return _from_moments(coordinates, features, rows, left_out, scales, options.standardise)
+
+    return tuple(in_threads(factorised, sets))
 
 
 def _rows_of_folds(features: FeatureMoments, folds: Iterable[int]) -> dict[int, HeldRows]:

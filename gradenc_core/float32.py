@@ -31,7 +31,7 @@ class Float32:
     Parameters
     ----------
     training : Training
-        At one ratio.
+        At one ratio, of moments of features (not of kernels).
     alphas : array, (n_alphas,)
         Falling.
     """
@@ -58,6 +58,7 @@ class Float32:
         block : Block
             The targets, known by their moments.
         alpha : array, (n_targets,)
+            The chosen one, in float32 products.
         is_decided : array of bool, (n_targets,)
             Where float64 would choose that alpha, and predict the same within `TOLERANCE`.
         """
@@ -67,11 +68,9 @@ class Float32:
         _, is_open = can_be_least(errors[None] - margin, errors[None] + margin)
         index, _ = ridge.choose(errors[None])
         (problem,) = block.problems(self.training)
-        yy, power = problem.centred.yy, fetch((problem.c * problem.c).sum(axis=0))
         off_at_alpha = np.take_along_axis(off, index[None], axis=0)[0]
-        is_exact = off_at_alpha < TOLERANCE * np.sqrt(yy)
-        # No part of a target is more than the target, but in a basis that float64 has blurred.
-        return block, self.alphas[index], ~is_open & is_exact & (power <= yy)
+        is_exact = off_at_alpha < TOLERANCE * np.sqrt(problem.centred.yy)
+        return block, self.alphas[index], ~is_open & is_exact
 
     def _combine(self, alphas: Floats) -> Array:
         """Return (1, 0, ...) and combinations of the shrunken basis, (1 + n, 1 + n_features)."""

@@ -223,9 +223,18 @@ def _predict(problem: Problem, alpha: float, wanted: NDArray[np.bool_]) -> tuple
 
 
 def can_be_least(lower: Floats, upper: Floats) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which errors may be the least of all, or the least at the first ratio alone.
+    """Tell which errors may be the least of all, or the least at the first ratio alone.
 
-    And of which targets the bounds leave either undecided, (n_targets,).
+    Parameters
+    ----------
+    lower, upper : array, (n_ratios, n_alphas, n_targets)
+        Bounds on the errors.
+
+    Returns
+    -------
+    possible : array of bool, (n_ratios, n_alphas, n_targets)
+    is_open : array of bool, (n_targets,)
+        Where the bounds leave either undecided.
     """
     possible = np.zeros(lower.shape, dtype=bool)
     is_open = np.zeros(lower.shape[-1], dtype=bool)

@@ -17,8 +17,9 @@ Result = TypeVar("Result")
 def in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
     """Map a function over items with as many threads as BLAS has, each of one BLAS thread.
 
-    Needs the memory of that many calls at once. Where BLAS has one thread, or arrays are on a GPU,
-    items follow each other.
+    Needs the memory of that many calls at once, and sets BLAS's threads for the whole process: it
+    is not for two threads at a time. Where BLAS has one thread, as in every worker of a study, or
+    arrays are on a GPU, items follow each other.
     """
     blas = ThreadpoolController().select(user_api="blas")
     n_threads = max((library["num_threads"] for library in blas.info()), default=1)

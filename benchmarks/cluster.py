@@ -33,18 +33,18 @@ from _timing import print_json, seconds
 from rich.console import Console
 from rich.table import Table
 
-from hpc.advance import advance, create_stores, plan_stage
-from hpc.cancel import cancel_run
-from hpc.drill import start_drill
-from hpc.folder import RunFolder
-from hpc.profile import Profile
-from hpc.slurm.dev_cluster import start_cluster
-from hpc.state import is_complete, run_state
-from hpc.submissions import submissions
+from hpc.config.profile import Profile
+from hpc.devcluster.cluster import start_cluster
+from hpc.plan.drill import start_drill
+from hpc.run.advance import advance, create_stores, plan_stage
+from hpc.run.cancel import cancel_run
+from hpc.run.folder import RunFolder
+from hpc.run.state import is_complete, run_state
+from hpc.run.submissions import submissions
 from jobs.drill import Drill
 from jobs.runner import run_items
 from jobs.spec import STAGES
-from storage_schemas.commit import committed_units
+from storage_schemas.protocol.commit import committed_units
 
 HERE = Path(__file__).parent
 TASKS, UNITS, UNIT_S = 2, 40, 0.5

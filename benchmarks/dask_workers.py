@@ -28,18 +28,18 @@ import yaml
 from _timing import in_turn, print_json, print_rows, ratios
 from distributed import Client
 
-from gradenc_core.synthetic.study import write_planted_study
-from gradenc_core.synthetic.truth import Sizes
-from hpc.advance import create_stores, plan_stage
-from hpc.dask import local_workers, map_items
-from hpc.folder import RunFolder
-from hpc.start import start
-from hpc.store_plan import StorePlan
-from hpc.study import load_study
+from gradenc_core.planted.study import write_planted_study
+from gradenc_core.planted.truth import Sizes
+from hpc.node.dask import local_workers, map_items
+from hpc.plan.store_plan import StorePlan
+from hpc.run.advance import create_stores, plan_stage
+from hpc.run.folder import RunFolder
+from hpc.run.start import start
+from hpc.study.study import load_study
 from jobs.runner import run_items
-from storage_schemas.attempts import latest_attempts
-from storage_schemas.seal import seal
-from storage_schemas.store import Store
+from storage_schemas.protocol.attempts import latest_attempts
+from storage_schemas.protocol.seal import seal
+from storage_schemas.protocol.store import Store
 
 N_STIMULI = 400
 LAYERS = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer4.0"]

@@ -50,20 +50,20 @@ import yaml
 from _timing import Line, print_json, print_lines, seconds
 from PIL import Image
 
-from gradenc_core.device import device
-from gradenc_core.models import VisionModel
-from gradenc_core.synthetic.images import dead_leaves
-from hpc.plan import extract_plans, prepare_plans
-from hpc.resolve import resolve
-from hpc.store_plan import StorePlan
-from hpc.study import load_study
-from hpc.targets import Targets
+from gradenc_core.arrays import device
+from gradenc_core.models.model import VisionModel
+from gradenc_core.stimuli.generated import dead_leaves
+from hpc.plan.stages import extract_plans, prepare_plans
+from hpc.plan.store_plan import StorePlan
+from hpc.plan.targets import Targets
+from hpc.study.resolve import resolve
+from hpc.study.study import load_study
 from jobs import extract, models
 from jobs.runner import Item, run_items
 from jobs.spec import FeaturesSpec, Reference
-from storage_schemas.commit import committed_units
-from storage_schemas.seal import seal
-from storage_schemas.store import Store
+from storage_schemas.protocol.commit import committed_units
+from storage_schemas.protocol.seal import seal
+from storage_schemas.protocol.store import Store
 
 IMAGE_SIZE, PROJECTION, SHARD = 425, 512, 64
 LINES = (

@@ -16,12 +16,12 @@ from tempfile import TemporaryDirectory
 from _timing import Line, print_json, print_lines, print_rows
 from rich.console import Console
 
+from hpc.config.profile import load_profile
 from hpc.demo import run_demo, write_demo_study
-from hpc.folder import RunFolder
 from hpc.forecast import forecast
-from hpc.profile import load_profile
-from hpc.study import load_study
-from hpc.submissions import submissions
+from hpc.run.folder import RunFolder
+from hpc.run.submissions import submissions
+from hpc.study.study import load_study
 
 STAGES = ("extract", "encode")
 

@@ -54,10 +54,10 @@ from sklearn.linear_model import RidgeCV as SklearnRidgeCV
 from sklearn.model_selection import PredefinedSplit
 from threadpoolctl import threadpool_limits
 
-from gradenc_core import ridge
-from gradenc_core.encoding import encode, factorise, score_targets
-from gradenc_core.ridge import RidgeOptions
-from gradenc_core.ridge_fit import fit_ridge
+from gradenc_core.ridge import basis as ridge
+from gradenc_core.ridge.basis import RidgeOptions
+from gradenc_core.ridge.encode import encode, factorise, score_targets
+from gradenc_core.ridge.estimator import fit_ridge
 
 THREADS = 2
 REPEATS = 5

@@ -4,8 +4,8 @@
 
 One quantity varies at a time from n 2,000, p 256, T 1,024, A 10, 5 folds, nested k-fold, one thread
 (as a worker of stage encode has it); a second subject with the same stimuli shares the factors; two
-workers fit two layers at once. The dashed line is the model of `gradenc_core.solver`: operations
-over the rate that the base case reached. One line of JSON last: per axis, seconds and the ratio of
+workers fit two layers at once. The dashed line is the model of `gradenc_core.ridge.cost`:
+operations over the rate that the base case reached. One line of JSON last: per axis, seconds and the ratio of
 the model's to the measured growth at its end.
 """
 
@@ -19,9 +19,9 @@ from _timing import print_json, print_rows, seconds
 from ridge import study
 from threadpoolctl import threadpool_limits
 
-from gradenc_core.encoding import encode, factorise, score_targets
-from gradenc_core.ridge import RidgeOptions
-from gradenc_core.solver import Shapes, plan_solver
+from gradenc_core.ridge.basis import RidgeOptions
+from gradenc_core.ridge.cost import Shapes, plan_solver
+from gradenc_core.ridge.encode import encode, factorise, score_targets
 
 BASE = {"n": 2_000, "p": 256, "t": 1_024, "alphas": 10}
 AXES = {

@@ -59,20 +59,21 @@ from _timing import (
 )
 from numpy.typing import NDArray
 
-from hpc.advance import create_stores
-from hpc.folder import RunFolder
-from hpc.plan import extract_plans
-from hpc.resolved import Resolved, ResolvedModel
-from hpc.study import Model, Study
-from hpc.targets import Targets
+from hpc.plan.stages import extract_plans
+from hpc.plan.targets import Targets
+from hpc.run.advance import create_stores
+from hpc.run.folder import RunFolder
+from hpc.study.resolved import Resolved, ResolvedModel
+from hpc.study.study import Model, Study
 from jobs.spec import ModelSpec, PreprocessingSpec, Reference
-from storage_schemas import attempts, kinds
-from storage_schemas.commit import commit, is_committed
 from storage_schemas.identity import canonical_json
-from storage_schemas.kinds import Layout
-from storage_schemas.run import create_run, record_stores
-from storage_schemas.seal import seal
-from storage_schemas.store import Store, Unit, subfolder
+from storage_schemas.kinds import layouts as kinds
+from storage_schemas.kinds.layouts import Layout
+from storage_schemas.protocol import attempts
+from storage_schemas.protocol.commit import commit, is_committed
+from storage_schemas.protocol.seal import seal
+from storage_schemas.protocol.store import Store, Unit, subfolder
+from storage_schemas.runs.run import create_run, record_stores
 
 Array = NDArray[Any]
 Values = dict[str, Any]
@@ -789,8 +790,8 @@ def measure_dtypes(_: Path, sizes: Sizes) -> Values:
 def _realistic_data(sizes: Sizes) -> Iterator[tuple[str, Array]]:
     """Yield features of real networks, untrained, and gradients of very unequal norms."""
     # Imported here: nothing else needs them, and they take longer than the quick run's stores.
-    from gradenc_core.models import load_model
-    from gradenc_core.signals import SignalExtractor
+    from gradenc_core.models.model import load_model
+    from gradenc_core.signals.extractor import SignalExtractor
 
     for library, architecture in (("torchvision", "resnet18"), ("timm", "vit_tiny_patch16_224")):
         model = load_model(library, architecture, "untrained", SEED, 64)  # type: ignore[arg-type]
@@ -816,7 +817,7 @@ def _images(model: Any, n: int) -> Any:
     import torch
     from PIL import Image
 
-    from gradenc_core.synthetic.images import dead_leaves
+    from gradenc_core.stimuli.generated import dead_leaves
 
     rng = np.random.default_rng(SEED)
     images = [Image.fromarray(dead_leaves(rng, 64)) for _ in range(n)]

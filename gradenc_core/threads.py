@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-from gradenc_core.device import uses_tensors
+from gradenc_core.arrays import uses_tensors
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from hpc.drive import drive
-from hpc.profile import Profile
-from hpc.start import start
-from hpc.study import load_study
+from hpc.config.profile import Profile
+from hpc.run.drive import drive
+from hpc.run.start import start
+from hpc.study.study import load_study
 
 N_STIMULI = 800
 SEED = 0
@@ -42,8 +42,8 @@ def write_demo_study(folder: Path, scenario: str, console: Console) -> None:
                 "name another folder"
             )
         return
-    from gradenc_core.synthetic.study import write_planted_study
-    from gradenc_core.synthetic.truth import SCENARIOS
+    from gradenc_core.planted.study import write_planted_study
+    from gradenc_core.planted.truth import SCENARIOS
 
     if scenario not in SCENARIOS:
         raise ValueError(f"--scenario {scenario}: choose one of {', '.join(SCENARIOS)}")

@@ -9,16 +9,16 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from gradenc_core.bank import build_bank
-from gradenc_core.models import VisionModel
-from gradenc_core.readers.images import read_manifest, read_stimulus
-from gradenc_core.readout import Bank
-from gradenc_core.synthetic.images import dead_leaves
+from gradenc_core.models.model import VisionModel
+from gradenc_core.signals.bank import build_bank
+from gradenc_core.signals.readout import Bank
+from gradenc_core.stimuli.generated import dead_leaves
+from gradenc_core.stimuli.images import read_manifest, read_stimulus
 from jobs import models
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import BankImages, BankSpec, Reference
 from storage_schemas.identity import digest
-from storage_schemas.store import Store, Unit
+from storage_schemas.protocol.store import Store, Unit
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:

@@ -5,17 +5,17 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from gradenc_core.bank import build_bank
-from gradenc_core.readout import Context
-from gradenc_core.signals import classify_signals
-from gradenc_core.views import teacher_views
+from gradenc_core.signals.bank import build_bank
+from gradenc_core.signals.extractor import classify_signals
+from gradenc_core.signals.readout import Context
+from gradenc_core.signals.views import teacher_views
 from jobs import models, plugins
 from jobs.bank import bank_images
 from jobs.extract import build_extractor
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import ClassesSpec
-from storage_schemas.schemas import SIGNAL_CLASSES
-from storage_schemas.store import Store, Unit
+from storage_schemas.kinds.schemas import SIGNAL_CLASSES
+from storage_schemas.protocol.store import Store, Unit
 
 IMAGES_PER_PROTOTYPE = 2
 """Of the small bank that classes have of their own: the first images of the study's bank."""

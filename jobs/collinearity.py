@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 from threadpoolctl import threadpool_limits
 
-from gradenc_core.similarity import linear_cka
+from gradenc_core.signals.cka import linear_cka
 from jobs.encode import Layer, layers
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import CollinearitySpec, FeaturesSpec
-from storage_schemas.store import Store, Unit
+from storage_schemas.protocol.store import Store, Unit
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:

@@ -10,22 +10,23 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gradenc_core import hierarchy, latency
-from gradenc_core.encoding import analytic_p
-from gradenc_core.hierarchy import Brain
-from gradenc_core.latency import Sensors, Timing
-from gradenc_core.statistics import (
+from gradenc_core.compare import space as hierarchy
+from gradenc_core.compare import time as latency
+from gradenc_core.compare.space import Brain
+from gradenc_core.compare.statistics import (
     max_statistic_p,
     pooled_null_p,
     significant,
     stouffer,
 )
-from gradenc_core.verdict import VERDICTS, Evidence, Judgement, Score, judge
+from gradenc_core.compare.time import Sensors, Timing
+from gradenc_core.compare.verdict import VERDICTS, Evidence, Judgement, Score, judge
+from gradenc_core.ridge.encode import analytic_p
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import ComparisonsSpec, Reference
-from storage_schemas.schemas import SIGNAL_CLASSES
-from storage_schemas.sources import UNIQUE, source_of
-from storage_schemas.store import Store, Unit
+from storage_schemas.kinds.names import UNIQUE, source_of
+from storage_schemas.kinds.schemas import SIGNAL_CLASSES
+from storage_schemas.protocol.store import Store, Unit
 
 Array = NDArray[np.float64]
 VERDICT_POSITION, VERDICT_RESOLUTION, VERDICT_KSTAR = "distance", "voxel", "argmax"

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import STAGES, DrillSpec
 from storage_schemas.files import write_exclusive
-from storage_schemas.store import Store, Unit
+from storage_schemas.protocol.store import Store, Unit
 
 Accident = Literal["kill", "memory", "gpu_memory", "error", "hang", "torn"]
 

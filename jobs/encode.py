@@ -14,21 +14,21 @@ import xarray as xr
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from gradenc_core.encoding import (
+from gradenc_core.ridge.basis import RidgeOptions
+from gradenc_core.ridge.cost import Shapes, plan_solver
+from gradenc_core.ridge.encode import (
     bootstrap_scores,
     factorise,
     permutation_scores,
     score_targets,
 )
-from gradenc_core.joint import joint_projection
-from gradenc_core.moments import Rows
-from gradenc_core.ridge import RidgeOptions
-from gradenc_core.solver import Shapes, plan_solver
+from gradenc_core.ridge.joint import joint_projection
+from gradenc_core.ridge.moments import Rows
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import SAME_LAYER, EncodingSpec, Reference, ScoresSpec
 from jobs.targets import Targets
-from storage_schemas.kinds import layer_features
-from storage_schemas.store import Store, Unit
+from storage_schemas.kinds.layouts import layer_features
+from storage_schemas.protocol.store import Store, Unit
 
 LIBRARIES = 8e8
 """Bytes of a Dask worker before its first fit: 0.7 GB with torch, which a GPU's driver brings in,

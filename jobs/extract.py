@@ -9,23 +9,23 @@ import torch
 import xarray as xr
 from PIL import Image
 
-from gradenc_core.device import device
-from gradenc_core.feeding import prefetch
-from gradenc_core.models import VisionModel
-from gradenc_core.objectives import OBJECTIVES, Objective
-from gradenc_core.passes import Stimuli
-from gradenc_core.projection import Components
-from gradenc_core.readers.images import read_stimulus
-from gradenc_core.readers.labels import read_labels
-from gradenc_core.readout import Context
-from gradenc_core.signals import Features, SignalExtractor
-from gradenc_core.views import teacher_views
+from gradenc_core.arrays import device
+from gradenc_core.models.model import VisionModel
+from gradenc_core.signals.extractor import Features, SignalExtractor
+from gradenc_core.signals.objectives import OBJECTIVES, Objective
+from gradenc_core.signals.passes import Stimuli
+from gradenc_core.signals.projection import Components
+from gradenc_core.signals.readout import Context
+from gradenc_core.signals.views import teacher_views
+from gradenc_core.stimuli.classes import read_labels
+from gradenc_core.stimuli.images import read_stimulus
+from gradenc_core.stimuli.prefetch import prefetch
 from jobs import models, plugins
 from jobs.bank import open_bank
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import FeaturesSpec, SignalSpec, SourceSpec
-from storage_schemas.schemas import components_array, layer_array, mean_array
-from storage_schemas.store import Store, Unit
+from storage_schemas.kinds.schemas import components_array, layer_array, mean_array
+from storage_schemas.protocol.store import Store, Unit
 
 BATCHES_AHEAD = 2
 """Micro-batches that are decoded while the network has another."""

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from gradenc_core.readers import bids, epochs
-from gradenc_core.readers.images import read_manifest
+from gradenc_core.recordings import bids, epochs
+from gradenc_core.stimuli.images import read_manifest
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import ResponsesSpec
-from storage_schemas.store import Store, Unit
+from storage_schemas.protocol.store import Store, Unit
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:

@@ -4,9 +4,9 @@ from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
-from gradenc_core.device import device
-from gradenc_core.models import VisionModel, load_model
-from gradenc_core.weights import weights_digest
+from gradenc_core.arrays import device
+from gradenc_core.models.model import VisionModel, load_model
+from gradenc_core.models.weights import weights_digest
 from jobs.spec import ModelSpec, PreprocessingSpec
 
 

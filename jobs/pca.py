@@ -5,15 +5,15 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from gradenc_core.components import fit_components
-from gradenc_core.readout import Context
+from gradenc_core.signals.components import fit_components
+from gradenc_core.signals.readout import Context
 from jobs import models, plugins
 from jobs.bank import make_bank
 from jobs.extract import build_extractor, load, read_labels_of
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import PcaSpec
-from storage_schemas.schemas import components_array, mean_array
-from storage_schemas.store import Store, Unit
+from storage_schemas.kinds.schemas import components_array, mean_array
+from storage_schemas.protocol.store import Store, Unit
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradenc_core.heads import load_dino_head
-from gradenc_core.objectives import OBJECTIVES, Objective, as_objective, as_signal
-from gradenc_core.readout import Head
+from gradenc_core.signals.heads import load_dino_head
+from gradenc_core.signals.objectives import OBJECTIVES, Objective, as_objective, as_signal
+from gradenc_core.signals.readout import Head
 from jobs.spec import ObjectiveSpec, PluginSpec
 from storage_schemas.files import file_digest
 

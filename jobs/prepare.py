@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from gradenc_core.models import model_summary
-from gradenc_core.passes import reading_summary
+from gradenc_core.models.model import model_summary
+from gradenc_core.signals.passes import reading_summary
 from jobs import models
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import PreparedSpec
-from storage_schemas.store import Store, Unit
+from storage_schemas.protocol.store import Store, Unit
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:

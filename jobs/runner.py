@@ -22,9 +22,9 @@ from typing import Any
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from storage_schemas import attempts, commit
-from storage_schemas.attempts import Attempt
-from storage_schemas.store import Store, Unit
+from storage_schemas.protocol import attempts, commit
+from storage_schemas.protocol.attempts import Attempt
+from storage_schemas.protocol.store import Store, Unit
 
 HEARTBEAT_S = 15.0
 

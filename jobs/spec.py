@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from storage_schemas.store import Store
+from storage_schemas.protocol.store import Store
 
 Kind = Literal[
     "prepared",
@@ -82,7 +82,7 @@ class Reference(Spec):
 
 
 class PreprocessingSpec(Spec):
-    """From an image to a model's input (`gradenc_core.preprocessing`); sizes in pixels."""
+    """From an image to a model's input (`gradenc_core.models.preprocessing`); sizes in pixels."""
 
     image_size: int
     resize_size: int

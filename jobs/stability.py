@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from gradenc_core.masks import patch_masks
-from gradenc_core.objectives import Need
-from gradenc_core.passes import Stimuli
-from gradenc_core.signals import SignalExtractor
-from gradenc_core.stability import (
+from gradenc_core.signals.extractor import SignalExtractor
+from gradenc_core.signals.masks import patch_masks
+from gradenc_core.signals.objectives import Need
+from gradenc_core.signals.passes import Stimuli
+from gradenc_core.signals.stability import (
     PERTURBATIONS,
     cosines,
     perturbed,
@@ -20,12 +20,12 @@ from gradenc_core.stability import (
     retest_reliability,
     split_half_reliability,
 )
-from gradenc_core.views import teacher_views
+from gradenc_core.signals.views import teacher_views
 from jobs.bank import bank_images
 from jobs.extract import extractor_of, stimulus
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import StabilitySpec
-from storage_schemas.store import Store, Unit
+from storage_schemas.protocol.store import Store, Unit
 
 Signals = dict[str, list[torch.Tensor]]
 """By source, each layer's pooled signal, (n_images, n_features)."""

@@ -7,9 +7,9 @@ import pytest
 import torch
 import yaml
 
-from gradenc_core.synthetic.study import write_planted_study
-from gradenc_core.synthetic.truth import Sizes
-from hpc.slurm.dev_cluster import missing_programs
+from gradenc_core.planted.study import write_planted_study
+from gradenc_core.planted.truth import Sizes
+from hpc.devcluster.cluster import missing_programs
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)

@@ -28,7 +28,7 @@ def up(
 
     Example: `eval "$(gradenc cluster up /tmp/cluster)"`
     """
-    from hpc.slurm.dev_cluster import running_cluster, start_cluster
+    from hpc.devcluster.cluster import running_cluster, start_cluster
 
     running = running_cluster(folder)
     if running:
@@ -42,7 +42,7 @@ def up(
 @app.command()
 def down(folder: Folder) -> None:
     """Stop the cluster with all its jobs; logs stay in its folder."""
-    from hpc.slurm.dev_cluster import open_cluster
+    from hpc.devcluster.cluster import open_cluster
 
     open_cluster(folder).down()
 
@@ -50,7 +50,7 @@ def down(folder: Folder) -> None:
 @app.command()
 def fail_node(folder: Folder, node: Node) -> None:
     """Switch a node off as a power cut does, with all that runs there."""
-    from hpc.slurm.dev_cluster import open_cluster
+    from hpc.devcluster.cluster import open_cluster
 
     open_cluster(folder).fail_node(node)
 
@@ -58,6 +58,6 @@ def fail_node(folder: Folder, node: Node) -> None:
 @app.command()
 def start_node(folder: Folder, node: Node) -> None:
     """Switch a node on again."""
-    from hpc.slurm.dev_cluster import open_cluster
+    from hpc.devcluster.cluster import open_cluster
 
     open_cluster(folder).start_node(node)

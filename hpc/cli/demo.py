@@ -21,7 +21,7 @@ def demo(
 
     Example: `gradenc demo demo --scenario misaligned`
     """
+    from hpc.config.profile import load_profile
     from hpc.demo import run_demo
-    from hpc.profile import load_profile
 
     run_demo(folder, scenario, load_profile(profile))

@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hpc.cli.arguments import AsJson, ProfileName
-from hpc.findings import Finding, Level
+from hpc.doctor.findings import Finding, Level
 
 COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red"}
 
@@ -31,8 +31,8 @@ def doctor(
 
     Example: `gradenc doctor --profile generic-gpu --folder /shared/runs`
     """
-    from hpc.doctor import diagnose
-    from hpc.profile import load_profile
+    from hpc.config.profile import load_profile
+    from hpc.doctor.doctor import diagnose
 
     loaded = load_profile(profile)
     console = Console(stderr=True)

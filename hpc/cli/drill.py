@@ -36,8 +36,8 @@ def drill(
     Example: `gradenc drill drills/first --profile dev --fault extract:3:kill`
     """
     from hpc.cli.submit import drive_on
-    from hpc.drill import start_drill
-    from hpc.profile import load_profile
+    from hpc.config.profile import load_profile
+    from hpc.plan.drill import start_drill
     from jobs.drill import Drill
     from jobs.spec import STAGES
 

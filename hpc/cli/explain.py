@@ -10,7 +10,7 @@ from rich.console import Console
 from hpc.cli.arguments import RunPath
 
 if TYPE_CHECKING:
-    from storage_schemas.store import Store
+    from storage_schemas.protocol.store import Store
 
     Pair = tuple[str, Store | None, Store | None]
 
@@ -28,9 +28,9 @@ def why(
 
     Example: `gradenc why runs/first 3fa9c1d2e4b5-00003`
     """
-    from hpc.explain import find_unit, missing
-    from hpc.explain import why as reasons
-    from hpc.folder import RunFolder
+    from hpc.inspect.explain import find_unit, missing
+    from hpc.inspect.explain import why as reasons
+    from hpc.run.folder import RunFolder
 
     folder = RunFolder.open(run)
     if unit is not None:
@@ -54,7 +54,7 @@ def explain(
 
     Example: `gradenc explain runs/first runs/second`
     """
-    from hpc.explain import differences
+    from hpc.inspect.explain import differences
 
     console = Console(highlight=False, soft_wrap=True)
     for label, one, other in _pairs(first, second):
@@ -71,8 +71,8 @@ def explain(
 
 def _pairs(first: Path, second: Path) -> "Iterator[Pair]":
     """Yield (label, store, store), matching the stores of two runs by stage and label."""
-    from hpc.explain import open_store
-    from hpc.folder import RunFolder
+    from hpc.inspect.explain import open_store
+    from hpc.run.folder import RunFolder
     from jobs.spec import STAGES
 
     if not all((path / "run.json").is_file() for path in (first, second)):

@@ -23,8 +23,8 @@ def fetch(
 
     Example: `gradenc fetch study.yaml`
     """
-    from hpc.fetch import fetch as fetch_weights
-    from hpc.study import load_study
+    from hpc.study.fetch import fetch as fetch_weights
+    from hpc.study.study import load_study
 
     console = Console(highlight=False, soft_wrap=True)
     loaded = load_study(study, overrides)

@@ -16,5 +16,5 @@ def init(
     """
     if path.exists():
         raise FileExistsError(f"{path} exists already; name another file, or remove it first")
-    path.write_text(files("hpc").joinpath("study_template.yaml").read_text())
+    path.write_text(files("hpc.study").joinpath("template.yaml").read_text())
     typer.echo(f"wrote {path}: edit it, then run `gradenc plan {path}`")

@@ -8,11 +8,11 @@ import typer
 from rich.console import Console
 
 from hpc.cli.arguments import RunPath
-from hpc.folder import RunFolder
+from hpc.run.folder import RunFolder
 from jobs.spec import STAGES
 
 if TYPE_CHECKING:
-    from hpc.seeing import FailedAlike
+    from hpc.inspect.status import FailedAlike
 
 ASK_EVERY_S = {False: 1.0, True: 15.0}
 """How often `-f` asks whether tasks are alive: on a cluster (True) its controller is asked."""
@@ -61,8 +61,8 @@ def _print_unit(folder: RunFolder, unit_id: str, console: Console) -> None:
 
 def _print_failures(folder: RunFolder, console: Console) -> None:
     """Print one unit of every group that failed alike, then the stages that were stopped."""
-    from hpc.seeing import failed_alike
-    from hpc.state import run_state
+    from hpc.inspect.status import failed_alike
+    from hpc.run.state import run_state
 
     groups = [group for state in run_state(folder).values() for group in failed_alike(state)]
     for group in groups:
@@ -78,8 +78,8 @@ def _heading(group: "FailedAlike") -> str:
 
 def _print_stopped(folder: RunFolder, console: Console) -> bool:
     """Print the end of a log of every stage that was given up: tasks may die before any unit."""
-    from hpc.following import last_lines, logs_in
-    from hpc.submissions import given_up, of_round
+    from hpc.inspect.logs import last_lines, logs_in
+    from hpc.run.submissions import given_up, of_round
 
     stopped = {stage: why for stage in STAGES if (why := given_up(folder, stage))}
     for stage, why in stopped.items():
@@ -92,9 +92,9 @@ def _print_stopped(folder: RunFolder, console: Console) -> bool:
 
 
 def _print_attempt(folder: RunFolder, attempt: dict[str, Any], console: Console) -> None:
-    from hpc.following import logs_of_job
-    from hpc.outcomes import job_of
-    from storage_schemas.attempts import is_alive
+    from hpc.inspect.logs import logs_of_job
+    from hpc.run.outcomes import job_of
+    from storage_schemas.protocol.attempts import is_alive
 
     alive = ", at work" if is_alive(attempt) else ""
     console.print(
@@ -108,7 +108,7 @@ def _print_attempt(folder: RunFolder, attempt: dict[str, Any], console: Console)
 
 
 def _print_gate(folder: RunFolder, console: Console) -> None:
-    from hpc.following import logs_in
+    from hpc.inspect.logs import logs_in
 
     found = logs_in(folder.path / "gates")
     if not found:
@@ -119,8 +119,8 @@ def _print_gate(folder: RunFolder, console: Console) -> None:
 
 
 def _attempts(folder: RunFolder, unit_id: str) -> list[dict[str, Any]]:
-    from hpc.explain import find_unit
-    from storage_schemas.attempts import attempts_of
+    from hpc.inspect.explain import find_unit
+    from storage_schemas.protocol.attempts import attempts_of
 
     store, unit = find_unit(folder, unit_id)
     return attempts_of(store, unit.index)
@@ -141,9 +141,9 @@ def _follow(folder: RunFolder, unit_id: str | None, console: Console) -> None:
 
 def _lines_of_unit(folder: RunFolder, unit_id: str) -> Iterator[tuple[Path, str]]:
     """Follow the job of the unit's newest attempt while it is at work on the unit."""
-    from hpc.following import follow, logs_of_job
-    from hpc.outcomes import job_of
-    from storage_schemas.attempts import is_alive
+    from hpc.inspect.logs import follow, logs_of_job
+    from hpc.run.outcomes import job_of
+    from storage_schemas.protocol.attempts import is_alive
 
     def files() -> list[Path]:
         return [p for a in _attempts(folder, unit_id)[-1:] for p in logs_of_job(folder, job_of(a))]
@@ -156,9 +156,9 @@ def _lines_of_unit(folder: RunFolder, unit_id: str) -> Iterator[tuple[Path, str]
 
 def _lines_of_tasks(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     """Follow all tasks that are at work, or will be, in the submissions that have not ended."""
-    from hpc.following import follow, logs_in
-    from hpc.submissions import submissions, unsettled
-    from hpc.tasks import tasks_of
+    from hpc.inspect.logs import follow, logs_in
+    from hpc.run.submissions import submissions, unsettled
+    from hpc.run.tasks import tasks_of
 
     first = unsettled(folder)[:1]
 

@@ -11,8 +11,8 @@ from rich.table import Table
 from hpc.cli.arguments import Overrides, ProfileName, StudyFile
 
 if TYPE_CHECKING:
-    from hpc.forecast import StageForecast
-    from hpc.profile import Profile
+    from hpc.config.profile import Profile
+    from hpc.forecast.forecast import StageForecast
 
 COLUMNS = ("stage", "stores", "units", "files", "size", "jobs", "wall time", "GPU hours")
 SMALLER = {
@@ -37,10 +37,10 @@ def plan(
 
     Example: `gradenc plan study.yaml --profile generic-gpu --set encoding.folds=4`
     """
-    from hpc.forecast import forecast, forecast_shapes
-    from hpc.profile import load_profile
-    from hpc.shapes import load_shapes
-    from hpc.study import load_study
+    from hpc.config.profile import load_profile
+    from hpc.forecast.forecast import forecast, forecast_shapes
+    from hpc.forecast.sizes import load_shapes
+    from hpc.study.study import load_study
 
     console = Console()
     with console.status("reading stimuli, recordings and models") as status:

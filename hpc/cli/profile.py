@@ -18,7 +18,7 @@ def draft(
 
     Example: `gradenc profile draft --out cluster.toml`
     """
-    from hpc.draft import draft_profile
+    from hpc.doctor.draft import draft_profile
 
     text = draft_profile() + "\n"
     if out is None:
@@ -40,6 +40,6 @@ def show(
 
     Example: `gradenc profile show generic-gpu > my.toml`
     """
-    from hpc.profile import locate
+    from hpc.config.profile import locate
 
     typer.echo(locate(name).read_text(encoding="utf-8"), nl=False)

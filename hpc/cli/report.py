@@ -5,8 +5,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc.cli.arguments import RunPath
-from hpc.efficiency import GB, StageUse, efficiency
-from hpc.folder import RunFolder
+from hpc.inspect.efficiency import GB, StageUse, efficiency
+from hpc.run.folder import RunFolder
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -21,7 +21,7 @@ def page(run: RunPath) -> None:
 
     Example: `gradenc report page demo/run`
     """
-    from jobs.report import write_report
+    from jobs.report.page import write_report
 
     folder = RunFolder.open(run)
     write_report(folder.path, folder.report)
@@ -36,7 +36,7 @@ def show_efficiency(run: RunPath) -> None:
 
     Example: `gradenc report efficiency runs/first`
     """
-    from hpc.outcomes import settle_ended
+    from hpc.run.outcomes import settle_ended
 
     folder = RunFolder.open(run)
     # A run that is complete is not advanced any more: nobody asked how its last tasks ended.

@@ -10,8 +10,8 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from hpc.cli.arguments import AsJson
-from storage_schemas.root import Entry, entries, forget, register, remove, root_lock
-from storage_schemas.run import read_run
+from storage_schemas.runs.root import Entry, entries, forget, register, remove, root_lock
+from storage_schemas.runs.run import read_run
 
 Root = Annotated[
     Path, typer.Argument(metavar="ROOT", help="A folder of stores, or a run that uses one.")

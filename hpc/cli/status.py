@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from hpc.cli.arguments import AsJson, RunPath
-from hpc.folder import RunFolder
+from hpc.run.folder import RunFolder
 
 if TYPE_CHECKING:
-    from hpc.seeing import Sight, StageSight
-    from hpc.state import Status
+    from hpc.inspect.status import Sight, StageSight
+    from hpc.run.state import Status
 
 COUNTS: tuple["Status", ...] = ("committed", "running", "failed", "pending")
 LOOK_AGAIN_S = {False: 3.0, True: 15.0}
@@ -39,7 +39,7 @@ def status(
 
     Example: `gradenc status runs/first --watch`
     """
-    from hpc.seeing import look
+    from hpc.inspect.status import look
 
     folder = RunFolder.open(run)
     if watch and as_json:
@@ -105,7 +105,7 @@ def _stage_object(stage: "StageSight") -> dict[str, Any]:
 
 
 def _watch(folder: RunFolder, console: Console) -> None:
-    from hpc.seeing import ENDED, look
+    from hpc.inspect.status import ENDED, look
 
     try:
         with Live(console=console, auto_refresh=False) as live:
@@ -198,7 +198,7 @@ def _tasks(stage: "StageSight") -> str:
 
 def _outlook(sight: "Sight", run: str) -> list[str]:
     """Say what happens next to a run that is not complete."""
-    from hpc.seeing import Phase
+    from hpc.inspect.status import Phase
 
     if sight.phase is Phase.CANCELLED:
         return [f"The run is cancelled; `gradenc resume {run}` goes on."]

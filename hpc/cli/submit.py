@@ -18,8 +18,8 @@ from hpc.cli.arguments import (
 )
 
 if TYPE_CHECKING:
-    from hpc.folder import RunFolder
-    from hpc.profile import Profile
+    from hpc.config.profile import Profile
+    from hpc.run.folder import RunFolder
 
 
 def submit(
@@ -41,9 +41,9 @@ def submit(
 
     Example: `gradenc submit study.yaml --run runs/first`
     """
-    from hpc.profile import load_profile
-    from hpc.start import start
-    from hpc.study import load_study
+    from hpc.config.profile import load_profile
+    from hpc.run.start import start
+    from hpc.study.study import load_study
 
     loaded = load_study(study, overrides)
     how = load_profile(profile)
@@ -84,11 +84,11 @@ def resume(
 
     Example: `gradenc resume runs/first --only extract --only 3fa9c1d2e4b5-00003`
     """
-    from hpc.advance import withdraw_damaged
-    from hpc.folder import RunFolder
-    from hpc.profile import load_profile
-    from hpc.state import check_only
-    from storage_schemas.run import mend_stores
+    from hpc.config.profile import load_profile
+    from hpc.run.advance import withdraw_damaged
+    from hpc.run.folder import RunFolder
+    from hpc.run.state import check_only
+    from storage_schemas.runs.run import mend_stores
 
     folder = RunFolder.open(run)
     how = folder.profile() if profile is None else load_profile(profile)
@@ -112,8 +112,8 @@ def cancel(run: RunPath) -> None:
 
     Example: `gradenc cancel runs/first`
     """
-    from hpc.cancel import cancel_run
-    from hpc.folder import RunFolder
+    from hpc.run.cancel import cancel_run
+    from hpc.run.folder import RunFolder
 
     n = cancel_run(RunFolder.open(run))
     typer.echo(f"cancelled: ended {n} task(s); `gradenc resume {run}` goes on from here")
@@ -121,7 +121,7 @@ def cancel(run: RunPath) -> None:
 
 def drive_on(run: "RunFolder", profile: "Profile", wait: bool) -> None:
     """Drive a run in the foreground, or take the first step and leave."""
-    from hpc.drive import drive, step
+    from hpc.run.drive import drive, step
 
     run.keep_profile(profile)
     if wait:

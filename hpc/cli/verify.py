@@ -9,7 +9,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from hpc.cli.arguments import RunPath
-from hpc.folder import RunFolder
+from hpc.run.folder import RunFolder
 from jobs.spec import STAGES
 
 
@@ -23,10 +23,10 @@ def verify(
 
     Example: `gradenc verify --deep demo/run`
     """
-    from hpc.explain import outdated
-    from storage_schemas.commit import problems
-    from storage_schemas.run import stores_problems
-    from storage_schemas.seal import claimed_units, run_digest
+    from hpc.inspect.explain import outdated
+    from storage_schemas.protocol.commit import problems
+    from storage_schemas.protocol.seal import claimed_units, run_digest
+    from storage_schemas.runs.run import stores_problems
 
     folder = RunFolder.open(run)
     console = Console(highlight=False, soft_wrap=True)

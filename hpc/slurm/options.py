@@ -3,7 +3,7 @@
 import shlex
 from collections.abc import Iterator
 
-from hpc.profile import StageProfile
+from hpc.config.profile import StageProfile
 
 Options = dict[str, str | int]
 

@@ -11,7 +11,7 @@ from typing import Any
 import submitit
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-from hpc.profile import StageProfile
+from hpc.config.profile import StageProfile
 from hpc.slurm.client import LASTING, Refused, SlurmUnavailable
 from hpc.slurm.options import sbatch_options, setup_lines
 

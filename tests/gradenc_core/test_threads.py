@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
-from gradenc_core.encoding import encode
+from gradenc_core.ridge.encode import encode
 from gradenc_core.threads import in_threads
 
 

@@ -44,9 +44,12 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
 @pytest.mark.parametrize(
     ("modules", "but"),
     [
-        ("hpc.cli.app, hpc.state, hpc.folder, hpc.seeing, hpc.following", set()),
-        ("hpc.drive, hpc.gate, hpc.dask, hpc.worker, jobs.drill", {"dask", "submitit"}),
-        ("hpc.plan", {"xarray"}),
+        ("hpc.cli.app, hpc.run.state, hpc.run.folder, hpc.inspect.status, hpc.inspect.logs", set()),
+        (
+            "hpc.run.drive, hpc.run.gate, hpc.node.dask, hpc.node.worker, jobs.drill",
+            {"dask", "submitit"},
+        ),
+        ("hpc.plan.stages", {"xarray"}),
         ("jobs.encode, jobs.collinearity, jobs.compare", {"xarray"}),
     ],
     ids=["looking", "driving", "planning", "fitting"],

@@ -22,21 +22,21 @@ import pytest
 import xarray as xr
 import yaml
 
-from gradenc_core.ceilings import noise_ceiling
-from hpc.folder import RunFolder
+from gradenc_core.recordings.ceilings import noise_ceiling
+from hpc.config.profile import load_profile
 from hpc.forecast import forecast
-from hpc.plan import extract_plans
-from hpc.plan_prepare import prepare_plans
-from hpc.profile import load_profile
-from hpc.resolve import resolve
-from hpc.study import load_study
-from hpc.targets import Targets
+from hpc.plan.prepare import prepare_plans
+from hpc.plan.stages import extract_plans
+from hpc.plan.targets import Targets
+from hpc.run.folder import RunFolder
+from hpc.study.resolve import resolve
+from hpc.study.study import load_study
 from jobs.spec import STAGES, Reference
 from storage_schemas import open_run
-from storage_schemas.attempts import attempts_of, begin
-from storage_schemas.commit import commit, withdraw
-from storage_schemas.gather import gather_scores
-from storage_schemas.seal import run_digest, seal
+from storage_schemas.protocol.attempts import attempts_of, begin
+from storage_schemas.protocol.commit import commit, withdraw
+from storage_schemas.protocol.seal import run_digest, seal
+from storage_schemas.results.gather import gather_scores
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
 
@@ -188,7 +188,7 @@ def test_own_signals_true_labels_and_components_are_compared(
     rows = [f"{name},{i % 7}" for i, name in enumerate(names)]
     (tmp_path / "labels.csv").write_text("\n".join(["stimulus,label", *rows]))
     (tmp_path / "rules.py").write_text(
-        "from gradenc_core.objectives import signal\n\n\n"
+        "from gradenc_core.signals.objectives import signal\n\n\n"
         '@signal(of="energy")\n'
         "def relevance(activations, gradients):\n"
         "    return [h * g for h, g in zip(activations, gradients, strict=True)]\n"

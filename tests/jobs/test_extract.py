@@ -14,30 +14,30 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from gradenc_core.components import fit_components
-from gradenc_core.models import load_model
-from gradenc_core.passes import Passes
-from gradenc_core.readers.images import read_image
-from gradenc_core.readout import Context
-from gradenc_core.signals import SignalExtractor
-from gradenc_core.similarity import linear_cka
-from gradenc_core.sizes import N_PROTOTYPES
-from gradenc_core.synthetic.images import dead_leaves
-from gradenc_core.views import teacher_views
-from gradenc_core.weights import weights_digest
-from hpc.checks import check_models, check_objectives, check_paths
-from hpc.plan import encode_plans, extract_plans, prepare_plans
-from hpc.resolve import resolve
-from hpc.study import Study, StudyError, load_study
-from hpc.targets import Targets
+from gradenc_core.models.model import load_model
+from gradenc_core.models.weights import weights_digest
+from gradenc_core.signals.cka import linear_cka
+from gradenc_core.signals.components import fit_components
+from gradenc_core.signals.extractor import SignalExtractor
+from gradenc_core.signals.passes import Passes
+from gradenc_core.signals.readout import Context
+from gradenc_core.signals.sizes import N_PROTOTYPES
+from gradenc_core.signals.views import teacher_views
+from gradenc_core.stimuli.generated import dead_leaves
+from gradenc_core.stimuli.images import read_image
+from hpc.plan.stages import encode_plans, extract_plans, prepare_plans
+from hpc.plan.targets import Targets
+from hpc.study.checks import check_models, check_objectives, check_paths
+from hpc.study.resolve import resolve
+from hpc.study.study import Study, StudyError, load_study
 from jobs import pca, plugins
 from jobs.bank import bank_images, open_bank
 from jobs.runner import Outcome, run_items
 from jobs.spec import Reference, StabilitySpec
-from storage_schemas.attempts import latest_attempts
-from storage_schemas.kinds import layer_features
-from storage_schemas.seal import seal
-from storage_schemas.store import Store
+from storage_schemas.kinds.layouts import layer_features
+from storage_schemas.protocol.attempts import latest_attempts
+from storage_schemas.protocol.seal import seal
+from storage_schemas.protocol.store import Store
 
 LAYERS = ["layer1.0", "layer4.0"]
 SOURCES = ["forward", "gradient:energy"]
@@ -349,7 +349,7 @@ def masked_study(folder: Path) -> dict:
 
 
 VIEWS_AND_MASKS = """
-from gradenc_core.objectives import dino, masked, needs
+from gradenc_core.signals.objectives import dino, masked, needs
 
 
 @needs("views", "bank", "masks")

@@ -11,11 +11,11 @@ import pytest
 from jobs.drill import Drill, Fault
 from jobs.runner import Outcome, run_items
 from jobs.spec import DrillSpec
-from storage_schemas import kinds
-from storage_schemas.attempts import Attempt, latest_attempts
-from storage_schemas.commit import committed_units
 from storage_schemas.identity import canonical_json
-from storage_schemas.store import Store
+from storage_schemas.kinds import layouts as kinds
+from storage_schemas.protocol.attempts import Attempt, latest_attempts
+from storage_schemas.protocol.commit import committed_units
+from storage_schemas.protocol.store import Store
 
 N_UNITS = 4
 

@@ -8,7 +8,7 @@ import pytest
 
 from jobs import spec as specs
 from storage_schemas.identity import digest
-from storage_schemas.schemas import ALGORITHM_VERSION
+from storage_schemas.kinds.schemas import ALGORITHM_VERSION
 
 GOLDEN: list[dict[str, Any]] = json.loads(Path(__file__).with_name("golden_specs.json").read_text())
 MODELS: dict[str, type[specs.Spec]] = {

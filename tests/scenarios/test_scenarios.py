@@ -6,19 +6,19 @@ from pathlib import Path
 import pytest
 import yaml
 
-from gradenc_core.synthetic.study import write_planted_study
-from gradenc_core.synthetic.truth import Scenario, Sizes
-from gradenc_core.verdict import Verdict
-from hpc.advance import create_stores, items, plan_stage
-from hpc.folder import RunFolder
-from hpc.start import start
-from hpc.state import stage_state
-from hpc.study import load_study
-from jobs.report import facts_of
+from gradenc_core.compare.verdict import Verdict
+from gradenc_core.planted.study import write_planted_study
+from gradenc_core.planted.truth import Scenario, Sizes
+from hpc.run.advance import create_stores, items, plan_stage
+from hpc.run.folder import RunFolder
+from hpc.run.start import start
+from hpc.run.state import stage_state
+from hpc.study.study import load_study
+from jobs.report.page import facts_of
 from jobs.runner import run_items
 from jobs.spec import STAGES
-from storage_schemas.seal import seal
-from storage_schemas.store import Store
+from storage_schemas.protocol.seal import seal
+from storage_schemas.protocol.store import Store
 
 SIZES = Sizes(sensors=4, voxel_noise=0.8, sensor_noise=1.2)
 N_STIMULI = 600

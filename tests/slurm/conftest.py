@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hpc.slurm.dev_cluster import DevCluster, start_cluster
+from hpc.devcluster.cluster import DevCluster, start_cluster
 
 GUARD = """
 import shutil, sys
 from pathlib import Path
-from hpc.slurm.dev_cluster import open_cluster
+from hpc.devcluster.cluster import open_cluster
 sys.stdin.read()
 folder = Path(sys.argv[1])
 if (folder / "cluster.json").exists():

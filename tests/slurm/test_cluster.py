@@ -8,8 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from hpc.cli.app import app
-from hpc.slurm.dev_cluster import ClusterError, DevCluster, open_cluster
-from hpc.slurm.dev_processes import job_steps, of_environment, wait_until
+from hpc.devcluster.cluster import ClusterError, DevCluster, open_cluster
+from hpc.devcluster.processes import job_steps, of_environment, wait_until
 
 FILL_A_NODE = ("--nodelist=n1", "--cpus-per-task=8")
 

@@ -13,13 +13,13 @@ import pytest
 from distributed.comm import connect
 from distributed.security import Security
 
-from hpc.dask_ranks import _Scheduler, certified
-from hpc.slurm.dev_cluster import DevCluster
-from hpc.slurm.dev_processes import of_environment
+from hpc.devcluster.cluster import DevCluster
+from hpc.devcluster.processes import of_environment
+from hpc.node.dask_ranks import _Scheduler, certified
+from hpc.run.submit import How
 from hpc.slurm.jobs import ENDED, State
-from hpc.submit import How
 
-SUITE = runpy.run_path(str(Path(__file__).parents[1] / "hpc" / "dask_suite.py"))
+SUITE = runpy.run_path(str(Path(__file__).parents[1] / "hpc" / "node" / "dask_suite.py"))
 SCHEDULER, CLIENT = 0, 1
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 import hpc
-from hpc.cluster_checks import check_cluster
-from hpc.doctor import diagnose
-from hpc.draft import draft_profile
-from hpc.findings import Level
-from hpc.profile import load_profile
-from hpc.worker import code_version
+from hpc.config.profile import load_profile
+from hpc.doctor.cluster_checks import check_cluster
+from hpc.doctor.doctor import diagnose
+from hpc.doctor.draft import draft_profile
+from hpc.doctor.findings import Level
+from hpc.node.worker import code_version
 
 HEAD = 'name = "try"\nscheduler = "slurm"\n'
 SMALL = "timeout_minutes = 5\nmemory_gb = 1\n"

@@ -8,12 +8,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from hpc.devcluster.cluster import DevCluster
+from hpc.faults.triage import FailureClass, classify
 from hpc.slurm.client import SlurmUnavailable
-from hpc.slurm.dev_cluster import DevCluster
 from hpc.slurm.jobs import Job, State
 from hpc.slurm.limits import limits
 from hpc.slurm.queue import cancel, jobs_of, queue
-from hpc.triage import FailureClass, classify
 
 NAME = "gradenc-test-queue"
 SINCE = datetime.now(UTC) - timedelta(minutes=1)

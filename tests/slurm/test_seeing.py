@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from hpc.cli.status import as_object
-from hpc.folder import RunFolder
-from hpc.gate import gate_name, living_gate
-from hpc.seeing import look
-from hpc.slurm.dev_cluster import DevCluster
+from hpc.devcluster.cluster import DevCluster
+from hpc.inspect.status import look
+from hpc.run.folder import RunFolder
+from hpc.run.gate import gate_name, living_gate
+from hpc.run.submissions import submissions, unsettled
 from hpc.slurm.queue import queue
-from hpc.submissions import submissions, unsettled
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import yaml
 
-from hpc.folder import RunFolder
-from hpc.slurm.dev_cluster import DevCluster
-from hpc.state import is_complete, is_stuck, run_state
+from hpc.devcluster.cluster import DevCluster
+from hpc.run.folder import RunFolder
+from hpc.run.state import is_complete, is_stuck, run_state
 from jobs.spec import STAGES
 from storage_schemas import open_run
-from storage_schemas.seal import run_digest
+from storage_schemas.protocol.seal import run_digest
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
 LIMIT_S = 400.0

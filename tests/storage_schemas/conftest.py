@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from storage_schemas import attempts
-from storage_schemas.commit import commit
-from storage_schemas.store import ArrayLayout, Store, Unit
+from storage_schemas.protocol import attempts
+from storage_schemas.protocol.commit import commit
+from storage_schemas.protocol.store import ArrayLayout, Store, Unit
 
 WRITER = Path(__file__).with_name("writer.py")
 VALUES = runpy.run_path(str(WRITER))["values"]

@@ -16,11 +16,11 @@ import numpy as np
 import xarray as xr
 from writer import fill, values
 
-from storage_schemas import attempts
-from storage_schemas.commit import commit, is_committed, problems
 from storage_schemas.layout import ArrayLayout, Unit
-from storage_schemas.seal import seal
-from storage_schemas.store import Store
+from storage_schemas.protocol import attempts
+from storage_schemas.protocol.commit import commit, is_committed, problems
+from storage_schemas.protocol.seal import seal
+from storage_schemas.protocol.store import Store
 
 STEPS = ("open", "os.link", "os.remove", "os.rename", "os.mkdir", "os.utime", "os.scandir")
 

@@ -33,11 +33,18 @@ import xarray as xr
 import zarr
 from writer import values
 
-from storage_schemas import attempts, files
-from storage_schemas.commit import commit, committed_units, is_committed, problems, withdraw
+from storage_schemas import files
 from storage_schemas.layout import ArrayLayout, Unit
-from storage_schemas.seal import run_digest, seal
-from storage_schemas.store import Store
+from storage_schemas.protocol import attempts
+from storage_schemas.protocol.commit import (
+    commit,
+    committed_units,
+    is_committed,
+    problems,
+    withdraw,
+)
+from storage_schemas.protocol.seal import run_digest, seal
+from storage_schemas.protocol.store import Store
 
 N_UNITS, PER_UNIT, N_FEATURES = 48, 16, 512
 N_STIMULI = N_UNITS * PER_UNIT - 1

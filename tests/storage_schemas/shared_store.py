@@ -5,11 +5,12 @@ from pathlib import Path
 
 from writer import values
 
-from storage_schemas import attempts, kinds
-from storage_schemas.commit import commit, is_committed
-from storage_schemas.root import root_lock
-from storage_schemas.seal import seal
-from storage_schemas.store import Store
+from storage_schemas.kinds import layouts as kinds
+from storage_schemas.protocol import attempts
+from storage_schemas.protocol.commit import commit, is_committed
+from storage_schemas.protocol.seal import seal
+from storage_schemas.protocol.store import Store
+from storage_schemas.runs.root import root_lock
 
 LAYERS = [("conv1", 0.5), ("fc", 1.0)]
 

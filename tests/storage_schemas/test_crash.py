@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storage_schemas.commit import committed_units, is_committed, problems
-from storage_schemas.seal import run_digest, seal
-from storage_schemas.store import Store
+from storage_schemas.protocol.commit import committed_units, is_committed, problems
+from storage_schemas.protocol.seal import run_digest, seal
+from storage_schemas.protocol.store import Store
 
 MakeStore = Callable[..., Store]
 StartWriter = Callable[..., "subprocess.Popen[str]"]

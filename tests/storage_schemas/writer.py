@@ -15,9 +15,9 @@ import numpy as np
 # Here, for numpy imports it late: the user that this process becomes may not read Python's files.
 from numpy.random import default_rng
 
-from storage_schemas import attempts
-from storage_schemas.commit import commit, is_committed
-from storage_schemas.store import Store, Unit
+from storage_schemas.protocol import attempts
+from storage_schemas.protocol.commit import commit, is_committed
+from storage_schemas.protocol.store import Store, Unit
 
 NOBODY = 65534
 

@@ -6,10 +6,10 @@ account `vision` only; `scavenge` is preemptible; `closed` is down. `root` is th
 
 import pytest
 
-from hpc.cluster_checks import Cluster, check_stage
-from hpc.draft import draft_profile
-from hpc.findings import Level
-from hpc.profile import StageProfile, load_profile
+from hpc.config.profile import StageProfile, load_profile
+from hpc.doctor.cluster_checks import Cluster, check_stage
+from hpc.doctor.draft import draft_profile
+from hpc.doctor.findings import Level
 from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.cluster_info import associations, configuration, default_account, partitions
 from hpc.slurm.limits import Limits

@@ -13,17 +13,17 @@ from typing import Any
 
 import pytest
 
-from hpc.folder import RunFolder
-from hpc.gate import gate_name
+from hpc.devcluster.cluster import DevCluster
+from hpc.run.folder import RunFolder
+from hpc.run.gate import gate_name
+from hpc.run.state import is_complete, run_state
+from hpc.run.submissions import Submission, given_up, of_round, submissions
 from hpc.slurm.client import run as slurm
-from hpc.slurm.dev_cluster import DevCluster
 from hpc.slurm.jobs import Job, State
 from hpc.slurm.queue import cancel, queue
-from hpc.state import is_complete, run_state
-from hpc.submissions import Submission, given_up, of_round, submissions
 from jobs.spec import STAGES
-from storage_schemas.attempts import attempts_of
-from storage_schemas.seal import run_digest
+from storage_schemas.protocol.attempts import attempts_of
+from storage_schemas.protocol.seal import run_digest
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
 LIMIT_S = 120.0

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from hpc.folder import RunFolder
+from hpc.devcluster.cluster import DevCluster
+from hpc.run.folder import RunFolder
+from hpc.run.submissions import submissions
 from hpc.slurm.client import run as slurm
-from hpc.slurm.dev_cluster import DevCluster
-from hpc.submissions import submissions
 
 GROUP = 23457
 USERS = ("nobody", "daemon")

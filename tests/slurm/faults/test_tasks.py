@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from hpc.gate import gate_name
+from hpc.run.gate import gate_name
 from hpc.slurm.client import run as slurm
 from hpc.slurm.jobs import State
 from hpc.slurm.queue import queue

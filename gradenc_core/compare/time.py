@@ -1,0 +1,211 @@
+"""Hierarchy comparisons in time: when each layer of a network is found in the response.
+
+Definitions: docs/methods.md (after arXiv 2508.18226 and 2605.28693). Pure
+functions on arrays; `n_layers` runs in network order.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradenc_core.compare.statistics import (
+    bootstrap_null_p,
+    correlation,
+    percentile_interval,
+    pooled_null_p,
+    rows_correlation,
+    significant,
+    stouffer_signed,
+)
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+PEAK_SHARE = 0.95
+FEWEST_LAYERS = 5
+
+
+def peak_latency(curves: Array, times: Array, window: tuple[float, float]) -> Array:
+    """Return T_max: mean time of the contiguous run around the maximum at >= 95 % of it, in s.
+
+    Parameters
+    ----------
+    curves : array, (…, n_times)
+    times : array, (n_times,)
+    window : (start, stop)
+        Search window, s.
+
+    Returns
+    -------
+    array, (…)
+        NaN where the maximum is not positive.
+    """
+    curves, times, best, top = _search(curves, times, window)
+    low = curves < PEAK_SHARE * top
+    # The run around the maximum: no gap between a sample and it.
+    gaps_before = np.cumsum(low, axis=-1)
+    run = ~low & (gaps_before == np.take_along_axis(gaps_before, best, axis=-1))
+    latency = (run * times).sum(axis=-1) / np.maximum(run.sum(axis=-1), 1)
+    return np.where(top[..., 0] > 0, latency, np.nan)
+
+
+def onset_latency(curves: Array, times: Array, window: tuple[float, float]) -> Array:
+    """Return the first time from which a curve stays at >= half its maximum until it peaks, in s.
+
+    Parameters and NaN as for `peak_latency`. A curve that is that high from the window's start has
+    its onset there.
+    """
+    curves, times, best, top = _search(curves, times, window)
+    place = np.arange(curves.shape[-1])
+    low = (curves < 0.5 * top) & (place < best)
+    first = np.where(low.any(axis=-1), curves.shape[-1] - low[..., ::-1].argmax(axis=-1), 0)
+    return np.where(top[..., 0] > 0, times[first], np.nan)
+
+
+def _search(
+    curves: Array, times: Array, window: tuple[float, float]
+) -> tuple[Array, Array, NDArray[np.intp], Array]:
+    """Return curves and times inside the window, and place and height of each maximum, (…, 1)."""
+    inside = (times >= window[0]) & (times <= window[1])
+    if not inside.any():
+        raise ValueError(f"no sample between {window[0]} and {window[1]} s")
+    curves = curves[..., inside]
+    best = curves.argmax(axis=-1)[..., None]
+    return curves, times[inside], best, np.take_along_axis(curves, best, axis=-1)
+
+
+@dataclass(frozen=True)
+class Sensors:
+    """One MEG subject's scores for one signal.
+
+    Attributes
+    ----------
+    bootstrap : array, (n_replicates + 1, n_layers, n_sensors, n_windows)
+        Index 0 is observed.
+    permutation : array, (n_permutations + 1, n_layers, n_sensors, n_windows)
+        Index 0 is observed.
+    """
+
+    bootstrap: Array
+    permutation: Array
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One subject's curves and latencies.
+
+    Attributes
+    ----------
+    sensors : array of bool, (n_sensors,)
+        Significant for any layer.
+    curve : array, (n_layers, n_windows)
+        Mean over those sensors; over all sensors where none is significant.
+    latency, onset : array, (n_layers,)
+        s; NaN for layers without a significant peak.
+    replicates : array, (n_replicates, n_layers)
+        Peak latencies of the bootstrap.
+    """
+
+    sensors: Mask
+    curve: Array
+    latency: Array
+    onset: Array
+    replicates: Array
+
+
+@dataclass(frozen=True)
+class TemporalScore:
+    """A temporal score: per subject, and over subjects with its interval.
+
+    Attributes
+    ----------
+    values, p : array, (n_subjects,)
+        Correlation over layers of depth with peak latency, and its two-sided p; NaN where fewer
+        than 5 layers have a peak.
+    dropped : array of int, (n_subjects,)
+        Bootstrap replicates without a score: too few layers have a peak, or all peak at once.
+    mean, low, high : float
+        Mean over subjects and its 95 % interval over stimuli.
+    combined_p : float
+        Of all subjects (Stouffer, signed).
+    """
+
+    values: Array
+    p: Array
+    dropped: NDArray[np.intp]
+    mean: float
+    low: float
+    high: float
+    combined_p: float
+
+
+def timing(
+    scores: Sensors, times: Array, window: tuple[float, float], significance: float
+) -> Timing:
+    """Return when each layer predicts one subject's sensors best.
+
+    Sensors: significant for the maximum over layers and windows, against the permutations' maxima
+    pooled over sensors, by false discovery rate. Layers: those whose curve's maximum exceeds the
+    (1 - significance) quantile of the same maximum under permutation.
+    """
+    inside = (times >= window[0]) & (times <= window[1])
+    maxima = scores.permutation[..., inside].max(axis=(1, 3))
+    sensors = significant(pooled_null_p(maxima[0], maxima[1:].ravel()), significance)
+    n_layers = scores.bootstrap.shape[1]
+    if not sensors.any():
+        nothing = np.full(n_layers, np.nan)
+        curve = scores.bootstrap[0].mean(axis=1)
+        return Timing(
+            sensors, curve, nothing, nothing, np.full((len(scores.bootstrap) - 1, n_layers), np.nan)
+        )
+    curves = scores.bootstrap[:, :, sensors].mean(axis=2)
+    null = scores.permutation[:, :, sensors].mean(axis=2)[..., inside].max(axis=-1)
+    peaks = null[0] > np.quantile(null[1:], 1 - significance, axis=0)
+    latency = np.where(peaks, peak_latency(curves, times, window), np.nan)
+    onset = np.where(peaks, onset_latency(curves[0], times, window), np.nan)
+    return Timing(sensors, curves[0], latency[0], onset, latency[1:])
+
+
+def temporal_score(subjects: Sequence[Timing], depth: Array, method: str) -> TemporalScore:
+    """Correlate depth with peak latency over layers, per subject and over subjects.
+
+    Fewer than 5 layers with a peak: NaN. p: null-centred bootstrap over stimuli,
+    r* = corr(depth, T*_l - mean_b T*_l), two-sided. Interval of the mean over subjects: percentiles
+    of the bootstrap, whose resample is the same for all layers and subjects.
+    """
+    values = np.array([_ordered(s.latency, depth, method) for s in subjects])
+    replicates = [_replicate_scores(s.replicates, depth, method) for s in subjects]
+    null = [_replicate_scores(_null_centred(s), depth, method) for s in subjects]
+    p = np.array([bootstrap_null_p(v, n) for v, n in zip(values, null, strict=True)])
+    dropped = np.array([np.isnan(scores).sum() for scores in replicates], dtype=np.intp)
+    usable = np.isfinite(values)
+    if not usable.any():
+        nan = float("nan")
+        return TemporalScore(values, p, dropped, nan, nan, nan, nan)
+    means = np.mean([r for r, known in zip(replicates, usable, strict=True) if known], axis=0)
+    low, high = percentile_interval(means)
+    combined = stouffer_signed(p.tolist(), values.tolist())
+    return TemporalScore(values, p, dropped, float(values[usable].mean()), low, high, combined)
+
+
+def _ordered(latency: Array, depth: Array, method: str) -> float:
+    if np.isfinite(latency).sum() < FEWEST_LAYERS:
+        return float("nan")
+    return correlation(depth, latency, method)
+
+
+def _null_centred(subject: Timing) -> Array:
+    known = np.isfinite(subject.replicates)
+    total = np.where(known, subject.replicates, 0).sum(axis=0)
+    mean = total / np.maximum(known.sum(axis=0), 1)
+    return subject.replicates - mean
+
+
+def _replicate_scores(latencies: Array, depth: Array, method: str) -> Array:
+    """Return the score of every replicate, (n_replicates,)."""
+    complete = np.isfinite(latencies).all(axis=0)
+    if method == "pearson" and complete.sum() >= FEWEST_LAYERS and complete.all():
+        return rows_correlation(latencies, np.broadcast_to(depth, latencies.shape))
+    return np.array([_ordered(row, depth, method) for row in latencies])

@@ -1,0 +1,104 @@
+"""Which tokens of a layer's output become its features."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+
+from gradenc_core.models.model import VisionModel, output_shape
+
+Tokens = Literal["cls", "registers", "patches", "mean", "all"]
+TOKENS: tuple[Tokens, ...] = get_args(Tokens)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a layer's output is laid out, read off its shape and the model's token counts.
+
+    Attributes
+    ----------
+    kind : {"map", "map_last", "tokens", "vector"}
+        (n, channel, height, width), (n, height, width, channel), (n, token, channel), (n, channel).
+    n_class, n_registers : int
+        Tokens before the patches; 0 for anything but tokens.
+    shape : tuple of int
+        Output shape of one image, without the batch.
+    """
+
+    kind: Literal["map", "map_last", "tokens", "vector"]
+    n_class: int
+    n_registers: int
+    shape: tuple[int, ...]
+
+    def n_features(self, tokens: Tokens) -> int:
+        """Return the number of features after pooling."""
+        channels = self.shape[0] if self.kind == "map" else self.shape[-1]
+        if tokens not in ("patches", "all"):
+            return channels
+        n_values = int(torch.Size(self.shape).numel())
+        n_left_out = self.n_class + self.n_registers if tokens == "patches" else 0
+        return n_values - n_left_out * channels
+
+
+def layer_layout(model: VisionModel, layer: str, tokens: Tokens) -> Layout:
+    """Return the layout of a layer's output, refusing tokens that it does not have.
+
+    Raises
+    ------
+    ValueError
+        `tokens` is unknown, the layer lacks them, or its output is neither map, tokens nor vector.
+    """
+    if tokens not in TOKENS:
+        raise ValueError(f"tokens is {tokens!r}: use one of {', '.join(TOKENS)}")
+    layout = _layout(model, layer)
+    count = {"cls": layout.n_class, "registers": layout.n_registers}.get(tokens, 1)
+    if not count:
+        raise ValueError(
+            f"tokens is {tokens!r}, but layer {layer!r} of {model.architecture} has none; "
+            "use 'mean' or 'patches'"
+        )
+    return layout
+
+
+def pool(output: torch.Tensor, layout: Layout, tokens: Tokens) -> torch.Tensor:
+    """Return a layer's features, (n_stimuli, n_features).
+
+    `cls`: the class token. `registers`: mean of the register tokens. `mean`: mean of the patch
+    tokens, or of all positions of a map. `patches`: all patch tokens or positions, token x channel,
+    flattened. `all`: the same of every token, class and register tokens first. A vector is its own
+    `mean`, `patches` and `all`.
+    """
+    if layout.kind == "vector":
+        return output
+    if layout.kind == "map":
+        output = output.permute(0, 2, 3, 1)
+    sequence = output if layout.kind == "tokens" else output.flatten(1, 2)
+    n_prefix = layout.n_class + layout.n_registers
+    if tokens == "cls":
+        return sequence[:, 0]
+    if tokens == "registers":
+        return sequence[:, layout.n_class : n_prefix].mean(dim=1)
+    if tokens == "all":
+        return sequence.flatten(1)
+    patches = sequence[:, n_prefix:]
+    return patches.mean(dim=1) if tokens == "mean" else patches.flatten(1)
+
+
+def _layout(model: VisionModel, layer: str) -> Layout:
+    shape = output_shape(model, layer)[1:]
+    if len(shape) == 1:
+        return Layout("vector", 0, 0, shape)
+    if len(shape) == 3:
+        square_first, square_last = shape[0] == shape[1], shape[1] == shape[2]
+        last = square_first and (model.channels_last or not square_last)
+        return Layout("map_last" if last else "map", 0, 0, shape)
+    if len(shape) == 2:
+        if shape[0] == model.n_patches or not model.n_prefix_tokens:
+            return Layout("tokens", 0, 0, shape)
+        if shape[0] == model.n_patches + model.n_prefix_tokens:
+            return Layout("tokens", model.n_class_tokens, model.n_register_tokens, shape)
+    raise ValueError(
+        f"layer {layer!r} of {model.architecture} returns shape {shape} per image, which is "
+        f"neither a map, a vector, nor {model.n_patches} patches with or without the model's "
+        f"{model.n_prefix_tokens} other tokens; name another layer"
+    )

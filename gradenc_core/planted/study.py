@@ -1,0 +1,111 @@
+"""Write the planted study as a lab would have it: PNG images, NIfTI betas, FIF epochs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gradenc_core.models.model import VisionModel, load_model, resolve_layers
+from gradenc_core.planted.files import write_bids_subject, write_epochs_subject
+from gradenc_core.planted.truth import Array, Scenario, Sizes, plant
+from gradenc_core.signals.extractor import SignalExtractor
+from gradenc_core.stimuli.generated import write_images
+from gradenc_core.stimuli.images import read_image
+
+ARCHITECTURE = "resnet18"
+IMAGE_SIZE = 64
+MODEL_SEED = 0
+OBJECTIVE = "classification"
+TRUTH_PROJECTION = 128
+TRUTH_SEED = 7_000_000
+"""Added to the study's seed: the truth's projections are never those of a pipeline."""
+
+Progress = Callable[[str], None]
+
+
+def write_planted_study(
+    folder: Path,
+    truth_path: Path,
+    scenario: Scenario,
+    seed: int,
+    n_stimuli: int,
+    sizes: Sizes | None = None,
+    progress: Progress = lambda step: None,
+) -> None:
+    """Write `stimuli/`, `bids/` and `meg/` below `folder`, and the truth elsewhere.
+
+    Parameters
+    ----------
+    truth_path : Path
+        JSON file; the pipeline never opens it.
+    scenario : str
+        One of `truth.SCENARIOS`.
+    n_stimuli : int
+        Distinct images.
+    progress : callable
+        Told what is being written.
+    """
+    sizes = sizes or Sizes()
+    progress("images")
+    names = write_images(folder / "stimuli", n_stimuli, IMAGE_SIZE, seed)
+    progress("the planted model's layers")
+    forward, gradient, depth = planted_features(folder / "stimuli", names, seed)
+    planted = plant(scenario, forward, gradient, depth, seed, sizes)
+    stimuli = np.array(names, dtype=object)
+    for fmri in planted.fmri:
+        progress(f"betas of {fmri.subject}")
+        write_bids_subject(
+            folder / "bids",
+            fmri.subject,
+            [(data, stimuli[order].tolist()) for data, order in fmri.sessions],
+            fmri.ijk,
+            fmri.rois,
+            fmri.hemispheres,
+            fmri.affine,
+            fmri.shape,
+        )
+    for meg in planted.meg:
+        progress(f"epochs of {meg.subject}")
+        write_epochs_subject(
+            folder / "meg",
+            meg.subject,
+            meg.data,
+            stimuli[meg.order].tolist(),
+            sizes.sampling_hz,
+            sizes.start_s,
+            meg.positions,
+            meg.sessions.tolist(),
+        )
+    truth_path.write_text(json.dumps(planted.truth, indent=1))
+
+
+def planted_features(folder: Path, names: list[str], seed: int) -> tuple[Array, Array, Array]:
+    """Return forward and gradient features (n_layers, n_stimuli, n) and depths of the truth."""
+    model = planted_model()
+    layers = resolve_layers(model, "blocks")
+    gradient = f"gradient:{OBJECTIVE}"
+    extractor = SignalExtractor(
+        model,
+        [layer.name for layer in layers],
+        ["forward", gradient],
+        tokens="mean",
+        projection=TRUTH_PROJECTION,
+        seed=TRUTH_SEED + seed,
+        scale="unit",
+        micro_batch=32,
+    )
+    images = torch.stack([model.preprocessing.apply(read_image(folder / name)) for name in names])
+    features = extractor(images)
+    return (
+        np.asarray(features["forward"], np.float64),
+        # Without the log-norm, which is no direction of the gradient.
+        np.asarray(features[gradient], np.float64)[:, :, :-1],
+        np.array([layer.depth for layer in layers]),
+    )
+
+
+def planted_model() -> VisionModel:
+    """Return the model that drives the planted brains."""
+    return load_model("torchvision", ARCHITECTURE, "untrained", MODEL_SEED, image_size=IMAGE_SIZE)

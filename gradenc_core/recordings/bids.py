@@ -1,0 +1,373 @@
+"""Single-trial fMRI betas in a BIDS-like folder.
+
+Layout, for a subject `sub-01` and its session `ses-01`::
+
+    <root>/sub-01/ses-01/func/sub-01_ses-01_task-images_desc-betas_stat.nii.gz
+        4-D, (x, y, z, trial): one volume of betas per trial.
+    <root>/sub-01/ses-01/func/sub-01_ses-01_task-images_events.tsv
+        onset, duration, trial_type, stim_file: one row per volume, in the volumes' order. Rows of
+        another trial_type than "stimulus", such as catch trials, are not used. stim_file is a path
+        below the stimulus folder.
+    <root>/sub-01/anat/sub-01_desc-rois_dseg.nii.gz
+        3-D, on the grid of the betas: the number of each voxel's region; 0 belongs to none.
+    <root>/sub-01/anat/sub-01_desc-rois_dseg.tsv
+        index, name, hemisphere ("L" or "R"): one row per region and hemisphere.
+
+The targets are the labelled voxels, in C order of the volume.
+"""
+
+from __future__ import annotations
+
+import csv
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import xarray as xr
+from nibabel.affines import apply_affine
+from numpy.typing import NDArray
+
+from gradenc_core.recordings.repeats import (
+    ResponseDescription,
+    Responses,
+    Rows,
+    average,
+    check_normalise,
+    count_repeats,
+    did_you_mean,
+    hash_files,
+    stimulus_rows,
+)
+from gradenc_core.stimuli.images import Manifest
+
+BETAS = "task-images_desc-betas_stat.nii.gz"
+EVENTS = "task-images_events.tsv"
+EVENT_COLUMNS = ("onset", "duration", "trial_type", "stim_file")
+REGION_COLUMNS = ("index", "name", "hemisphere")
+VOLUMES_AT_ONCE = 32
+AFFINE_TOLERANCE = 1e-3
+# All that nibabel raises for a damaged or truncated file.
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    zlib.error,
+    nibabel.filebasedimages.ImageFileError,
+    nibabel.spatialimages.HeaderDataError,
+)
+
+
+@dataclass(frozen=True)
+class _Session:
+    betas: Path
+    events: Path
+    rows: Rows
+    """Place of each volume's image in the manifest, (n_volumes,); -1 where it is not used."""
+
+
+@dataclass(frozen=True)
+class _Voxels:
+    """Labelled voxels; `ijk` is (n_voxels, 3)."""
+
+    file: Path
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    ijk: NDArray[np.int64]
+    roi: list[str]
+    hemisphere: list[str]
+
+
+def list_subjects(folder: Path) -> list[str]:
+    """Return the subjects of a folder, sorted: its subfolders that hold sessions.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder or it holds no subject.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder}; name the one that holds sub-*/ses-*")
+    subjects = sorted({path.parent.name for path in folder.glob("[!.]*/ses-*") if path.is_dir()})
+    if not subjects:
+        raise FileNotFoundError(f"{folder} holds no subject; put sessions at {folder}/sub-*/ses-*")
+    return subjects
+
+
+def describe(
+    folder: Path,
+    subject: str,
+    manifest: Manifest,
+    *,
+    normalise: str = "session",
+    rois: Sequence[str] | None = None,
+    sessions: Sequence[str] | None = None,
+) -> ResponseDescription:
+    """Describe a subject's responses from headers, events and labels, without the betas.
+
+    Parameters
+    ----------
+    folder : Path
+        The root of the layout above.
+    subject : str
+        Name of the subject's folder, such as "sub-01".
+    manifest : Manifest
+        The images that stim_file may name.
+    normalise : {"session", "none"}
+        Whether betas are z-scored per voxel over the used trials of a session.
+    rois : sequence of str, optional
+        The regions whose voxels are targets; all by default.
+    sessions : sequence of str, optional
+        Names of the sessions' folders, such as "ses-01", to read; all by default.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file of the layout is missing.
+    ValueError
+        If files are unreadable or disagree, or an option is unknown.
+    """
+    check_normalise(normalise)
+    opened, voxels = _inspect(folder, subject, manifest, rois, sessions)
+    rows = np.concatenate([session.rows for session in opened])
+    stimuli, n_repeats = count_repeats(rows, manifest, opened[0].events)
+    paths = [voxels.file, _tsv_beside(voxels.file)]
+    for session in opened:
+        paths += [session.betas, session.events]
+    return ResponseDescription(
+        subject, "fmri", stimuli, n_repeats, _coords(voxels), hash_files(folder, paths)
+    )
+
+
+def read(
+    folder: Path,
+    subject: str,
+    manifest: Manifest,
+    *,
+    normalise: str = "session",
+    rois: Sequence[str] | None = None,
+    sessions: Sequence[str] | None = None,
+) -> Responses:
+    """Read a subject's betas, averaged over repeats, with one session in memory at a time.
+
+    Parameters and refusals are those of `describe`; rows and voxels have its order.
+    """
+    check_normalise(normalise)
+    opened, voxels = _inspect(folder, subject, manifest, rois, sessions)
+    rows = np.concatenate([session.rows for session in opened])
+    count_repeats(rows, manifest, opened[0].events)
+    used = ((s.rows[s.rows >= 0], _betas(s, voxels)) for s in opened if (s.rows >= 0).any())
+    return average(used, rows, (len(voxels.ijk),), normalise)
+
+
+def _inspect(
+    folder: Path,
+    subject: str,
+    manifest: Manifest,
+    rois: Sequence[str] | None,
+    sessions: Sequence[str] | None,
+) -> tuple[list[_Session], _Voxels]:
+    """Check a subject's files against each other, reading no betas."""
+    if not (folder / subject).is_dir():
+        hint = did_you_mean(subject, list_subjects(folder))
+        raise FileNotFoundError(f"{folder} holds no subject {subject!r}{hint or '; add it'}")
+    pairs = dict(_session_files(folder / subject, subject))
+    chosen = pairs if sessions is None else _known_sessions(sessions, pairs, folder / subject)
+    voxels = _read_voxels(folder / subject / "anat" / f"{subject}_desc-rois_dseg.nii.gz", rois)
+    return [_open_session(*pairs[name], voxels, manifest) for name in chosen], voxels
+
+
+def _session_files(folder: Path, subject: str) -> Iterator[tuple[str, tuple[Path, Path]]]:
+    """Yield the name, and the betas and the events, of every session that has either."""
+    found = False
+    for session in sorted(path for path in folder.glob("ses-*") if path.is_dir()):
+        start = session / "func" / f"{subject}_{session.name}_"
+        betas, events = Path(f"{start}{BETAS}"), Path(f"{start}{EVENTS}")
+        _refuse_strays(session / "func", betas, events)
+        if betas.is_file() or events.is_file():
+            yield session.name, (_existing(betas), _existing(events))
+            found = True
+    if not found:
+        raise FileNotFoundError(
+            f"{folder} holds no session; put betas at ses-01/func/{subject}_ses-01_{BETAS}"
+        )
+
+
+def _known_sessions(sessions: Sequence[str], found: Iterable[str], folder: Path) -> list[str]:
+    """Return the chosen sessions in the order of the folder."""
+    names = list(found)
+    for name in sessions:
+        if name not in names:
+            hint = did_you_mean(name, names) or f"; give some of {', '.join(names)}"
+            raise ValueError(f"{folder} holds no session {name!r}{hint}")
+    return [name for name in names if name in sessions]
+
+
+def _refuse_strays(folder: Path, *expected: Path) -> None:
+    """Refuse betas and events of other names (runs, say), which would be left out unnoticed."""
+    for path in sorted(folder.glob("[!.]*task-images*")):
+        if path.name.endswith(("_stat.nii", "_stat.nii.gz", "_events.tsv")) and (
+            path not in expected
+        ):
+            names = " and ".join(one.name for one in expected)
+            raise ValueError(f"{path} would not be read; a session's files are {names}")
+
+
+def _open_session(betas: Path, events: Path, voxels: _Voxels, manifest: Manifest) -> _Session:
+    image = _load(betas)
+    if len(image.shape) != 4 or image.shape[:3] != voxels.shape:
+        raise ValueError(
+            f"{betas} has shape {image.shape} but {voxels.file} has {voxels.shape}; resample the "
+            "labels to the grid of the betas, which have a fourth axis of trials"
+        )
+    if not np.allclose(image.affine, voxels.affine, rtol=0, atol=AFFINE_TOLERANCE):
+        raise ValueError(
+            f"{betas} and {voxels.file} have different affines; resample the labels to the grid "
+            "of the betas"
+        )
+    table = _read_tsv(events, EVENT_COLUMNS)
+    if len(table) != image.shape[3]:
+        raise ValueError(
+            f"{betas} has {image.shape[3]} volumes but {events} has {len(table)} rows; give one "
+            "row per volume, catch trials included"
+        )
+    names = [row["stim_file"] for row in table]
+    kinds = [row["trial_type"] for row in table]
+    return _Session(betas, events, stimulus_rows(names, kinds, manifest, events))
+
+
+def _betas(session: _Session, voxels: _Voxels) -> NDArray[np.float32]:
+    """Read the used trials of a session, (n_used, n_voxels)."""
+    # Volumes lie one after the other, so a file kept open is decompressed only once.
+    data = _load(session.betas, keep_file_open=True).dataobj
+    n_volumes = len(session.rows)
+    trials = np.empty((n_volumes, len(voxels.ijk)), dtype=np.float32)
+    x, y, z = voxels.ijk.T
+    try:
+        for start in range(0, n_volumes, VOLUMES_AT_ONCE):
+            part = slice(start, min(start + VOLUMES_AT_ONCE, n_volumes))
+            trials[part] = data[..., part][x, y, z].T
+    except _UNREADABLE as error:
+        raise _damaged(session.betas, error) from error
+    return trials[session.rows >= 0]
+
+
+def _read_voxels(file: Path, rois: Sequence[str] | None) -> _Voxels:
+    image = _load(_existing(file))
+    table = _existing(_tsv_beside(file))
+    regions = _read_regions(table)
+    labels = _read_labels(image, file)
+    unlisted = sorted(set(np.unique(labels).tolist()) - {0, *regions})
+    if unlisted:
+        raise ValueError(f"{file} has the label {unlisted[0]}, which {table} does not list; add it")
+    present = {name for index, (name, _) in regions.items() if (labels == index).any()}
+    wanted = present if rois is None else _known(rois, present, file)
+    chosen = [index for index, (name, _) in regions.items() if name in wanted]
+    ijk = np.argwhere(np.isin(labels, chosen))
+    if not len(ijk):
+        raise ValueError(f"no voxel of {file} belongs to a chosen region; label or choose some")
+    named = [regions[index] for index in labels[tuple(ijk.T)].tolist()]
+    names, sides = zip(*named, strict=True)
+    return _Voxels(file, labels.shape, image.affine, ijk, list(names), list(sides))
+
+
+def _read_labels(image: Any, file: Path) -> NDArray[np.int64]:
+    if len(image.shape) != 3:
+        raise ValueError(f"{file} has shape {image.shape}; labels are a volume of 3 axes")
+    try:
+        values = np.asarray(image.dataobj)
+    except _UNREADABLE as error:
+        raise _damaged(file, error) from error
+    labels = values.astype(np.int64)
+    if not np.array_equal(labels, values):
+        raise ValueError(f"{file} has labels that are no whole numbers; resample to nearest labels")
+    return labels
+
+
+def _read_regions(file: Path) -> dict[int, tuple[str, str]]:
+    """Return label -> (region, hemisphere), without the label 0."""
+    regions: dict[int, tuple[str, str]] = {}
+    for number, row in enumerate(_read_tsv(file, REGION_COLUMNS), start=1):
+        where, index, side = f"{file}, row {number}", row["index"], row["hemisphere"]
+        if not index.isdecimal():
+            raise ValueError(f"{where}: index {index!r} is no whole number; give the label")
+        if int(index) == 0:
+            continue
+        if int(index) in regions:
+            raise ValueError(f"{where}: index {index} is there twice; give each label one row")
+        if side not in ("L", "R"):
+            raise ValueError(f"{where}: hemisphere is {side!r}; write L or R")
+        regions[int(index)] = (row["name"], side)
+    return regions
+
+
+def _known(rois: Sequence[str], present: set[str], file: Path) -> set[str]:
+    for name in rois:
+        if name not in present:
+            hint = did_you_mean(name, present) or f"; give some of {', '.join(sorted(present))}"
+            raise ValueError(f"no voxel of {file} belongs to the region {name!r}{hint}")
+    return set(rois)
+
+
+def _coords(voxels: _Voxels) -> xr.Dataset:
+    xyz = apply_affine(voxels.affine, voxels.ijk)
+    places = {
+        axis: ("voxel", voxels.ijk[:, i], {"units": "1", "long_name": f"voxel index, {word} axis"})
+        for i, (axis, word) in enumerate(zip("ijk", ("first", "second", "third"), strict=True))
+    }
+    return xr.Dataset(
+        coords={
+            "roi": ("voxel", np.array(voxels.roi)),
+            "hemisphere": ("voxel", np.array(voxels.hemisphere)),
+            **{axis: ("voxel", xyz[:, i], {"units": "mm"}) for i, axis in enumerate("xyz")},
+            **places,
+        },
+        # Python numbers in flat lists, which JSON, zarr and netCDF all keep.
+        attrs={
+            "volume_shape": [int(n) for n in voxels.shape],
+            "affine": np.asarray(voxels.affine, dtype=np.float64).ravel().tolist(),
+        },
+    )
+
+
+def _read_tsv(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+    with file.open(encoding="utf-8-sig", newline="") as lines:
+        reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ValueError(
+                f"{file} lacks the column {', '.join(missing)}; write the tab-separated columns "
+                f"{', '.join(columns)}"
+            )
+        rows: list[dict[str, Any]] = list(reader)
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values():
+            raise ValueError(
+                f"{file}, row {number}: the number of fields is not that of the header; separate "
+                "them by tabs and write n/a where there is no value"
+            )
+    return rows
+
+
+def _load(file: Path, **options: Any) -> Any:
+    try:
+        return nibabel.load(file, **options)
+    except _UNREADABLE as error:
+        raise _damaged(file, error) from error
+
+
+def _damaged(file: Path, error: Exception) -> ValueError:
+    return ValueError(f"cannot read {file} as NIfTI ({error}); copy or make it again")
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no {file}; add it, as the layout of the reader asks")
+    return file
+
+
+def _tsv_beside(file: Path) -> Path:
+    return file.with_name(file.name.removesuffix(".nii.gz") + ".tsv")

@@ -1,0 +1,223 @@
+"""What fitting a layer will take, and which form it takes: decided from shapes alone.
+
+`docs/ridge.md` derives the terms; `benchmarks/ridge.py` measures them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from gradenc_core.ridge.basis import RidgeOptions
+from gradenc_core.ridge.factorise import is_dual
+from gradenc_core.ridge.fitting import TARGET_WIDTH
+from gradenc_core.ridge.moments import ROWS
+from gradenc_core.ridge.quadratic import TRIANGLE_BLOCKS
+
+FLOAT32, FLOAT64 = 4, 8
+"""Bytes of what is stored (a weight, an activation, a feature), and of what is fitted with it."""
+TRIANGLE = (TRIANGLE_BLOCKS + 1) / (2 * TRIANGLE_BLOCKS)
+"""Share of a symmetric matrix that is stored and multiplied."""
+EIGH = 10.0
+"""Operations of an eigendecomposition over p^3."""
+REPLICATES = 4
+"""Bootstrap replicates whose moments are summed in one product; bounds memory."""
+
+Part = Literal["fit", "bootstrap", "permutations"]
+"""What is computed of a layer, each at a rate of its own."""
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """What there is to fit.
+
+    Attributes
+    ----------
+    n_stimuli, n_features, n_targets : int
+        Features of all bands together.
+    n_folds : int
+    n_summaries, n_bootstraps, n_permutations : int
+        Targets that are resampled, and how often.
+    n_blocks : int
+        Blocks of stimuli per fold that the bootstrap draws.
+    n_in_memory : int
+        Features that lie in memory in any case, as those of all layers jointly do.
+    n_projected : int
+        Features of the widest layer that those are projected from.
+    """
+
+    n_stimuli: int
+    n_features: int
+    n_targets: int
+    n_folds: int
+    n_summaries: int = 0
+    n_bootstraps: int = 0
+    n_permutations: int = 0
+    n_blocks: int = 20
+    n_in_memory: int = 0
+    n_projected: int = 0
+
+
+@dataclass(frozen=True)
+class SolverPlan:
+    """How a layer is fitted.
+
+    Attributes
+    ----------
+    form : {"primal", "dual"}
+        Moments of features, or kernels of stimuli where there are fewer of those.
+    hold_rows : bool
+        Whether features stay in memory; if not, they are read again for every block of targets.
+    memory : int
+        Bytes at the peak, the interpreter and its libraries not counted.
+    parts : dict
+        Multiplications and additions of the fit, and of its bootstrap and its permutations where
+        there are any; those in float32 count half.
+    """
+
+    form: Literal["primal", "dual"]
+    hold_rows: bool
+    memory: int
+    parts: dict[Part, float]
+
+    @property
+    def operations(self) -> float:
+        """Of all parts together."""
+        return sum(self.parts.values())
+
+
+def plan_solver(
+    shapes: Shapes, options: RidgeOptions, banded: bool, memory_limit: float | None = None
+) -> SolverPlan:
+    """Choose the form of a fit, and whether features are held, within a limit of memory (bytes).
+
+    Block widths are constants: no limit changes a result.
+
+    Raises
+    ------
+    ValueError
+        If the limit is less than the fit needs at the least.
+    """
+    n, p = shapes.n_stimuli, shapes.n_features
+    form: Literal["primal", "dual"] = "dual" if is_dual((n, p)) else "primal"
+    n_ratios = len(options.ratio_grid) if banded else 1
+    least = _memory(shapes, options, n_ratios, form)
+    streamed = SolverPlan(form, False, int(least), _parts(shapes, options, n_ratios, form))
+    held = replace(streamed, hold_rows=True, memory=int(least + n * p * FLOAT32))
+    if memory_limit is None or held.memory <= memory_limit:
+        return held
+    if form == "primal" and streamed.memory <= memory_limit:
+        return streamed
+    raise ValueError(
+        f"a ridge of {n} stimuli and {p} features needs {streamed.memory / 1e9:.1f} GB of memory "
+        f"in one process beside its libraries but has {memory_limit / 1e9:.1f} GB; give the stage "
+        "encode more memory or fewer workers, or the study fewer dimensions (projection, "
+        "encoding.forward_all) or fewer encoding.band_ratios"
+    )
+
+
+def n_trainings(n_folds: int, options: RidgeOptions) -> int:
+    """Return how many training sets are factorised, at every ratio."""
+    pairs = n_folds * (n_folds - 1) // 2 if options.selection == "kfold" else 0
+    return n_folds + pairs
+
+
+def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> float:
+    """Peak of the two phases: all factors with one block of targets, or with a bootstrap's sums."""
+    n, p = shapes.n_stimuli, shapes.n_features
+    rank = min(n, p)
+    square = FLOAT64 * rank**2
+    trainings = n_trainings(shapes.n_folds, options)
+    held = 2 * trainings - shapes.n_folds
+    vectors = FLOAT64 * (2 * n * rank if form == "dual" else p * rank)
+    factors = n_ratios * (trainings * vectors + held * TRIANGLE * square)
+    features = shapes.n_folds * FLOAT64 * p**2 if form == "primal" else n * p * FLOAT64
+    making = features + 4 * square
+    rows = 3 * FLOAT64 * min(n, ROWS) * p
+    candidates = shapes.n_folds * n_ratios * len(options.alphas)
+    sums = _sums(shapes, options, n_ratios, form)
+    # Rows of a block: twice in float64, and as much again while they are read and decompressed.
+    block = FLOAT64 * TARGET_WIDTH * (4 * n + sums + 6 * rank + 5 * candidates) + 6 * square
+    left_out = options.selection == "loo"
+    read = rows + left_out * FLOAT64 * min(n, ROWS) * (2 * TARGET_WIDTH + 2 * rank)
+    fit = max(making, block + read)
+    bootstrap = 0.0
+    if shapes.n_bootstraps:
+        width = min(shapes.n_summaries, TARGET_WIDTH)
+        copies = shapes.n_blocks + 3 * REPLICATES
+        sums = shapes.n_folds * copies * FLOAT64 * p * (p + width)
+        bootstrap = sums + rows + 6 * FLOAT64 * p**2
+    fitting = factors + max(fit, bootstrap) + FLOAT32 * n * shapes.n_in_memory
+    return max(fitting, _projecting(shapes)) + _results(shapes, n_ratios)
+
+
+def _projecting(shapes: Shapes) -> float:
+    """Features of all layers jointly, before the fit: the sum, the projection, rows of a layer."""
+    n, width = shapes.n_stimuli, shapes.n_projected
+    joint = (FLOAT64 + FLOAT32) * n * shapes.n_in_memory
+    return joint + FLOAT64 * width * (shapes.n_in_memory + 4 * min(n, ROWS))
+
+
+def _results(shapes: Shapes, n_ratios: int) -> float:
+    """Scores and resampled scores: of every block, joined, and stacked by measure."""
+    n_measures = 4 if n_ratios == 1 else 7
+    scores = 3 * shapes.n_targets * shapes.n_folds * n_measures
+    resampled = 2 * shapes.n_summaries * (shapes.n_bootstraps + shapes.n_permutations + 2)
+    return float(FLOAT32 * (scores + resampled))
+
+
+def _sums(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> float:
+    """Products that are kept of each target: with features, or in dual form with every basis.
+
+    Targets that need float64 hold those of pairs of folds a second time.
+    """
+    n, folds = shapes.n_stimuli, shapes.n_folds
+    if form == "primal":
+        return (folds + 1.0) * shapes.n_features
+    pairs = n_trainings(folds, options) - folds
+    return n_ratios * n * (folds * (folds - 1.0) + 2.0 * pairs * (folds - 2.0))
+
+
+def _parts(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> dict[Part, float]:
+    n, p, folds = shapes.n_stimuli, shapes.n_features, shapes.n_folds
+    rank = min(n, p)
+    trainings = n_trainings(folds, options)
+    gram = 2.0 * n * n * p * trainings if form == "dual" else 1.0 * n * p * p
+    factors = trainings * n_ratios * (EIGH * rank**3 + 4.0 * rank**3)
+    per_block = TARGET_WIDTH * _operations_per_target(n, p, rank, options, n_ratios, folds, form)
+    blocks, resampled = (-(-t // TARGET_WIDTH) for t in (shapes.n_targets, shapes.n_summaries))
+    parts: dict[Part, float] = {"fit": gram + factors + blocks * per_block}
+    if shapes.n_bootstraps:
+        alphas = min(len(options.alphas), shapes.n_summaries)
+        once = folds * n_ratios * alphas * p**3 / 3 + 2.0 * folds * (shapes.n_blocks + 1) * p**2
+        each = 2.0 * folds * (shapes.n_blocks * p + 2 * p**2)
+        replicates = shapes.n_bootstraps * (once + shapes.n_summaries * each)
+        parts["bootstrap"] = replicates + resampled * per_block
+    if shapes.n_permutations:
+        # Orders of few summaries stand side by side in a block.
+        at_once = TARGET_WIDTH // max(1, min(shapes.n_summaries, TARGET_WIDTH))
+        orders = -(-(shapes.n_permutations + 1) // at_once)
+        parts["permutations"] = resampled * orders * per_block
+    return parts
+
+
+def _operations_per_target(
+    n: int, p: int, rank: int, options: RidgeOptions, n_ratios: int, folds: int, form: str
+) -> float:
+    """Products with the features, projections, errors of every alpha, scores."""
+    alphas = len(options.alphas)
+    sets = n_ratios * n_trainings(folds, options) if form == "dual" else 1
+    products = 2.0 * n * (rank if form == "dual" else p) * sets
+    project = 0.0 if form == "dual" else 2.0 * p * rank
+    pairs = folds * (folds - 1) // 2
+    outer = folds * n_ratios * (2 * project + 2 * TRIANGLE * rank**2 / n_ratios)
+    if options.selection == "kfold":
+        # All alphas share one product with the moments of each fold left out.
+        squares = 2 * pairs * n_ratios * (2.0 * rank**2 + 10.0 * alphas * rank)
+        inner = pairs * n_ratios * 3 * project + squares
+    elif options.selection == "loo":
+        # About half of the alphas in float32, then two in float64.
+        inner = folds * n_ratios * (alphas / 4 + 2) * 2.0 * n * rank
+    else:
+        inner = folds * n_ratios * alphas * 2.0 * rank
+    return products + outer + inner

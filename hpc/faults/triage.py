@@ -1,0 +1,354 @@
+"""Why units are not committed, and what the next submission changes. Pure: no files, no commands.
+
+======================  ==========================================================================
+class                   the next submission of the stage
+======================  ==========================================================================
+host memory             memory x 1.5, up to the profile's max_memory_gb
+GPU memory              none of these units until the user asks; tasks halve the micro-batch first
+timeout                 the units that remain; time x 1.5 only if a task finished none
+node                    not on that node
+preempted               the same
+lost                    the same, three times
+cancelled, disk,        none of these units until the user asks (`gradenc resume`)
+error, drift, input
+======================  ==========================================================================
+
+What is known decides in this order: the attempt's record, accounting, the queue; where all are
+silent a unit is lost. Nothing here ever takes a unit for done: only a commit record says that.
+"""
+
+import hashlib
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import takewhile
+from signal import SIGKILL, SIGTERM, SIGUSR2
+from typing import Any
+
+from hpc.config.profile import StageProfile
+from hpc.slurm.jobs import Job, State
+from jobs.runner import GPU_IS_FULL
+
+
+class FailureClass(StrEnum):
+    """Why a unit was not committed."""
+
+    HOST_MEMORY = "host memory"
+    GPU_MEMORY = "GPU memory"
+    TIMEOUT = "timeout"
+    NODE = "node"
+    PREEMPTED = "preempted"
+    CANCELLED = "cancelled"
+    DISK = "disk"
+    ERROR = "error"
+    DRIFT = "drift"
+    INPUT = "input"
+    LOST = "lost"
+
+
+EXIT_CODES = {FailureClass.DRIFT: os.EX_CONFIG, FailureClass.INPUT: os.EX_NOINPUT}
+"""With what a task ends that begins no unit: other code than was submitted; no seal upstream."""
+
+MEMORY_SHARE = 0.9
+"""A job killed with so much of its memory in use was killed for it (without cgroups, SLURM sees
+memory in samples and says FAILED instead of OUT_OF_MEMORY)."""
+RAISE = 1.5
+WARNED_S = 180.0
+"""SLURM warns so long before the end at most: 90 s as submitit asks, 60 s of SLURM's own, spare."""
+LOG_FAILED = 53
+OUT_OF_MEMORY = 125
+"""Signals that SLURM invents: a log that cannot be opened on the node; a kill by the cgroup."""
+BREAKER = 5
+"""So many units that fail alike, before any is committed, stop their submission."""
+
+_ERRORS: dict[FailureClass, str | re.Pattern[str]] = {
+    FailureClass.INPUT: r"^Unsealed:",
+    FailureClass.GPU_MEMORY: GPU_IS_FULL,
+    FailureClass.HOST_MEMORY: r"^\w*MemoryError|\[Errno 12\]|[Cc]an(no|')t allocate memory",
+    FailureClass.DISK: r"\[Errno (28|122)\]|No space left on device|[Qq]uota exceeded",
+    FailureClass.NODE: r"\[Errno (5|116)\]|Stale file handle|Input/output error|uncorrectable ECC"
+    r"|\bXid\b|fallen off the bus|device\(s\) is/are busy|no CUDA-capable device",
+}
+"""In this order; whatever fits none is an error of the code or of its input."""
+_CHILD_DIED = r"KilledWorker|BrokenProcessPool|worker .* killed by signal"
+"""An exception that only says that a process of the task was killed; SLURM may know what for."""
+
+_STATES = {
+    State.OUT_OF_MEMORY: FailureClass.HOST_MEMORY,
+    State.TIMEOUT: FailureClass.TIMEOUT,
+    State.DEADLINE: FailureClass.TIMEOUT,
+    State.NODE_FAIL: FailureClass.NODE,
+    State.BOOT_FAIL: FailureClass.NODE,
+    State.PREEMPTED: FailureClass.PREEMPTED,
+    State.CANCELLED: FailureClass.CANCELLED,
+}
+
+# What one failure has of its own in every unit: addresses, digests, folders, numbers.
+_OWN = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8,}\b|(?:[\w.~+@=-]*/)+|\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
+
+def classify(attempt: Mapping[str, Any] | None, job: Job | None) -> FailureClass:
+    """Say why a unit that nobody works at any more was not committed.
+
+    Parameters
+    ----------
+    attempt : mapping or None
+        The unit's attempt by this job, as read by `attempts`; None if it was not begun.
+    job : Job or None
+        The last job that had it; None if SLURM remembers none.
+    """
+    outcome = attempt["outcome"] if attempt else None
+    error = attempt["error"] or "" if attempt else ""
+    if outcome == "failed" and not re.search(_CHILD_DIED, error):
+        return _of_error(error)
+    if outcome == "stopped":
+        return _of_stop(job)
+    if job is None or job.alive:
+        return FailureClass.LOST
+    return _STATES.get(job.state) or _of_exit(job, begun=outcome is not None)
+
+
+def fingerprint(failure: str) -> str:
+    """Return a digest of a traceback or an error that is the same for the same failure elsewhere.
+
+    Numbers, addresses, digests (so ids of units) and folders do not count.
+    """
+    return hashlib.sha256(_OWN.sub("#", failure).encode()).hexdigest()[:12]
+
+
+def _of_error(error: str) -> FailureClass:
+    fitting = (failure for failure, pattern in _ERRORS.items() if re.search(pattern, error))
+    return next(fitting, FailureClass.ERROR)
+
+
+def _of_stop(job: Job | None) -> FailureClass:
+    """Say what a task that stopped when it was told to was told for."""
+    if job is None:
+        return FailureClass.PREEMPTED
+    late = job.limit_s is not None and job.elapsed_s >= job.limit_s - WARNED_S
+    return _STATES.get(job.state) or (FailureClass.TIMEOUT if late else FailureClass.PREEMPTED)
+
+
+def _of_exit(job: Job, begun: bool) -> FailureClass:
+    """Read a job's exit code and signal, which say more than that it COMPLETED or FAILED."""
+    if job.signal == OUT_OF_MEMORY or (_ended_by(job, SIGKILL) and _memory_was_full(job)):
+        return FailureClass.HOST_MEMORY
+    if job.signal == LOG_FAILED:
+        return FailureClass.NODE
+    if _ended_by(job, SIGTERM) or _ended_by(job, SIGUSR2):
+        return _of_stop(job)
+    if begun or job.signal:
+        return FailureClass.LOST
+    if job.state == State.COMPLETED:  # a task that nobody stops begins all of its units
+        return _of_stop(job)
+    own = (failure for failure, code in EXIT_CODES.items() if code == job.exit_code)
+    # An srun that found no controller ends like a broken installation: both are tried again.
+    return next(own, FailureClass.LOST)
+
+
+def _ended_by(job: Job, signal: int) -> bool:
+    """Say whether it was this signal; sacct writes a shell's exit code 137 as 9."""
+    return signal in (job.signal, job.exit_code)
+
+
+def _memory_was_full(job: Job) -> bool:
+    if job.max_rss is None or job.requested_memory is None:
+        return False
+    return job.max_rss >= MEMORY_SHARE * job.requested_memory
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is done about one class of failures."""
+
+    does: str
+    """What the next submission does with its units, for people."""
+    times: int | None
+    """How many submissions in a row may end so before the user is asked; None: any number."""
+    ask: str
+    """What the user is told then."""
+
+
+ANSWERS = {
+    FailureClass.HOST_MEMORY: Answer(
+        "asks for 1.5 times the memory",
+        None,
+        "was killed for memory at {memory}, and max_memory_gb in [{stage}] of the profile "
+        "({max_memory}) allows no more: raise it",
+    ),
+    FailureClass.GPU_MEMORY: Answer(
+        "leaves them",
+        0,
+        "does not fit into the memory of its GPU with the smallest micro-batch: ask for a larger "
+        "GPU by `constraint` in [{stage}] of the profile",
+    ),
+    FailureClass.TIMEOUT: Answer(
+        "runs those that remain, for 1.5 times as long if a task finished none",
+        4,
+        "finished no unit within {minutes} minutes: raise timeout_minutes in [{stage}] of the "
+        "profile, if need be in a partition that allows more",
+    ),
+    FailureClass.NODE: Answer(
+        "leaves out the node",
+        5,
+        "lost tasks on one node after the other ({nodes} now): ask the staff of the cluster "
+        "whether its nodes and its file system are sound",
+    ),
+    FailureClass.PREEMPTED: Answer("tries again", None, ""),
+    FailureClass.LOST: Answer(
+        "tries again",
+        # As often as one unit is tried that kills its task: then it is left out, the others go on.
+        3,
+        "lost tasks that have not recorded why: look at their logs (`gradenc logs`)",
+    ),
+    FailureClass.CANCELLED: Answer(
+        "leaves them", 0, "has tasks that were cancelled (by {who}): decide whether they may run"
+    ),
+    FailureClass.DISK: Answer(
+        "leaves them", 0, "met a full disk or a used-up quota: make room (`gradenc du`)"
+    ),
+    FailureClass.ERROR: Answer(
+        "leaves them", 0, "failed with an error: see it in `gradenc status` and mend its cause"
+    ),
+    FailureClass.DRIFT: Answer(
+        "leaves them", 0, "was started by other code than submitted it: install the one you want"
+    ),
+    FailureClass.INPUT: Answer(
+        "leaves them", 0, "found an earlier stage unsealed: look at it with `gradenc verify`"
+    ),
+}
+
+GETS_ON = (FailureClass.TIMEOUT, FailureClass.LOST)
+"""Ends of which the task's next try may be spared: what it had done before is done."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one task of a submission, or one of its units, ended without a commit."""
+
+    failure: FailureClass
+    job: Job | None
+    units_done: int = 0
+    """Units that its task had committed."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A submission that has ended: what it asked for and what went wrong."""
+
+    asked: StageProfile
+    outcomes: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True)
+class Escalation:
+    """What the next submission of a stage asks for, and what only the user can decide."""
+
+    profile: StageProfile
+    ask: dict[FailureClass, str]
+    """A sentence for each class whose units wait for the user; all others are submitted."""
+
+
+def escalate(stage: str, history: Sequence[Ended], max_minutes: int | None = None) -> Escalation:
+    """Say how a stage goes on after its last submission left units uncommitted.
+
+    Parameters
+    ----------
+    stage : str
+    history : sequence of Ended
+        The stage's submissions of this round, oldest first, at least one.
+    max_minutes : int, optional
+        How long the partition lets a job run (min).
+    """
+    last = history[-1]
+    profile = last.asked
+    ask: dict[FailureClass, str] = {}
+    for failure in FailureClass:
+        outcomes = [outcome for outcome in last.outcomes if outcome.failure == failure]
+        if not outcomes:
+            continue
+        changed = None if _spent(failure, history) else _change(profile, outcomes, max_minutes)
+        if changed is None:
+            ask[failure] = _sentence(stage, last.asked, outcomes)
+        else:
+            profile = changed
+    return Escalation(profile, ask)
+
+
+def _spent(failure: FailureClass, history: Sequence[Ended]) -> bool:
+    """Say whether a class used up its budget.
+
+    In a row: a stage that needs many submissions loses a task now and then, and gets on.
+    """
+    times = ANSWERS[failure].times
+    ended_so = (
+        any(outcome.failure == failure and _counts(outcome) for outcome in ended.outcomes)
+        for ended in reversed(history)
+    )
+    return times is not None and sum(takewhile(bool, ended_so)) > times
+
+
+def _counts(outcome: Outcome) -> bool:
+    """Say whether it uses up the budget of its class: not where the task got on until then."""
+    return not (outcome.failure in GETS_ON and outcome.units_done)
+
+
+def _change(
+    profile: StageProfile, outcomes: Sequence[Outcome], max_minutes: int | None
+) -> StageProfile | None:
+    """Return what to ask for after these outcomes of one class, or None if it cannot be had."""
+    match outcomes[0].failure:
+        case FailureClass.HOST_MEMORY:
+            return _with_more_memory(profile, outcomes)
+        case FailureClass.TIMEOUT if any(map(_counts, outcomes)):
+            return _with_more_time(profile, max_minutes)
+        case FailureClass.NODE:
+            return _without_nodes(profile, outcomes)
+        case _:
+            return profile
+
+
+def _with_more_memory(profile: StageProfile, outcomes: Sequence[Outcome]) -> StageProfile | None:
+    asked, limit = _memory_gb(profile, outcomes), profile.max_memory_gb
+    if limit is None or asked >= limit:
+        return None
+    memory = min(round(RAISE * asked, 1), limit) if asked else limit
+    return profile.model_copy(update={"memory_gb": memory})
+
+
+def _memory_gb(profile: StageProfile, outcomes: Sequence[Outcome]) -> float:
+    """Return the memory asked for, or what SLURM gave unasked (GB of 2**30); 0 if unknown."""
+    given = max((o.job.requested_memory or 0 for o in outcomes if o.job), default=0)
+    return profile.memory_gb or given / 2**30
+
+
+def _with_more_time(profile: StageProfile, max_minutes: int | None) -> StageProfile | None:
+    minutes = math.ceil(RAISE * profile.timeout_minutes)
+    if max_minutes is not None:
+        minutes = min(minutes, max_minutes)
+    if minutes <= profile.timeout_minutes:
+        return None
+    return profile.model_copy(update={"timeout_minutes": minutes})
+
+
+def _without_nodes(profile: StageProfile, outcomes: Sequence[Outcome]) -> StageProfile:
+    """Leave out the nodes; of a job on several nobody says which, and SLURM knows a lost one."""
+    bad = {o.job.node for o in outcomes if o.job and re.fullmatch(r"[^,\[]+", o.job.node)}
+    exclude = ",".join(filter(None, (profile.exclude, *sorted(bad))))
+    return profile.model_copy(update={"exclude": exclude or None})
+
+
+def _sentence(stage: str, asked: StageProfile, outcomes: Sequence[Outcome]) -> str:
+    jobs = [outcome.job for outcome in outcomes if outcome.job]
+    told = ANSWERS[outcomes[0].failure].ask.format(
+        stage=stage,
+        memory=f"{_memory_gb(asked, outcomes):.4g} GB",
+        max_memory="not set" if asked.max_memory_gb is None else f"{asked.max_memory_gb:g}",
+        minutes=asked.timeout_minutes,
+        nodes=", ".join(sorted({job.node for job in jobs if job.node})) or "unknown",
+        who=", ".join(sorted({job.cancelled_by for job in jobs} - {""})) or "somebody",
+    )
+    return f"stage {stage} {told}, then `gradenc resume`"

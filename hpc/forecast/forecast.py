@@ -1,0 +1,110 @@
+"""What a study would run, before anything is submitted: units, bytes, files, jobs, expected time.
+
+Counts follow from the plan. Times are measured here (`hpc.forecast.timings`), taken from units that
+were committed in the study's store root (`hpc.forecast.records`), or assumed; every stage says which.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpc.config.profile import Profile, StageProfile
+from hpc.forecast.memory import check_memory
+from hpc.forecast.sizes import StudyShapes, shaped
+from hpc.forecast.workload import Tell, Work, workload
+from hpc.plan.stages import all_plans
+from hpc.plan.store_plan import StorePlan
+from hpc.study.checks import check_models, check_objectives, check_paths
+from hpc.study.resolve import resolve
+from hpc.study.resolved import Resolved, Subject
+from hpc.study.study import Study
+from jobs.spec import STAGES
+
+
+@dataclass(frozen=True)
+class StageForecast:
+    """What one stage would run."""
+
+    stage: str
+    stores: int
+    units: int
+    files: int
+    n_bytes: int
+    tasks: int
+    """Processes started here, or tasks of array jobs."""
+    array_jobs: int
+    """0 where tasks are processes of this machine."""
+    seconds: float
+    """Wall time, waiting in a queue not counted."""
+    gpu_hours: float
+    """GPU hours held."""
+    longest_s: float
+    """Of one task with its longest unit alone."""
+    basis: str
+    """Where `seconds`, and with it `gpu_hours`, is from; all else is counted."""
+
+
+def forecast(study: Study, profile: Profile, tell: Tell = lambda _: None) -> list[StageForecast]:
+    """Check the study as `submit` would, count what it would run, and predict how long it takes.
+
+    `tell` is called with what is being timed.
+    """
+    check_paths(study)
+    check_objectives(study)
+    check_models(study)
+    resolved, subjects = resolve(study)
+    return _forecast(study, profile, resolved, subjects, tell)
+
+
+def forecast_shapes(
+    study: Study, profile: Profile, shapes: StudyShapes, tell: Tell = lambda _: None
+) -> list[StageForecast]:
+    """Do so for stimuli and recordings of which only the sizes are known."""
+    with shaped(study, shapes) as (untrained, resolved, subjects):
+        return _forecast(untrained, profile, resolved, subjects, tell)
+
+
+def _forecast(
+    study: Study, profile: Profile, resolved: Resolved, subjects: Sequence[Subject], tell: Tell
+) -> list[StageForecast]:
+    plans = all_plans(study, resolved, subjects)
+    check_memory(study, resolved, plans, profile)
+    work = workload(study, resolved, plans, profile, tell)
+    return [_stage(stage, plans, work[stage], profile) for stage in STAGES]
+
+
+def _stage(stage: str, plans: Sequence[StorePlan], work: Work, profile: Profile) -> StageForecast:
+    chosen = [p.layout for p in plans if p.stage == stage]
+    how, on_slurm = profile.stage(stage), profile.scheduler == "slurm"
+    tasks = n_tasks(how, work.items, on_slurm)
+    at_once = min(tasks, how.slots)
+    processes = n_processes(stage, how)
+    per_process = work.seconds / min(at_once * processes, max(work.items, 1))
+    gpus = how.gpus_per_node * how.nodes
+    return StageForecast(
+        stage=stage,
+        stores=len(chosen),
+        units=sum(len(layout.units) for layout in chosen),
+        files=sum(layout.n_files for layout in chosen),
+        n_bytes=sum(layout.n_bytes for layout in chosen),
+        tasks=tasks,
+        array_jobs=int(on_slurm),
+        seconds=-(-tasks // at_once) * work.start_s + per_process,
+        gpu_hours=gpus * (tasks * work.start_s + at_once * per_process) / 3600,
+        longest_s=work.start_s + work.longest_s,
+        basis="; ".join(dict.fromkeys(work.basis)),
+    )
+
+
+def n_tasks(how: StageProfile, items: int, on_slurm: bool) -> int:
+    """Return the tasks that `hpc.run.submit` would cut items into."""
+    if not on_slurm:
+        return max(1, min(how.slots, items))
+    per_task = how.units_per_task or -(-items // how.slots)
+    return max(1, -(-items // max(1, per_task)))
+
+
+def n_processes(stage: str, how: StageProfile) -> int:
+    """Return how many processes of one task compute; of Dask's ranks two do not."""
+    if stage != "encode":
+        return how.ranks
+    return how.dask_workers if how.ranks == 1 else how.ranks - 2

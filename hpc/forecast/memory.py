@@ -1,0 +1,178 @@
+"""Whether one process of stage prepare, extract or encode can hold what it works on."""
+
+from collections.abc import Sequence
+from math import ceil
+
+import numpy as np
+
+from gradenc_core.arrays import device
+from gradenc_core.ridge.cost import FLOAT32, FLOAT64, Shapes, plan_solver
+from hpc.config.profile import Profile, process_memory
+from hpc.plan.prepare import has_components
+from hpc.plan.stages import encoding_spec, is_diagnostic, n_features, split_bands
+from hpc.plan.store_plan import StorePlan
+from hpc.study.resolved import Resolved, ResolvedModel
+from hpc.study.study import Study, StudyError
+from jobs.encode import fit_memory, ridge_options
+
+GB = 2**30
+"""What SLURM and the profiles call a GB (bytes)."""
+
+
+def check_memory(
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile
+) -> None:
+    """Refuse a study that a process of a stage cannot hold under a profile.
+
+    Raises
+    ------
+    StudyError
+        With what it needs, what there is, and the keys that change either.
+    """
+    for model in resolved.models:
+        _check_extraction(study, resolved, model, _most_stimuli(plans), profile)
+    limit = process_memory(profile.scheduler, profile.stage("encode"))
+    for plan in plans:
+        if plan.kind == "pca":
+            _check_components(study, resolved, plan, profile)
+        if plan.kind == "scores":
+            _check_ridge(study, resolved, plan, limit)
+
+
+def _check_extraction(
+    study: Study, resolved: Resolved, model: ResolvedModel, n_stimuli: int, profile: Profile
+) -> None:
+    how = profile.stage("extract")
+    on_gpu = how.gpus_per_node > 0 if profile.scheduler == "slurm" else device().type != "cpu"
+    needed = extraction_bytes(study, resolved, model, n_stimuli, how.micro_batch, on_gpu)
+    smaller = "or a smaller micro_batch, or give the study a smaller extraction.stimuli_per_shard"
+    _refuse(study, profile, "extract", f"model {model.name}", needed, smaller)
+
+
+def _check_components(study: Study, resolved: Resolved, plan: StorePlan, profile: Profile) -> None:
+    model = _model(resolved, plan)
+    n_stimuli = plan.layout.coords.sizes["stimulus"]
+    needed = FLOAT32 * model.n_parameters + components_bytes(n_stimuli, model.widths)
+    smaller = "or give the study tokens of fewer features, or projection_kind: random"
+    _refuse(study, profile, "prepare", plan.label, needed, smaller)
+
+
+def _refuse(
+    study: Study, profile: Profile, stage: str, what: str, needed: int, smaller: str
+) -> None:
+    """Refuse what needs more bytes than a process of a stage can be given."""
+    how, on_slurm = profile.stage(stage), profile.scheduler == "slurm"
+    # These start no Dask workers, and a task that is killed for memory is given more.
+    most = {"dask_workers": 1, "memory_gb": how.max_memory_gb or how.memory_gb}
+    limit = process_memory(profile.scheduler, how.model_copy(update=most))
+    if limit is None or needed <= limit:
+        return
+    least = ceil(10 * needed * how.ranks_per_node / GB) / 10
+    remedy = f"set its memory_gb to {least:g} or more" if on_slurm else "give it fewer slots"
+    raise StudyError(
+        f"{study._file}: stage {stage}: {what} needs at least {needed / GB:.2g} GB of memory in "
+        f"one process but has {limit / GB:.2g} GB; {remedy} in the profile {profile.name}, "
+        f"{smaller}"
+    )
+
+
+def components_bytes(n_stimuli: int, widths: Sequence[int]) -> int:
+    """Return what fitting principal components takes: all layers' rows, and one's in float64."""
+    return n_stimuli * (FLOAT32 * sum(widths) + FLOAT64 * max(widths))
+
+
+def extraction_bytes(
+    study: Study,
+    resolved: Resolved,
+    model: ResolvedModel,
+    n_stimuli: int,
+    micro_batch: int,
+    on_gpu: bool,
+) -> int:
+    """Return what extracting a shard takes at the least in one process's memory (not a GPU's).
+
+    That is, in the shard's last pass: the weights, the layers' whole outputs for a micro-batch and
+    every objective's gradients of them, and the features of all sources of the stimuli before it;
+    with `projection_kind: pca` the components of every source.
+    What the network itself keeps, and the libraries, come on top. On a GPU, weights pass through
+    the process's memory, and features are held there later.
+
+    Parameters
+    ----------
+    n_stimuli : int
+        Of the largest stimulus set.
+    """
+    weights = FLOAT32 * model.n_parameters
+    signals = FLOAT32 * micro_batch * sum(model.layer_values) * (1 + len(resolved.gradients))
+    rows = max(min(n_stimuli, study.extraction.stimuli_per_shard) - micro_batch, 0)
+    features = FLOAT32 * rows * sum(_width(study, model, s) for s in resolved.sources)
+    fitted = sum(has_components(study, source) for source in resolved.sources)
+    components = FLOAT32 * fitted * (study.projection or 0) * sum(model.widths)
+    if on_gpu:
+        return max(weights, components, features)
+    return weights + components + signals + features
+
+
+def _most_stimuli(plans: Sequence[StorePlan]) -> int:
+    return max(p.layout.coords.sizes["stimulus"] for p in plans if p.kind == "features")
+
+
+def _width(study: Study, model: ResolvedModel, source: str) -> int:
+    """Return the features of all layers together."""
+    widths = n_features(study, model, source)
+    return widths * len(model.layers) if isinstance(widths, int) else sum(widths)
+
+
+def _check_ridge(study: Study, resolved: Resolved, plan: StorePlan, limit: float | None) -> None:
+    shapes, banded = shapes_of(study, resolved, plan)
+    try:
+        plan_solver(shapes, ridge_options(encoding_spec(study)), banded, fit_memory(limit))
+    except ValueError as error:
+        raise StudyError(f"{study._file}: {plan.label}: {error}") from error
+
+
+def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes, bool]:
+    """Return what one unit of a scores store fits, and whether it has two bands."""
+    arrays = {array.name: array.shape for array in plan.layout.arrays}
+    model = _model(resolved, plan)
+    width, banded = _fitted_width(study, model, plan.attrs["bands"])
+    encoding, resampled = study.encoding, not is_diagnostic(plan.attrs["bands"])
+    source = split_bands(plan.attrs["bands"])[1] or "forward"
+    joint = banded and resampled
+    return (
+        Shapes(
+            n_stimuli=plan.layout.coords.sizes["stimulus"],
+            n_features=width,
+            n_targets=arrays["scores"][-1],
+            n_folds=encoding.folds,
+            n_summaries=arrays["bootstrap"][-1],
+            n_bootstraps=encoding.bootstrap * resampled,
+            n_permutations=encoding.permutations * resampled,
+            n_blocks=encoding.blocks,
+            n_in_memory=width - _widest(n_features(study, model, source)) if joint else 0,
+            n_projected=_widest(n_features(study, model, "forward")) if joint else 0,
+        ),
+        banded,
+    )
+
+
+def _model(resolved: Resolved, plan: StorePlan) -> ResolvedModel:
+    return next(m for m in resolved.models if m.name == plan.attrs["model"])
+
+
+def _fitted_width(study: Study, model: ResolvedModel, bands: str) -> tuple[int, bool]:
+    """Return the features of all bands together, of the widest layer, and whether they are two."""
+    forward, source = split_bands(bands)
+    if source is None:
+        return _widest(n_features(study, model, "forward")), False
+    own = _widest(n_features(study, model, source))
+    if not forward:
+        return own, False
+    every = n_features(study, model, "forward")
+    if is_diagnostic(bands):
+        return own + _widest(every), True
+    return own + min(study.encoding.forward_all, _width(study, model, "forward")), True
+
+
+def _widest(widths: int | list[int]) -> int:
+    return int(np.max(widths))

@@ -1,0 +1,126 @@
+"""Speed that earlier runs left in a store root: what attempts say of committed units."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pydantic import ValidationError
+
+from gradenc_core.ridge.cost import Shapes, plan_solver
+from jobs.encode import ridge_options
+from jobs.spec import SAME_LAYER, FeaturesSpec, ModelSpec, Reference, ScoresSpec, SignalSpec
+from storage_schemas.protocol.attempts import latest_attempts
+from storage_schemas.protocol.store import Store
+
+Key = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Record:
+    """Median over units: seconds per image, or seconds per operation."""
+
+    seconds: float
+    units: int
+
+
+def pass_key(model: ModelSpec, signal: SignalSpec, sources: Iterable[str]) -> Key:
+    """Return what passes that cost the same are known by: weights and scale do not matter."""
+    size = model.preprocessing.image_size
+    how = signal.model_copy(update={"gradient_scale": None, "seed": 0})
+    return model.library, model.architecture, size, how, *sorted(sources)
+
+
+def fit_key(banded: bool, diagnostic: bool) -> Key:
+    """Return what fits of the same rate are known by."""
+    return banded, diagnostic
+
+
+def extract_records(root: Path, on_gpu: bool) -> dict[Key, Record]:
+    """Return the seconds per image of one process; all sources of a shard share a pass."""
+    shards: dict[Any, dict[str, tuple[float, int]]] = {}
+    for store in _stores(root, "extract", "features"):
+        try:
+            spec = FeaturesSpec.model_validate(store.spec)
+        except ValidationError:  # an earlier version's
+            continue
+        signal = spec.signal.model_copy(update={"gradient_scale": None})
+        for index, seconds in _seconds(store, on_gpu):
+            key = store.units[index].key
+            shard = spec.model, signal, spec.stimuli, spec.stimuli_per_shard, index
+            n_images = key["stop"] - key["start"]
+            shards.setdefault(shard, {})[spec.source] = seconds, n_images
+    found: dict[Key, list[float]] = {}
+    for (model, signal, *_), sources in shards.items():
+        seconds, n_images = max(sources.values())
+        found.setdefault(pass_key(model, signal, sources), []).append(seconds / n_images)
+    return _medians(found)
+
+
+def encode_records(root: Path) -> dict[Key, Record]:
+    """Return the seconds per operation of one process."""
+    found: dict[Key, list[float]] = {}
+    for store in _stores(root, "encode", "scores"):
+        try:
+            spec = ScoresSpec.model_validate(store.spec)
+        except ValidationError:  # an earlier version's
+            continue
+        banded = spec.forward is not None and spec.gradient is not None
+        shapes = _shapes(store, spec, root)
+        if shapes is not None:
+            operations = plan_solver(shapes, ridge_options(spec.encoding), banded).operations
+            key = fit_key(banded, spec.bands.startswith(SAME_LAYER))
+            rates = found.setdefault(key, [])
+            rates.extend(seconds / operations for _, seconds in _seconds(store, on_gpu=False))
+    return _medians(found)
+
+
+def _shapes(store: Store, spec: ScoresSpec, root: Path) -> Shapes | None:
+    """Return what a unit of a scores store fitted; None where its features are gone."""
+    try:
+        forward, gradient = _widths(spec.forward, root), _widths(spec.gradient, root)
+    except FileNotFoundError:
+        return None
+    encoding = spec.encoding
+    joint = bool(gradient and forward) and not spec.bands.startswith(SAME_LAYER)
+    first = min(sum(forward), encoding.forward_all) if joint else max(forward, default=0)
+    return Shapes(
+        n_stimuli=store.dataset().sizes["stimulus"],
+        n_features=first + max(gradient, default=0),
+        n_targets=store.arrays["scores"].shape[-1],
+        n_folds=encoding.folds,
+        n_summaries=store.arrays["bootstrap"].shape[-1],
+        n_bootstraps=encoding.bootstrap,
+        n_permutations=encoding.permutations,
+        n_blocks=encoding.blocks,
+    )
+
+
+def _widths(reference: Reference | None, root: Path) -> list[int]:
+    """Return the features of every layer of a store, none without a store."""
+    if reference is None:
+        return []
+    store = Store.find(root, reference.stage, reference.identity)
+    if (array := store.arrays.get("features")) is not None:
+        return [array.shape[-1]] * array.shape[0]
+    return [array.shape[-1] for array in store.arrays.values()]
+
+
+def _stores(root: Path, stage: str, kind: str) -> Iterator[Store]:
+    """Yield the sealed stores of a kind below a root."""
+    for path in sorted((root / stage).glob("*/plan.json")):
+        store = Store.open(path.parent)
+        if store.kind == kind and store.sealed():
+            yield store
+
+
+def _seconds(store: Store, on_gpu: bool) -> Iterator[tuple[int, float]]:
+    for index, attempt in latest_attempts(store).items():
+        used = attempt["used"]
+        if attempt["outcome"] == "committed" and used and bool(used["gpu"]) == on_gpu:
+            yield index, float(used["seconds"])
+
+
+def _medians(found: dict[Key, list[float]]) -> dict[Key, Record]:
+    return {key: Record(median(times), len(times)) for key, times in found.items() if times}

@@ -1,0 +1,188 @@
+"""Studies that are planned before there are any data: their recordings' sizes alone.
+
+A file of shapes stands in for a study's folders of stimuli and recordings; models and options are
+the study's own. What it describes is planned by the same functions as a real study.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray as xr
+from PIL import Image
+from pydantic import Field, ValidationError, model_validator
+
+from gradenc_core.recordings.repeats import ResponseDescription
+from gradenc_core.stimuli.generated import dead_leaves
+from hpc.config.fields import Count, Positive, Real, Section
+from hpc.config.overrides import read_yaml, refusals
+from hpc.forecast.timings import MICRO_BATCH
+from hpc.study.resolve import resolve_bank, resolve_model, resolve_sources
+from hpc.study.resolved import Resolved, Subject
+from hpc.study.study import Study, StudyError
+from storage_schemas.identity import digest
+
+REPEATS = 3.0
+UNTRAINED = {"weights": "untrained", "checkpoint": None}
+
+
+class Recordings(Section):
+    """Subjects who were recorded in one modality."""
+
+    modality: Literal["fmri", "meg"]
+    """fmri or meg"""
+    subjects: Count = 1
+    """how many subjects"""
+    stimuli: Count
+    """distinct stimuli that each saw"""
+    shared: int = Field(default=0, ge=0, strict=True)
+    """how many of these all subjects saw; equal to stimuli: one factorisation serves all"""
+    voxels: Count | None = None
+    """fmri: voxels of each subject"""
+    regions: Count = 8
+    """fmri: regions, in each hemisphere"""
+    sensors: Count | None = None
+    """meg: sensors"""
+    sampling_hz: Positive = 200.0
+    """meg: samples per s"""
+    tmin: Real = -0.1
+    """meg: first sample (s)"""
+    tmax: Real = 1.3
+    """meg: last sample (s)"""
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Recordings":
+        size = "voxels" if self.modality == "fmri" else "sensors"
+        if getattr(self, size) is None:
+            raise ValueError(f"{size}, which {self.modality} needs")
+        if self.shared > self.stimuli:
+            raise ValueError(f"shared of at most stimuli ({self.stimuli})")
+        return self
+
+    def coords(self, seed_region: str) -> xr.Dataset:
+        """Return coordinates as a reader would, places at 0."""
+        return self._voxels(seed_region) if self.modality == "fmri" else self._sensors()
+
+    def _voxels(self, seed_region: str) -> xr.Dataset:
+        n = self.voxels or 0
+        side = np.arange(n) % 2
+        region = (np.arange(n) // 2) % self.regions
+        others = (f"region-{i}" for i in range(1, self.regions))
+        names = np.array([seed_region, *others], dtype=object)
+        coords: dict[str, Any] = {
+            "roi": ("voxel", names[region]),
+            "hemisphere": ("voxel", np.array(["L", "R"], dtype=object)[side]),
+            **{axis: ("voxel", np.zeros(n), {"units": "mm"}) for axis in "xyz"},
+            **{axis: ("voxel", np.zeros(n, dtype="int64")) for axis in "ijk"},
+        }
+        return xr.Dataset(coords=coords, attrs={"volume_shape": [1, 1, n], "affine": [0.0] * 16})
+
+    def _sensors(self) -> xr.Dataset:
+        n = self.sensors or 0
+        n_times = round((self.tmax - self.tmin) * self.sampling_hz) + 1
+        times = self.tmin + np.arange(n_times) / self.sampling_hz
+        coords: dict[str, Any] = {
+            "sensor": ("sensor", np.array([f"MEG{i:04d}" for i in range(n)], dtype=object)),
+            **{f"sensor_{axis}": ("sensor", np.zeros(n), {"units": "m"}) for axis in "xyz"},
+            "sensor_type": ("sensor", np.array(["mag"] * n, dtype=object)),
+            "sensor_loc": (("sensor", "loc"), np.zeros((n, 12))),
+            "time": ("time", times, {"units": "s"}),
+        }
+        return xr.Dataset(coords=coords)
+
+
+class StudyShapes(Section):
+    """What a study will be run on."""
+
+    responses: tuple[Recordings, ...] = Field(min_length=1)
+    """a list of recordings, each with modality, subjects, stimuli and sizes"""
+    image_size: Count = 425
+    """side of the stimuli, which are JPEGs (pixels)"""
+
+
+def load_shapes(path: Path) -> StudyShapes:
+    """Read and validate a file of shapes.
+
+    Raises
+    ------
+    StudyError
+        With a line for every problem: file, key, value, what is accepted.
+    """
+    try:
+        data = read_yaml(path)
+        return StudyShapes.model_validate(data)
+    except ValidationError as error:
+        raise StudyError("\n".join(refusals(error, StudyShapes, data, str(path)))) from error
+    except ValueError as error:
+        raise StudyError(str(error)) from error
+
+
+@contextmanager
+def shaped(study: Study, shapes: StudyShapes) -> Iterator[tuple[Study, Resolved, list[Subject]]]:
+    """Yield what `hpc.study.resolve.resolve` would, from shapes: models are built without weights.
+
+    The first stimuli are generated images in a temporary folder, for as long as the context lasts.
+    """
+    models = tuple(m.model_copy(update=UNTRAINED) for m in study.models)
+    study = study.model_copy(update={"models": models, "bank": None, "labels": None})
+    seed_region = study.comparisons.seed_region
+    subjects = [
+        Subject(
+            reader={"fmri": "bids", "meg": "epochs"}[recordings.modality],
+            options={},
+            folder=Path("planned"),
+            description=_description(i, s, recordings, seed_region),
+        )
+        for i, recordings in enumerate(shapes.responses)
+        for s in range(recordings.subjects)
+    ]
+    ids = tuple(dict.fromkeys(name for s in subjects for name in s.description.stimuli))
+    bank, class_images = resolve_bank(study)
+    with torch.device("meta"):
+        resolved_models = tuple(resolve_model(study, model) for model in models)
+    with TemporaryDirectory() as folder:
+        digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ids}
+        for name in ids[:MICRO_BATCH]:
+            digests[name] = _write_image(Path(folder) / name, shapes.image_size)
+        yield (
+            study,
+            Resolved(
+                study=study.model_dump(mode="json"),
+                stimuli=folder,
+                stimulus_ids=ids,
+                stimulus_digests=tuple(digests.values()),
+                models=resolved_models,
+                gradients=resolve_sources(study),
+                bank=bank,
+                class_images=class_images,
+            ),
+            subjects,
+        )
+
+
+def _write_image(path: Path, size: int) -> str:
+    path.parent.mkdir(exist_ok=True)
+    rng = np.random.default_rng(int(path.stem))
+    Image.fromarray(dead_leaves(rng, size)).save(path, "JPEG", quality=95)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _description(
+    number: int, subject: int, recordings: Recordings, seed_region: str
+) -> ResponseDescription:
+    first = subject * (recordings.stimuli - recordings.shared)
+    rows = range(recordings.stimuli)
+    moved = [row if row < recordings.shared else row + first for row in rows]
+    return ResponseDescription(
+        subject=f"{recordings.modality}-{number}-{subject}",
+        modality=recordings.modality,
+        stimuli=tuple(f"{number}/{row:06d}" for row in moved),
+        n_repeats=np.full(recordings.stimuli, REPEATS),
+        coords=recordings.coords(seed_region),
+        files={"planned": digest(recordings.model_dump(mode="json"))},
+    )

@@ -1,0 +1,271 @@
+"""How long the processes of each stage compute: measured here, from records, or assumed."""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+
+from gradenc_core.arrays import device
+from gradenc_core.ridge.cost import Part, Shapes, plan_solver
+from gradenc_core.signals.stability import PERTURBATIONS
+from hpc.config.profile import Profile, StageProfile
+from hpc.forecast.memory import shapes_of
+from hpc.forecast.records import Key, Record, encode_records, extract_records, fit_key, pass_key
+from hpc.forecast.timings import (
+    ExtractSpeed,
+    time_cluster,
+    time_commit,
+    time_extract,
+    time_fit,
+    time_start,
+)
+from hpc.plan import stages as plan
+from hpc.plan.store_plan import StorePlan
+from hpc.study.resolved import Resolved, ResolvedModel, signal_spec
+from hpc.study.study import Study
+from jobs.encode import ridge_options
+
+GPU_FLOPS = 1e13
+"""Assumed of a GPU where there is none: half of what an A100 is sold for in float32 (1/s)."""
+UNIT_S = 1.0
+"""Assumed of a unit of the stages that are short, its passes not counted."""
+
+MEASURED = "measured here"
+RECORDS = "from records of {} units"
+ASSUMED = "assumed"
+PARTS = {
+    "fit": "scores",
+    "bootstrap": "encoding.bootstrap",
+    "permutations": "encoding.permutations",
+    "commit": "writing",
+    "collinearity": "collinearity",
+}
+"""Parts of stage encode, by a study's keys where there are any."""
+GPU_ASSUMED = f"assumed: a GPU of {GPU_FLOPS:.0e} operations/s; decoding measured here"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the processes of a stage have to do."""
+
+    items: int
+    seconds: float
+    """Of one process for all items together."""
+    start_s: float
+    """Of a process before its first item."""
+    basis: tuple[str, ...]
+    """Where the seconds are from."""
+    longest_s: float = UNIT_S
+    """Of the longest item."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """Passes of one model with all its sources, by one process; seconds."""
+
+    image_s: float
+    commit_s: float
+    """Of a shard, where an image's time does not hold it."""
+    load_s: float
+    basis: str
+
+
+Tell = Callable[[str], None]
+"""Shows what is being timed."""
+
+
+def workload(
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile, tell: Tell
+) -> dict[str, Work]:
+    """Return the work of every stage."""
+    how = profile.stage("extract")
+    tell("timing the start of processes")
+    start_s = time_start(model.spec.library for model in resolved.models)
+    passes = {}
+    for model in resolved.models:
+        tell(f"timing model {model.name}")
+        passes[model.name] = _time_pass(study, resolved, model, plans, how)
+    tell("timing the ridge")
+    return {
+        "prepare": _prepare(resolved, plans, passes, start_s),
+        "ingest": _short(plans, "ingest", start_s),
+        "extract": _extract(resolved, plans, passes, how, start_s),
+        "encode": _encode(study, resolved, plans, profile.stage("encode")),
+        "compare": _short(plans, "compare", start_s),
+    }
+
+
+def _units(plans: Sequence[StorePlan], stage: str) -> int:
+    return sum(len(p.layout.units) for p in plans if p.stage == stage)
+
+
+def _short(plans: Sequence[StorePlan], stage: str, start_s: float) -> Work:
+    units = _units(plans, stage)
+    return Work(units, units * UNIT_S, start_s, (ASSUMED,))
+
+
+def _prepare(
+    resolved: Resolved, plans: Sequence[StorePlan], passes: dict[str, Pass], start_s: float
+) -> Work:
+    """Count a forward pass of the bank, and what classes and components pass.
+
+    Classes take four passes of one gradient, components a pass of their stimuli.
+    """
+    gradients = resolved.gradients.values()
+    bank = resolved.bank.n_images * any(source.needs_bank for source in gradients)
+    classes = 4 * len(gradients) * resolved.class_images.n_images
+    # A pass of all sources goes forward once and back for every gradient.
+    components = sum(p.layout.coords.sizes["stimulus"] for p in plans if p.kind == "pca")
+    images = (bank + classes + 2 * components / len(passes)) / (1 + len(gradients))
+    short = _short(plans, "prepare", start_s)
+    seconds = short.seconds + sum(p.load_s + images * p.image_s for p in passes.values())
+    return Work(short.items, seconds, start_s, short.basis)
+
+
+def _time_pass(
+    study: Study,
+    resolved: Resolved,
+    model: ResolvedModel,
+    plans: Sequence[StorePlan],
+    how: StageProfile,
+) -> Pass:
+    """Look the model up in records, else time it."""
+    root, on_gpu = _root(study), how.gpus_per_node > 0
+    records = extract_records(root, on_gpu or _gpu_is_here()) if root else {}
+    signal = signal_spec(study, model, "forward")
+    record = records.get(pass_key(model.spec, signal, resolved.sources))
+    if record is not None:
+        return Pass(record.seconds, 0.0, 0.0, RECORDS.format(record.units))
+    features = _features(plans, model.name)[: len(resolved.sources)]
+    speed = time_extract(study, resolved, model, features, how)
+    image_s, basis = image_seconds(speed, on_gpu and not _gpu_is_here())
+    return Pass(image_s, speed.commit_s, speed.load_s, basis)
+
+
+def image_seconds(speed: ExtractSpeed, on_assumed_gpu: bool) -> tuple[float, str]:
+    """Return the seconds of an image and where they are from."""
+    if not on_assumed_gpu:
+        return speed.image_s, MEASURED
+    return max(speed.decode_s, speed.flops / GPU_FLOPS), GPU_ASSUMED
+
+
+def _gpu_is_here() -> bool:
+    return device().type != "cpu"
+
+
+def _root(study: Study) -> Path | None:
+    return study.folder / study.store_root if study.store_root else None
+
+
+def _features(plans: Sequence[StorePlan], model: str) -> list[StorePlan]:
+    return [p for p in plans if p.kind == "features" and p.attrs["model"] == model]
+
+
+def _extract(
+    resolved: Resolved,
+    plans: Sequence[StorePlan],
+    passes: dict[str, Pass],
+    how: StageProfile,
+    start_s: float,
+) -> Work:
+    """Count the shards and each model's stability, whose sources share their passes."""
+    items, seconds, longest = len(passes), 0.0, 0.0
+    for name, timed in passes.items():
+        sets = _features(plans, name)[:: len(resolved.sources)]
+        sizes = [size for p in sets for size in _padded(p, how.micro_batch)]
+        images = sum(sizes) + stability_images(resolved)
+        items += len(sizes)
+        seconds += images * timed.image_s + len(sizes) * timed.commit_s
+        largest = max(*sizes, stability_images(resolved))
+        longest = max(longest, largest * timed.image_s + timed.commit_s)
+    load_s = sum(timed.load_s for timed in passes.values())
+    basis = tuple(timed.basis for timed in passes.values())
+    return Work(items, seconds, start_s + load_s, basis, longest)
+
+
+def _padded(planned: StorePlan, micro_batch: int) -> Iterator[int]:
+    """Yield the images of every shard, whose last micro-batch is padded."""
+    for unit in planned.layout.units:
+        yield -(-(unit.key["stop"] - unit.key["start"]) // micro_batch) * micro_batch
+
+
+def stability_images(resolved: Resolved) -> int:
+    """Return the images that pass for stability: as they are, and with each perturbation."""
+    return resolved.class_images.n_images * (1 + len(PERTURBATIONS))
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A scores store and what each of its units fits."""
+
+    plan: StorePlan
+    shapes: Shapes
+    banded: bool
+    parts: Mapping[Part, float]
+
+
+def _encode(
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], how: StageProfile
+) -> Work:
+    """Add up the parts of all units, at the rates of their kinds of bands."""
+    root = _root(study)
+    records = encode_records(root) if root else {}
+    kinds: dict[Key, list[Fit]] = {}
+    for fit in _fits(study, resolved, plans):
+        diagnostic = plan.is_diagnostic(fit.plan.attrs["bands"])
+        kinds.setdefault(fit_key(fit.banded, diagnostic), []).append(fit)
+    seconds: defaultdict[str, float] = defaultdict(float)
+    longest, least, basis = 0.0, inf, []
+    for key, fits in kinds.items():
+        rates, commit_s, said = _rates(study, fits, records.get(key))
+        basis.append(said)
+        least = min(least, rates["fit"])
+        for fit in fits:
+            unit = {part: n * rates[part] for part, n in fit.parts.items()} | {"commit": commit_s}
+            longest = max(longest, sum(unit.values()))
+            for part, own in unit.items():
+                seconds[part] += own * len(fit.plan.layout.units)
+    collinearity = [p for p in plans if p.kind == "collinearity"]
+    operations = sum(_collinearity_operations(study, resolved, p) for p in collinearity)
+    seconds["collinearity"] = least * operations
+    items = sum(len(p.layout.units) for p in plans if p.stage == "encode")
+    # As many workers as this machine has processors for start at once.
+    workers = min(how.dask_workers, os.cpu_count() or 1, items)
+    basis.append(_largest_part(seconds))
+    return Work(items, sum(seconds.values()), time_cluster(workers), tuple(basis), longest)
+
+
+def _rates(
+    study: Study, fits: Sequence[Fit], record: Record | None
+) -> tuple[Mapping[Part, float], float, str]:
+    """Return seconds per operation of every part, seconds of a commit, and where they are from."""
+    largest = max(fits, key=lambda fit: sum(fit.parts.values()))
+    if record is not None:
+        return dict.fromkeys(largest.parts, record.seconds), 0.0, RECORDS.format(record.units)
+    options = ridge_options(plan.encoding_spec(study))
+    rates = time_fit(largest.shapes, options, largest.banded)
+    return rates, time_commit(largest.plan), MEASURED
+
+
+def _largest_part(seconds: Mapping[str, float]) -> str:
+    """Say what takes most of the time, which a user may want to do with less of."""
+    part = max(seconds, key=lambda part: seconds[part])
+    return f"{seconds[part] / sum(seconds.values()):.0%} for {PARTS[part]}"
+
+
+def _fits(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Iterator[Fit]:
+    options = ridge_options(plan.encoding_spec(study))
+    for p in plans:
+        if p.kind == "scores":
+            shapes, banded = shapes_of(study, resolved, p)
+            yield Fit(p, shapes, banded, plan_solver(shapes, options, banded).parts)
+
+
+def _collinearity_operations(study: Study, resolved: Resolved, planned: StorePlan) -> float:
+    """Return the operations of the products of all pairs of layers."""
+    model = next(m for m in resolved.models if m.name == planned.attrs["model"])
+    widths = plan.n_features(study, model, planned.attrs["source"])
+    total = widths * len(model.layers) if isinstance(widths, int) else sum(widths)
+    return float(len(resolved.stimulus_ids)) * total**2

@@ -1,0 +1,245 @@
+"""What the tasks of a run used of what they asked for, and what to ask for instead.
+
+SLURM's facts about tasks come from the submissions' outcomes, the rest from the attempts at units.
+Nobody knows everything: accounting may be off, and tasks of this machine ask for nothing. What is
+not known is None.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hpc.config.profile import StageProfile
+from hpc.faults.triage import FailureClass
+from hpc.run.folder import RunFolder
+from hpc.run.submissions import Submission, submissions
+from storage_schemas.protocol.attempts import latest_attempts
+from storage_schemas.protocol.store import Store
+
+GB = 2**30
+"""What SLURM and the profiles call a GB (bytes)."""
+SPARE = 1.3
+"""Suggested are memory and time of the largest task, times this."""
+WORTH = 0.75
+"""Less is suggested only where it is below this share of what is asked for."""
+MIN_GB = 1
+MIN_MINUTES = 10
+
+
+@dataclass(frozen=True)
+class StageUse:
+    """What the tasks of one stage used."""
+
+    stage: str
+    tasks: int
+    cpu_share: float | None
+    """Processor time used, of that held."""
+    memory: int | None
+    """Most memory of a node in use (bytes)."""
+    memory_asked: int | None
+    """Most memory of a node that was asked for (bytes)."""
+    longest_s: float | None
+    """The longest task."""
+    limit_s: float | None
+    """Its time limit."""
+    gpu_hours: float | None
+    """GPU hours held."""
+    unit_share: float | None
+    """Time inside units that were committed, of the time of all processes of the tasks."""
+    suggestions: tuple[str, ...]
+    """Lines for the stage's section of the profile (TOML)."""
+
+
+def efficiency(run: RunFolder) -> list[StageUse]:
+    """Return the use of every stage that was submitted."""
+    all_ = submissions(run)
+    profile = run.profile()
+    found = []
+    for stage in dict.fromkeys(submission.stage for submission in all_):
+        own = [submission for submission in all_ if submission.stage == stage]
+        found.append(_stage_use(run, stage, own, profile.stage(stage)))
+    return found
+
+
+def _stage_use(
+    run: RunFolder, stage: str, own: Sequence[Submission], profile: StageProfile
+) -> StageUse:
+    tasks = [task for s in own for task in _tasks(s)]
+    attempts = _attempts(run.stores(stage))
+    longest = max((t for t in tasks if t.get("elapsed_s")), key=_elapsed, default=None)
+    use = StageUse(
+        stage=stage,
+        tasks=len(tasks),
+        cpu_share=_share(_cpu_seconds(tasks)),
+        memory=_largest([*_of_tasks(own), *_of_attempts(own, attempts)]),
+        memory_asked=_largest(task.get("requested_memory") for task in tasks),
+        longest_s=_elapsed(longest) if longest else None,
+        limit_s=longest["limit_s"] if longest else None,
+        gpu_hours=_gpu_hours(tasks),
+        unit_share=_share(_unit_seconds(own, attempts)),
+        suggestions=(),
+    )
+    return _with_suggestions(use, own, tasks, profile)
+
+
+def _tasks(submission: Submission) -> list[dict[str, Any]]:
+    return list((submission.outcome or {"tasks": ()})["tasks"])
+
+
+def _elapsed(task: dict[str, Any]) -> float:
+    return float(task["elapsed_s"])
+
+
+Attempts = dict[tuple[str, int], dict[str, Any]]
+"""(Store below the root, unit index) -> newest attempt."""
+
+
+def _attempts(stores: Iterable[Store]) -> Attempts:
+    return {
+        (store.reference, index): attempt
+        for store in stores
+        for index, attempt in latest_attempts(store).items()
+    }
+
+
+def _share(pairs: Iterable[tuple[float, float]]) -> float | None:
+    """Return the sum of the first numbers over that of the second, or None without any."""
+    used, held = 0.0, 0.0
+    for one, other in pairs:
+        used, held = used + one, held + other
+    return used / held if held else None
+
+
+def _largest(values: Iterable[int | None]) -> int | None:
+    return max((value for value in values if value is not None), default=None)
+
+
+def _cpu_seconds(tasks: Iterable[dict[str, Any]]) -> Iterator[tuple[float, float]]:
+    for task in tasks:
+        if task.get("cpu_s") is not None:
+            yield task["cpu_s"], task["elapsed_s"] * task["cpus"]
+
+
+def _of_tasks(own: Iterable[Submission]) -> Iterator[int | None]:
+    """Yield the memory of a node, as SLURM saw the largest of the processes on it."""
+    for submission in own:
+        for task in _tasks(submission):
+            rss = task.get("max_rss")
+            yield rss and rss * submission.frozen["asked"]["ranks_per_node"]
+
+
+def _of_attempts(own: Iterable[Submission], attempts: Attempts) -> Iterator[int | None]:
+    """Yield the memory of a node, as its processes saw themselves: all like the largest."""
+    for submission in own:
+        processes = _processes(submission)
+        for unit in submission.units():
+            rss = attempts.get(unit, {"used": {}})["used"].get("max_rss")
+            yield rss and rss * processes
+
+
+def _processes(submission: Submission) -> int:
+    """Return how many processes make units on each node of a task."""
+    asked = submission.frozen["asked"]
+    ranks = int(asked["ranks_per_node"])
+    one_rank = ranks * asked["nodes"] == 1
+    return (
+        int(asked["dask_workers"]) if submission.frozen["engine"] == "dask" and one_rank else ranks
+    )
+
+
+def _gpu_hours(tasks: Sequence[dict[str, Any]]) -> float | None:
+    held = [task["gpus"] * task["elapsed_s"] for task in tasks if task.get("elapsed_s")]
+    return sum(held) / 3600 if held else None
+
+
+def _unit_seconds(own: Iterable[Submission], attempts: Attempts) -> Iterator[tuple[float, float]]:
+    """Yield, for every task, the time its processes were inside units and their time in all.
+
+    SLURM's time is that since the task's last start, so only attempts since then count.
+    """
+    for submission in own:
+        slices = submission.frozen["slices"]
+        processes = submission.frozen["asked"]["nodes"] * _processes(submission)
+        for task in _tasks(submission):
+            if not task.get("elapsed_s"):
+                continue
+            restarts = task.get("restarts")
+            name = f"{task['job_id']} restart {restarts}" if restarts else task["job_id"]
+            items = slices[task["task"]]
+            yield sum(_item_seconds(i, name, attempts) for i in items), processes * _elapsed(task)
+
+
+def _item_seconds(item: Sequence[Sequence[Any]], job: str, attempts: Attempts) -> float:
+    """Return how long the job computed an item; its units are made in one pass, side by side."""
+    made = [attempts.get((store, index)) for store, index in item]
+    return max(
+        (a["used"].get("seconds", 0.0) for a in made if a and _committed_by(a, job)), default=0.0
+    )
+
+
+def _committed_by(attempt: dict[str, Any], job: str) -> bool:
+    return bool(attempt["outcome"] == "committed" and attempt["job"] == job)
+
+
+def _with_suggestions(
+    use: StageUse,
+    own: Sequence[Submission],
+    tasks: Sequence[dict[str, Any]],
+    profile: StageProfile,
+) -> StageUse:
+    raised = own[-1].frozen["asked"]
+    failures = {task["failure"] for task in tasks}
+    lines = (
+        _memory(use, profile, raised["memory_gb"], FailureClass.HOST_MEMORY in failures),
+        _minutes(use, profile, raised["timeout_minutes"], FailureClass.TIMEOUT in failures),
+        _processors(use, profile),
+    )
+    found = tuple(line for line in lines if line)
+    return StageUse(**{**vars(use), "suggestions": found})
+
+
+def _memory(use: StageUse, profile: StageProfile, raised: float | None, killed: bool) -> str | None:
+    if killed:
+        # A killed task shows what it had, not what it needs: what the last ones asked for is tried.
+        if raised is None or raised == profile.memory_gb:
+            return None
+        return f"memory_gb = {raised:g}  # asked for {profile.memory_gb}, tasks were killed for it"
+    if use.memory is None or use.memory_asked is None:
+        return None
+    asked = use.memory_asked / GB
+    wanted = max(MIN_GB, math.ceil(use.memory / GB * SPARE))
+    if wanted > WORTH * asked:
+        return None
+    return f"memory_gb = {wanted}  # asked for {asked:.3g}, at most {use.memory / GB:.2g} used"
+
+
+def _minutes(use: StageUse, profile: StageProfile, raised: int, ended: bool) -> str | None:
+    if ended:
+        if raised == profile.timeout_minutes:
+            return None
+        return (
+            f"timeout_minutes = {raised}  # asked for {profile.timeout_minutes}, tasks were ended "
+            "by it"
+        )
+    if use.longest_s is None or use.limit_s is None:
+        return None
+    wanted = max(MIN_MINUTES, 5 * math.ceil(use.longest_s / 60 * SPARE / 5))
+    if wanted > WORTH * use.limit_s / 60:
+        return None
+    return (
+        f"timeout_minutes = {wanted}  # asked for {use.limit_s / 60:.0f}, the longest task took "
+        f"{use.longest_s / 60:.1f}: shorter jobs start sooner"
+    )
+
+
+def _processors(use: StageUse, profile: StageProfile) -> str | None:
+    """Suggest fewer processors: those of a process, or its Dask workers, whichever are more."""
+    cpus = max(profile.threads, profile.dask_workers)
+    if use.cpu_share is None or cpus == 1:
+        return None
+    wanted = max(1, math.ceil(cpus * use.cpu_share))
+    if wanted > WORTH * cpus:
+        return None
+    key = "threads" if profile.threads >= profile.dask_workers else "dask_workers"
+    return f"{key} = {wanted}  # asked for {cpus} CPUs a process, {cpus * use.cpu_share:.1f} used"

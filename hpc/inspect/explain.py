@@ -1,0 +1,190 @@
+"""Why a unit will or will not run, and why two stores have different identities."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from hpc.run.folder import RunFolder
+from hpc.run.state import UnitState, run_state, stage_state
+from hpc.run.submissions import given_up, unsettled
+from jobs.spec import STAGES
+from storage_schemas.protocol.attempts import attempts_of, is_alive
+from storage_schemas.protocol.commit import problems
+from storage_schemas.protocol.store import Store, Unit
+
+ABSENT = "(absent)"
+
+
+def find_unit(run: RunFolder, unit_id: str) -> tuple[Store, Unit]:
+    """Return the unit with an id such as ``3fa9c1d2e4b5-00003``.
+
+    Raises
+    ------
+    ValueError
+        If the run has none.
+    """
+    prefix, _, number = unit_id.rpartition("-")
+    for stage in STAGES:
+        for store in run.stores(stage):
+            inside = number.isdigit() and int(number) < len(store.units)
+            if prefix == store.identity[:12] and inside:
+                return store, store.units[int(number)]
+    raise ValueError(
+        f"run {run.path} has no unit {unit_id!r}; `gradenc why {run.path}` lists those to do"
+    )
+
+
+def missing(run: RunFolder) -> Iterator[tuple[Store, Unit, str]]:
+    """Yield every unit that is not committed, with what happens next to it."""
+    for stage, state in run_state(run).items():
+        for unit in state.units:
+            if unit.status != "committed":
+                yield unit.store, unit.store.units[unit.index], _next_step(run, stage, unit)
+
+
+def why(run: RunFolder, store: Store, unit: Unit) -> Iterator[str]:
+    """Yield sentences that say what the unit is, what was found, and what happens next."""
+    stage = store.path.parent.name
+    yield f"{store.unit_id(unit)} is {unit.label} of {store.reference} (stage {stage})"
+    found = problems(store, unit, deep=True)
+    if not found:
+        yield "it will not run: it is committed, and its files are what its record says"
+        if store.sealed() is None:
+            yield "its store is not sealed yet: other units are missing"
+        return
+    yield from found
+    for attempt in attempts_of(store, unit.index):
+        alive = ", alive" if is_alive(attempt) else ""
+        yield (
+            f"attempt {attempt['n']} by {attempt['job']} on {attempt['host']} at "
+            f"{attempt['started']}: {attempt['outcome']}{alive}"
+            + (f": {attempt['error']}" if attempt["error"] else "")
+        )
+    state = stage_state(run, stage, [store]).units[unit.index]
+    yield _next_step(run, stage, state)
+
+
+def outdated(run: RunFolder, stores: Iterable[Store]) -> Iterator[str]:
+    """Yield which stores were made from bytes that are no more.
+
+    A unit that is repaired with another micro-batch or on another device may differ in its last
+    bits. Then its store gets another seal, and what was built on the old one is planned again.
+    """
+    own = {store.identity: store for stage in STAGES for store in run.stores(stage)}
+    for store in stores:
+        for reference in _references(store.spec):
+            source = own.get(reference["identity"])
+            now = source.sealed() if source else {"digest": "another store"}
+            if now and now["digest"] != reference["seal"]:
+                yield (
+                    f"{store.reference} was made from {reference['stage']} "
+                    f"{reference['identity'][:12]} sealed as {reference['seal'][:12]}, which is "
+                    f"now {now['digest'][:13]}; run `gradenc resume {run.path}`"
+                )
+
+
+def _references(value: Any) -> Iterator[dict[str, str]]:
+    if _is_reference(value):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _references(item)
+
+
+def differences(first: Store, second: Store, where: str = "") -> Iterator[str]:
+    """Yield what makes two identities differ, following references to earlier stages.
+
+    Parameters
+    ----------
+    first, second : Store
+        Of the same root or not; earlier stages are looked up beside each.
+    """
+    if first.identity == second.identity:
+        return
+    for key in ("kind", "schema_version", "algorithm_version"):
+        if first.plan[key] != second.plan[key]:
+            yield f"{where}{key}: {first.plan[key]!r} -> {second.plan[key]!r}"
+    yield from _value_differences(first, second, first.spec, second.spec, where)
+
+
+def _value_differences(first: Store, second: Store, a: Any, b: Any, where: str) -> Iterator[str]:
+    if a == b:
+        return
+    if _is_reference(a) and _is_reference(b):
+        yield from _reference_differences(first, second, a, b, where)
+    elif isinstance(a, dict) and isinstance(b, dict):
+        for key in sorted({*a, *b}):
+            path = f"{where}.{key}" if where and not where.endswith(": ") else f"{where}{key}"
+            yield from _value_differences(
+                first, second, a.get(key, ABSENT), b.get(key, ABSENT), path
+            )
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        for position, (one, other) in enumerate(zip(a, b, strict=True)):
+            yield from _value_differences(first, second, one, other, f"{where}[{position}]")
+    else:
+        yield f"{where}: {_shown(a)} -> {_shown(b)}"
+
+
+def _reference_differences(
+    first: Store, second: Store, a: dict[str, str], b: dict[str, str], where: str
+) -> Iterator[str]:
+    """Explain a reference by the stores it refers to, where they are still there."""
+    try:
+        one, other = _referred(first, a), _referred(second, b)
+    except FileNotFoundError as error:
+        yield f"{where}: {a['identity'][:12]} -> {b['identity'][:12]} ({error})"
+        return
+    if one.identity == other.identity:
+        yield (
+            f"{where}: the same {one.reference}, but its content was another: sealed as "
+            f"{a['seal'][:12]} -> {b['seal'][:12]}"
+        )
+    else:
+        yield from differences(one, other, f"{where} -> {one.path.parent.name}: ")
+
+
+def _referred(store: Store, reference: dict[str, str]) -> Store:
+    return Store.find(store.path.parents[1], reference["stage"], reference["identity"])
+
+
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, dict) and set(value) == {"stage", "identity", "seal"}
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _next_step(run: RunFolder, stage: str, state: UnitState) -> str:
+    """Say what will happen to an uncommitted unit."""
+    resume = f"`gradenc resume {run.path}`"
+    if state.status == "running":
+        return "it will not be started again: the attempt above is writing it now"
+    if run.cancelled:
+        return f"it will not run: the run is cancelled; {resume} goes on"
+    if state.status == "failed":
+        return (
+            f"it will not run by itself: it failed ({state.error}); mend the cause, then {resume}"
+        )
+    if why_not := given_up(run, stage):
+        return f"it will not run by itself: {why_not}; {resume}"
+    if any(submission.stage == stage for submission in unsettled(run)):
+        return "it will run: tasks of its stage are at work or in the queue"
+    return f"it will run when the run is next driven: {resume}"
+
+
+def open_store(path: Path) -> Store:
+    """Open a store by its folder or anything in it (its ``data.zarr``, say).
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    for folder in (path, *path.parents):
+        if (folder / "plan.json").is_file():
+            return Store.open(folder)
+    raise ValueError(
+        f"{path} is no store: give <root>/<stage>/<hash>-<label>; `gradenc du` lists them"
+    )

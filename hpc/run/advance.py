@@ -1,0 +1,218 @@
+"""The only stage logic: count commits, seal, plan the next stage, or submit what is missing.
+
+`advance` may be called at any time by anybody: the foreground loop of `demo` and `submit`, gate
+jobs, and `resume`. It never asks whether a task succeeded; it reads the stores. A scheduler is
+asked who is still at work, and why whoever is not has ended.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from rich.progress import track
+
+from hpc.config.profile import Profile
+from hpc.inspect.explain import outdated
+from hpc.plan.store_plan import StorePlan
+from hpc.run.budget import fitted, measured, over_budget, pilots
+from hpc.run.claims import claimed_by_others
+from hpc.run.escalate import escalated
+from hpc.run.folder import RunFolder
+from hpc.run.outcomes import settle_ended
+from hpc.run.state import StageState, is_complete, is_stuck, run_state, stage_state
+from hpc.run.submissions import decide, given_up, unsettled
+from hpc.run.submit import How, submit
+from hpc.slurm.client import Refused
+from jobs.runner import Item
+from jobs.spec import STAGES, Reference
+from storage_schemas.protocol.commit import problems, withdraw
+from storage_schemas.protocol.seal import Unsealable, claimed_units, seal
+from storage_schemas.protocol.store import Store
+from storage_schemas.runs.root import root_lock
+
+ENGINES = {"encode": "dask"}
+"""Stages that run on Dask inside their job; the others run their units one after another."""
+
+
+def advance(run: RunFolder, profile: Profile) -> dict[str, StageState]:
+    """Bring the run one step further and return the state of every stage."""
+    with run.lock():
+        settle_ended(run)
+        for stage, upstream in STAGES.items():
+            if all(_is_sealed(run, name) for name in upstream):
+                _advance_stage(run, stage, profile)
+        states = run_state(run)
+        if profile.scheduler == "slurm":
+            _keep_a_gate(run, profile, states)
+        return states
+
+
+def _keep_a_gate(run: RunFolder, profile: Profile, states: Mapping[str, StageState]) -> None:
+    """Leave a job behind that will call `advance` again, as long as there is something to do."""
+    from hpc.run.gate import ensure_gate
+
+    if is_complete(states) or is_stuck(run, states) or run.cancelled:
+        return
+    jobs = [record["job_id"] for s in unsettled(run) if s.on_slurm for record in s.jobs or ()]
+    ensure_gate(run, profile, jobs)
+
+
+def _is_sealed(run: RunFolder, stage: str) -> bool:
+    stores = run.stores(stage)
+    return bool(stores) and all(store.sealed() for store in stores)
+
+
+def _advance_stage(run: RunFolder, stage: str, profile: Profile) -> None:
+    stores = run.stores(stage)
+    if not stores or any(outdated(run, stores)):
+        stores = create_stores(run, stage, plan_stage(run, stage))
+        # Of an earlier plan, if there is one.
+        run.report.unlink(missing_ok=True)
+    state = stage_state(run, stage, stores)
+    if state.sealed:
+        return
+    if state.complete:
+        _seal_or_withdraw(stores)
+        return
+    if run.cancelled or any(s.stage == stage for s in unsettled(run)) or given_up(run, stage):
+        return
+    _submit_missing(run, state, profile)
+
+
+def _submit_missing(run: RunFolder, state: StageState, profile: Profile) -> None:
+    """Submit the units that nobody has and no other run has asked for."""
+    # Locked, so that of two runs that share units one sees what the other asks for.
+    with root_lock(run.root):
+        missing = items(state, claimed_by_others(run, profile.scheduler == "slurm"))
+        if not missing:
+            return
+        asked = escalated(run, state.stage, profile)
+        if asked is None:
+            return
+        if run.pilot or run.max_gpu_hours is not None:
+            seconds = measured(run.stores(state.stage))
+            first = pilots(missing, seconds)
+            if sentence := over_budget(run, state.stage, asked, first or missing, seconds):
+                decide(run, state.stage, sentence)
+                return
+            missing = first or missing
+            asked = fitted(asked, missing, seconds)
+        engine = ENGINES.get(state.stage, "serial")
+        try:
+            submit(run, state.stage, missing, How(profile.scheduler, asked, engine, run.dask))
+        except Refused as error:
+            # Kept: a gate that asked again and again would end, and nobody would be told.
+            decide(run, state.stage, f"{error}: mend the profile, then `gradenc resume`")
+            raise
+
+
+def _seal_or_withdraw(stores: Iterable[Store]) -> None:
+    """Seal stores; units that fail the deep check are made again by the next advance."""
+    for store in stores:
+        try:
+            seal(store)
+        except Unsealable as error:
+            for unit in (store.units[index] for index in error.problems):
+                # Looked at again: another run that shares the store may have mended it by now.
+                if problems(store, unit, deep=True):
+                    withdraw(store, unit)
+
+
+def withdraw_damaged(run: RunFolder, deep: bool = True) -> int:
+    """Withdraw committed units whose files differ from their records; return how many.
+
+    Nothing else is touched. With `deep` every committed byte is read, else only sizes are compared.
+    """
+    stores = [store for stage in STAGES for store in run.stores(stage)]
+    withdrawn = 0
+    for store in track(stores, description="checking stores", transient=True):
+        for unit in claimed_units(store):
+            if problems(store, unit, deep):
+                withdraw(store, unit)
+                withdrawn += 1
+    return withdrawn
+
+
+def plan_stage(run: RunFolder, stage: str) -> list[StorePlan]:
+    """Plan a stage whose upstream is sealed."""
+    references = sealed_references(run)
+    if run.drill.exists():
+        from hpc.plan.drill import drill_plans
+
+        return list(drill_plans(run, stage, references))
+    return _plan_study_stage(run, stage, references)
+
+
+def _plan_study_stage(
+    run: RunFolder, stage: str, references: Mapping[str, Reference]
+) -> list[StorePlan]:
+    if not STAGES[stage]:
+        # Only `start` plans these, from the recordings.
+        raise ValueError(
+            f"a store of stage {stage} was deleted; submit the study again into this run: "
+            f"`gradenc submit STUDY --run {run.path}`"
+        )
+    from hpc.plan import stages as plan
+    from hpc.plan.targets import Targets
+    from hpc.study.resolved import Resolved
+    from hpc.study.study import Study
+
+    resolved = Resolved.read(run.resolved)
+    study = Study.model_validate(resolved.study)
+    targets = [Targets.of_store(store) for store in run.stores("ingest")]
+    planners = {
+        "extract": plan.extract_plans,
+        "encode": plan.encode_plans,
+        "compare": plan.compare_plans,
+    }
+    return list(planners[stage](study, resolved, targets, references))
+
+
+def create_stores(run: RunFolder, stage: str, plans: Iterable[StorePlan]) -> list[Store]:
+    """Create a stage's stores and record them in the run."""
+    # Locked with `gradenc gc`: what is found here must not be removed before it is recorded.
+    with root_lock(run.root):
+        stores = [store_plan.create(run.root) for store_plan in plans]
+        run.record(stage, stores)
+    return stores
+
+
+def sealed_references(run: RunFolder) -> dict[str, Reference]:
+    """Return a reference to every sealed store by `<stage>/<label>`."""
+    references = {}
+    for stage in STAGES:
+        for store in run.stores(stage):
+            reference = Reference.of(store)
+            if reference is not None:
+                references[f"{stage}/{store.label}"] = reference
+    return references
+
+
+def items(state: StageState, claimed: frozenset[tuple[str, int]] = frozenset()) -> list[Item]:
+    """Return the units to submit; extraction's sources of one shard travel together.
+
+    Units that are `claimed` (store below the root, index) are left out. Those that were tried come
+    last: one that kills its task then keeps no other waiting.
+    """
+    pending = sorted(
+        (
+            unit
+            for unit in state.units
+            if unit.status == "pending" and (unit.store.reference, unit.index) not in claimed
+        ),
+        key=lambda unit: unit.tries,
+    )
+    if state.stage != "extract":
+        return [[(unit.store.reference, unit.index)] for unit in pending]
+    shards: dict[tuple[str, int], list[tuple[str, int]]] = {}
+    for unit in pending:
+        key = (_pass_of(unit.store), unit.index)
+        shards.setdefault(key, []).append((unit.store.reference, unit.index))
+    return list(shards.values())
+
+
+def _pass_of(store: Store) -> str:
+    """Name what stores must share to be filled by one pass: model, images and projection."""
+    if store.kind not in ("features", "stability"):
+        return store.reference
+    spec = store.spec
+    images = spec["stimuli"] if store.kind == "features" else spec["images"]
+    return f"{store.kind} {spec['prepared']['identity']} {images} {spec['signal']['projection']}"

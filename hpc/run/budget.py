@@ -1,0 +1,89 @@
+"""What is left to do costs, judged by the units already made: pilots, GPU hours, tasks' lengths."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+
+from hpc.config.profile import StageProfile
+from hpc.run.folder import RunFolder
+from hpc.run.submissions import Submission, submissions
+from jobs.runner import Item
+from storage_schemas.protocol.attempts import attempts_of
+from storage_schemas.protocol.commit import committed_units
+from storage_schemas.protocol.store import Store
+
+SAMPLE = 20
+"""Committed units of a store that are looked at."""
+
+FILLED = 0.8
+"""Share of a task's time limit that its units may be expected to take."""
+
+Seconds = Mapping[str, float]
+"""Store (below the root) -> mean time of a unit (s), for stores of which one was made."""
+
+
+def measured(stores: Iterable[Store]) -> dict[str, float]:
+    """Return how long the units made so far took."""
+    found = {}
+    for store in stores:
+        sample = sorted(committed_units(store))[:SAMPLE]
+        used = [attempts_of(store, index)[-1]["used"].get("seconds") for index in sample]
+        if times := [seconds for seconds in used if seconds is not None]:
+            found[store.reference] = mean(times)
+    return found
+
+
+def pilots(missing: Sequence[Item], seconds: Seconds) -> list[Item]:
+    """Return one item of every kind of which no unit was made yet."""
+    first: dict[tuple[str, ...], Item] = {}
+    for item in missing:
+        first.setdefault(tuple(store for store, _ in item), item)
+    return [item for stores, item in first.items() if not set(stores) <= set(seconds)]
+
+
+def fitted(profile: StageProfile, missing: Sequence[Item], seconds: Seconds) -> StageProfile:
+    """Return the profile with tasks cut so that their units fit the time limit, where known."""
+    longest = max((_seconds_of(item, seconds) for item in missing), default=0.0)
+    if not longest:
+        return profile
+    most = max(1, int(FILLED * profile.timeout_minutes * 60 * profile.ranks_per_node / longest))
+    wanted = profile.units_per_task or -(-len(missing) // profile.slots)
+    return profile.model_copy(update={"units_per_task": min(wanted, most)})
+
+
+def over_budget(
+    run: RunFolder, stage: str, profile: StageProfile, missing: Sequence[Item], seconds: Seconds
+) -> str | None:
+    """Say that the run's limit of GPU hours does not hold these units of a stage, or None.
+
+    A unit of a kind that was not measured yet is let through while anything is left.
+    """
+    limit = run.max_gpu_hours
+    if limit is None or not profile.gpus_per_node:
+        return None
+    work = sum(_seconds_of(item, seconds) for item in missing)
+    expected = work / 3600 * profile.gpus_per_node / profile.ranks_per_node
+    spent = gpu_hours(run)
+    if spent + expected <= limit and spent < limit:
+        return None
+    return (
+        f"stage {stage} would take about {expected:.2g} GPU hours more ({len(missing)} units of "
+        f"{work / len(missing):.3g} s as measured), {spent:.2g} are spent, and --max-gpu-hours is "
+        f"{limit:g}: raise it with `gradenc resume {run.path} --max-gpu-hours N`"
+    )
+
+
+def gpu_hours(run: RunFolder) -> float:
+    """Return the GPU hours that the run's ended tasks held, whatever came of them."""
+    return sum(map(gpu_seconds, submissions(run))) / 3600
+
+
+def gpu_seconds(submission: Submission) -> float:
+    """Return for how long the ended tasks of a submission held GPUs, preempted runs included."""
+    tasks = (submission.outcome or {"tasks": []})["tasks"]
+    held = ((t.get("gpus", 0), t.get("elapsed_s", 0.0) + t.get("earlier_s", 0.0)) for t in tasks)
+    return float(sum(gpus * seconds for gpus, seconds in held))
+
+
+def _seconds_of(item: Item, seconds: Seconds) -> float:
+    """Return how long an item takes: its units are made together."""
+    return max(seconds.get(store, 0.0) for store, _ in item)

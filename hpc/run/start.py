@@ -1,0 +1,58 @@
+"""Start a run: resolve the study once and plan the stages that wait for nothing."""
+
+from collections import Counter
+from pathlib import Path
+
+from hpc.config.profile import Profile
+from hpc.forecast.memory import check_memory
+from hpc.plan.prepare import prepare_plans
+from hpc.plan.stages import all_plans, ingest_plans
+from hpc.run.advance import create_stores
+from hpc.run.folder import RunFolder
+from hpc.study.checks import check_models, check_objectives, check_paths
+from hpc.study.resolve import resolve
+from hpc.study.study import Study, dump_study
+
+
+def start(study: Study, path: Path, profile: Profile | None = None) -> RunFolder:
+    """Create the run of a study, or open it if it is the same study's.
+
+    Parameters
+    ----------
+    profile : Profile, optional
+        How the run will be submitted: whether its processes can hold what they work on.
+
+    Raises
+    ------
+    ValueError
+        If a process's memory is too small, or the folder holds a run of another study, or
+        of stimuli or models that have changed.
+    """
+    check_paths(study)
+    check_objectives(study)
+    check_models(study)
+    resolved, subjects = resolve(study)
+    units: Counter[str] = Counter()
+    plans = all_plans(study, resolved, subjects)
+    for plan in plans:
+        units[plan.stage] += len(plan.layout.units)
+    if profile is not None:
+        check_memory(study, resolved, plans, profile)
+    root = study.folder / study.store_root if study.store_root else None
+    run = RunFolder.create(path, study.name, root, units)
+    with run.lock():
+        if not run.resolved.exists():
+            (path / "study.yaml").write_text(dump_study(study))
+            resolved.write(run.resolved)
+        elif type(resolved).read(run.resolved) != resolved:
+            raise ValueError(
+                f"{path} holds the run of another version of this study (its file, its stimuli or "
+                "its models differ); give this one a folder of its own with --run"
+            )
+        else:
+            # Asked for again: units that failed, or whose tasks were killed, get new tries.
+            run.next_round()
+        if not (run.stores("prepare") and run.stores("ingest")):
+            create_stores(run, "prepare", prepare_plans(study, resolved))
+            create_stores(run, "ingest", ingest_plans(resolved, subjects))
+    return run

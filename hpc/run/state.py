@@ -1,0 +1,196 @@
+"""What a run's stores say: which units are committed, running, failed or still to do.
+
+The stores say what is done; attempt records only say why something is not. Imports nothing slow.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from hpc.faults.triage import FailureClass, classify
+from hpc.run.folder import RunFolder, Wishes
+from hpc.run.submissions import ANSWERED, UNCHARGED, given_up, submissions, unsettled
+from jobs.spec import STAGES
+from storage_schemas.protocol.attempts import attempts_of, is_alive, latest_attempts
+from storage_schemas.protocol.commit import committed_units
+from storage_schemas.protocol.store import Store
+
+Status = Literal["committed", "running", "failed", "pending"]
+
+ATTEMPTS_PER_ROUND = 3
+"""How often a unit whose task died is tried before the user is asked; see `Forgiven`."""
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """One unit of a run."""
+
+    store: Store
+    index: int
+    status: Status
+    error: str | None
+    failure: str | None = None
+    """Class of the failure (`hpc.faults.triage.FailureClass`) of a unit that failed."""
+    tries: int = 0
+    """How often a pending unit was begun."""
+
+    @property
+    def unit_id(self) -> str:
+        """The unit's id, as `gradenc logs` takes it."""
+        return self.store.unit_id(self.store.units[self.index])
+
+    @property
+    def names(self) -> set[str]:
+        """What `gradenc resume --only` may call it."""
+        return _names(self.store, self.index, self.failure)
+
+
+@dataclass(frozen=True)
+class StageState:
+    """All units of a stage; a stage that is not planned yet has none."""
+
+    stage: str
+    planned: bool
+    sealed: bool
+    units: tuple[UnitState, ...]
+
+    def count(self, status: Status) -> int:
+        """Return the number of units with this status."""
+        return sum(unit.status == status for unit in self.units)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every unit is committed."""
+        return self.planned and self.count("committed") == len(self.units)
+
+    @property
+    def failures(self) -> Counter[str]:
+        """Distinct errors with the number of units that met them."""
+        return Counter(str(unit.error) for unit in self.units if unit.status == "failed")
+
+
+class Forgiven:
+    """Whether an attempt that died says nothing against its unit.
+
+    Its node or its turn was lost, or the next one is given what it had too little of; or it was
+    not this run's, whose own tries may end otherwise.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+
+    @cached_property
+    def _ends(self) -> dict[str, dict[str, Any]]:
+        """How jobs ended, by their ids."""
+        outcomes = (submission.outcome or {"tasks": []} for submission in submissions(self.run))
+        return {task["job_id"]: task for outcome in outcomes for task in outcome["tasks"]}
+
+    def __call__(self, attempt: dict[str, Any]) -> bool:
+        """Look up how the attempt's job ended."""
+        job_id, _, restart = str(attempt["job"]).partition(" restart ")
+        end = self._ends.get(job_id)
+        if end is None:  # of a job that has not ended, or of another run that shares the store
+            return True
+        forgiven = (*UNCHARGED, *ANSWERED)
+        return end["failure"] in forgiven or int(restart or 0) < (end.get("restarts") or 0)
+
+
+def stage_state(run: RunFolder, stage: str, stores: Sequence[Store]) -> StageState:
+    """Read the state of one stage."""
+    forgiven, wishes = Forgiven(run), run.wishes
+    units = tuple(u for store in stores for u in _unit_states(store, wishes, forgiven))
+    sealed = bool(stores) and all(store.sealed() for store in stores)
+    return StageState(stage, bool(stores), sealed, units)
+
+
+def run_state(run: RunFolder) -> dict[str, StageState]:
+    """Read the state of every stage."""
+    return {stage: stage_state(run, stage, run.stores(stage)) for stage in STAGES}
+
+
+def is_complete(states: Mapping[str, StageState]) -> bool:
+    """Return whether every stage is sealed."""
+    return all(state.sealed for state in states.values())
+
+
+def is_stuck(run: RunFolder, states: Mapping[str, StageState]) -> bool:
+    """Return whether nothing runs and nothing more will be submitted before `resume`."""
+    if is_complete(states) or any(state.count("running") for state in states.values()):
+        return False
+    if unsettled(run):
+        return False
+    if run.cancelled:
+        return True
+    if any(_waits(run, state, states) for state in states.values()):
+        return False
+    return any(state.count("failed") or given_up(run, stage) for stage, state in states.items())
+
+
+def _waits(run: RunFolder, state: StageState, states: Mapping[str, StageState]) -> bool:
+    """Say whether units wait for a place in the queue, or for another run that was given them."""
+    ready = all(states[name].sealed for name in STAGES[state.stage])
+    return bool(ready and state.count("pending") and not given_up(run, state.stage))
+
+
+def check_only(run: RunFolder, only: Sequence[str]) -> None:
+    """Refuse names by which no failed unit goes.
+
+    Raises
+    ------
+    ValueError
+        Naming the first of them.
+    """
+    states = run_state(run).values()
+    failed = [unit.names for state in states for unit in state.units if unit.status == "failed"]
+    for name in only:
+        if not any(name in names for names in failed):
+            raise ValueError(
+                f"--only {name}: nothing that failed in {run.path} goes by this name; accepted: "
+                f"a unit's id, a stage ({', '.join(STAGES)}) or a class of failure "
+                f"({', '.join(FailureClass)}), as `gradenc status {run.path}` prints them"
+            )
+
+
+def _unit_states(store: Store, wishes: Wishes, forgiven: Forgiven) -> Iterator[UnitState]:
+    committed = committed_units(store)
+    attempts = latest_attempts(store, skip=committed)
+    for unit in store.units:
+        if unit.index in committed:
+            yield UnitState(store, unit.index, "committed", None)
+        elif unit.index not in attempts:
+            yield UnitState(store, unit.index, "pending", None)
+        else:
+            yield _tried(store, unit.index, attempts[unit.index], wishes, forgiven)
+
+
+def _tried(
+    store: Store, index: int, attempt: dict[str, Any], wishes: Wishes, forgiven: Forgiven
+) -> UnitState:
+    """Return the state of a unit that was tried and is not committed."""
+    if is_alive(attempt):
+        return UnitState(store, index, "running", None)
+    failure = classify(attempt, None)
+    names = _names(store, index, failure)
+    if attempt["outcome"] == "failed" and failure not in RETRIED:
+        # A later round than ours is another run's that shares the store.
+        if attempt["round"] > wishes.round or wishes.renewals(names, since=attempt["round"]):
+            return UnitState(store, index, "pending", None, tries=attempt["n"])
+        return UnitState(store, index, "failed", attempt["error"], failure)
+    limit = ATTEMPTS_PER_ROUND * (1 + wishes.renewals(names))
+    if attempt["outcome"] != "stopped" and attempt["n"] >= limit:
+        charged = sum(not forgiven(one) for one in attempts_of(store, index))
+        if charged >= limit:
+            return UnitState(store, index, "failed", attempt["error"] or SILENT, failure)
+    return UnitState(store, index, "pending", None, tries=attempt["n"])
+
+
+def _names(store: Store, index: int, failure: str | None) -> set[str]:
+    stage, unit_id = store.path.parent.name, store.unit_id(store.units[index])
+    return {stage, unit_id, *([failure] if failure else ())}
+
+
+RETRIED = (FailureClass.NODE,)
+"""Failures of an attempt that another node may not meet: tried again without asking."""
+SILENT = "the task died without a message, every time it was tried"

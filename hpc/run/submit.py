@@ -1,0 +1,135 @@
+"""Submissions: a frozen list of units, cut into slices, one for each task.
+
+The payload of a task is a path and an index; what it did is told by commit and attempt records,
+never by submitit's results.
+"""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import submitit
+
+from hpc.config.profile import StageProfile, process_memory
+from hpc.node import worker
+from hpc.node.gpu import visible_gpus
+from hpc.run.folder import RunFolder
+from hpc.run.submissions import Submission
+from hpc.slurm.submit import start_array, submitting_environment
+from jobs.runner import Item
+from storage_schemas.files import write_exclusive
+from storage_schemas.identity import canonical_json
+from storage_schemas.protocol.attempts import start_time
+
+if TYPE_CHECKING:
+    from hpc.slurm.limits import Limits
+
+
+@dataclass(frozen=True)
+class How:
+    """How a stage is submitted."""
+
+    scheduler: str
+    profile: StageProfile
+    engine: str
+    dask: str | None = None
+    """Address of a Dask scheduler that the user already has."""
+
+
+def submit(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
+    """Freeze `items` in a new submission and start its tasks."""
+    if how.scheduler == "slurm":
+        _submit_to_slurm(run, stage, items, how)
+    else:
+        _submit_here(run, stage, items, how)
+
+
+def _submit_here(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
+    profile = how.profile
+    slots = min(profile.slots, len(items))
+    submission = _freeze(run, stage, [items[i::slots] for i in range(slots)], how)
+    executor = submitit.LocalExecutor(folder=submission.path / "log")
+    executor.update_parameters(timeout_min=profile.timeout_minutes, stderr_to_stdout=True)
+    with submitting_environment():
+        jobs = executor.map_array(worker.run_slice, *_arguments(submission))
+    ids = [str(job.job_id) for job in jobs]
+    submission.note_jobs([{"job_id": i, "start_time": start_time(int(i))} for i in ids])
+
+
+def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
+    """Start array jobs for as many items as the user may have in the queue, the rest later."""
+    from hpc.slurm.limits import limits
+
+    profile = how.profile
+    found = limits(profile.partition, profile.account, profile.qos)
+    per_task = profile.units_per_task or -(-len(items) // profile.slots)
+    tasks = -(-len(items) // per_task)
+    # What the user may not have in the queue now is missing again when these have ended.
+    slices = [items[i::tasks] for i in range(tasks)][: _free_jobs(found)]
+    if not slices:
+        return
+    submission = _freeze(run, stage, slices, how)
+    ids = start_array(
+        submission.name,
+        submission.path / "log",
+        worker.run_slice,
+        list(zip(*_arguments(submission), strict=True)),
+        profile,
+        found.max_array_size,
+        profile.slots,
+    )
+    submission.note_jobs([{"job_id": i} for i in ids])
+
+
+def _free_jobs(found: "Limits") -> int | None:
+    """Return how many tasks may be submitted, a place in the queue kept for the gate."""
+    if found.max_submit_jobs is None:
+        return None
+    return max(0, found.max_submit_jobs - found.queued - 1)
+
+
+def job_prefix(run: RunFolder) -> str:
+    """Return how the names of the run's jobs begin."""
+    where = hashlib.sha256(os.fsencode(run.path.resolve())).hexdigest()
+    return f"gradenc-{where[:12]}"
+
+
+def _freeze(run: RunFolder, stage: str, slices: Sequence[Sequence[Item]], how: How) -> Submission:
+    """Write what the tasks will be given, before any exists."""
+    submission = _new_submission(run)
+    payload: dict[str, Any] = {
+        "version": worker.code_version(),
+        "name": f"{job_prefix(run)}-{submission.path.name}",
+        "stage": stage,
+        "round": run.round,
+        "root": os.path.relpath(run.root, submission.path),
+        "scheduler": how.scheduler,
+        "engine": how.engine,
+        "dask": how.dask,
+        "threads": how.profile.threads,
+        "micro_batch": how.profile.micro_batch,
+        "memory": process_memory(how.scheduler, how.profile),
+        "gpus": visible_gpus() if how.scheduler == "local" else [],
+        "dask_workers": how.profile.dask_workers,
+        "asked": how.profile.model_dump(mode="json"),
+        "slices": slices,
+    }
+    write_exclusive(submission.path / "units.json", canonical_json(payload))
+    return submission
+
+
+def _arguments(submission: Submission) -> tuple[list[str], range]:
+    n = len(submission.frozen["slices"])
+    return [str((submission.path / "units.json").resolve())] * n, range(n)
+
+
+def _new_submission(run: RunFolder) -> Submission:
+    folder = run.path / "submissions"
+    folder.mkdir(exist_ok=True)
+    number = 1 + max((int(p.name) for p in folder.glob("[0-9]*")), default=0)
+    path: Path = folder / f"{number:04d}"
+    path.mkdir()
+    return Submission(path)

@@ -1,0 +1,122 @@
+"""What a study means on this machine, as `hpc.study.resolve` finds it; imports nothing slow.
+
+`resolved.json` in the run folder keeps what later stages are planned from.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from gradenc_core.recordings.repeats import ResponseDescription
+from hpc.study.study import Study
+from jobs.spec import BankImages, ModelSpec, PluginSpec, SignalSpec
+from storage_schemas.files import replace
+from storage_schemas.identity import canonical_json
+
+
+class ResolvedModel(BaseModel):
+    """A model of the study with its layers found."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    control: bool
+    spec: ModelSpec
+    layers: tuple[tuple[str, float], ...]
+    widths: tuple[int, ...]
+    """Features of each layer before projection."""
+    n_channels: int
+    """Of the last block, which objectives read."""
+    checkpoint: str | None = None
+    """Absolute path of its file of weights."""
+    n_parameters: int = 0
+    """Of the whole network; runs of earlier versions do not say."""
+    layer_values: tuple[int, ...] = ()
+    """Values of each layer's whole output for one image; runs of earlier versions do not say."""
+
+
+class ResolvedSource(BaseModel):
+    """What a gradient source's loss is made of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    needs_bank: bool
+    plugin: PluginSpec | None
+    head: PluginSpec | None
+    signal: PluginSpec | None = None
+    labels: str | None = None
+    """sha256 of the study's file of true classes, where the objective takes them."""
+    locations: dict[str, str]
+    """Absolute paths of the bank (`bank`), the plug-in (`objective`), the head (`head`), the signal
+    (`signal`) and the true classes (`labels`)."""
+
+
+class Resolved(BaseModel):
+    """What a study means on this machine; written once into the run folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    study: dict[str, Any]
+    stimuli: str
+    """Absolute path of the stimulus folder."""
+    stimulus_ids: tuple[str, ...]
+    stimulus_digests: tuple[str, ...]
+    models: tuple[ResolvedModel, ...]
+    gradients: dict[str, ResolvedSource]
+    """By gradient source, in the study's order."""
+    bank: BankImages
+    bank_folder: str | None = None
+    """Absolute path of the bank's folder; None for generated images."""
+    class_images: BankImages
+    """The first images of the bank, on which gradients are classed."""
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The study's sources; `random` stands for one source per draw."""
+        return ("forward", *self.gradients)
+
+    def write(self, path: Path) -> None:
+        """Write atomically."""
+        replace(path, canonical_json(self.model_dump(mode="json")))
+
+    @classmethod
+    def read(cls, path: Path) -> "Resolved":
+        """Read what `write` wrote.
+
+        Raises
+        ------
+        ValueError
+            If it is damaged or another version's.
+        """
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            raise ValueError(
+                f"{path} is damaged or another version's; submit the study into a new run (--run), "
+                "which reuses what it has in common with this one"
+            ) from error
+
+
+class Subject(BaseModel):
+    """One subject's recordings in one modality, as described by their reader."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    reader: str
+    options: dict[str, Any]
+    folder: Path
+    description: ResponseDescription
+
+
+def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
+    """Return how features of `source` are made from the model's layers."""
+    return SignalSpec(
+        layers=model.layers,
+        tokens=study.tokens,
+        projection=study.projection,
+        projection_kind=study.projection_kind,
+        seed=study.seed,
+        precision=study.precision,
+        gradient_scale=None if source == "forward" else study.gradient_scale,
+    )

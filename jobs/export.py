@@ -1,0 +1,272 @@
+"""Selections of a run's results, and the files that other programs read."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from gradenc_core.recordings.export import to_evoked, write_gifti, write_nifti
+from storage_schemas.results.partial import COMMITTED
+
+Selection = dict[str, str | float | slice | list[Any]]
+
+
+def parse_selection(dataset: xr.Dataset, pairs: Sequence[str]) -> Selection:
+    """Read ``name=value``, ``name=a,b`` and ``name=low:high`` with the coordinates' own types.
+
+    Raises
+    ------
+    ValueError
+        Naming what is not understood and what is there.
+    """
+    selection: Selection = {}
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            raise ValueError(f"--sel {pair}: write name=value, e.g. layer=blocks.7")
+        if name not in dataset.coords or not dataset[name].dims:
+            labels = ", ".join(str(c) for c in dataset.coords if dataset[c].dims)
+            raise ValueError(
+                f"--sel {pair}: there is no coordinate {name!r} here; there are {labels}"
+            )
+        selection[name] = _value(dataset[name], text, pair)
+    return selection
+
+
+def select(dataset: xr.Dataset, selection: Selection) -> xr.Dataset:
+    """Select by labels, one coordinate after another; every label must be there.
+
+    Raises
+    ------
+    ValueError
+        Naming a label that is not there and those that are.
+    """
+    for name, wanted in selection.items():
+        dataset = _select_one(dataset, name, wanted)
+    return dataset
+
+
+def export(dataset: xr.Dataset, name: str, path: Path, surface: Path | None = None) -> None:
+    """Write a variable of a selection in the format that the file's name asks for.
+
+    Parameters
+    ----------
+    dataset : xr.Dataset
+        Selected values with all coordinates. NIfTI and GIFTI need the dimension voxel, one map for
+        every entry of the others; Evoked needs exactly sensor and time.
+    name : str
+        The variable.
+    path : Path
+        Ends in one of `FORMATS`.
+    surface : Path, optional
+        For GIFTI: the subject's surface (.surf.gii) in scanner space.
+
+    Raises
+    ------
+    ValueError
+        If the name or the dimensions do not fit.
+    """
+    ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
+    if ending is None:
+        raise ValueError(f"{path}: the name must end in one of {', '.join(FORMATS)}")
+    if ending not in LABELLED and COMMITTED in dataset and not dataset[COMMITTED].all():
+        raise ValueError(
+            f"{path}: part of this selection is not committed, which {ending} cannot say: select "
+            f"what is committed, or write {', '.join(LABELLED)}"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    FORMATS[ending](dataset, name, path, surface)
+
+
+def average(data: xr.Dataset, dims: Sequence[str]) -> xr.Dataset:
+    """Average over dimensions; a mean over something that is not committed is not committed."""
+    averaged = data.mean(dims, keep_attrs=True)
+    if COMMITTED not in data:
+        return averaged
+    mask = data[COMMITTED]
+    committed = mask.all([dim for dim in dims if dim in mask.dims])
+    return averaged.where(committed).assign_coords({COMMITTED: committed})
+
+
+def to_table(data: xr.DataArray) -> pd.DataFrame:
+    """Return one row per value, with every coordinate as a column."""
+    name = str(data.name)
+    plain = _with_plain_indexes(data)
+    elsewhere = [c for c in plain.coords if set(plain[c].dims) - set(data.dims)]
+    frame = plain.drop_vars(elsewhere).to_dataframe(name=name).reset_index()
+    columns = [str(column) for column in frame if column != name]
+    # Labels before numbers, in one order whatever order the store lists them in.
+    columns.sort(key=lambda column: (pd.api.types.is_numeric_dtype(frame[column]), column))
+    return frame[[*columns, name]]
+
+
+Labelled = TypeVar("Labelled", xr.DataArray, xr.Dataset)
+
+
+def _with_plain_indexes(data: Labelled) -> Labelled:
+    """Return the data with pandas' index of every dimension that has labels, and no other."""
+    plain = data.drop_indexes(list(data.xindexes))
+    for dim in data.dims:
+        if dim in data.coords:
+            plain = plain.set_xindex(str(dim))
+    return plain
+
+
+def _value(coord: xr.DataArray, text: str, pair: str) -> Any:
+    if coord.dtype.kind in "OUT":
+        return text.split(",") if "," in text else text
+    if coord.dtype.kind == "b":
+        text = {"true": "1", "false": "0"}.get(text.lower(), text)
+    try:
+        if ":" in text:
+            low, _, high = text.partition(":")
+            return slice(float(low) if low else None, float(high) if high else None)
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise ValueError(f"--sel {pair}: give a number, low:high, or numbers with commas") from None
+    return numbers if len(numbers) > 1 else numbers[0]
+
+
+def _select_one(dataset: xr.Dataset, name: str, wanted: Any) -> xr.Dataset:
+    coord = dataset[name]
+    if coord.ndim != 1:
+        raise ValueError(f"--sel {name}: it has dims {coord.dims}; select along one of them")
+    (dim,) = coord.dims
+    places = _places(coord, wanted)
+    if not len(places):
+        present = pd.unique(coord.values)
+        shown = ", ".join(map(str, present[:12])) + (", …" if len(present) > 12 else "")
+        raise ValueError(f"--sel {name}: nothing is {wanted!r}; there are {shown}")
+    # A scalar drops the dimension where its label is unique, as `.sel` does.
+    single = len(places) == 1 and name == dim and not isinstance(wanted, slice | list)
+    return dataset.isel({dim: int(places[0]) if single else places})
+
+
+def _places(coord: xr.DataArray, wanted: Any) -> Any:
+    values = coord.values
+    if isinstance(wanted, slice):
+        low = -np.inf if wanted.start is None else wanted.start
+        high = np.inf if wanted.stop is None else wanted.stop
+        return np.flatnonzero((values >= low) & (values <= high))
+    chosen = wanted if isinstance(wanted, list) else [wanted]
+    if values.dtype.kind in "OUT":
+        matches = [np.flatnonzero(values == label) for label in chosen]
+    else:
+        matches = [
+            np.flatnonzero(np.isclose(values, label, rtol=1e-6, atol=1e-9)) for label in chosen
+        ]
+    if any(not len(match) for match in matches):
+        return np.array([], dtype=np.int64)
+    return np.concatenate(matches)
+
+
+def _maps(dataset: xr.Dataset, name: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments of a volume's writer, and the names of its maps."""
+    data = dataset[name]
+    if "voxel" not in data.dims or "affine" not in dataset.attrs:
+        raise ValueError(
+            "this selection has no voxels of one subject with their places: choose fMRI scores or "
+            "responses of one subject (ingested by this version of gradenc)"
+        )
+    others = [dim for dim in data.dims if dim != "voxel"]
+    flat = data.transpose("voxel", *others).values.reshape(data.sizes["voxel"], -1)
+    labels = [
+        [
+            f"{dim}={data[dim].values[i] if dim in data.coords else i}"
+            for i in range(data.sizes[dim])
+        ]
+        for dim in others
+    ]
+    names = [" ".join(parts) for parts in _product(labels)] or [_title(data)]
+    ijk = np.stack([data[axis].values for axis in "ijk"], axis=1)
+    where = {
+        "shape": dataset.attrs["volume_shape"],
+        "affine": np.reshape(dataset.attrs["affine"], (4, 4)),
+    }
+    return {"values": flat, "ijk": ijk, **where}, names
+
+
+def _title(data: xr.DataArray) -> str:
+    """Return the variable's name with the labels it was selected by, e.g. "r, forward, fc"."""
+    chosen = [str(c.values) for c in data.coords.values() if not c.dims and c.dtype.kind in "OUT"]
+    return ", ".join([str(data.name), *chosen])
+
+
+def _product(labels: Sequence[Sequence[str]]) -> list[tuple[str, ...]]:
+    combined: list[tuple[str, ...]] = [()]
+    for part in labels:
+        combined = [(*before, label) for before in combined for label in part]
+    return combined if labels else []
+
+
+def _write_csv(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
+    to_table(dataset[name]).to_csv(path, index=False)
+
+
+def _write_parquet(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
+    to_table(dataset[name]).to_parquet(path, index=False)
+
+
+def _write_nifti(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
+    arguments, names = _maps(dataset, name)
+    write_nifti(path, names=names, **arguments)
+
+
+def _write_gifti(dataset: xr.Dataset, name: str, path: Path, surface: Path | None) -> None:
+    if surface is None:
+        raise ValueError(f"{path}: a GIFTI file needs --surface, the subject's .surf.gii")
+    arguments, names = _maps(dataset, name)
+    write_gifti(path, surface=surface, names=names, **arguments)
+
+
+def _times(data: xr.DataArray) -> Any:
+    """Return the samples' times, or the windows' centres (s)."""
+    if "time" in data.dims:
+        return data["time"].values
+    return (data["window_start"] + data["window_stop"]).values / 2
+
+
+def _write_evoked(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
+    data = dataset[name]
+    if set(data.dims) not in ({"sensor", "time"}, {"sensor", "window"}):
+        raise ValueError(
+            f"{path}: an Evoked has sensors and times (or windows) alone; this selection has "
+            f"{data.dims}: add --sel or --mean for the others"
+        )
+    if "sensor_loc" not in dataset:
+        raise ValueError(
+            f"{path}: these responses were ingested by an earlier version of gradenc, which kept "
+            "no sensors' places; submit the study again"
+        )
+    evoked = to_evoked(
+        data.transpose("sensor", ...).values,
+        [str(sensor) for sensor in data["sensor"].values],
+        [str(kind) for kind in data["sensor_type"].values],
+        dataset["sensor_loc"].values,
+        _times(data),
+        _title(data),
+    )
+    evoked.save(path, overwrite=True, verbose="error")
+
+
+def _write_netcdf(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
+    _with_plain_indexes(dataset[[name]]).to_netcdf(path, engine="h5netcdf")
+
+
+FORMATS: dict[str, Callable[[xr.Dataset, str, Path, Path | None], None]] = {
+    ".csv": _write_csv,
+    ".parquet": _write_parquet,
+    ".nc": _write_netcdf,
+    ".nii.gz": _write_nifti,
+    ".nii": _write_nifti,
+    ".func.gii": _write_gifti,
+    ".shape.gii": _write_gifti,
+    "-ave.fif": _write_evoked,
+}
+"""Ending of a file's name -> what writes it."""
+
+LABELLED = (".csv", ".parquet", ".nc")
+"""Formats that hold all coordinates, hence can say what is not committed."""

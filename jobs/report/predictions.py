@@ -1,0 +1,101 @@
+"""What each hypothesis predicts of a study, beside what was found (docs/methods.md)."""
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from gradenc_core.compare.verdict import Score
+
+COLUMNS = (
+    "forward, space",
+    "gradient, space",
+    "forward, time",
+    "gradient, time",
+    "gradient minus forward latency",
+)
+PREDICTIONS: dict[str, tuple[str, ...]] = {
+    "forward hierarchy": ("> 0", "", "> 0", "", ""),
+    "biologically plausible backpropagation": (
+        "> 0",
+        "> 0",
+        "> 0",
+        "< 0 (deep layers first)",
+        "> 0, larger for early layers",
+    ),
+    "reported finding (arXiv 2605.28693)": ("> 0", "departs", "> 0", "departs", "late for all"),
+}
+
+
+def hypothesis_table(tables: xr.Dataset, signal: str) -> dict[str, Any]:
+    """Return the rows of predictions with marks, and the row of findings, for one gradient."""
+    found = [
+        _space(tables, "forward"),
+        _space(tables, signal),
+        _time(tables, "forward"),
+        _time(tables, signal),
+        None,
+    ]
+    rows = [
+        {
+            "name": name,
+            "cells": [_cell(text, score) for text, score in zip(cells, found, strict=True)],
+        }
+        for name, cells in PREDICTIONS.items()
+    ]
+    shown = [str(score) if score else "not recorded" for score in found[:-1]]
+    return {"columns": COLUMNS, "rows": rows, "found": [*shown, _lag(tables, signal)]}
+
+
+def plain(tables: xr.Dataset, dim: str) -> list[str]:
+    """Return a dimension's labels as plain strings."""
+    return [str(value) for value in tables[dim].values]
+
+
+def _cell(prediction: str, score: Score | None) -> dict[str, str]:
+    """Mark a prediction by whether the interval lies in it, outside it, or across."""
+    cell = {"text": prediction, "mark": "", "sign": ""}
+    if score is None or not np.isfinite(score.low) or not prediction.startswith(("<", ">")):
+        return cell
+    above, below = score.low > 0, score.high < 0
+    agrees, excludes = (above, below) if prediction.startswith(">") else (below, above)
+    mark, sign = ("yes", "✓") if agrees else ("no", "✗") if excludes else ("open", "?")
+    return cell | {"mark": mark, "sign": sign}
+
+
+def _space(tables: xr.Dataset, signal: str) -> Score | None:
+    if "spatial_mean" not in tables:
+        return None
+    at = {
+        "signal": signal,
+        "position": "distance",
+        "resolution": "voxel",
+        "kstar": "argmax",
+        "correlation": "pearson",
+    }
+    low, high = tables["spatial_interval"].sel(at).values
+    return Score(tables["spatial_mean"].sel(at).item(), low, high)
+
+
+def _time(tables: xr.Dataset, signal: str) -> Score | None:
+    if "temporal_mean" not in tables:
+        return None
+    at = {"signal": signal, "correlation": "pearson"}
+    low, high = tables["temporal_interval"].sel(at).values
+    return Score(tables["temporal_mean"].sel(at).item(), low, high)
+
+
+def _lag(tables: xr.Dataset, signal: str) -> str:
+    """Say by how much the gradient's peaks follow the forward ones, early and late layers apart."""
+    if "latency" not in tables:
+        return "not recorded"
+    latency = tables["latency"].mean("meg_subject")
+    lag = (latency.sel(signal=signal) - latency.sel(signal="forward")).values
+    if np.isfinite(lag).sum() < 2:
+        return "undefined"
+    half = len(lag) // 2
+    early, deep = (
+        part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan
+        for part in (lag[:half], lag[half:])
+    )
+    return f"early layers {1000 * early:+.0f} ms, deep layers {1000 * deep:+.0f} ms"

@@ -1,0 +1,118 @@
+"""The seal: a store's statement that all its units are committed and were checked to the last byte.
+
+Its digest depends on the stored bytes alone: not on time, host, attempts or who was killed before.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from storage_schemas import files
+from storage_schemas.identity import canonical_json, digest
+from storage_schemas.kinds.schemas import FORMAT_VERSION
+from storage_schemas.protocol.commit import committed_units, problems
+from storage_schemas.protocol.frame import mend_frame
+from storage_schemas.protocol.store import Store, Unit
+
+SHOWN = 5
+
+Entry = tuple[str, str, int, str]
+"""Unit identifier, file, size in bytes, checksum."""
+
+
+class Unsealable(RuntimeError):  # noqa: N818 - the contract's name
+    """Units of a store are not committed or do not pass the deep check.
+
+    Attributes
+    ----------
+    problems : dict
+        Unit index -> sentences.
+    """
+
+    def __init__(self, store: Store, found: dict[int, list[str]]) -> None:
+        sentences = [sentence for unit in found.values() for sentence in unit]
+        more = f" (and {len(sentences) - SHOWN} more)" if len(sentences) > SHOWN else ""
+        super().__init__(
+            f"{store.reference} cannot be sealed, {len(found)} of {len(store.units)} units are "
+            f"not in order: {' | '.join(sentences[:SHOWN])}{more}"
+        )
+        self.problems = found
+
+
+def seal(store: Store) -> dict[str, Any]:
+    """Check every unit deeply and write the seal; return it (an existing one unchecked).
+
+    Raises
+    ------
+    Unsealable
+        Naming the units that are not in order.
+    """
+    if existing := store.sealed():
+        return existing
+    # No unit makes these again, and whatever builds on the seal reads them.
+    mend_frame(store.path)
+    _check(store, deep=True)
+    _remove_orphans(store)
+    statement = {
+        "version": FORMAT_VERSION,
+        "identity": store.identity,
+        "units": len(store.units),
+        "digest": digest(sorted(_entries(store))),
+    }
+    data = canonical_json(statement)
+    if not files.write_exclusive(store.seal_path, data) and store.sealed() is None:
+        # A damaged seal would keep the name for ever.
+        files.replace(store.seal_path, data)
+    _require_records(store)
+    return statement
+
+
+def claimed_units(store: Store) -> list[Unit]:
+    """Return the units that are to be in order: those with a record; once sealed, all."""
+    if store.sealed():
+        return store.units
+    return [store.units[index] for index in sorted(committed_units(store))]
+
+
+def run_digest(stores: Iterable[Store]) -> str:
+    """Return the sha256 over all (unit id, file, size, checksum) of a run's stores, sorted.
+
+    Raises
+    ------
+    Unsealable
+        If a unit is not committed.
+    """
+    entries: set[Entry] = set()
+    for store in stores:
+        _check(store, deep=False)
+        entries.update(_entries(store))
+    return digest(sorted(entries))
+
+
+def _check(store: Store, deep: bool) -> None:
+    found = {unit.index: problems(store, unit, deep) for unit in store.units}
+    if bad := {index: sentences for index, sentences in found.items() if sentences}:
+        raise Unsealable(store, bad)
+
+
+def _require_records(store: Store) -> None:
+    """Take the seal back if a unit was withdrawn since it was checked (see `withdraw`)."""
+    try:
+        _check(store, deep=False)
+    except Unsealable:
+        files.remove(store.seal_path)
+        raise
+
+
+def _remove_orphans(store: Store) -> None:
+    """Delete what writers left that were killed between naming a file and tidying up."""
+    shards = [store.data / name for unit in store.units for name in store.owned_files(unit)]
+    files.remove_partials([*shards, *map(store.record_path, store.units)])
+
+
+def _entries(store: Store) -> Iterator[Entry]:
+    for unit in store.units:
+        record = files.read_json(store.record_path(unit))
+        if record is None:
+            raise Unsealable(store, {unit.index: problems(store, unit, deep=False)})
+        for name, file in record["files"].items():
+            yield store.unit_id(unit), name, file["size"], file["crc32c"]

@@ -1,0 +1,412 @@
+"""A store: one identity's folder, made whole before any unit runs and immutable but for its shards.
+
+::
+
+    <root>/<stage>/<hash12>-<label>/
+      plan.json              what it holds and who owns which file
+      data.zarr/             arrays, coordinates, attributes; no job state
+      commits/<xx>/          the only proof that a unit is done (`commit`)
+      attempts/<xx>/         who tried, and who holds the unit now (`attempts`)
+      SEALED.json            all units deep-checked (`seal`)
+      frame-<crc32c>.zip     a copy of all that was made before any unit ran (`frame`)
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+import shutil
+import uuid
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from os import DirEntry, scandir
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import zarr
+
+from storage_schemas import files
+from storage_schemas.identity import canonical_json, digest
+from storage_schemas.kinds.schemas import ALGORITHM_VERSION, SCHEMA_VERSION
+from storage_schemas.layout import ArrayLayout, Unit, check_layouts, check_ownership
+from storage_schemas.protocol.frame import keep_copy, lost_file
+from storage_schemas.protocol.validate import check_data
+
+if TYPE_CHECKING:
+    import xarray as xr  # slow to import, and most of what looks at a store opens no dataset
+
+__all__ = ["ArrayLayout", "Store", "Unit"]
+
+Plan = dict[str, Any]
+LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+=,@-]{0,149}")
+
+
+@dataclass(frozen=True, eq=False)
+class Store:
+    """An identity folder, by its path and its parsed plan."""
+
+    path: Path
+    plan: Plan
+
+    @classmethod
+    def create(
+        cls,
+        root: Path,
+        stage: str,
+        kind: str,
+        label: str,
+        spec: dict[str, Any],
+        arrays: Sequence[ArrayLayout],
+        coords: xr.Dataset,
+        units: Sequence[Unit],
+        attrs: dict[str, Any],
+        locations: dict[str, str],
+    ) -> Store:
+        """Create the store of a specification, or open it if it exists under any label.
+
+        An existing store keeps its units and attributes: they do not enter the identity.
+
+        Parameters
+        ----------
+        root : Path
+            Folder of all stores.
+        stage, kind, label : str
+            Subfolder of `root`; key of `ALGORITHM_VERSION`; readable end of the folder's name.
+        spec : dict
+            JSON; everything that determines the bytes. Its digest is the identity.
+        arrays, coords, attrs : sequence of ArrayLayout, xr.Dataset, dict
+            What ``data.zarr`` holds from the beginning; strings become object coordinates.
+        units : sequence of Unit
+            In order of index; they own every file of every array exactly once.
+        locations : dict
+            Absolute paths of the inputs by name. Not part of the identity; kept up to date.
+
+        Raises
+        ------
+        ValueError
+            For regions that cut, share or miss a file; for another identity in the folder.
+        OSError
+            Naming the folder that cannot be written.
+        """
+        plan = _plan(kind, label, spec, arrays, units, attrs, locations)
+        path = locate(Path(root) / stage, plan["identity"])
+        if path is None:
+            path = Path(root) / stage / f"{plan['identity'][:12]}-{label}"
+            check_layouts(arrays, coords.sizes)
+            check_ownership(arrays, units)
+            _build(path, plan, arrays, coords)
+        return _open_same(path, plan).named(label, attrs)
+
+    @classmethod
+    def open(cls, path: Path) -> Store:
+        """Open a store.
+
+        Raises
+        ------
+        FileNotFoundError
+            If the folder holds no plan.
+        ValueError
+            If the plan is of a newer version or was changed by hand.
+        """
+        plan_path = Path(path) / "plan.json"
+        try:
+            stat = plan_path.stat()
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{path} holds no plan.json, so it is not a store; check the path, or run "
+                "`gradenc resume RUN` to create it"
+            ) from None
+        return _open_unchanged(Path(path), (stat.st_ino, stat.st_mtime_ns))
+
+    @classmethod
+    def find(cls, root: Path, stage: str, identity: str) -> Store:
+        """Open the store of an identity below `root`, whatever its label.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is none.
+        """
+        path = locate(Path(root) / stage, identity)
+        if path is None:
+            raise FileNotFoundError(
+                f"{Path(root) / stage} holds no store {identity[:12]}; if it was deleted, submit "
+                "the study again to compute it anew"
+            )
+        return cls.open(path)
+
+    def named(self, label: str, names: Mapping[str, Any]) -> Store:
+        """Return the store as one study calls it: studies share stores under their own names."""
+        # A copy keeps what was already parsed: units of a large plan take a second.
+        renamed = copy.copy(self)
+        attrs = {**self.plan["attrs"], **names}
+        object.__setattr__(renamed, "plan", {**self.plan, "label": label, "attrs": attrs})
+        return renamed
+
+    @property
+    def reference(self) -> str:
+        """Its path relative to the root of stores: ``<stage>/<hash12>-<label>``."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    @property
+    def kind(self) -> str:
+        """Kind of store, a key of `ALGORITHM_VERSION`."""
+        return str(self.plan["kind"])
+
+    @property
+    def label(self) -> str:
+        """Readable end of the folder's name."""
+        return str(self.plan["label"])
+
+    @property
+    def identity(self) -> str:
+        """The sha256 (hex) of kind, versions and specification."""
+        return str(self.plan["identity"])
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Everything that determines the store's bytes."""
+        return dict(self.plan["spec"])
+
+    @property
+    def attrs(self) -> dict[str, Any]:
+        """Attributes of the zarr group, as they were planned."""
+        return dict(self.plan["attrs"])
+
+    @property
+    def locations(self) -> dict[str, str]:
+        """Absolute paths of the inputs, as last planned."""
+        return dict(self.plan["locations"])
+
+    @cached_property
+    def arrays(self) -> dict[str, ArrayLayout]:
+        """Layouts by array name."""
+        return {array["name"]: _layout(array) for array in self.plan["arrays"]}
+
+    @cached_property
+    def units(self) -> list[Unit]:
+        """All units, in order of index."""
+        return [_unit(index, *fields) for index, fields in enumerate(self.plan["units"])]
+
+    @property
+    def data(self) -> Path:
+        """The zarr group."""
+        return self.path / "data.zarr"
+
+    @property
+    def seal_path(self) -> Path:
+        """The seal, which may not exist."""
+        return self.path / "SEALED.json"
+
+    def unit_id(self, unit: Unit) -> str:
+        """Return the unit's name in records, logs and messages."""
+        return f"{self.identity[:12]}-{unit.index:05d}"
+
+    def owned_files(self, unit: Unit) -> list[str]:
+        """Return the files that only this unit writes, relative to `data`, sorted."""
+        return sorted(
+            name
+            for array, region in unit.regions.items()
+            for name in self.arrays[array].file_names(region)
+        )
+
+    def record_path(self, unit: Unit) -> Path:
+        """Return where the unit's commit record is, once there is one."""
+        return self.path / "commits" / subfolder(unit.index) / f"{unit.index:05d}.json"
+
+    def dataset(self, dask: bool = True) -> xr.Dataset:
+        """Open the arrays lazily, whether or not all units are committed.
+
+        They are dask's; without it, a slice that is taken is read there and then.
+
+        Raises
+        ------
+        ValueError
+            If what is there is not what its kind's schema and the plan say, or a file of the
+            coordinates is lost.
+        """
+        import xarray as xr
+
+        check_data(self.data, self.kind, self.plan["schema_version"], tuple(self.arrays.values()))
+        if name := lost_file(self.path):
+            raise ValueError(
+                f"{self.path / name} is missing or was changed; run `gradenc resume RUN`"
+            )
+        opened = xr.open_dataset(
+            self.data, engine="zarr", consolidated=False, chunks={} if dask else None, cache=False
+        )
+        return opened.assign_attrs(
+            {key: self.attrs[key] for key in opened.attrs if key in self.attrs}
+        )
+
+    def sealed(self) -> dict[str, Any] | None:
+        """Return the seal, or None if there is none or it is torn or another identity's."""
+        seal = files.read_json(self.seal_path)
+        return seal if seal and seal.get("identity") == self.identity else None
+
+
+def locate(folder: Path, identity: str) -> Path | None:
+    """Return the store of an identity in a stage's folder, or None."""
+    found = sorted(folder.glob(f"{identity[:12]}-*"))
+    return found[0] if found else None
+
+
+def subfolder(index: int) -> str:
+    """Return the subfolder of a unit's records: 256 units each."""
+    return f"{index >> 8:02x}"
+
+
+def scan(folder: Path) -> Iterator[DirEntry[str]]:
+    """Yield the finished files in the subfolders of `commits` or `attempts`, in one pass."""
+    if not folder.is_dir():
+        return  # deleted: none of the store's units has a record
+    with scandir(folder) as subfolders:
+        for subfolder_entry in subfolders:
+            if subfolder_entry.is_dir():
+                with scandir(subfolder_entry.path) as entries:
+                    yield from (entry for entry in entries if entry.name.endswith(".json"))
+
+
+def _plan(
+    kind: str,
+    label: str,
+    spec: dict[str, Any],
+    arrays: Sequence[ArrayLayout],
+    units: Sequence[Unit],
+    attrs: Mapping[str, Any],
+    locations: Mapping[str, str],
+) -> Plan:
+    if not LABEL.fullmatch(label):
+        raise ValueError(
+            f"label {label!r} cannot name a folder; use at most 150 letters, digits and ._:+=,@- "
+            "and begin with a letter or digit"
+        )
+    if kind not in ALGORITHM_VERSION:
+        raise ValueError(f"unknown kind of store {kind!r}; known: {', '.join(ALGORITHM_VERSION)}")
+    versions = {
+        "schema_version": SCHEMA_VERSION[kind],
+        "algorithm_version": ALGORITHM_VERSION[kind],
+    }
+    return {
+        **versions,
+        "kind": kind,
+        "label": label,
+        "identity": digest({"kind": kind, **versions, "spec": spec}),
+        "spec": spec,
+        "attrs": dict(attrs),
+        "arrays": [asdict(layout) for layout in arrays],
+        # Positional, without the index: 100,000 units stay a few MB and parse in a second.
+        "units": [[unit.label, unit.key, unit.regions] for unit in units],
+        "locations": dict(locations),
+    }
+
+
+def _build(path: Path, plan: Plan, arrays: Sequence[ArrayLayout], coords: xr.Dataset) -> None:
+    """Build beside the final name and rename: a reader never sees half a store."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    files.make_folder(path.parent)
+    try:
+        with files.explained("create", path):
+            _write_store(temporary, plan, arrays, coords)
+        # Contents before the name: after a power cut the folder is whole or absent.
+        files.sync_tree(temporary)
+        files.relocate(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_store(
+    folder: Path, plan: Plan, arrays: Sequence[ArrayLayout], coords: xr.Dataset
+) -> None:
+    folder.mkdir()
+    for name in ("commits", "attempts"):
+        (folder / name).mkdir()
+    (folder / "plan.json").write_bytes(canonical_json(plan))
+    described = _with_object_strings(coords).assign_attrs(
+        {name: plan[name] for name in ("kind", "identity", "schema_version")} | plan["attrs"]
+    )
+    data = folder / "data.zarr"
+    described.to_zarr(data, mode="w-", zarr_format=3, consolidated=False)
+    group = zarr.open_group(data, mode="r+")
+    for layout in arrays:
+        _create_array(group, layout)
+    with warnings.catch_warnings():
+        # Zarr warns that its specification is silent on this; here it cannot go stale, since no
+        # metadata changes after this line, and plain xarray opens the store without a warning.
+        warnings.simplefilter("ignore")
+        zarr.consolidate_metadata(data)
+    keep_copy(folder)
+
+
+def _create_array(group: zarr.Group, layout: ArrayLayout) -> None:
+    group.create_array(
+        layout.name,
+        shape=layout.shape,
+        chunks=layout.chunks,
+        shards=layout.shards,
+        dtype=layout.dtype,
+        fill_value=layout.fill_value,
+        dimension_names=layout.dims,
+        compressors="auto" if layout.compressed else None,
+        attributes={"units": layout.units, "long_name": layout.long_name, **layout.attrs},
+    )
+
+
+def _with_object_strings(coords: xr.Dataset) -> xr.Dataset:
+    """Make text coordinates objects: only these become zarr's (stable) string type."""
+    text = {
+        name: (coord.dims, np.asarray(coord.values, dtype=object), coord.attrs)
+        for name, coord in coords.coords.items()
+        if not isinstance(coord.dtype, np.dtype) or coord.dtype.kind in "UT"
+    }
+    return coords.assign_coords(text)
+
+
+def _open_same(path: Path, plan: Plan) -> Store:
+    store = Store.open(path)
+    if store.identity != plan["identity"]:
+        raise ValueError(
+            f"{path} holds identity {store.identity}, not {plan['identity']}, which begins alike; "
+            "give the study another store_root"
+        )
+    # Inputs may have moved; a sealed store needs them no more and may be read-only.
+    if store.locations != plan["locations"] and store.sealed() is None:
+        moved = {**store.plan, "locations": plan["locations"]}
+        files.replace(path / "plan.json", canonical_json(moved))
+        store = Store.open(path)
+    return store
+
+
+_REMEDY = "run `gradenc resume RUN`, or delete {} and plan it again"
+
+
+@lru_cache(maxsize=32)
+def _open_unchanged(path: Path, _stamp: tuple[int, int]) -> Store:
+    """Parse each version of a plan once per process: a worker opens its store for every unit."""
+    plan = files.read_json(path / "plan.json")
+    if plan is None or "identity" not in plan:
+        raise ValueError(f"{path / 'plan.json'} is no plan; {_REMEDY.format(path)}")
+    newest = SCHEMA_VERSION.get(plan["kind"], 0)
+    if plan["schema_version"] > newest:
+        raise ValueError(
+            f"{path} has schema version {plan['schema_version']} of kind {plan['kind']}, this "
+            f"gradenc reads up to {newest}; update gradenc"
+        )
+    hashed = ("kind", "schema_version", "algorithm_version", "spec")
+    if digest({name: plan[name] for name in hashed}) != plan["identity"]:
+        raise ValueError(f"{path / 'plan.json'} was changed by hand; {_REMEDY.format(path)}")
+    return Store(path, plan)
+
+
+def _layout(array: dict[str, Any]) -> ArrayLayout:
+    sequences = {name: tuple(array[name]) for name in ("dims", "shape", "chunks")}
+    shards = None if array["shards"] is None else tuple(array["shards"])
+    return ArrayLayout(**{**array, **sequences, "shards": shards})
+
+
+def _unit(index: int, label: str, key: dict[str, Any], regions: dict[str, Any]) -> Unit:
+    tuples = {name: [(start, stop) for start, stop in box] for name, box in regions.items()}
+    return Unit(index, label, key, tuples)

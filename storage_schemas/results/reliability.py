@@ -1,0 +1,69 @@
+"""Scores divided by their signal's reliability, computed when they are read (docs/methods.md)."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import xarray as xr
+
+from storage_schemas.kinds.names import UNIQUE, source_of
+
+LEAST_RELIABILITY = 0.25
+"""Nothing is divided by less: r would more than double, on an estimate that may itself be noise."""
+
+DIVIDED_TABLES = ("region_profile", "curve")
+"""Tables of comparisons that hold scores by signal and layer."""
+
+DISATTENUATED = "_disattenuated"
+"""Ends the name of what was divided."""
+
+_WHERE = f"NaN where the reliability is below {LEAST_RELIABILITY} or not known"
+
+
+def not_known(layers: xr.DataArray) -> xr.DataArray:
+    """Return NaN for every layer, (layer,) without coordinates."""
+    return xr.DataArray(xr.full_like(layers, np.nan, dtype=np.float64).data, dims="layer")
+
+
+def disattenuated(
+    scores: xr.DataArray, reliability: xr.DataArray, unique: xr.DataArray | bool
+) -> xr.DataArray:
+    """Return r / sqrt(reliability), or U / reliability: a share of variance falls with its square.
+
+    Spearman (1904), for the predictor alone; responses have their noise ceiling.
+
+    Parameters
+    ----------
+    scores : xr.DataArray, (..., layer, ...)
+    reliability : xr.DataArray, (..., layer)
+        Without coordinates: its layers are those of `scores`.
+    unique : bool, or xr.DataArray of bool
+        Whether the scores are U.
+    """
+    known = reliability.where(reliability >= LEAST_RELIABILITY)
+    divided = scores / xr.where(unique, known, known**0.5)
+    formula = "score / sqrt(reliability), of U / reliability"
+    return divided.assign_attrs(units="1", long_name=f"{formula}; {_WHERE}")
+
+
+def with_disattenuated_tables(
+    tables: xr.Dataset, reliabilities: Mapping[str, xr.DataArray]
+) -> xr.Dataset:
+    """Add ``reliability`` (signal, layer) and the divided tables to a model's comparisons.
+
+    Parameters
+    ----------
+    reliabilities : mapping of str to xr.DataArray, (layer,)
+        By source; NaN is shown of a source that is not there.
+    """
+    signals = [str(signal) for signal in tables["signal"].values]
+    unknown = not_known(tables["usable"].isel(signal=0))
+    rows = [reliabilities.get(source_of(signal), unknown) for signal in signals]
+    reliability = xr.concat(rows, "signal")
+    unique = xr.DataArray([signal.startswith(UNIQUE) for signal in signals], dims="signal")
+    divided = {
+        name + DISATTENUATED: disattenuated(tables[name], reliability, unique)
+        for name in DIVIDED_TABLES
+        if name in tables
+    }
+    named = reliability.assign_attrs(units="1", long_name="reliability over seeds")
+    return tables.assign({"reliability": named, **divided})

@@ -1,0 +1,104 @@
+from itertools import permutations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from gradenc_core.compare import statistics
+
+
+def test_false_discovery_rate_is_benjamini_hochbergs_and_passes_over_nan() -> None:
+    p = np.array([0.001, 0.02, np.nan, 0.04, 0.9])
+    # Step-up by hand: .001 <= .0125, .02 <= .025, .04 > .0375.
+    assert statistics.significant(p, 0.05).tolist() == [True, True, False, False, False]
+    assert not statistics.significant(np.full(3, np.nan), 0.05).any()
+
+
+def test_max_statistic_p_counts_permutations_at_or_above() -> None:
+    scores = np.array([[0.5, 0.1], [0.4, 0.6], [0.1, 0.2], [0.5, 0.0]])
+    assert statistics.max_statistic_p(scores) == 3 / 4
+    scores[:, 1] = np.nan
+    assert statistics.max_statistic_p(scores) == 2 / 4
+    assert np.isnan(statistics.max_statistic_p(np.full((4, 2), np.nan)))
+    assert np.isnan(statistics.max_statistic_p(scores[:1]))
+
+
+def test_max_statistic_p_is_uniform_without_a_signal() -> None:
+    rng = np.random.default_rng(0)
+    p = [statistics.max_statistic_p(rng.standard_normal((100, 3, 4))) for _ in range(400)]
+    # Levels of a p in hundredths: uniform on {1/100, ..., 1}, so shift by half a step.
+    assert stats.kstest(np.array(p) - 0.005, "uniform").pvalue > 0.01
+
+
+def test_pooled_null_p() -> None:
+    p = statistics.pooled_null_p(np.array([0.5, 2.0, np.nan]), np.array([0.1, 0.5, 1.0, np.nan]))
+    assert p[:2] == pytest.approx([3 / 4, 1 / 4])
+    assert np.isnan(p[2])
+
+
+def test_all_orders_of_few_regions_are_enumerated() -> None:
+    orders = statistics.region_permutations(6, seed=0)
+    assert sorted(map(tuple, orders)) == sorted(permutations(range(6)))
+    assert orders[0].tolist() == list(range(6))
+    many = statistics.region_permutations(9, seed=0)
+    assert many.shape == (statistics.N_PERMUTATIONS, 9)
+    assert (np.sort(many, axis=1) == np.arange(9)).all()
+
+
+@given(st.integers(3, 30), st.integers(0, 100), st.sampled_from(["pearson", "spearman"]))
+def test_correlation_is_scipys(n: int, seed: int, method: str) -> None:
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, 6, (2, n)).astype(float)
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        assert np.isnan(statistics.correlation(x, y, method))
+        return
+    test = stats.pearsonr if method == "pearson" else stats.spearmanr
+    assert statistics.correlation(x, y, method) == pytest.approx(test(x, y).statistic, abs=1e-12)
+
+
+@given(st.floats(0.001, 1000), st.integers(3, 12))
+def test_values_that_are_constant_but_for_rounding_have_no_correlation(c: float, n: int) -> None:
+    assert np.isnan(statistics.correlation(np.full(n, c), np.arange(n) ** 2.0, "pearson"))
+
+
+def test_correlation_leaves_out_unknown_entries() -> None:
+    x = np.array([1.0, 2.0, np.nan, 4.0])
+    y = np.array([2.0, 4.0, 9.0, 8.0])
+    assert statistics.correlation(x, y, "pearson") == pytest.approx(1)
+    assert np.isnan(statistics.correlation(x[:2], y[:2], "pearson"))
+
+
+def test_bootstrap_null_p_is_two_sided() -> None:
+    assert statistics.bootstrap_null_p(-0.5, np.array([0.6, -0.1, 0.2, np.nan])) == 2 / 4
+    assert np.isnan(statistics.bootstrap_null_p(np.nan, np.zeros(3)))
+
+
+def test_percentile_interval() -> None:
+    low, high = statistics.percentile_interval(np.arange(101.0))
+    assert (low, high) == pytest.approx((2.5, 97.5))
+    assert np.isnan(statistics.percentile_interval(np.array([1.0, np.nan, np.nan]))).all()
+
+
+def test_stouffer() -> None:
+    z = (stats.norm.isf(0.01) + stats.norm.isf(0.2)) / np.sqrt(2)
+    assert statistics.stouffer([0.01, 0.2, np.nan]) == pytest.approx(stats.norm.sf(z))
+    assert np.isnan(statistics.stouffer([np.nan]))
+
+
+def test_the_worst_order_in_one_subject_does_not_outvote_all_others() -> None:
+    assert statistics.stouffer([1e-4, 1e-4, 1e-4, 1.0]) < 0.001
+    assert 0.9 < statistics.stouffer([1.0, 1.0]) <= 1
+
+
+def test_t_interval_is_scipys() -> None:
+    values = np.array([0.2, 0.5, np.nan, 0.9])
+    test = stats.ttest_1samp(values[[0, 1, 3]], 0).confidence_interval(0.95)
+    assert statistics.t_interval(values) == pytest.approx((test.low, test.high))
+    assert np.isnan(statistics.t_interval(values[:1])).all()
+
+
+def test_stouffer_of_opposite_signs_cancels() -> None:
+    assert statistics.stouffer_signed([0.01, 0.01], [1, -1]) == pytest.approx(1)
+    assert statistics.stouffer_signed([0.03, 0.03], [-1, -1]) < 0.03

@@ -1,0 +1,301 @@
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import mne
+import numpy as np
+import pandas as pd
+import pytest
+
+from gradenc_core.recordings import epochs
+from gradenc_core.stimuli.images import Manifest
+
+SFREQ, TMIN, N_TIMES = 100.0, -0.1, 31
+CHANNELS = ["MEG0111", "MEG0112", "MEG0113", "EOG001", "STI101"]
+TYPES = ["mag", "grad", "mag", "eog", "stim"]
+NAMES = ["d.png", "n/a", "a.png", "b.png", "c.png", "b.png", "more/f.jpeg", "a.png", "d.png"]
+KINDS = ["stimulus", "catch", *["stimulus"] * 7]
+SESSIONS = ["1", "1", "1", "1", "1", "2", "2", "2", "2"]
+STIMULI = ("a.png", "b.png", "d.png", "more/f.jpeg")
+METADATA = pd.DataFrame({"stim_file": NAMES, "trial_type": KINDS, "session": SESSIONS})
+
+
+def make(data: np.ndarray, metadata: pd.DataFrame | None, bads: tuple[str, ...] = ()) -> Any:
+    info = mne.create_info(CHANNELS, SFREQ, TYPES)
+    for i, channel in enumerate(info["chs"]):
+        channel["loc"][:3] = [0.01 * i, 0.02, -0.03]
+    info["bads"] = list(bads)
+    events = np.c_[np.arange(len(data)) * 100, np.zeros(len(data)), np.ones(len(data))]
+    return mne.EpochsArray(data, info, events.astype(int), TMIN, metadata=metadata, verbose="error")
+
+
+def save(recording: Any, path: Path, **options: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recording.save(path, fmt="double", overwrite=True, verbose="error", **options)
+
+
+@pytest.fixture
+def data() -> np.ndarray:
+    return np.random.default_rng(0).normal(0, 1e-13, (len(NAMES), len(CHANNELS), N_TIMES))
+
+
+@pytest.fixture
+def root(tmp_path: Path, data: np.ndarray) -> Path:
+    save(make(data, METADATA), tmp_path / "meg" / "sub-01-epo.fif")
+    return tmp_path / "meg"
+
+
+def expected_trials(data: np.ndarray, sensors: list[int], normalise: str) -> dict[str, np.ndarray]:
+    trials: dict[str, list[np.ndarray]] = {name: [] for name in STIMULI}
+    for session in ("1", "2"):
+        used = [i for i in range(9) if SESSIONS[i] == session and KINDS[i] == "stimulus"]
+        values = data[used][:, sensors]
+        if normalise == "session":
+            values = (values - values.mean(axis=0)) / values.std(axis=0)
+        for i, value in zip(used, values, strict=True):
+            trials[{"c.png": "a.png"}.get(NAMES[i], NAMES[i])].append(value)
+    return {name: np.stack(rows) for name, rows in trials.items()}
+
+
+def check(result: Any, trials: dict[str, np.ndarray]) -> None:
+    mean = np.stack([trials[name].mean(axis=0) for name in STIMULI])
+    np.testing.assert_allclose(result.mean, mean, rtol=1e-4, atol=1e-5 * np.abs(mean).max())
+    noise = np.mean([t.var(axis=0, ddof=1) for t in trials.values() if len(t) > 1], axis=0)
+    total = np.concatenate(list(trials.values())).var(axis=0)
+    ratio = np.sqrt(np.maximum(total - noise, 0) / noise)
+    np.testing.assert_allclose(result.ncsnr, ratio, rtol=1e-3, atol=1e-4)
+    assert result.mean.dtype == result.ncsnr.dtype == np.float32
+
+
+@pytest.mark.parametrize("normalise", ["session", "none"])
+def test_round_trip(root: Path, manifest: Manifest, data, normalise: str) -> None:
+    options = {"normalise": normalise, "tmin": None, "tmax": None}
+    described = epochs.describe(root, "sub-01", manifest, **options)
+    result = epochs.read(root, "sub-01", manifest, **options)
+    assert (described.subject, described.modality) == ("sub-01", "meg")
+    assert described.stimuli == STIMULI
+    np.testing.assert_array_equal(described.n_repeats, [3, 2, 2, 1])
+    np.testing.assert_array_equal(result.n_repeats, described.n_repeats)
+    check(result, expected_trials(data, [0, 1, 2], normalise))
+    assert result.n_nan_targets == 0
+
+
+def test_coordinates(root: Path, manifest: Manifest) -> None:
+    coords = epochs.describe(root, "sub-01", manifest).coords
+    assert not coords.data_vars
+    assert coords["sensor"].values.tolist() == CHANNELS[:3]
+    np.testing.assert_allclose(coords["sensor_x"], [0, 0.01, 0.02], atol=1e-7)
+    np.testing.assert_allclose(coords["sensor_z"], -0.03, atol=1e-7)
+    np.testing.assert_allclose(coords["time"], TMIN + np.arange(N_TIMES) / SFREQ, atol=1e-9)
+    assert coords["time"].dtype == np.float64
+    assert coords["sensor_type"].dims == ("sensor",)
+    assert coords["sensor_type"].values.tolist() == TYPES[:3]
+
+
+def test_places_of_sensors_are_finite(root: Path, manifest: Manifest, data) -> None:
+    recording = make(data, METADATA, bads=("MEG0111",))
+    recording.info["chs"][2]["loc"][3:] = [*np.eye(3)[0], *np.eye(3)[1], np.inf, 0, 1]
+    save(recording, root / "sub-01-epo.fif")
+    coords = epochs.describe(root, "sub-01", manifest, tmin=0.0).coords
+    # MNE leaves NaN in the orientation of the gradiometer.
+    expected = [[0.01, 0.02, -0.03, *[0] * 9], [0.02, 0.02, -0.03, 1, 0, 0, 0, 1, 0, 0, 0, 1]]
+    assert coords["sensor_loc"].dims == ("sensor", "loc")
+    np.testing.assert_allclose(coords["sensor_loc"], expected, atol=1e-7)
+    assert coords["sensor_type"].values.tolist() == ["grad", "mag"]
+
+
+def test_times_include_both_ends(root: Path, manifest: Manifest) -> None:
+    window = {"tmin": 0.0, "tmax": 0.1}
+    coords = epochs.describe(root, "sub-01", manifest, **window).coords
+    np.testing.assert_allclose(coords["time"], np.arange(11) / SFREQ, atol=1e-9)
+    some = epochs.read(root, "sub-01", manifest, **window)
+    everything = epochs.read(root, "sub-01", manifest)
+    np.testing.assert_array_equal(some.mean, everything.mean[:, :, 10:21])
+
+
+def test_bad_channels_are_left_out(root: Path, manifest: Manifest, data) -> None:
+    save(make(data, METADATA, bads=("MEG0112",)), root / "sub-01-epo.fif")
+    described = epochs.describe(root, "sub-01", manifest)
+    assert described.coords["sensor"].values.tolist() == ["MEG0111", "MEG0113"]
+    check(
+        epochs.read(root, "sub-01", manifest, normalise="none"),
+        expected_trials(data, [0, 2], "none"),
+    )
+
+
+@pytest.mark.parametrize(("picks", "sensors"), [("meg", [0, 1, 2]), ("mag", [0, 2]), ("grad", [1])])
+def test_kinds_of_sensors(root, manifest: Manifest, data, picks: str, sensors: list[int]) -> None:
+    described = epochs.describe(root, "sub-01", manifest, picks=picks)
+    assert described.coords["sensor"].values.tolist() == [CHANNELS[i] for i in sensors]
+    check(
+        epochs.read(root, "sub-01", manifest, picks=picks),
+        expected_trials(data, sensors, "session"),
+    )
+
+
+def test_a_kind_that_is_not_there_is_refused(root: Path, manifest: Manifest, data) -> None:
+    save(make(data, METADATA, bads=("MEG0112",)), root / "sub-01-epo.fif")
+    for call in (epochs.describe, epochs.read):
+        with pytest.raises(ValueError, match=r"sub-01-epo\.fif has no good gradiometer channel"):
+            call(root, "sub-01", manifest, picks="grad")
+        with pytest.raises(ValueError, match="picks is 'eeg'; give one of meg, mag, grad"):
+            call(root, "sub-01", manifest, picks="eeg")
+
+
+def test_junk_files_beside_the_epochs_are_passed_over(root: Path, manifest: Manifest) -> None:
+    (root / "._sub-01-epo.fif").write_bytes(b"resource fork")
+    (root / "sub-01-epo-notes.txt").write_text("notes")
+    assert epochs.list_subjects(root) == ["sub-01"]
+    assert list(epochs.describe(root, "sub-01", manifest).files) == ["sub-01-epo.fif"]
+
+
+def test_no_warning_leaks(root: Path, manifest: Manifest) -> None:
+    with warnings.catch_warnings(record=True) as leaked:
+        warnings.simplefilter("always")
+        epochs.describe(root, "sub-01", manifest)
+        epochs.read(root, "sub-01", manifest)
+    assert not leaked
+
+
+def test_nested_folder_and_one_session_without_the_column(
+    tmp_path: Path, manifest: Manifest, data
+) -> None:
+    save(make(data, METADATA[["stim_file"]].replace("n/a", "b.png")), tmp_path / "s/s-epo.fif")
+    assert epochs.list_subjects(tmp_path) == ["s"]
+    described = epochs.describe(tmp_path, "s", manifest)
+    assert list(described.files) == ["s/s-epo.fif"]
+    np.testing.assert_array_equal(described.n_repeats, [3, 3, 2, 1])
+    result = epochs.read(tmp_path, "s", manifest)
+    values = (data[:, :3] - data[:, :3].mean(axis=0)) / data[:, :3].std(axis=0)
+    np.testing.assert_allclose(result.mean[0], values[[2, 4, 7]].mean(axis=0), rtol=1e-4, atol=1e-5)
+
+
+def test_split_files_are_read_and_hashed(tmp_path: Path, manifest: Manifest) -> None:
+    rng = np.random.default_rng(4)
+    n, names = 400, np.array(STIMULI)
+    assert n > 2 * epochs.EPOCHS_AT_ONCE
+    data = rng.normal(0, 1e-13, (n, len(CHANNELS), 401))
+    shown = names[np.arange(n) % 4]
+    metadata = pd.DataFrame({"stim_file": shown, "session": np.arange(n) // 200})
+    save(make(data, metadata), tmp_path / "sub-01-epo.fif", split_size="3MB")
+    parts = sorted(path.name for path in tmp_path.glob("*.fif"))
+    assert len(parts) > 2
+    described = epochs.describe(tmp_path, "sub-01", manifest)
+    assert sorted(described.files) == parts
+    assert epochs.list_subjects(tmp_path) == ["sub-01"]
+    result = epochs.read(tmp_path, "sub-01", manifest, normalise="none")
+    expected = np.stack([data[shown == name][:, :3].mean(axis=0) for name in STIMULI])
+    np.testing.assert_allclose(result.mean, expected, rtol=1e-4, atol=1e-18)
+    (tmp_path / parts[0]).unlink()
+    assert parts[0] == "sub-01-epo-1.fif"
+    for call in (epochs.describe, epochs.read):
+        with pytest.raises(ValueError, match=r"cannot read the epochs .*sub-01-epo\.fif"):
+            call(tmp_path, "sub-01", manifest)
+
+
+def test_nan_and_constant_targets(root: Path, manifest: Manifest, data) -> None:
+    data[3, 0, 4] = np.nan
+    data[1, 1, 1] = np.nan  # a catch trial
+    data[:, 2, 7] = 3e-13
+    save(make(data, METADATA), root / "sub-01-epo.fif")
+    result = epochs.read(root, "sub-01", manifest)
+    assert (result.n_nan_targets, result.n_constant_targets) == (1, 1)
+    assert np.isnan(result.mean[:, 0, 4]).all()
+    assert np.isnan(result.mean).sum() == 4
+    assert (result.mean[:, 2, 7] == 0).all()
+    assert np.isnan(result.ncsnr).sum() == 2
+
+
+def no_metadata(path: Path, data: np.ndarray) -> None:
+    save(make(data, None), path)
+
+
+def no_column(path: Path, data: np.ndarray) -> None:
+    save(make(data, METADATA.rename(columns={"stim_file": "image"})), path)
+
+
+def unknown_image(path: Path, data: np.ndarray) -> None:
+    save(make(data, METADATA.replace("more/f.jpeg", "more/f.jpg")), path)
+
+
+def missing_image(path: Path, data: np.ndarray) -> None:
+    metadata = METADATA.copy()
+    metadata.loc[0, "stim_file"] = None
+    save(make(data, metadata), path)
+
+
+def missing_session(path: Path, data: np.ndarray) -> None:
+    metadata = METADATA.copy()
+    metadata.loc[2, "session"] = None
+    save(make(data, metadata), path)
+
+
+def only_catch_trials(path: Path, data: np.ndarray) -> None:
+    save(make(data, METADATA.assign(trial_type="catch")), path)
+
+
+def no_good_sensor(path: Path, data: np.ndarray) -> None:
+    save(make(data, METADATA, bads=("MEG0111", "MEG0112", "MEG0113")), path)
+
+
+def not_fif(path: Path, data: np.ndarray) -> None:
+    path.write_bytes(b"this is no FIF file, though its name says so")
+
+
+def header_cut(path: Path, data: np.ndarray) -> None:
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def both_layouts(path: Path, data: np.ndarray) -> None:
+    save(make(data, METADATA), path.parent / "sub-01" / "sub-01-epo.fif")
+
+
+REFUSALS: list[tuple[Callable[[Path, np.ndarray], None], str]] = [
+    (no_metadata, r"sub-01-epo\.fif has no metadata; save it again with epochs\.metadata"),
+    (no_column, r"sub-01-epo\.fif has no metadata column stim_file; save it again"),
+    (unknown_image, r"sub-01-epo\.fif, row 7: .*did you mean 'more/f\.jpeg'"),
+    (missing_image, r"sub-01-epo\.fif, row 1: stim_file"),
+    (missing_session, r"sub-01-epo\.fif, row 3 of the metadata: session is missing"),
+    (only_catch_trials, r"sub-01-epo\.fif has no trial of an image"),
+    (no_good_sensor, r"sub-01-epo\.fif has no good MEG channel"),
+    (not_fif, r"cannot read the epochs .*sub-01-epo\.fif"),
+    (header_cut, r"cannot read the epochs .*sub-01-epo\.fif"),
+    (both_layouts, r"both .*sub-01-epo\.fif and .*sub-01/sub-01-epo\.fif"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "message"), REFUSALS)
+@pytest.mark.parametrize("call", [epochs.describe, epochs.read])
+def test_bad_files_are_refused_in_one_sentence(
+    root: Path, manifest: Manifest, data, spoil: Callable, message: str, call: Callable
+) -> None:
+    spoil(root / "sub-01-epo.fif", data)
+    with pytest.raises(ValueError, match=message) as caught:
+        call(root, "sub-01", manifest)
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_data_is_refused_by_name(root: Path, manifest: Manifest) -> None:
+    path = root / "sub-01-epo.fif"
+    whole = path.read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ValueError, match=r"cannot read the epochs .*sub-01-epo\.fif"):
+            epochs.read(root, "sub-01", manifest)
+
+
+def test_bad_options_are_refused(root: Path, manifest: Manifest) -> None:
+    with pytest.raises(ValueError, match="normalise is 'run'"):
+        epochs.read(root, "sub-01", manifest, normalise="run")
+    with pytest.raises(ValueError, match="no time from tmin 1"):
+        epochs.describe(root, "sub-01", manifest, tmin=1.0)
+    with pytest.raises(FileNotFoundError, match="did you mean 'sub-01'"):
+        epochs.describe(root, "sub-1", manifest)
+
+
+def test_folder_without_epochs_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
+        epochs.list_subjects(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="holds no epochs"):
+        epochs.list_subjects(tmp_path)

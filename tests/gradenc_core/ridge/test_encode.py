@@ -1,0 +1,591 @@
+"""Encoding against plain scikit-learn, himalaya, closed forms and its own invariants."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+from himalaya.ridge import GroupRidgeCV, RidgeCV
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+from sklearn.model_selection import PredefinedSplit
+from sklearn.preprocessing import StandardScaler
+
+from gradenc_core.ridge import encode as encoding
+from gradenc_core.ridge.basis import RidgeOptions
+from gradenc_core.ridge.encode import (
+    analytic_p,
+    block_weights,
+    bootstrap_scores,
+    encode,
+    factorise,
+    permutation_scores,
+    permutations,
+    score_targets,
+)
+
+ALPHAS = (0.1, 1.0, 10.0, 100.0, 1e4)
+RATIOS = (0.0, 0.1, 1.0, 4.0)
+SELECTIONS = ("kfold", "gcv", "loo")
+
+
+def study(n=80, p=12, t=5, seed=0, n_folds=4, noise=2.0):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, p)) * rng.uniform(0.1, 10, p) + rng.standard_normal(p)
+    y = x / x.std(axis=0) @ rng.standard_normal((p, t)) + noise * rng.standard_normal((n, t))
+    return x, y, rng.permutation(np.arange(n) % n_folds), rng.integers(1, 4, n).astype(float)
+
+
+# ---- a naive reference: rows, loops and scikit-learn ----
+
+
+def predict(x, y, w, test, alpha, scale):
+    """Standardise by the training rows, scale columns, fit Ridge, predict the test rows."""
+    scaler = StandardScaler().fit(x, sample_weight=w)
+    model = Ridge(alpha=alpha, solver="cholesky").fit(
+        scaler.transform(x) * scale, y, sample_weight=w
+    )
+    return model.predict(scaler.transform(test) * scale)
+
+
+def kfold_error(x, y, w, folds, alpha, scale):
+    error = 0.0
+    for j in np.unique(folds):
+        fit, test = folds != j, folds == j
+        guess = predict(x[fit], y[fit], w[fit], x[test], alpha, scale)
+        error += (w[test] * (y[test] - guess) ** 2).sum()
+    return error
+
+
+def gcv_error(x, y, w, folds, alpha, scale):
+    """With the hat matrix of the weighted fit with intercept."""
+    hat = predict(x, np.eye(len(y)), w, x, alpha, scale)
+    residual = y - hat @ y
+    return (w * residual**2).sum() / (1 - np.trace(hat) / len(y)) ** 2
+
+
+def loo_error(x, y, w, folds, alpha, scale):
+    """Leave each row out, standardisation of the whole training set held fixed."""
+    z = StandardScaler().fit(x, sample_weight=w).transform(x) * scale
+    error = 0.0
+    for i in range(len(y)):
+        kept = np.arange(len(y)) != i
+        model = Ridge(alpha=alpha, solver="cholesky").fit(z[kept], y[kept], sample_weight=w[kept])
+        error += w[i] * (y[i] - model.predict(z[[i]])[0]) ** 2
+    return error
+
+
+ERRORS = {"kfold": kfold_error, "gcv": gcv_error, "loo": loo_error}
+
+
+def naive(x, y, folds, w, selection, grid):
+    """Nested fit of one target; `grid` lists (alpha, ratio, scale), larger alphas first."""
+    w = w / w.mean()
+    out = {"r": [], "sse": [], "sst": [], "alpha": [], "ratio": []}
+    for k in np.unique(folds):
+        fit, test = folds != k, folds == k
+        errors = [
+            ERRORS[selection](x[fit], y[fit], w[fit], folds[fit], alpha, scale)
+            for alpha, _, scale in grid
+        ]
+        alpha, ratio, scale = grid[int(np.argmin(errors))]
+        guess = predict(x[fit], y[fit], w[fit], x[test], alpha, scale)
+        cov = np.cov(y[test], guess, aweights=w[test])
+        mean = np.average(y[test], weights=w[test])
+        out["r"].append(cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]))
+        out["sse"].append((w[test] * (y[test] - guess) ** 2).sum())
+        out["sst"].append((w[test] * (y[test] - mean) ** 2).sum())
+        out["alpha"].append(alpha)
+        out["ratio"].append(ratio)
+    return {name: np.array(values) for name, values in out.items()}
+
+
+def one_band_grid(p, alphas=ALPHAS):
+    return [(alpha, 1.0, np.ones(p)) for alpha in sorted(alphas, reverse=True)]
+
+
+def banded_grid(bands, ratios=RATIOS):
+    return [
+        (alpha, ratio, np.repeat([1, np.sqrt(ratio)], bands))
+        for alpha in sorted(ALPHAS, reverse=True)
+        for ratio in ratios
+    ]
+
+
+def assert_same(scores, want, target, names=("r", "sse", "sst", "alpha")):
+    for name in names:
+        got = getattr(scores, name)[:, target]
+        np.testing.assert_allclose(got, want[name.removesuffix("_off")], rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize(("n", "p"), [(60, 8), (24, 40)])
+def test_one_band_equals_scikit_learn(selection, n, p):
+    x, y, folds, w = study(n, p, t=3)
+    scores = encode(x, y, folds, w, RidgeOptions(ALPHAS, selection))
+    assert scores.r.dtype == np.float32
+    for t in range(3):
+        assert_same(scores, naive(x, y[:, t], folds, w, selection, one_band_grid(p)), t)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_two_bands_equal_scikit_learn(selection):
+    x, y, folds, w = study(32, 14, t=2, noise=4)
+    scores = encode(x, y, folds, w, RidgeOptions(ALPHAS, selection, RATIOS), bands=(9, 5))
+    for t in range(2):
+        want = naive(x, y[:, t], folds, w, selection, banded_grid((9, 5)))
+        assert_same(scores, want, t, ("r", "sse", "sst", "alpha", "ratio"))
+        off = naive(x, y[:, t], folds, w, selection, banded_grid((9, 5), [0.0]))
+        assert_same(scores, off, t, ("r_off", "sse_off"))
+
+
+def test_fixed_alpha_is_the_closed_form():
+    x, y, folds, _ = study()
+    scores = encode(x, y, folds, options=RidgeOptions((7.0,), "gcv"))
+    fit, test = folds != 0, folds == 0
+    mean, sd = x[fit].mean(axis=0), x[fit].std(axis=0)
+    z, zt, yc = (x[fit] - mean) / sd, (x[test] - mean) / sd, y[fit] - y[fit].mean(axis=0)
+    guess = y[fit].mean(axis=0) + zt @ np.linalg.solve(z.T @ z + 7 * np.eye(12), z.T @ yc)
+    want = [np.corrcoef(g, t)[0, 1] for g, t in zip(guess.T, y[test].T, strict=True)]
+    np.testing.assert_allclose(scores.r[0], want, rtol=1e-6)
+    np.testing.assert_allclose(scores.sse[0], ((y[test] - guess) ** 2).sum(axis=0), rtol=1e-6)
+
+
+def test_two_bands_agree_with_himalaya():
+    """On one grid of alphas and ratios; neither standardises, so that they mean the same."""
+    x, y, folds, _ = study(200, 14, t=60, noise=4)
+    options = RidgeOptions(ALPHAS, "kfold", RATIOS, standardise=False)
+    scores = encode(x, y, folds, options=options, bands=(9, 5))
+    fit, test = folds != 0, folds == 0
+    models = [himalaya_fit(x[fit], y[fit], PredefinedSplit(folds[fit]), ratio) for ratio in RATIOS]
+    best = np.argmax([np.ravel(model.cv_scores_) for model in models], axis=0)
+    guesses = [
+        model.predict(x[test] if ratio else x[test, :9])
+        for model, ratio in zip(models, RATIOS, strict=True)
+    ]
+    for t, i in enumerate(best):
+        assert scores.ratio[0, t] == np.float32(RATIOS[i])
+        assert scores.alpha[0, t] == pytest.approx(models[i].best_alphas_[t] * (1 + RATIOS[i]))
+        want = np.corrcoef(guesses[i][:, t], y[test, t])[0, 1]
+        assert scores.r[0, t] == pytest.approx(want, abs=1e-5)
+
+
+def himalaya_fit(z, y, cv, ratio):
+    """Banded ridge at one ratio: its two squared scales add up to one, so alphas are rescaled."""
+    alphas = np.array(ALPHAS) / (1 + ratio)
+    if ratio == 0:
+        return RidgeCV(alphas=alphas, cv=cv, fit_intercept=True).fit(z[:, :9], y)
+    gammas = np.array([[1.0, ratio]]) / (1 + ratio)
+    params = {"n_iter": gammas, "alphas": alphas, "progress_bar": False}
+    return GroupRidgeCV(
+        groups=[0] * 9 + [1] * 5, cv=cv, fit_intercept=True, solver_params=params
+    ).fit(z, y)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.integers(9, 50),
+    p=st.integers(1, 60),
+    rank=st.integers(1, 60),
+    selection=st.sampled_from(SELECTIONS),
+    x_scale=st.sampled_from([1e-30, 1e-6, 1.0, 1e8, 1e30]),
+    y_scale=st.sampled_from([1e-15, 1.0, 1e12]),
+    seed=st.integers(0, 99),
+)
+def test_scores_of_any_shape_and_scale(n, p, rank, selection, x_scale, y_scale, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, min(rank, p))) @ rng.standard_normal((min(rank, p), p))
+    x[:, 0] = rng.choice([0.0, 3.3, x[0, 0]])
+    y = np.column_stack([x @ rng.standard_normal(p), rng.standard_normal((n, 2)), np.full(n, 0.7)])
+    y[n // 2, 1] = np.nan
+    folds = rng.permutation(np.arange(n) % 3)
+    options = RidgeOptions((1.0, 100.0), selection)
+    scores = encode(x * x_scale, y * y_scale, folds, options=options)
+    assert np.isnan(scores.r[:, [1, 3]]).all()
+    assert np.isnan(scores.alpha[:, [1, 3]]).all()
+    assert (scores.counts.nan_targets, scores.counts.constant_targets - (p == 1)) == (1, 1)
+    free = [0, 2] if p > 1 else [2]  # without a varying feature the first target is constant
+    assert (np.abs(scores.r[:, free]) <= 1).all()
+    assert (scores.sse[:, free] >= 0).all()
+    assert (scores.alpha[:, free] >= 1).all()
+    plain = encode(x, y, folds, options=options)
+    np.testing.assert_allclose(scores.r, plain.r, atol=1e-4)
+    np.testing.assert_allclose(
+        scores.sse[:, free] / scores.sst[:, free],
+        plain.sse[:, free] / plain.sst[:, free],
+        rtol=1e-3,
+    )
+
+
+def test_a_feature_without_variance_changes_nothing():
+    x, y, folds, w = study()
+    plain = encode(x, y, folds, w)
+    for constant in (0.0, 0.1, 1e9):
+        more = encode(np.column_stack([x, np.full(len(x), constant)]), y, folds, w)
+        np.testing.assert_allclose(more.r, plain.r, atol=1e-6)
+    rounding = 1e3 * (1 + 1e-8 * np.random.default_rng(0).standard_normal(len(x)))
+    np.testing.assert_allclose(
+        encode(np.column_stack([x, rounding]), y, folds, w).r, plain.r, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_feature_that_varies_only_in_the_held_out_fold_has_no_weight(seed):
+    x, y, folds, w = study(seed=seed)
+    alone = np.where(folds == 0, np.random.default_rng(seed).standard_normal(len(x)) + 3, 0)
+    more = encode(np.column_stack([x, alone]), y, folds, w, RidgeOptions((1.0,)))
+    plain = encode(x, y, folds, w, RidgeOptions((1.0,)))
+    np.testing.assert_allclose(more.r[0], plain.r[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("constant", [0.1, 7.7])
+def test_features_constant_in_a_fold_of_few_rows_lose_no_score(selection, constant):
+    """Ten rows of forty features are described by a root of their moments."""
+    x, y, folds, w = study(60, 40, t=2, n_folds=6)
+    x[folds == 1, :20] = constant
+    scores = encode(x, y, folds, w, RidgeOptions((0.1, 10.0), selection))
+    for t in range(2):
+        want = naive(x, y[:, t], folds, w, selection, one_band_grid(40, (0.1, 10.0)))
+        assert_same(scores, want, t)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("p", [4, 6, 30])
+def test_folds_of_one_stimulus_or_of_duplicates_have_squared_errors(selection, p):
+    x, y, _, w = study(12, p, t=2)
+    folds = np.array([0, 1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4])
+    x[folds == 2] = x[2]
+    scores = encode(x, y, folds, w, RidgeOptions((0.1, 10.0), selection))
+    assert np.isnan(scores.r[:2]).all()
+    assert (scores.r[2] == 0).all()
+    assert np.isfinite(scores.r[3:]).all()
+    for t in range(2):
+        with np.errstate(invalid="ignore"):
+            want = naive(x, y[:, t], folds, w, selection, one_band_grid(p, (0.1, 10.0)))
+        assert_same(scores, want, t, ("sse", "alpha"))
+
+
+def test_no_features_with_variance_predict_nothing_and_are_counted():
+    _, y, folds, _ = study()
+    scores = encode(np.full((80, 3), 2.5), y, folds)
+    assert (scores.r == 0).all()
+    assert scores.counts.flat_predictions == scores.r.size
+    assert (scores.alpha == 1e8).all()  # all alphas tie
+    assert scores.counts.highest_alpha == scores.r.size
+    assert scores.counts.lowest_alpha == 0
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("trap", ["huge stimulus", "distant means"])
+def test_traps_of_precision_cost_no_accuracy(selection, trap):
+    x, y, folds, w = study(48, 8, t=2)
+    if trap == "huge stimulus":
+        x[7] *= 1e4
+    else:
+        x += 100 * x.std(axis=0)
+    scores = encode(x, y, folds, w, RidgeOptions((0.1, 10.0), selection))
+    for t in range(2):
+        want = naive(x, y[:, t], folds, w, selection, one_band_grid(8, (0.1, 10.0)))
+        np.testing.assert_allclose(scores.r[:, t], want["r"], atol=1e-6)
+        np.testing.assert_allclose(scores.sse[:, t], want["sse"], rtol=1e-6)
+        np.testing.assert_allclose(scores.alpha[:, t], want["alpha"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("selection", SELECTIONS)
+@pytest.mark.parametrize("bands", [None, (7, 5)])
+def test_a_target_does_not_depend_on_its_neighbours(selection, bands):
+    x, y, folds, w = study(t=1500)
+    options = RidgeOptions(ALPHAS, selection, (0.0, 1.0))
+    design = factorise(x, folds, w, options, bands)
+    together = score_targets(design, y)
+    order = np.random.default_rng(0).permutation(1500)
+    dirty = y[:, order].copy()
+    dirty[3, ::2] = np.nan
+    mixed = score_targets(design, dirty)
+    clean = np.arange(1500) % 2 == 1
+    few = score_targets(design, y[:, 700:703])
+    for name in ("r", "sse", "alpha"):
+        want = getattr(together, name)
+        assert np.array_equal(getattr(mixed, name)[:, clean], want[:, order[clean]])
+        assert np.array_equal(getattr(few, name), want[:, 700:703])
+
+
+def test_order_of_rows_does_not_matter():
+    x, y, folds, w = study()
+    rows = np.random.default_rng(0).permutation(80)
+    a, b = encode(x, y, folds, w), encode(x[rows], y[rows], folds[rows], w[rows])
+    np.testing.assert_allclose(a.r, b.r, atol=1e-6)
+
+
+def test_weights_are_repeats():
+    x, y, folds, w = study()
+    repeated = np.repeat(np.arange(80), w.astype(int))
+    options = RidgeOptions((5.0 * w.mean(),))
+    rows = encode(x[repeated], y[repeated], folds[repeated], options=options)
+    weighted = encode(x, y, folds, w, RidgeOptions((5.0,)))
+    np.testing.assert_allclose(rows.r, weighted.r, atol=1e-6)
+    assert np.array_equal(encode(x, y, folds, 2 * w).r, encode(x, y, folds, w).r)
+
+
+def test_a_target_constant_in_one_fold_has_no_score_there():
+    x, y, folds, w = study(t=20)
+    y[folds == 1] = 10 * np.random.default_rng(0).standard_normal(20)
+    scores = encode(x, y, folds, w)
+    assert np.isnan(scores.r[1]).all()
+    assert (scores.sst[1] == 0).all()
+    assert scores.counts.constant_folds == 20
+    assert scores.counts.constant_targets == 0
+    assert np.isfinite(scores.r[[0, 2, 3]]).all()
+
+
+# ---- unique variance ----
+
+
+def forward_brain(n=400, seed=0, gradient=0.0):
+    """Responses to F alone, or also to the part of G that F lacks; G is mostly F."""
+    rng = np.random.default_rng(seed)
+    f = rng.standard_normal((n, 20))
+    own = rng.standard_normal((n, 8))
+    g = f @ rng.standard_normal((20, 8)) + own
+    y = f @ rng.standard_normal((20, 60)) + gradient * own @ rng.standard_normal((8, 60))
+    y += 4 * rng.standard_normal((n, 60))
+    return np.column_stack([f, g]), y, rng.permutation(np.arange(n) % 5)
+
+
+def unique(scores):
+    return (scores.sse_off.sum(axis=0) - scores.sse.sum(axis=0)) / scores.sst.sum(axis=0)
+
+
+@pytest.mark.parametrize("selection", ["kfold", "gcv"])
+def test_unique_variance_is_none_in_a_forward_brain(selection):
+    options = RidgeOptions(selection=selection)
+    x, y, folds = forward_brain()
+    assert abs(unique(encode(x, y, folds, options=options, bands=(20, 8))).mean()) < 2e-3
+    x, y, folds = forward_brain(gradient=1.0)
+    assert unique(encode(x, y, folds, options=options, bands=(20, 8))).mean() > 0.1
+
+
+def test_same_layer_unique_variance_is_no_evidence_where_that_of_all_layers_is():
+    """A gradient is a function of deeper activations: beside its own layer's it always adds."""
+    rng = np.random.default_rng(0)
+    own, deeper = rng.standard_normal((2, 600, 12))
+    gradient = deeper @ rng.standard_normal((12, 8)) + own @ rng.standard_normal((12, 8))
+    y = own @ rng.standard_normal((12, 60)) + deeper @ rng.standard_normal((12, 60))
+    y += 4 * rng.standard_normal((600, 60))
+    folds = rng.permutation(np.arange(600) % 5)
+    same_layer = unique(encode(np.hstack([own, gradient]), y, folds, bands=(12, 8)))
+    everything = unique(encode(np.hstack([own, deeper, gradient]), y, folds, bands=(24, 8)))
+    assert same_layer.mean() > 0.05
+    assert abs(everything.mean()) < 3 * everything.std() / np.sqrt(60) + 1e-3
+    assert abs(everything.mean()) < 2e-3
+
+
+def test_band_off_is_exactly_the_first_band_alone():
+    x, y, folds = forward_brain()
+    scores = encode(x, y, folds, bands=(20, 8))
+    off = scores.ratio == 0
+    assert off.any()
+    assert not off.all()
+    assert np.array_equal(scores.sse[off], scores.sse_off[off])
+    alone = encode(x[:, :20], y, folds)
+    np.testing.assert_allclose(scores.r_off, alone.r, atol=1e-6)
+
+
+# ---- permutation ----
+
+
+@pytest.mark.parametrize("bands", [None, (7, 5)])
+@pytest.mark.parametrize("selection", SELECTIONS)
+def test_permutation_refits_permuted_responses(selection, bands):
+    x, y, folds, w = study()
+    y[:, 1] = np.nan
+    options = RidgeOptions(ALPHAS, selection, RATIOS)
+    groups = np.arange(80) // 20
+    design = factorise(x, folds, w, options, bands)
+    scores = permutation_scores(design, y, 3, seed=5, groups=groups)
+    orders = permutations(80, 3, 5, groups)
+    assert orders[0].tolist() == list(range(80))
+    assert (groups[orders] == groups).all()
+    assert scores.shape == (4, 5)
+    for order, got in zip(orders, scores, strict=True):
+        fitted = encode(x, y[order], folds, w, options, bands)
+        want = fitted.r.mean(axis=0) if bands is None else unique(fitted)
+        np.testing.assert_allclose(got, want, atol=1e-6)
+    assert np.isnan(scores[:, 1]).all()
+
+
+def test_permutation_does_not_depend_on_the_number_of_targets(monkeypatch):
+    x, y, folds, w = study(t=300)
+    design = factorise(x, folds, w, RidgeOptions(selection="gcv"))
+    many = permutation_scores(design, y, 9, 0)
+    assert np.array_equal(many[:, 7:9], permutation_scores(design, y[:, 7:9], 9, 0))
+    monkeypatch.setattr(encoding, "TARGET_WIDTH", 128)
+    np.testing.assert_allclose(many, permutation_scores(design, y, 9, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("n_targets", [1, 3])
+def test_orders_of_stimuli_take_no_memory_beside_a_block_of_targets(n_targets):
+    x, y, folds, _ = study(3000, 4, t=n_targets)
+    design = factorise(x, folds, options=RidgeOptions((1.0,), "gcv"))
+    tracemalloc.start()
+    permutation_scores(design, y, 1000, 0)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 8 * encoding.TARGET_WIDTH * len(y)
+
+
+@pytest.mark.parametrize("bands", [None, (20, 8)])
+def test_permutation_null_is_centred(bands):
+    x, y, folds = forward_brain(n=150, gradient=0.5)
+    options = RidgeOptions(selection="gcv")
+    scores = permutation_scores(factorise(x, folds, None, options, bands), y, 50, 1)
+    assert scores[0].mean() > 0.01
+    assert -0.02 < scores[1:].mean() < 0.002
+    assert scores[0].mean() > scores[1:].mean(axis=1).max()
+
+
+def test_analytic_p_keeps_its_level():
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((300, 20)), rng.standard_normal((300, 4000))
+    r = encode(x, y, np.arange(300) % 5, options=RidgeOptions((100.0,))).r.mean(axis=0)
+    assert 0.025 < (analytic_p(r, 300, 5) < 0.05).mean() < 0.055
+    assert analytic_p(np.zeros(1), 300, 5)[0] == 0.5
+
+
+# ---- bootstrap ----
+
+
+@pytest.mark.parametrize("bands", [None, (7, 5)])
+def test_bootstrap_with_unit_weights_is_the_observed_fit(monkeypatch, bands):
+    x, y, folds, w = study()
+    blocks = np.random.default_rng(1).integers(0, 6, 80)
+    design = factorise(x, folds, w, RidgeOptions(ALPHAS, "kfold", RATIOS), bands)
+    monkeypatch.setattr(encoding, "block_weights", lambda c, b, s: np.ones((b, *c.shape)))
+    scores = bootstrap_scores(design, y, blocks, 2, 0)
+    fitted = score_targets(design, y)
+    want = fitted.r.mean(axis=0) if bands is None else unique(fitted)
+    for row in scores:
+        np.testing.assert_allclose(row, want, atol=1e-6)
+
+
+@pytest.mark.parametrize("bands", [None, (7, 5)])
+def test_bootstrap_refits_resampled_rows_at_the_chosen_alphas(bands):
+    x, y, folds, w = study(t=3)
+    blocks = np.random.default_rng(1).integers(0, 6, 80)
+    options = RidgeOptions(ALPHAS, "gcv", RATIOS)
+    scores = bootstrap_scores(factorise(x, folds, w, options, bands), y, blocks, 2, 3)
+    fitted = encode(x, y, folds, w, options, bands)
+    counts = np.array([[((folds == k) & (blocks == b)).sum() for b in range(6)] for k in range(4)])
+    drawn = block_weights(counts.astype(float), 2, 3)[1][folds, blocks]
+    rows = drawn > 0
+    for t in range(3):
+        r, sse, sst, off = [], [], [], []
+        for k in range(4):
+            fit, test = (folds != k) & rows, (folds == k) & rows
+            weight = (w / w.mean() * drawn)[test]
+
+            def guess(alpha, scale, fit=fit, test=test, t=t):
+                return predict(
+                    x[fit], y[fit, t], (w / w.mean() * drawn)[fit], x[test], alpha, scale
+                )
+
+            ratio = 1.0 if bands is None else float(fitted.ratio[k, t])
+            scale = np.repeat([1, np.sqrt(ratio)], bands or (12, 0))
+            full = guess(float(fitted.alpha[k, t]), scale)
+            cov = np.cov(y[test, t], full, aweights=weight)
+            r.append(cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1]))
+            sse.append((weight * (y[test, t] - full) ** 2).sum())
+            mean = np.average(y[test, t], weights=weight)
+            sst.append((weight * (y[test, t] - mean) ** 2).sum())
+            if bands:
+                first = encode(x[:, :7], y, folds, w, options).alpha[k, t]
+                alone = guess(float(first), np.repeat([1.0, 0.0], bands))
+                off.append((weight * (y[test, t] - alone) ** 2).sum())
+        want = np.mean(r) if bands is None else (np.sum(off) - np.sum(sse)) / np.sum(sst)
+        np.testing.assert_allclose(scores[2, t], want, atol=2e-6)
+
+
+def test_bootstrap_spread_is_that_of_new_stimuli():
+    def draw(seed):
+        rng = np.random.default_rng(seed)
+        x = rng.standard_normal((400, 5))
+        y = x @ np.ones((5, 40)) * 0.3 + rng.standard_normal((400, 40))
+        return x, y, np.arange(400) % 5, rng.permutation(400) // 5 % 20
+
+    options = RidgeOptions((10.0,))
+    x, y, folds, blocks = draw(0)
+    scores = bootstrap_scores(factorise(x, folds, None, options), y, blocks, 60, 0)
+    anew = [encode(*draw(seed)[:3], options=options).r.mean(axis=0) for seed in range(1, 31)]
+    spread = scores[1:].std(axis=0).mean()
+    assert spread == pytest.approx(np.std(anew, axis=0).mean(), rel=0.25)
+
+
+def test_without_replicates_the_observed_scores_remain():
+    x, y, folds, w = study()
+    design = factorise(x, folds, w, RidgeOptions(ALPHAS))
+    scores = bootstrap_scores(design, y, np.arange(80) % 3, 0, 0)
+    np.testing.assert_allclose(scores, [score_targets(design, y).r.mean(axis=0)], atol=1e-7)
+
+
+def test_bootstrap_blocks_are_drawn_within_folds_and_never_empty():
+    counts = np.array([[3.0, 2, 0], [1, 1, 1]])
+    weights = block_weights(counts, 500, 0)
+    assert (weights.sum(axis=2) == [2, 3]).all()
+    assert (weights[:, 0, 2] == 0).all()
+    np.testing.assert_allclose(weights.mean(axis=0)[:, :2], 1, atol=0.15)
+    assert np.array_equal(weights, block_weights(counts, 500, 0))
+
+
+def test_bootstrap_survives_tiny_alphas_and_nan_targets():
+    x, y, folds, w = study(40, 30)
+    x[:, 1] = x[:, 0]
+    y[0, 2] = np.inf
+    design = factorise(x, folds, w, RidgeOptions((1e-14,), "gcv"))
+    scores = bootstrap_scores(design, y, np.arange(40) // 4 % 5, 3, 0)
+    assert np.isnan(scores[:, 2]).all()
+    assert np.isfinite(np.delete(scores, 2, axis=1)).all()
+
+
+# ---- bad input ----
+
+
+def test_bad_input_is_named():
+    x, y, folds, w = study()
+    design = factorise(x, folds, w)
+    broken = x.copy()
+    broken[:, 3] = np.nan
+    cases = [
+        (lambda: encode(broken, y, folds), "1 of 12 features .* first in column 3"),
+        (lambda: encode(x[:, 0], y, folds), r"features have shape \(80,\)"),
+        (lambda: encode(x[:, :0], y, folds), r"features have shape \(\d+, 0\); give stimuli"),
+        (lambda: encode(x[:0], y[:0], folds[:0]), r"features have shape \(0, \d+\); give stimuli"),
+        (lambda: encode(x, y[:-1], folds), r"targets have shape \(79, 5\) .* 80 rows"),
+        (lambda: encode(x, y, folds[:-1]), r"folds has shape \(79,\) .* 80 rows"),
+        (lambda: encode(x, y, folds, w[:-1]), r"weights has shape \(79,\) .* 80 rows"),
+        (lambda: encode(x, y, folds, w - 1), "weights hold values that are not positive"),
+        (lambda: encode(x[:3], y[:3], np.array([0, 1, 4])), "3 stimuli cannot fill 5 folds"),
+        (lambda: encode(x, y, np.where(folds == 1, 0, folds)), "fold 1 of 4 holds no stimulus"),
+        (lambda: encode(x, y, folds % 2), "at least 3 for selection 'kfold'"),
+        (lambda: encode(x, y, folds - 1), "folds run from -1"),
+        (lambda: encode(x, y, folds, bands=(7, 6)), r"bands is \(7, 6\); .* 12 features"),
+        (lambda: bootstrap_scores(design, y, folds[:-1], 1, 0), "blocks has 79 rows"),
+        (lambda: permutation_scores(design, y, 1, 0, folds[:-1]), r"groups has shape \(79,\)"),
+        (lambda: permutation_scores(design, y[:-1], 1, 0), r"targets have shape \(79, 5\)"),
+    ]
+    for call, message in cases:
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1e20, 1e200])
+def test_a_target_in_units_beyond_float32_is_counted_and_touches_no_other(unit):
+    rng = np.random.default_rng(0)
+    x, y = rng.standard_normal((2, 30, 4))
+    folds = np.arange(30) % 5
+    expected = encode(x, y, folds)
+    found = encode(x, y * [1, unit, 1, 1], folds)
+    assert found.counts.nan_targets == 1
+    assert np.isnan(found.r[:, 1]).all()
+    assert np.isnan(found.sst[:, 1]).all()
+    np.testing.assert_array_equal(found.r[:, [0, 2, 3]], expected.r[:, [0, 2, 3]])

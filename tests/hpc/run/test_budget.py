@@ -1,0 +1,77 @@
+"""What a run's limit of GPU hours holds, and two runs of which one cannot ask SLURM."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hpc.config.profile import Profile, StageProfile
+from hpc.plan.drill import start_drill
+from hpc.run import advance, tasks
+from hpc.run.advance import create_stores, plan_stage
+from hpc.run.budget import gpu_hours, over_budget
+from hpc.run.claims import claimed_by_others
+from hpc.run.folder import RunFolder
+from hpc.run.submissions import given_up
+from hpc.slurm.client import SlurmUnavailable
+from jobs.drill import Drill
+
+GPU = StageProfile.model_validate({"gpus_per_node": 1})
+
+
+def ended(run: RunFolder, **task: float) -> None:
+    """Leave a submission of one task that held a GPU."""
+    path = run.path / "submissions" / "0001"
+    path.mkdir(parents=True)
+    frozen: dict[str, Any] = {
+        "name": "gradenc-a",
+        "stage": "ingest",
+        "round": 0,
+        "scheduler": "slurm",
+    }
+    frozen["asked"] = StageProfile().model_dump(mode="json")
+    (path / "units.json").write_text(json.dumps(frozen | {"slices": []}))
+    record = {"failure": None, "job_id": "7_0", "units_done": 1, "gpus": 1} | task
+    (path / "outcome.json").write_text(json.dumps({"units_done": 1, "tasks": [record]}))
+
+
+def test_hours_of_preempted_runs_count(tmp_path: Path) -> None:
+    run = start_drill(tmp_path / "run", Drill())
+    ended(run, elapsed_s=900.0, earlier_s=2700.0)
+    assert gpu_hours(run) == 1.0
+
+
+def test_a_spent_limit_lets_no_pilot_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = start_drill(tmp_path / "run", Drill())
+    run.change(max_gpu_hours=1.0)
+    assert over_budget(run, "prepare", GPU, [[("unmeasured", 0)]], {}) is None
+    ended(run, elapsed_s=3600.0)
+    submitted: list[str] = []
+    monkeypatch.setattr(advance, "submit", lambda run, stage, *_: submitted.append(stage))
+    profile = Profile(name="test", scheduler="local", prepare=GPU.model_copy())
+    advance.advance(run, profile)
+    assert "1 are spent" in str(given_up(run, "prepare"))
+    assert submitted == ["ingest"]
+
+
+def test_a_machine_without_slurm_does_not_wait_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run of the root is SLURM's; this one is made where no queue can be asked."""
+
+    def queue(names: object) -> None:
+        raise SlurmUnavailable("`squeue` is not installed on this machine")
+
+    root = tmp_path / "root"
+    other, own = (start_drill(tmp_path / name, Drill(), root) for name in "ab")
+    create_stores(other, "prepare", plan_stage(other, "prepare"))
+    ended(other)
+    (other.path / "submissions" / "0001" / "outcome.json").unlink()
+    monkeypatch.setattr("hpc.slurm.queue.queue", queue)
+    assert tasks.tasks_of([]) == []
+    assert claimed_by_others(own, on_slurm=False) == frozenset()
+    with pytest.raises(SlurmUnavailable):
+        claimed_by_others(own, on_slurm=True)

@@ -1,0 +1,190 @@
+"""How attempts and submissions are judged that ended as only a cluster lets them end."""
+
+import json
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from hpc.config.profile import StageProfile
+from hpc.faults.breaker import Breaker
+from hpc.node.gpu import gpu_type
+from hpc.plan.drill import start_drill
+from hpc.run.advance import create_stores, plan_stage
+from hpc.run.folder import RunFolder
+from hpc.run.outcomes import settle
+from hpc.run.state import is_stuck, run_state, stage_state
+from hpc.run.submissions import Submission, given_up, submissions
+from hpc.slurm.jobs import Job, State
+from jobs.drill import Drill
+from jobs.runner import Outcome
+from storage_schemas.protocol.store import Store
+
+UNITS = 4
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """Return a drill whose first stage is planned and has four units."""
+    units = {"prepare": UNITS, "ingest": 1, "extract": 1, "encode": 1, "compare": 1}
+    folder = start_drill(tmp_path / "run", Drill(units=units))
+    create_stores(folder, "prepare", plan_stage(folder, "prepare"))
+    return folder
+
+
+def prepared(run: RunFolder) -> Store:
+    return run.stores("prepare")[0]
+
+
+def attempt(run: RunFolder, unit: int, n: int, job: str, outcome="running", error=None) -> None:
+    """Leave the record of an attempt whose process is gone."""
+    store = prepared(run)
+    path = store.path / "attempts" / store.record_path(store.units[unit]).parent.name
+    path.mkdir(parents=True, exist_ok=True)
+    record = {
+        "unit": store.unit_id(store.units[unit]),
+        "n": n,
+        "job": job,
+        "round": 0,
+        "host": "gone",
+        "pid": 1,
+        "pid_start": 0,
+        "boot_id": "another",
+        "started": datetime.now(UTC).isoformat(),
+        "outcome": outcome,
+        "error": error,
+        "traceback": error,
+        "used": {},
+    }
+    file = path / f"{unit:05d}.{n}.json"
+    file.write_text(json.dumps(record))
+    os.utime(file, (0, 0))
+
+
+def submission(run: RunFolder, number: int, job: str, units: range = range(UNITS)) -> Submission:
+    """Leave a submission of one task."""
+    path = run.path / "submissions" / f"{number:04d}"
+    path.mkdir(parents=True)
+    reference = prepared(run).reference
+    frozen = {
+        "name": f"gradenc-test-{number:04d}",
+        "stage": "prepare",
+        "round": 0,
+        "scheduler": "slurm",
+        "asked": StageProfile().model_dump(mode="json"),
+        "slices": [[[[reference, unit]] for unit in units]],
+    }
+    (path / "units.json").write_text(json.dumps(frozen))
+    (path / "jobs.json").write_text(json.dumps([{"job_id": job}]))
+    return Submission(path)
+
+
+def end(made: Submission, failure: str, job: str) -> None:
+    task = {"task": 0, "job_id": job, "units_done": 0, "failure": failure, "restarts": 0}
+    (made.path / "outcome.json").write_text(json.dumps({"units_done": 0, "tasks": [task]}))
+
+
+def settled(run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """Settle the only submission, whose task SLURM remembers as `job`."""
+    monkeypatch.setattr("hpc.slurm.queue.jobs_of", lambda *_: {job.job_id: job})
+    (only,) = submissions(run)
+    settle(run, only, ())
+    return only.outcome["tasks"][0]["failure"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [("host memory", "pending"), ("timeout", "pending"), ("lost", "failed")],
+)
+def test_what_is_answered_by_more_is_not_held_against_a_unit(
+    run: RunFolder, failure: str, status: str
+) -> None:
+    """Memory is raised up to the profile's limit, however many tries that takes."""
+    for n in range(1, 4):
+        attempt(run, 0, n, f"{n}_0")
+        end(submission(run, n, f"{n}_0"), failure, f"{n}_0")
+    assert stage_state(run, "prepare", run.stores("prepare")).units[0].status == status
+
+
+@pytest.mark.parametrize(("failure", "stops"), [("host memory", False), ("lost", True)])
+def test_a_row_without_a_commit_stops_what_is_not_answered(
+    run: RunFolder, failure: str, stops: bool
+) -> None:
+    """From 8 GB to 64 takes six submissions."""
+    for n in range(1, 7):
+        end(submission(run, n, f"{n}_0"), failure, f"{n}_0")
+    assert (given_up(run, "prepare") is not None) == stops
+
+
+def test_the_tries_of_another_run_are_not_held_against_this_one(run: RunFolder) -> None:
+    """It shares the store and may have been preempted three times: this run would ask its user."""
+    for n in range(1, 4):
+        attempt(run, 0, n, f"90{n}_0")
+    assert stage_state(run, "prepare", run.stores("prepare")).units[0].status == "pending"
+
+
+@pytest.mark.parametrize("node", [None, "n1"])
+def test_a_gpu_that_nobody_can_name_stops_no_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, node: str | None
+) -> None:
+    """The driver knows no parts of GPUs; SLURM does not answer, or is not there."""
+    for command in ("nvidia-smi", "scontrol"):
+        (tmp_path / command).write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
+        (tmp_path / command).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "MIG-1")
+    monkeypatch.delenv("SLURMD_NODENAME", raising=False)
+    if node:
+        monkeypatch.setenv("SLURMD_NODENAME", node)
+    assert gpu_type() is None
+
+
+def test_what_died_before_its_job_was_requeued_is_not_lost(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job came back before the lease of its lost node had run out, and passed the unit over."""
+    submission(run, 1, "7_0", range(1))
+    attempt(run, 0, 1, "7_0")
+    job = Job("7_0", "gradenc-test-0001", State.COMPLETED, node="n2", restarts=1)
+    assert settled(run, job, monkeypatch) == "preempted"
+
+
+def test_a_unit_that_met_a_bad_node_has_it_left_out(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submission(run, 1, "7_0")
+    attempt(run, 0, 1, "7_0", "failed", "OSError: [Errno 116] Stale file handle")
+    job = Job("7_0", "gradenc-test-0001", State.COMPLETED, node="n2")
+    assert settled(run, job, monkeypatch) == "node"
+
+
+def test_a_task_on_a_bad_node_begins_no_other_unit(tmp_path: Path) -> None:
+    """Nor does it stop the tasks on other nodes, as failures of the code do."""
+    breaker, elsewhere = Breaker(tmp_path), Breaker(tmp_path)
+    bad = "Traceback (most recent call last):\nRuntimeError: CUDA error: uncorrectable ECC error"
+    breaker(Outcome(0, bad))
+    assert breaker.stopped
+    for _ in range(5):
+        breaker(Outcome(0, bad))
+    assert not elsewhere.stopped
+
+
+def test_a_commit_is_noted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = []
+    breaker = Breaker(tmp_path)
+    breaker(Outcome(1, None))
+    monkeypatch.setattr(
+        "hpc.faults.breaker.write_exclusive", lambda path, data: written.append(path)
+    )
+    breaker(Outcome(1, None))
+    assert written == []
+
+
+def test_a_run_that_waits_for_a_place_in_the_queue_is_not_stuck(run: RunFolder) -> None:
+    """One unit failed, but the others wait only until the user's queue has room."""
+    attempt(run, 0, 1, "7_0", "failed", "ValueError: no")
+    assert not is_stuck(run, run_state(run))
+    for unit in range(1, UNITS):
+        attempt(run, unit, 1, "7_0", "failed", "ValueError: no")
+    assert is_stuck(run, run_state(run))

@@ -1,0 +1,52 @@
+"""Selections and exports of a result that is not finished."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from jobs.export import average, export, parse_selection, select, to_table
+
+
+@pytest.fixture
+def half() -> xr.Dataset:
+    """Scores of two layers, the second of which is not committed."""
+    r = np.array([[0.5, 0.25], [np.nan, np.nan]])
+    coords = {
+        "layer": ["conv", "fc"],
+        "committed": ("layer", [True, False]),
+        **{axis: ("voxel", [0, 1]) for axis in "ijk"},
+    }
+    where = {"volume_shape": [2, 2, 2], "affine": np.eye(4).ravel().tolist()}
+    return xr.Dataset({"r": (("layer", "voxel"), r)}, coords, where)
+
+
+def test_a_mean_over_what_is_not_committed_is_not_committed(half: xr.Dataset) -> None:
+    over_layers = average(half, ["layer"])
+    assert not over_layers["committed"]
+    assert np.isnan(over_layers["r"]).all()
+    over_voxels = to_table(average(half, ["voxel"])["r"])
+    assert over_voxels["committed"].tolist() == [True, False]
+    assert over_voxels["r"][0] == 0.375
+    done = select(half, parse_selection(half, ["committed=true"]))
+    assert average(done, ["layer"])["r"].values.tolist() == [0.5, 0.25]
+
+
+def test_a_mean_of_a_finished_run_skips_folds_without_a_score(half: xr.Dataset) -> None:
+    finished = half.drop_vars("committed")
+    assert average(finished, ["layer"])["r"].values.tolist() == [0.5, 0.25]
+
+
+def test_what_cannot_say_committed_takes_nothing_else(half: xr.Dataset, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"not committed, which \.nii\.gz cannot say"):
+        export(half, "r", tmp_path / "r.nii.gz")
+    assert not list(tmp_path.iterdir())
+    export(half.sel(layer="conv"), "r", tmp_path / "r.nii.gz")
+    export(half, "r", tmp_path / "r.csv")
+    assert "False" in (tmp_path / "r.csv").read_text()
+
+
+def test_a_map_is_named_after_what_was_selected(half: xr.Dataset, tmp_path: Path) -> None:
+    export(half.sel(layer="conv"), "r", tmp_path / "r.nii.gz")
+    assert '"r, conv"' in (tmp_path / "r.json").read_text()

@@ -5,8 +5,8 @@
 One quantity varies at a time from n 2,000, p 256, T 1,024, A 10, 5 folds, nested k-fold, one thread
 (as a worker of stage encode has it); a second subject with the same stimuli shares the factors; two
 workers fit two layers at once. The dashed line is the model of `gradenc_core.ridge.cost`:
-operations over the rate that the base case reached. One line of JSON last: per axis, seconds and the ratio of
-the model's to the measured growth at its end.
+operations over the rate that the base case reached. One line of JSON last: per axis, seconds
+and the ratio of the model's to the measured growth at its end.
 """
 
 import sys

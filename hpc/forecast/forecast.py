@@ -1,7 +1,7 @@
 """What a study would run, before anything is submitted: units, bytes, files, jobs, expected time.
 
 Counts follow from the plan. Times are measured here (`hpc.forecast.timings`), taken from units that
-were committed in the study's store root (`hpc.forecast.records`), or assumed; every stage says which.
+were committed in the store root (`hpc.forecast.records`), or assumed; every stage says which.
 """
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from hpc.config.profile import load_profile
 from hpc.demo import run_demo, write_demo_study
-from hpc.forecast import forecast
+from hpc.forecast.forecast import forecast
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import submissions
 from hpc.study.study import load_study

@@ -24,7 +24,7 @@ import yaml
 
 from gradenc_core.recordings.ceilings import noise_ceiling
 from hpc.config.profile import load_profile
-from hpc.forecast import forecast
+from hpc.forecast.forecast import forecast
 from hpc.plan.prepare import prepare_plans
 from hpc.plan.stages import extract_plans
 from hpc.plan.targets import Targets

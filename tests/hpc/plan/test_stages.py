@@ -7,7 +7,7 @@ from typer import Exit
 
 from gradenc_core.stimuli.images import read_manifest
 from hpc.config.profile import Profile, StageProfile, load_profile
-from hpc.forecast import forecast
+from hpc.forecast.forecast import forecast
 from hpc.plan.targets import (
     Targets,
     common_windows,

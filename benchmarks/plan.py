@@ -9,17 +9,17 @@ factor
     Of either stage, the larger of real / predicted and predicted / real. To reach: 1.5.
 """
 
-import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from _timing import Line, print_json, print_lines, print_rows
-from rich.console import Console
 
 from hpc.config.profile import load_profile
-from hpc.demo import run_demo, write_demo_study
+from hpc.demo import write_demo_study
 from hpc.forecast.forecast import forecast
+from hpc.run.drive import drive
 from hpc.run.folder import RunFolder
+from hpc.run.start import start
 from hpc.run.submissions import submissions
 from hpc.study.study import load_study
 
@@ -30,11 +30,12 @@ def main() -> None:
     profile, scenario = load_profile("local"), "plausible_backprop"
     with TemporaryDirectory() as name:
         folder = Path(name) / "demo"
-        write_demo_study(folder, scenario, Console(file=sys.stderr))
-        study = load_study(folder / "study" / "study.yaml")
+        study = load_study(write_demo_study(folder, scenario))
         predicted = {stage.stage: stage.seconds for stage in forecast(study, profile)}
-        run_demo(folder, scenario, profile)
-        real = {stage: seconds(RunFolder.open(folder / "run"), stage) for stage in STAGES}
+        run = start(study, folder / "run", profile)
+        run.keep_profile(profile)
+        drive(run, profile)
+        real = {stage: seconds(run, stage) for stage in STAGES}
     rows = [
         {"stage": stage, "predicted_s": predicted[stage], "real_s": real[stage]} for stage in STAGES
     ]

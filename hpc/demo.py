@@ -1,33 +1,27 @@
-"""The demo: write a planted study as real files, then run it as any other study."""
+"""The demo's study: planted data written as the files a lab would have, with its study file."""
 
 import shutil
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
-
-from rich.console import Console
-
-from hpc.config.profile import Profile
-from hpc.run.drive import drive
-from hpc.run.start import start
-from hpc.study.study import load_study
 
 N_STIMULI = 800
 SEED = 0
 
 
-def run_demo(folder: Path, scenario: str, profile: Profile) -> None:
-    """Write the study unless it is there, then run it or go on with its run."""
-    console = Console()
-    write_demo_study(folder, scenario, console)
-    console.print(f"study: {folder / 'study' / 'study.yaml'}", highlight=False)
-    with console.status("reading images, recordings and models"):
-        run = start(load_study(folder / "study" / "study.yaml"), folder / "run", profile)
-    run.keep_profile(profile)
-    drive(run, profile)
+def write_demo_study(
+    folder: Path, scenario: str, progress: Callable[[str], None] = lambda step: None
+) -> Path:
+    """Write the planted study into `folder/study`, whole or not at all; return its study file.
 
-
-def write_demo_study(folder: Path, scenario: str, console: Console) -> None:
-    """Write the planted study into `folder/study`, whole or not at all.
+    Parameters
+    ----------
+    folder : Path
+        A study that it holds already is left as it is.
+    scenario : str
+        What is planted (`gradenc_core.planted.truth.SCENARIOS`).
+    progress : callable, optional
+        Called with the name of every step.
 
     Raises
     ------
@@ -41,7 +35,7 @@ def write_demo_study(folder: Path, scenario: str, console: Console) -> None:
                 f"{study} holds the scenario {marker.read_text()}, not {scenario}; "
                 "name another folder"
             )
-        return
+        return study / "study.yaml"
     from gradenc_core.planted.study import write_planted_study
     from gradenc_core.planted.truth import SCENARIOS
 
@@ -50,15 +44,10 @@ def write_demo_study(folder: Path, scenario: str, console: Console) -> None:
     partial = folder / "study.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with console.status("writing the planted study") as status:
-        write_planted_study(
-            partial,
-            folder / "truth.json",
-            scenario,
-            SEED,
-            N_STIMULI,
-            progress=lambda step: status.update(f"writing the planted study: {step}"),
-        )
+    write_planted_study(
+        partial, folder / "truth.json", scenario, SEED, N_STIMULI, progress=progress
+    )
     (partial / "study.yaml").write_text(files("hpc").joinpath("demo_study.yaml").read_text())
     (partial / "scenario.txt").write_text(scenario)
     partial.rename(study)
+    return study / "study.yaml"

@@ -21,7 +21,22 @@ def demo(
 
     Example: `gradenc demo demo --scenario misaligned`
     """
-    from hpc.config.profile import load_profile
-    from hpc.demo import run_demo
+    from rich.console import Console
 
-    run_demo(folder, scenario, load_profile(profile))
+    from hpc.cli.progress import drive_with_bars
+    from hpc.config.profile import load_profile
+    from hpc.demo import write_demo_study
+    from hpc.run.start import start
+    from hpc.study.study import load_study
+
+    how = load_profile(profile)
+    console = Console()
+    with console.status("writing the planted study") as status:
+        study = write_demo_study(
+            folder, scenario, lambda step: status.update(f"writing the planted study: {step}")
+        )
+    console.print(f"study: {study}", highlight=False)
+    with console.status("reading images, recordings and models"):
+        run = start(load_study(study), folder / "run", how)
+    run.keep_profile(how)
+    drive_with_bars(run, how)

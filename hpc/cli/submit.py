@@ -84,10 +84,13 @@ def resume(
 
     Example: `gradenc resume runs/first --only extract --only 3fa9c1d2e4b5-00003`
     """
+    from rich.progress import track
+
     from hpc.config.profile import load_profile
     from hpc.run.advance import withdraw_damaged
     from hpc.run.folder import RunFolder
     from hpc.run.state import check_only
+    from jobs.spec import STAGES
     from storage_schemas.runs.run import mend_stores
 
     folder = RunFolder.open(run)
@@ -99,7 +102,9 @@ def resume(
         folder.next_round(only)
         wishes = {"notify": notify, "dask": dask, "max_gpu_hours": max_gpu_hours}
         folder.change(**{name: wish for name, wish in wishes.items() if wish is not None})
-        n = withdraw_damaged(folder, deep=not quick)
+        stores = [store for stage in STAGES for store in folder.stores(stage)]
+        shown = track(stores, description="checking stores", transient=True)
+        n = sum(withdraw_damaged(store, deep=not quick) for store in shown)
     if n:
         typer.echo(f"{n} committed unit(s) were damaged and are made again")
     drive_on(folder, how, wait)
@@ -121,11 +126,12 @@ def cancel(run: RunPath) -> None:
 
 def drive_on(run: "RunFolder", profile: "Profile", wait: bool) -> None:
     """Drive a run in the foreground, or take the first step and leave."""
-    from hpc.run.drive import drive, step
+    from hpc.cli.progress import drive_with_bars
+    from hpc.run.drive import step
 
     run.keep_profile(profile)
     if wait:
-        drive(run, profile)
+        drive_with_bars(run, profile)
         return
     step(run, profile)
     typer.echo(f"submitted: `gradenc status {run.path}` shows it")

@@ -7,8 +7,6 @@ asked who is still at work, and why whoever is not has ended.
 
 from collections.abc import Iterable, Mapping
 
-from rich.progress import track
-
 from hpc.config.profile import Profile
 from hpc.inspect.explain import outdated
 from hpc.plan.store_plan import StorePlan
@@ -116,19 +114,16 @@ def _seal_or_withdraw(stores: Iterable[Store]) -> None:
                     withdraw(store, unit)
 
 
-def withdraw_damaged(run: RunFolder, deep: bool = True) -> int:
-    """Withdraw committed units whose files differ from their records; return how many.
+def withdraw_damaged(store: Store, deep: bool = True) -> int:
+    """Withdraw the committed units of a store whose files differ from their records.
 
-    Nothing else is touched. With `deep` every committed byte is read, else only sizes are compared.
+    With `deep` every committed byte is read, else only sizes are compared. Returns how many units
+    were withdrawn; nothing else is touched.
     """
-    stores = [store for stage in STAGES for store in run.stores(stage)]
-    withdrawn = 0
-    for store in track(stores, description="checking stores", transient=True):
-        for unit in claimed_units(store):
-            if problems(store, unit, deep):
-                withdraw(store, unit)
-                withdrawn += 1
-    return withdrawn
+    damaged = [unit for unit in claimed_units(store) if problems(store, unit, deep)]
+    for unit in damaged:
+        withdraw(store, unit)
+    return len(damaged)
 
 
 def plan_stage(run: RunFolder, stage: str) -> list[StorePlan]:

@@ -1,6 +1,7 @@
 """Tell the user that a run is complete or needs a decision, by a command of their choice."""
 
 import hashlib
+import logging
 import shlex
 import subprocess
 
@@ -23,7 +24,7 @@ def notify(run: RunFolder, sentence: str) -> None:
     if not write_exclusive(mark, canonical_json({"sentence": sentence})):
         return
     if problem := _tell(run.notify, sentence):
-        print(f"--notify {run.notify!r} failed: {problem}")
+        logging.getLogger(__name__).warning("--notify %r failed: %s", run.notify, problem)
 
 
 def _tell(command: str, sentence: str) -> str | None:

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
-from typer import Exit
 
 from gradenc_core.stimuli.images import read_manifest
 from hpc.config.profile import Profile, StageProfile, load_profile
@@ -215,8 +214,7 @@ def test_tasks_that_die_before_their_units_are_not_submitted_for_ever(
     # Another version of the code than the tasks run: they refuse before they take a unit.
     monkeypatch.setattr("hpc.node.worker.code_version", lambda: "0.0.0")
     run = start(load_study(small_study), tmp_path / "run")
-    with pytest.raises(Exit):
-        drive(run, load_profile("local"))
+    drive(run, load_profile("local"))
     assert "the code was changed in between" in str(given_up(run, "prepare"))
     assert sorted(s.stage for s in submissions(run)) == ["ingest", "prepare"]
     run.next_round()

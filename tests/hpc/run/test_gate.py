@@ -9,18 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from submitit.core.utils import FailedJobError
 
-from hpc.config.profile import GateProfile, Profile, StageProfile
+from hpc.config.profile import GateProfile, Profile, StageProfile, load_profile
 from hpc.plan.drill import start_drill
 from hpc.run import advance, drive, gate, notify
 from hpc.run.folder import RunFolder
+from hpc.run.state import is_complete
 from hpc.run.submissions import given_up
 from hpc.slurm import submit
 from hpc.slurm.client import Refused, SlurmUnavailable
 from hpc.slurm.jobs import Job, State
 from jobs.drill import Drill
+from jobs.spec import STAGES
 
 SLURM = Profile.model_validate({"name": "test", "scheduler": "slurm"})
 
@@ -137,9 +138,25 @@ def test_the_foreground_rests_longer_than_it_looks_not_than_it_plans(
             raise KeyboardInterrupt
 
     monkeypatch.setattr(drive, "sleep", rest)
-    with pytest.raises(typer.Exit):
+    with pytest.raises(KeyboardInterrupt):
         drive.drive(run, SLURM)
     assert rests == [10.0, 12.0, 12.0, 14.0, 16.0]
+
+
+def test_driving_a_run_prints_nothing_and_tells_a_callable(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run = start_drill(tmp_path / "run", Drill(units=dict.fromkeys(STAGES, 2), seconds=0.01))
+    profile = load_profile("local")
+    run.keep_profile(profile)
+    committed: list[int] = []
+    states = drive.drive(
+        run, profile, lambda s: committed.append(sum(x.count("committed") for x in s.values()))
+    )
+    assert is_complete(states)
+    assert committed == sorted(committed)
+    assert committed[-1] == 2 * len(STAGES)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_two_sentences_of_a_round_are_told_once_each(run: RunFolder, told: Callable) -> None:
@@ -150,11 +167,11 @@ def test_two_sentences_of_a_round_are_told_once_each(run: RunFolder, told: Calla
 
 @pytest.mark.parametrize("command", ["/no/such/command", "'"])
 def test_a_command_that_cannot_be_run_harms_nothing(
-    run: RunFolder, command: str, capsys: pytest.CaptureFixture[str]
+    run: RunFolder, command: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     run.change(notify=command)
     notify.notify(run, "complete")
-    assert "failed" in capsys.readouterr().out
+    assert "failed" in caplog.text
 
 
 def test_a_lasting_refusal_is_the_users_to_decide(

@@ -33,10 +33,10 @@ from gradenc_core.recordings.repeats import (
     average,
     check_normalise,
     count_repeats,
-    did_you_mean,
     hash_files,
     stimulus_rows,
 )
+from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.images import Manifest
 
 ENDING = "-epo.fif"

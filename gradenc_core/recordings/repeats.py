@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradenc_core.recordings.ceilings import RepeatMoments
+from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.images import Manifest
 
 Modality = Literal["fmri", "meg"]
@@ -183,12 +183,6 @@ def hash_files(folder: Path, paths: Iterable[Path]) -> dict[str, str]:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         digests[path.relative_to(folder).as_posix()] = digest
     return dict(sorted(digests.items()))
-
-
-def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """Return "; did you mean …?" for the closest option, or nothing."""
-    close = get_close_matches(word, list(options), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def _in_parts(values: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float64]]]:

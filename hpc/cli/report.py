@@ -5,7 +5,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc.cli.arguments import RunPath
-from hpc.inspect.efficiency import GB, StageUse, efficiency
+from hpc.config.profile import GB
+from hpc.inspect.efficiency import StageUse, efficiency
 from hpc.run.folder import RunFolder
 
 app = typer.Typer(

@@ -1,4 +1,4 @@
-"""What the keys of a study are made of: types of values, and the base of its sections."""
+"""Types of the values that studies and profiles hold, and the base of their sections."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ def above(value: float, info: ValidationInfo, lower: str) -> float:
 
 
 class Section(BaseModel):
-    """Base of all parts of a study: frozen, refuses unknown keys, keys described by docstrings."""
+    """Base of all parts of a file: frozen, refuses unknown keys, keys described by docstrings."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=True

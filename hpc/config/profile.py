@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import psutil
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
-from hpc.config.overrides import did_you_mean, given, refusals
+from gradenc_core.spelling import did_you_mean
+from hpc.config.fields import Count, Positive, Section, Text
+from hpc.config.phrases import given
+from hpc.config.refusals import refusals
 
 
 def _filled_in(what: str) -> AfterValidator:
@@ -36,23 +39,19 @@ def _one_word(value: str) -> str:
     return value
 
 
-Count = Annotated[int, Field(strict=True, ge=1)]
-Gigabytes = Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
-Text = Annotated[str, Field(strict=True, min_length=1)]
-Name = Annotated[Text, _filled_in("a name"), AfterValidator(_one_word)]
+SlurmName = Annotated[Text, _filled_in("a name"), AfterValidator(_one_word)]
 Folder = Annotated[Text, _filled_in("a folder")]
 Command = Annotated[Text, _filled_in("a command")]
+
+GB = 2**30
+"""Bytes of a GB, as SLURM and the profiles count it."""
 
 
 class ProfileError(ValueError):
     """A profile that cannot be used; its message has one line for every problem."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class StageProfile(_Section):
+class StageProfile(Section):
     """How the units of one stage are run."""
 
     slots: Count = 1
@@ -67,15 +66,15 @@ class StageProfile(_Section):
     """Dask worker processes inside a task on this machine, for stages that use them"""
     units_per_task: Count | None = None
     """slurm: units that one task of an array is given; default: all, divided by `slots`"""
-    partition: Name | None = None
+    partition: SlurmName | None = None
     """slurm: partition"""
-    account: Name | None = None
+    account: SlurmName | None = None
     """slurm: account that is charged"""
-    qos: Name | None = None
+    qos: SlurmName | None = None
     """slurm: quality of service"""
-    constraint: Name | None = None
+    constraint: SlurmName | None = None
     """slurm: features that a node must have, e.g. one type of GPU"""
-    exclude: Name | None = None
+    exclude: SlurmName | None = None
     """slurm: nodes not to use"""
     nodes: Count = 1
     """slurm: nodes of one task"""
@@ -83,15 +82,15 @@ class StageProfile(_Section):
     """slurm: processes on each node; with GPUs, each is bound to its own"""
     gpus_per_node: Annotated[int, Field(strict=True, ge=0)] = 0
     """slurm: GPUs on each node"""
-    memory_gb: Gigabytes | None = None
+    memory_gb: Positive | None = None
     """slurm: memory of each node (GB); default: the partition's"""
-    max_memory_gb: Gigabytes | None = None
+    max_memory_gb: Positive | None = None
     """slurm: to how much memory a node is raised after a kill for memory; default: not at all"""
     setup: tuple[Command, ...] = ()
     """slurm: shell lines before the processes start (modules, conda, container)"""
     scratch: Folder | None = None
     """slurm: folder on the node for temporary files, as the node's shell expands it"""
-    dask_interface: Name | None = None
+    dask_interface: SlurmName | None = None
     """slurm: network interface of Dask between nodes, e.g. ib0; default: the host's own"""
 
     @property
@@ -112,10 +111,10 @@ class GateProfile(StageProfile):
     """a gate that runs longer is ended (minutes); the next one goes on"""
 
 
-class Profile(_Section):
+class Profile(Section):
     """How one machine or cluster runs a study."""
 
-    name: Annotated[str, Field(strict=True, min_length=1)]
+    name: Text
     """the profile's name"""
     scheduler: Literal["local", "slurm"]
     """what starts tasks: local (processes on this machine) or slurm (array jobs)"""
@@ -163,7 +162,19 @@ def process_memory(scheduler: str, how: StageProfile) -> float | None:
     if how.memory_gb is None:
         return None
     workers = 1 if how.ranks > 1 else how.dask_workers
-    return how.memory_gb * 2**30 / (how.ranks_per_node * workers)
+    return how.memory_gb * GB / (how.ranks_per_node * workers)
+
+
+def n_tasks(scheduler: str, how: StageProfile, n_items: int) -> int:
+    """Return how many tasks a stage's items are cut into, at least one."""
+    if scheduler == "local":
+        return max(1, min(how.slots, n_items))
+    return max(1, -(-n_items // items_per_task(how, n_items)))
+
+
+def items_per_task(how: StageProfile, n_items: int) -> int:
+    """Return how many of a stage's items one task of an array job is given, at least one."""
+    return how.units_per_task or max(1, -(-n_items // how.slots))
 
 
 def load_profile(name: str) -> Profile:

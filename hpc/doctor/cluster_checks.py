@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 
-from hpc.config.overrides import did_you_mean
+from gradenc_core.spelling import did_you_mean
 from hpc.config.profile import STAGES, Profile, StageProfile
 from hpc.doctor.findings import Finding, Level, failure, ok, warning
 from hpc.slurm import cluster_info

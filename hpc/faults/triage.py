@@ -28,7 +28,7 @@ from itertools import takewhile
 from signal import SIGKILL, SIGTERM, SIGUSR2
 from typing import Any
 
-from hpc.config.profile import StageProfile
+from hpc.config.profile import GB, StageProfile
 from hpc.slurm.jobs import Job, State
 from jobs.runner import GPU_IS_FULL
 
@@ -322,7 +322,7 @@ def _with_more_memory(profile: StageProfile, outcomes: Sequence[Outcome]) -> Sta
 def _memory_gb(profile: StageProfile, outcomes: Sequence[Outcome]) -> float:
     """Return the memory asked for, or what SLURM gave unasked (GB of 2**30); 0 if unknown."""
     given = max((o.job.requested_memory or 0 for o in outcomes if o.job), default=0)
-    return profile.memory_gb or given / 2**30
+    return profile.memory_gb or given / GB
 
 
 def _with_more_time(profile: StageProfile, max_minutes: int | None) -> StageProfile | None:

@@ -7,7 +7,7 @@ were committed in the store root (`hpc.forecast.records`), or assumed; every sta
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hpc.config.profile import Profile, StageProfile
+from hpc.config.profile import Profile, StageProfile, n_tasks
 from hpc.forecast.memory import check_memory
 from hpc.forecast.sizes import StudyShapes, shaped
 from hpc.forecast.workload import Tell, Work, workload
@@ -74,8 +74,8 @@ def _forecast(
 
 def _stage(stage: str, plans: Sequence[StorePlan], work: Work, profile: Profile) -> StageForecast:
     chosen = [p.layout for p in plans if p.stage == stage]
-    how, on_slurm = profile.stage(stage), profile.scheduler == "slurm"
-    tasks = n_tasks(how, work.items, on_slurm)
+    how = profile.stage(stage)
+    tasks = n_tasks(profile.scheduler, how, work.items)
     at_once = min(tasks, how.slots)
     processes = n_processes(stage, how)
     per_process = work.seconds / min(at_once * processes, max(work.items, 1))
@@ -87,20 +87,12 @@ def _stage(stage: str, plans: Sequence[StorePlan], work: Work, profile: Profile)
         files=sum(layout.n_files for layout in chosen),
         n_bytes=sum(layout.n_bytes for layout in chosen),
         tasks=tasks,
-        array_jobs=int(on_slurm),
+        array_jobs=int(profile.scheduler == "slurm"),
         seconds=-(-tasks // at_once) * work.start_s + per_process,
         gpu_hours=gpus * (tasks * work.start_s + at_once * per_process) / 3600,
         longest_s=work.start_s + work.longest_s,
         basis="; ".join(dict.fromkeys(work.basis)),
     )
-
-
-def n_tasks(how: StageProfile, items: int, on_slurm: bool) -> int:
-    """Return the tasks that `hpc.run.submit` would cut items into."""
-    if not on_slurm:
-        return max(1, min(how.slots, items))
-    per_task = how.units_per_task or -(-items // how.slots)
-    return max(1, -(-items // max(1, per_task)))
 
 
 def n_processes(stage: str, how: StageProfile) -> int:

@@ -7,16 +7,13 @@ import numpy as np
 
 from gradenc_core.arrays import device
 from gradenc_core.ridge.cost import FLOAT32, FLOAT64, Shapes, plan_solver
-from hpc.config.profile import Profile, process_memory
+from hpc.config.profile import GB, Profile, process_memory
 from hpc.plan.prepare import has_components
 from hpc.plan.stages import encoding_spec, is_diagnostic, n_features, split_bands
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolved import Resolved, ResolvedModel
 from hpc.study.study import Study, StudyError
 from jobs.encode import fit_memory, ridge_options
-
-GB = 2**30
-"""What SLURM and the profiles call a GB (bytes)."""
 
 
 def check_memory(

@@ -20,7 +20,8 @@ from pydantic import Field, ValidationError, model_validator
 from gradenc_core.recordings.repeats import ResponseDescription
 from gradenc_core.stimuli.generated import dead_leaves
 from hpc.config.fields import Count, Positive, Real, Section
-from hpc.config.overrides import read_yaml, refusals
+from hpc.config.refusals import refusals
+from hpc.config.yaml import read_yaml
 from hpc.forecast.timings import MICRO_BATCH
 from hpc.study.resolve import resolve_bank, resolve_model, resolve_sources
 from hpc.study.resolved import Resolved, Subject

@@ -10,15 +10,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hpc.config.profile import StageProfile
+from hpc.config.profile import GB, StageProfile
 from hpc.faults.triage import FailureClass
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import Submission, submissions
 from storage_schemas.protocol.attempts import latest_attempts
 from storage_schemas.protocol.store import Store
 
-GB = 2**30
-"""What SLURM and the profiles call a GB (bytes)."""
 SPARE = 1.3
 """Suggested are memory and time of the largest task, times this."""
 WORTH = 0.75

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
 
-from hpc.config.profile import StageProfile
+from hpc.config.profile import StageProfile, items_per_task
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import Submission, submissions
 from jobs.runner import Item
@@ -46,7 +46,7 @@ def fitted(profile: StageProfile, missing: Sequence[Item], seconds: Seconds) -> 
     if not longest:
         return profile
     most = max(1, int(FILLED * profile.timeout_minutes * 60 * profile.ranks_per_node / longest))
-    wanted = profile.units_per_task or -(-len(missing) // profile.slots)
+    wanted = items_per_task(profile, len(missing))
     return profile.model_copy(update={"units_per_task": min(wanted, most)})
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import submitit
 
-from hpc.config.profile import StageProfile, process_memory
+from hpc.config.profile import StageProfile, n_tasks, process_memory
 from hpc.node import worker
 from hpc.node.gpu import visible_gpus
 from hpc.run.folder import RunFolder
@@ -49,8 +49,7 @@ def submit(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
 
 def _submit_here(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
     profile = how.profile
-    slots = min(profile.slots, len(items))
-    submission = _freeze(run, stage, [items[i::slots] for i in range(slots)], how)
+    submission = _freeze(run, stage, _slices(items, how), how)
     executor = submitit.LocalExecutor(folder=submission.path / "log")
     executor.update_parameters(timeout_min=profile.timeout_minutes, stderr_to_stdout=True)
     with submitting_environment():
@@ -65,10 +64,8 @@ def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: How
 
     profile = how.profile
     found = limits(profile.partition, profile.account, profile.qos)
-    per_task = profile.units_per_task or -(-len(items) // profile.slots)
-    tasks = -(-len(items) // per_task)
     # What the user may not have in the queue now is missing again when these have ended.
-    slices = [items[i::tasks] for i in range(tasks)][: _free_jobs(found)]
+    slices = _slices(items, how)[: _free_jobs(found)]
     if not slices:
         return
     submission = _freeze(run, stage, slices, how)
@@ -82,6 +79,12 @@ def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: How
         profile.slots,
     )
     submission.note_jobs([{"job_id": i} for i in ids])
+
+
+def _slices(items: Sequence[Item], how: How) -> list[Sequence[Item]]:
+    """Return the items of each task."""
+    n = n_tasks(how.scheduler, how.profile, len(items))
+    return [items[i::n] for i in range(n)]
 
 
 def _free_jobs(found: "Limits") -> int | None:

@@ -13,9 +13,10 @@ from gradenc_core.signals.conformance import check_objective
 from gradenc_core.signals.objectives import Objective, supported_objectives
 from gradenc_core.signals.readout import Head
 from gradenc_core.signals.sizes import N_PROTOTYPES
+from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.classes import read_labels
 from gradenc_core.stimuli.images import read_manifest
-from hpc.config.overrides import did_you_mean, given
+from hpc.config.phrases import given
 from hpc.study.plugins import (
     Found,
     all_objectives,

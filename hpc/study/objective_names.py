@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from hpc.config.overrides import did_you_mean
+from gradenc_core.spelling import did_you_mean
 
 OBJECTIVES = ("classification", "contrastive", "dino", "energy", "masked", "random")
 ENTRY_POINTS = "gradenc.objectives"

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from gradenc_core.stimuli.classes import read_labels
 from gradenc_core.stimuli.images import Manifest
-from hpc.config.overrides import given
+from hpc.config.phrases import given
 from hpc.study.study import Study, StudyError
 
 

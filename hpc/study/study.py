@@ -17,14 +17,11 @@ from pydantic import (
     field_validator,
 )
 
+from gradenc_core.spelling import did_you_mean
 from hpc.config.fields import Count, Name, Positive, Real, Section, Seed, Text, Window, once
-from hpc.config.overrides import (
-    apply_overrides,
-    did_you_mean,
-    dump_yaml,
-    read_yaml,
-    refusals,
-)
+from hpc.config.overrides import apply_overrides
+from hpc.config.refusals import refusals
+from hpc.config.yaml import dump_yaml, read_yaml
 from hpc.study.encoding import Encoding
 from hpc.study.objective_names import Objective, Signal
 

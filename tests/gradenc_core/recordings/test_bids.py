@@ -322,7 +322,7 @@ def header_cut(root: Path) -> None:
 
 REFUSALS: list[tuple[Callable[[Path], object], str]] = [
     (fewer_rows, r"betas_stat\.nii\.gz has 5 volumes but .*events\.tsv has 3 rows"),
-    (unknown_image, r"ses-01_.*events\.tsv, row 5: .*did you mean 'more/f\.jpeg'"),
+    (unknown_image, r"ses-01_.*events\.tsv, row 5: .*did you mean `more/f\.jpeg`"),
     (only_catch_trials, r"events\.tsv has no trial of an image"),
     (missing_column, r"events\.tsv lacks the column stim_file"),
     (ragged_row, r"events\.tsv, row 2: the number of fields"),
@@ -365,13 +365,13 @@ def test_bad_files_are_refused_in_one_sentence(
 def test_bad_options_are_refused(root: Path, manifest: Manifest, call: Callable) -> None:
     with pytest.raises(ValueError, match="normalise is 'run'"):
         call(root, "sub-01", manifest, normalise="run")
-    with pytest.raises(ValueError, match="region 'V4v'; did you mean 'V4'"):
+    with pytest.raises(ValueError, match="region 'V4v'; did you mean `V4`"):
         call(root, "sub-01", manifest, rois=["V1", "V4v"])
     with pytest.raises(ValueError, match="region 'LO'; give some of V1, V4"):
         call(root, "sub-01", manifest, rois=["LO"])
-    with pytest.raises(ValueError, match="no session 'ses-1'; did you mean 'ses-0"):
+    with pytest.raises(ValueError, match="no session 'ses-1'; did you mean `ses-0"):
         call(root, "sub-01", manifest, sessions=["ses-02", "ses-1"])
-    with pytest.raises(FileNotFoundError, match="no subject 'sub-1'; did you mean 'sub-01'"):
+    with pytest.raises(FileNotFoundError, match="no subject 'sub-1'; did you mean `sub-01`"):
         call(root, "sub-1", manifest)
 
 

@@ -254,7 +254,7 @@ def both_layouts(path: Path, data: np.ndarray) -> None:
 REFUSALS: list[tuple[Callable[[Path, np.ndarray], None], str]] = [
     (no_metadata, r"sub-01-epo\.fif has no metadata; save it again with epochs\.metadata"),
     (no_column, r"sub-01-epo\.fif has no metadata column stim_file; save it again"),
-    (unknown_image, r"sub-01-epo\.fif, row 7: .*did you mean 'more/f\.jpeg'"),
+    (unknown_image, r"sub-01-epo\.fif, row 7: .*did you mean `more/f\.jpeg`"),
     (missing_image, r"sub-01-epo\.fif, row 1: stim_file"),
     (missing_session, r"sub-01-epo\.fif, row 3 of the metadata: session is missing"),
     (only_catch_trials, r"sub-01-epo\.fif has no trial of an image"),
@@ -290,7 +290,7 @@ def test_bad_options_are_refused(root: Path, manifest: Manifest) -> None:
         epochs.read(root, "sub-01", manifest, normalise="run")
     with pytest.raises(ValueError, match="no time from tmin 1"):
         epochs.describe(root, "sub-01", manifest, tmin=1.0)
-    with pytest.raises(FileNotFoundError, match="did you mean 'sub-01'"):
+    with pytest.raises(FileNotFoundError, match="did you mean `sub-01`"):
         epochs.describe(root, "sub-1", manifest)
 
 

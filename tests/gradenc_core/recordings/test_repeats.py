@@ -123,7 +123,7 @@ def test_rows_of_duplicates_are_the_first_image(manifest: Manifest) -> None:
 
 def test_unknown_stimulus_is_refused_with_row_and_suggestion(manifest: Manifest) -> None:
     kinds = ["stimulus"] * 2
-    with pytest.raises(ValueError, match=r"events\.tsv, row 2: .*did you mean 'more/f\.jpeg'"):
+    with pytest.raises(ValueError, match=r"events\.tsv, row 2: .*did you mean `more/f\.jpeg`"):
         stimulus_rows(["a.png", "more/f.jpg"], kinds, manifest, Path("events.tsv"))
     with pytest.raises(ValueError, match=r"row 1: stim_file 'zzz'.*such as 'a\.png'"):
         stimulus_rows(["zzz", "a.png"], kinds, manifest, Path("events.tsv"))

@@ -5,9 +5,19 @@ from importlib.resources import files
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from hpc.config import profile as profiles
-from hpc.config.profile import GateProfile, Profile, ProfileError, StageProfile, load_profile
+from hpc.config.profile import (
+    GateProfile,
+    Profile,
+    ProfileError,
+    StageProfile,
+    items_per_task,
+    load_profile,
+    n_tasks,
+)
 from jobs.spec import STAGES
 
 EXAMPLES = sorted(
@@ -213,3 +223,18 @@ def test_unknown_names(tmp_path):
     write(tmp_path, HEAD)
     with pytest.raises(ProfileError, match=r"no such file.*did you mean `mine.toml`\?"):
         load_profile(str(tmp_path / "min.toml"))
+
+
+def test_items_are_cut_into_as_many_tasks_as_slots_unless_the_profile_says_otherwise():
+    assert n_tasks("local", StageProfile(slots=8), 3) == 3
+    assert n_tasks("slurm", StageProfile(slots=4), 10) == 4
+    assert n_tasks("slurm", StageProfile(slots=4, units_per_task=2), 11) == 6
+
+
+@given(st.integers(1, 50), st.none() | st.integers(1, 50), st.integers(0, 500))
+def test_tasks_hold_all_items_and_no_task_is_empty_or_over_full(slots, units_per_task, n_items):
+    how = StageProfile(slots=slots, units_per_task=units_per_task)
+    tasks = n_tasks("slurm", how, n_items)
+    assert (tasks - 1) * items_per_task(how, n_items) < max(n_items, 1)
+    assert tasks * items_per_task(how, n_items) >= n_items
+    assert n_tasks("local", how, n_items) <= slots

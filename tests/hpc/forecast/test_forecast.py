@@ -10,7 +10,7 @@ from gradenc_core.ridge.cost import Shapes, plan_solver
 from hpc.cli.plan import too_long
 from hpc.config.profile import Profile, StageProfile, load_profile
 from hpc.forecast import timings as calibrate
-from hpc.forecast.forecast import StageForecast, forecast, n_processes, n_tasks
+from hpc.forecast.forecast import StageForecast, forecast, n_processes
 from hpc.forecast.timings import ExtractSpeed, time_fit
 from hpc.forecast.workload import MEASURED, image_seconds
 from hpc.study.study import load_study
@@ -23,12 +23,6 @@ slots = 4
 gpus_per_node = 2
 ranks_per_node = 2
 """
-
-
-def test_tasks_are_cut_as_they_are_submitted() -> None:
-    assert n_tasks(StageProfile(slots=8), 3, on_slurm=False) == 3
-    assert n_tasks(StageProfile(slots=4), 10, on_slurm=True) == 4
-    assert n_tasks(StageProfile(slots=4, units_per_task=2), 11, on_slurm=True) == 6
 
 
 def test_two_ranks_of_dask_do_not_compute() -> None:

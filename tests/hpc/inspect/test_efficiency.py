@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from hpc.config.profile import Profile
-from hpc.inspect.efficiency import GB, StageUse, efficiency
+from hpc.config.profile import GB, Profile
+from hpc.inspect.efficiency import StageUse, efficiency
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import submissions, unsettled
 from storage_schemas.identity import canonical_json

@@ -18,7 +18,7 @@ from gradenc_core.models.model import Library, Weights, load_model
 from gradenc_core.models.tokens import Tokens
 from gradenc_core.signals.objectives import OBJECTIVES
 from gradenc_core.signals.sizes import Scale
-from hpc.config.overrides import dump_yaml, parse_yaml
+from hpc.config.yaml import dump_yaml, parse_yaml
 from hpc.study import objective_names
 from hpc.study.checks import check_models, check_paths
 from hpc.study.encoding import Alphas, Encoding, Windows

@@ -791,7 +791,7 @@ def _realistic_data(sizes: Sizes) -> Iterator[tuple[str, Array]]:
     """Yield features of real networks, untrained, and gradients of very unequal norms."""
     # Imported here: nothing else needs them, and they take longer than the quick run's stores.
     from gradenc_core.models.model import load_model
-    from gradenc_core.signals.extractor import SignalExtractor
+    from gradenc_core.signals.extractor import ExtractionOptions, SignalExtractor
 
     for library, architecture in (("torchvision", "resnet18"), ("timm", "vit_tiny_patch16_224")):
         model = load_model(library, architecture, "untrained", SEED, 64)  # type: ignore[arg-type]
@@ -799,10 +799,14 @@ def _realistic_data(sizes: Sizes) -> Iterator[tuple[str, Array]]:
         layers = model.blocks[:: max(1, len(model.blocks) // 4)]
         sources = ["forward", "gradient:energy", "gradient:classification"]
         for scale in ("raw", "unit"):
-            extractor = SignalExtractor(
-                model, layers, sources, "mean", 1024, SEED, scale, min(16, sizes.images)
+            options = ExtractionOptions(
+                layers,
+                projection=1024,
+                seed=SEED,
+                scale=scale,  # type: ignore[arg-type]
+                micro_batch=min(16, sizes.images),
             )
-            features = extractor(images)
+            features = SignalExtractor(model, sources, options)(images)
             for source in sources if scale == "raw" else sources[1:]:
                 name = f"{architecture.partition('_')[0]} {source.removeprefix('gradient:')}"
                 yield f"{name} {scale}", _rows(features[source])

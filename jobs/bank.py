@@ -1,6 +1,5 @@
 """Stage prepare: a model's reference bank, with which objectives compare a stimulus."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,9 +9,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gradenc_core.models.model import VisionModel
-from gradenc_core.signals.bank import build_bank
+from gradenc_core.signals.bank import build_bank, generated_images
 from gradenc_core.signals.readout import Bank
-from gradenc_core.stimuli.generated import dead_leaves
 from gradenc_core.stimuli.images import read_manifest, read_stimulus
 from jobs import models
 from jobs.runner import Arrays, Facts, Work
@@ -79,9 +77,7 @@ def bank_images(
         The folder's images are not those that the study was planned with.
     """
     if images.manifest is None:
-        for number in range(images.n_images):
-            pixels = dead_leaves(np.random.default_rng([images.seed, number]), images.size)
-            yield hashlib.sha256(pixels.tobytes()).hexdigest(), Image.fromarray(pixels)
+        yield from generated_images(images.n_images, images.size, images.seed)
         return
     folder = Path(locations["bank"])
     manifest = read_manifest(folder)

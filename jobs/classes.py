@@ -6,9 +6,9 @@ import numpy as np
 import torch
 
 from gradenc_core.signals.bank import build_bank
-from gradenc_core.signals.extractor import classify_signals
+from gradenc_core.signals.classify import classify_signals
 from gradenc_core.signals.readout import Context
-from gradenc_core.signals.views import teacher_views
+from gradenc_core.signals.stimulus import Stimuli
 from jobs import models, plugins
 from jobs.bank import bank_images
 from jobs.extract import build_extractor
@@ -31,7 +31,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         spec = ClassesSpec.model_validate(store.spec)
         model, _ = models.load(spec.model, store.locations.get("checkpoint"))
         digests, decoded = zip(*bank_images(spec.images, store.locations), strict=True)
-        images = torch.stack([model.preprocessing.apply(image) for image in decoded])
+        images = [model.preprocessing.apply(image) for image in decoded]
         n, seed = len(digests), spec.signal.seed
         micro_batch = min(n, work.how.micro_batch)
         bank = build_bank(
@@ -46,10 +46,8 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
             context=Context(seed, bank, head),
             objectives=objectives,
         )
-        views = None
-        if "views" in extractor.passes.needs:
-            pairs = zip(decoded, digests, strict=True)
-            views = torch.stack([teacher_views(model, i, name, seed) for i, name in pairs])
-        names = classify_signals(extractor, images, digests, views)[spec.source]
+        pairs = zip(decoded, digests, strict=True)
+        stimuli = Stimuli.joined([extractor.present(image, name) for image, name in pairs])
+        names = classify_signals(extractor, stimuli)[spec.source]
         codes = np.array([SIGNAL_CLASSES.index(name) for name in names], dtype=np.int8)
         yield store, unit, {"signal_class": codes}, {"classes": names, "micro_batch": micro_batch}

@@ -1,34 +1,26 @@
 """Stage extract: forward and gradient features of one shard of stimuli, all sources in one pass."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
-from PIL import Image
 
 from gradenc_core.arrays import device
 from gradenc_core.models.model import VisionModel
-from gradenc_core.signals.extractor import Features, SignalExtractor
+from gradenc_core.signals.extractor import ExtractionOptions, Features, SignalExtractor
 from gradenc_core.signals.objectives import OBJECTIVES, Objective
-from gradenc_core.signals.passes import Stimuli
 from gradenc_core.signals.projection import Components
 from gradenc_core.signals.readout import Context
-from gradenc_core.signals.views import teacher_views
+from gradenc_core.signals.stimulus import Stimuli
 from gradenc_core.stimuli.classes import read_labels
-from gradenc_core.stimuli.images import read_stimulus
-from gradenc_core.stimuli.prefetch import prefetch
 from jobs import models, plugins
 from jobs.bank import open_bank
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import FeaturesSpec, SignalSpec, SourceSpec
 from storage_schemas.kinds.schemas import components_array, layer_array, mean_array
 from storage_schemas.protocol.store import Store, Unit
-
-BATCHES_AHEAD = 2
-"""Micro-batches that are decoded while the network has another."""
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
@@ -109,20 +101,19 @@ def build_extractor(
     components: Mapping[str, Sequence[Components]] | None = None,
 ) -> SignalExtractor:
     """Return the extractor of `sources` as the specification describes them."""
-    return SignalExtractor(
-        model,
+    options = ExtractionOptions(
         layers=[name for name, _ in signal.layers],
-        sources=sources,
         tokens=signal.tokens,
         projection=signal.projection,
         seed=signal.seed,
         scale=signal.gradient_scale or "unit",
+        precision=signal.precision,
         micro_batch=micro_batch,
         context=context,
         objectives=objectives,
-        precision=signal.precision,
         components=components,
     )
+    return SignalExtractor(model, sources, options)
 
 
 def _labels(stores: Sequence[Store], specs: Sequence[FeaturesSpec]) -> Mapping[str, int] | None:
@@ -152,34 +143,7 @@ def load(
     stimuli = store.dataset().isel(stimulus=slice(unit.key["start"], unit.key["stop"]))
     named = zip(stimuli["stimulus"].values, stimuli["stimulus_digest"].values, strict=True)
 
-    def read(named: tuple[str, str]) -> Stimuli:
-        name, digest = map(str, named)
-        label = None if labels is None else labels[name]
-        return stimulus(extractor, read_stimulus(folder, name, digest), digest, label)
-
-    ahead = BATCHES_AHEAD * extractor.micro_batch
-    single = prefetch(read, named, threads, ahead)
-    while batch := list(islice(single, extractor.micro_batch)):
-        yield Stimuli.joined(batch)
-
-
-def stimulus(
-    extractor: SignalExtractor, image: Image.Image, digest: str, label: int | None = None
-) -> Stimuli:
-    """Return a decoded image as the extractor takes it, with views where an objective needs them.
-
-    Parameters
-    ----------
-    digest : str
-        SHA-256 of the stimulus's content, of which its views are drawn.
-    label : int, optional
-        True class.
-    """
-    model, views = extractor.model, None
-    labels = None if label is None else torch.tensor([label])
-    if "views" in extractor.passes.needs:
-        views = teacher_views(model, image, digest, extractor.seed)[None]
-    return Stimuli(model.preprocessing.apply(image)[None], labels, [digest], views)
+    return extractor.load(folder, named, threads, labels)
 
 
 def _arrays(features: Features) -> Arrays:

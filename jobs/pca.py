@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from gradenc_core.signals.components import fit_components
+from gradenc_core.signals.projection import fit_components
 from gradenc_core.signals.readout import Context
 from jobs import models, plugins
 from jobs.bank import make_bank

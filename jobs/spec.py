@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from gradenc_core.signals.sizes import BANK_IMAGE_SIZE, BANK_SEED
 from storage_schemas.protocol.store import Store
 
 Kind = Literal[
@@ -138,9 +139,9 @@ class BankImages(Spec):
     manifest: str | None = None
     """Digest of the folder's content digests, in order; None for generated images."""
     n_images: int
-    size: int = 128
+    size: int = BANK_IMAGE_SIZE
     """Side of generated images (pixels); those of a folder are as they are."""
-    seed: int = 20260528
+    seed: int = BANK_SEED
     """Of generated images."""
 
 

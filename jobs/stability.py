@@ -11,7 +11,6 @@ from PIL import Image
 from gradenc_core.signals.extractor import SignalExtractor
 from gradenc_core.signals.masks import patch_masks
 from gradenc_core.signals.objectives import Need
-from gradenc_core.signals.passes import Stimuli
 from gradenc_core.signals.stability import (
     PERTURBATIONS,
     cosines,
@@ -20,9 +19,10 @@ from gradenc_core.signals.stability import (
     retest_reliability,
     split_half_reliability,
 )
+from gradenc_core.signals.stimulus import Stimuli
 from gradenc_core.signals.views import teacher_views
 from jobs.bank import bank_images
-from jobs.extract import extractor_of, stimulus
+from jobs.extract import extractor_of
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import StabilitySpec
 from storage_schemas.protocol.store import Store, Unit
@@ -43,7 +43,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     extractor = extractor_of(stores, specs, work)
     digests, images = zip(*bank_images(specs[0].images, stores[0].locations), strict=True)
     shown = _stimuli(extractor, digests, images)
-    signals = _signals(extractor, shown)
+    signals = extractor.pooled(shown)
     changed = {name: _perturbed(extractor, shown, images, name) for name in PERTURBATIONS}
     reliabilities = _reliabilities(extractor, signals, shown, images)
     exact = _exact(stores, specs, work, shown)
@@ -61,11 +61,7 @@ def _stimuli(
     extractor: SignalExtractor, digests: Sequence[str], images: Sequence[Image.Image]
 ) -> Stimuli:
     pairs = zip(digests, images, strict=True)
-    return Stimuli.joined([stimulus(extractor, image, digest) for digest, image in pairs])
-
-
-def _signals(extractor: SignalExtractor, stimuli: Stimuli) -> Signals:
-    return extractor.pooled(stimuli.images, None, stimuli.digests, stimuli.views, stimuli.masks)
+    return Stimuli.joined([extractor.present(image, digest) for digest, image in pairs])
 
 
 def _perturbed(
@@ -73,8 +69,8 @@ def _perturbed(
 ) -> Signals:
     digests = shown.digests or ()
     pairs = zip(images, digests, strict=True)
-    changed = [perturbed(image, name, digest, extractor.seed) for image, digest in pairs]
-    return _signals(extractor, _stimuli(extractor, digests, changed))
+    changed = [perturbed(image, name, digest, extractor.options.seed) for image, digest in pairs]
+    return extractor.pooled(_stimuli(extractor, digests, changed))
 
 
 def _cosines(
@@ -96,13 +92,13 @@ def _reliabilities(
     found = {source: [1.0] * len(layers) for source, layers in signals.items()}
     if shown.views is not None:
         halves = shown.views.chunk(2, dim=1)
-        first, second = (_signals(extractor, replace(shown, views=half)) for half in halves)
+        first, second = (extractor.pooled(replace(shown, views=half)) for half in halves)
         found |= _compared(split_half_reliability, first, second, _needing(needs, "views"))
     if masked := _needing(needs, "masks"):
         # One of two complementary masks says nothing of the other: no halves, but a second draw.
-        again = _signals(extractor, _redrawn(extractor, shown, images))
+        again = extractor.pooled(_redrawn(extractor, shown, images))
         found |= _compared(retest_reliability, signals, again, masked)
-    if extractor.scale == "norm_only":
+    if extractor.options.scale == "norm_only":
         seeded = {*_needing(needs, "views"), *_needing(needs, "masks")}
         found |= {source: [np.nan] * len(extractor.layers) for source in seeded}
     return found
@@ -110,7 +106,7 @@ def _reliabilities(
 
 def _redrawn(extractor: SignalExtractor, shown: Stimuli, images: Sequence[Image.Image]) -> Stimuli:
     """Return the stimuli with the masks, and the views if they have any, of another seed."""
-    model, digests, seed = extractor.model, shown.digests or (), extractor.seed + 1
+    model, digests, seed = extractor.model, shown.digests or (), extractor.options.seed + 1
     masks = np.stack([patch_masks(digest, seed, model.n_patches) for digest in digests])
     views = shown.views
     if views is not None:
@@ -145,7 +141,7 @@ def _exact(
         spec.model_copy(update={"signal": spec.signal.model_copy(update={"precision": "float32"})})
         for spec in specs
     ]
-    return _signals(extractor_of(stores, single, work), shown)
+    return extractor_of(stores, single, work).pooled(shown)
 
 
 def _errors(found: list[torch.Tensor], exact: list[torch.Tensor] | None) -> NDArray[np.float64]:

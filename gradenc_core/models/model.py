@@ -90,8 +90,8 @@ class VisionModel:
 def load_model(
     library: Library,
     architecture: str,
-    weights: Weights,
-    seed: int,
+    weights: Weights = "pretrained",
+    seed: int = 0,
     image_size: int | None = None,
     checkpoint: Path | None = None,
 ) -> VisionModel:

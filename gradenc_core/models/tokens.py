@@ -12,7 +12,7 @@ TOKENS: tuple[Tokens, ...] = get_args(Tokens)
 
 
 @dataclass(frozen=True)
-class Layout:
+class TokenLayout:
     """How a layer's output is laid out, read off its shape and the model's token counts.
 
     Attributes
@@ -40,7 +40,7 @@ class Layout:
         return n_values - n_left_out * channels
 
 
-def layer_layout(model: VisionModel, layer: str, tokens: Tokens) -> Layout:
+def layer_layout(model: VisionModel, layer: str, tokens: Tokens) -> TokenLayout:
     """Return the layout of a layer's output, refusing tokens that it does not have.
 
     Raises
@@ -60,7 +60,7 @@ def layer_layout(model: VisionModel, layer: str, tokens: Tokens) -> Layout:
     return layout
 
 
-def pool(output: torch.Tensor, layout: Layout, tokens: Tokens) -> torch.Tensor:
+def pool(output: torch.Tensor, layout: TokenLayout, tokens: Tokens) -> torch.Tensor:
     """Return a layer's features, (n_stimuli, n_features).
 
     `cls`: the class token. `registers`: mean of the register tokens. `mean`: mean of the patch
@@ -84,19 +84,19 @@ def pool(output: torch.Tensor, layout: Layout, tokens: Tokens) -> torch.Tensor:
     return patches.mean(dim=1) if tokens == "mean" else patches.flatten(1)
 
 
-def _layout(model: VisionModel, layer: str) -> Layout:
+def _layout(model: VisionModel, layer: str) -> TokenLayout:
     shape = output_shape(model, layer)[1:]
     if len(shape) == 1:
-        return Layout("vector", 0, 0, shape)
+        return TokenLayout("vector", 0, 0, shape)
     if len(shape) == 3:
         square_first, square_last = shape[0] == shape[1], shape[1] == shape[2]
         last = square_first and (model.channels_last or not square_last)
-        return Layout("map_last" if last else "map", 0, 0, shape)
+        return TokenLayout("map_last" if last else "map", 0, 0, shape)
     if len(shape) == 2:
         if shape[0] == model.n_patches or not model.n_prefix_tokens:
-            return Layout("tokens", 0, 0, shape)
+            return TokenLayout("tokens", 0, 0, shape)
         if shape[0] == model.n_patches + model.n_prefix_tokens:
-            return Layout("tokens", model.n_class_tokens, model.n_register_tokens, shape)
+            return TokenLayout("tokens", model.n_class_tokens, model.n_register_tokens, shape)
     raise ValueError(
         f"layer {layer!r} of {model.architecture} returns shape {shape} per image, which is "
         f"neither a map, a vector, nor {model.n_patches} patches with or without the model's "

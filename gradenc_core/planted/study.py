@@ -10,7 +10,7 @@ import torch
 from gradenc_core.models.model import VisionModel, load_model, resolve_layers
 from gradenc_core.planted.files import write_bids_subject, write_epochs_subject
 from gradenc_core.planted.truth import Array, Scenario, Sizes, plant
-from gradenc_core.signals.extractor import SignalExtractor
+from gradenc_core.signals.extractor import ExtractionOptions, SignalExtractor
 from gradenc_core.stimuli.generated import write_images
 from gradenc_core.stimuli.images import read_image
 
@@ -86,16 +86,8 @@ def planted_features(folder: Path, names: list[str], seed: int) -> tuple[Array, 
     model = planted_model()
     layers = resolve_layers(model, "blocks")
     gradient = f"gradient:{OBJECTIVE}"
-    extractor = SignalExtractor(
-        model,
-        [layer.name for layer in layers],
-        ["forward", gradient],
-        tokens="mean",
-        projection=TRUTH_PROJECTION,
-        seed=TRUTH_SEED + seed,
-        scale="unit",
-        micro_batch=32,
-    )
+    options = ExtractionOptions(projection=TRUTH_PROJECTION, seed=TRUTH_SEED + seed)
+    extractor = SignalExtractor(model, ["forward", gradient], options)
     images = torch.stack([model.preprocessing.apply(read_image(folder / name)) for name in names])
     features = extractor(images)
     return (

@@ -1,28 +1,59 @@
-"""The reference bank: embeddings of fixed images and their prototypes."""
+"""The reference bank: fixed images that objectives compare a stimulus with, and their prototypes.
 
+The default bank's images are drawn by the shipped generator and never change; a study may name a
+folder of its own instead. A bank depends on its images, the network and one seed.
+"""
+
+import hashlib
 from collections.abc import Iterable, Iterator
 from itertools import islice
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 from gradenc_core.keyed import keyed_generator
 from gradenc_core.models.model import VisionModel
 from gradenc_core.signals.passes import Passes
 from gradenc_core.signals.readout import Bank, Context
-from gradenc_core.signals.sizes import N_PROTOTYPES
+from gradenc_core.signals.sizes import (
+    BANK_IMAGE_SIZE,
+    BANK_SEED,
+    MICRO_BATCH,
+    N_ITEMS,
+    N_PROTOTYPES,
+)
+from gradenc_core.stimuli.generated import dead_leaves
 
 MAX_ITERATIONS = 100
 
 Array = NDArray[np.float64]
 
 
+def generated_images(
+    n_images: int = N_ITEMS, size: int = BANK_IMAGE_SIZE, seed: int = BANK_SEED
+) -> Iterator[tuple[str, Image.Image]]:
+    """Yield the default bank's images, each with the SHA-256 of its pixels.
+
+    Parameters
+    ----------
+    n_images : int
+        Image i depends on i, `size` and `seed`, not on `n_images`.
+    size : int
+        Side of an image (pixels).
+    seed : int
+    """
+    for number in range(n_images):
+        pixels = dead_leaves(np.random.default_rng([seed, number]), size)
+        yield hashlib.sha256(pixels.tobytes()).hexdigest(), Image.fromarray(pixels)
+
+
 def build_bank(
     model: VisionModel,
     items: Iterable[tuple[str, torch.Tensor]],
     seed: int,
-    micro_batch: int,
+    micro_batch: int = MICRO_BATCH,
     n_prototypes: int = N_PROTOTYPES,
 ) -> Bank:
     """Embed the bank's images and find their prototypes.

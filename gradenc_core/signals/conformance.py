@@ -25,10 +25,11 @@ from gradenc_core.models.model import VisionModel, from_module
 from gradenc_core.models.preprocessing import Preprocessing
 from gradenc_core.models.tokens import layer_layout, pool
 from gradenc_core.signals.bank import build_bank
-from gradenc_core.signals.extractor import SignalExtractor
+from gradenc_core.signals.extractor import ExtractionOptions, SignalExtractor
 from gradenc_core.signals.objectives import Objective
-from gradenc_core.signals.passes import Stimuli, WorksInPlace
+from gradenc_core.signals.passes import WorksInPlace
 from gradenc_core.signals.readout import Context, Head
+from gradenc_core.signals.stimulus import Stimuli
 from gradenc_core.signals.views import N_VIEWS
 
 N_STIMULI, MICRO_BATCH = 5, 3
@@ -113,18 +114,15 @@ def _extractor(objective: Objective, model: VisionModel, head: Head | None) -> S
     # one item has a stimulus's own content
     items = [*_items(_stimuli(model, "bank", N_BANK - 1)), *_items(_stimuli(model, "stimulus", 1))]
     bank = build_bank(model, items, 0, N_BANK, N_PROTOTYPES)
-    return SignalExtractor(
-        model,
-        model.blocks,
-        objective.sources,
+    options = ExtractionOptions(
         tokens="patches",
         projection=1,
-        seed=0,
         scale="raw",
         micro_batch=MICRO_BATCH,
         context=Context(0, bank, head),
         objectives={objective.name: objective},
     )
+    return SignalExtractor(model, objective.sources, options)
 
 
 def _stimuli(model: VisionModel, name: str, n: int) -> Stimuli:
@@ -142,8 +140,7 @@ def _items(stimuli: Stimuli) -> list[tuple[str, torch.Tensor]]:
 
 
 def _pooled(extractor: SignalExtractor, stimuli: Stimuli, order: Sequence[int]) -> Gradients:
-    chosen = stimuli[torch.tensor(order)]
-    pooled = extractor.pooled(chosen.images, chosen.labels, chosen.digests, chosen.views)
+    pooled = extractor.pooled(stimuli[torch.tensor(order)])
     return {source: pooled[source] for source in extractor.sources}
 
 

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from gradenc_core.models.tracing import first_tensor, with_first
 from gradenc_core.signals.masks import mask_token, masked_patches, patch_masks, patch_module
 from gradenc_core.signals.objectives import OBJECTIVES, Objective, Rule, parse_source
 from gradenc_core.signals.readout import Context, Readout
+from gradenc_core.signals.stimulus import Stimuli
 
 Signals = dict[str, Sequence[torch.Tensor]]
 """By source, one tensor per layer in the shape of the layer's output."""
@@ -32,59 +33,6 @@ Losses = dict[str, torch.Tensor]
 
 class WorksInPlace(ValueError):  # noqa: N818 - what was found, not an error of ours
     """An objective changes what it reads, and with it what other sources are made of."""
-
-
-@dataclass(frozen=True)
-class Stimuli:
-    """What is known of some stimuli.
-
-    Attributes
-    ----------
-    images : torch.Tensor, (n_stimuli, 3, image_size, image_size)
-        Preprocessed.
-    labels : torch.Tensor, (n_stimuli,) int64, optional
-        True classes, for `classification`.
-    digests : sequence of str, (n_stimuli,), optional
-        SHA-256 of each stimulus's content, for objectives with views, bank or masks.
-    views : torch.Tensor, (n_stimuli, n_views, 3, image_size, image_size), optional
-        Teacher views (`gradenc_core.signals.views`), for objectives that need them.
-    masks : torch.Tensor, (n_stimuli, 2, n_patches) bool, optional
-        What masked passes hide; by default drawn from the seed (`gradenc_core.signals.masks`).
-    """
-
-    images: torch.Tensor
-    labels: torch.Tensor | None = None
-    digests: Sequence[str] | None = None
-    views: torch.Tensor | None = None
-    masks: torch.Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: torch.Tensor) -> "Stimuli":
-        """Return the stimuli of these positions, (n,) int64."""
-        return Stimuli(
-            self.images[index],
-            None if self.labels is None else self.labels[index],
-            None if self.digests is None else [self.digests[i] for i in index.tolist()],
-            None if self.views is None else self.views[index],
-            None if self.masks is None else self.masks[index],
-        )
-
-    @classmethod
-    def joined(cls, parts: Sequence["Stimuli"]) -> "Stimuli":
-        """Return the stimuli of all parts; all or none have labels, digests, views, masks."""
-        labels = [part.labels for part in parts if part.labels is not None]
-        views = [part.views for part in parts if part.views is not None]
-        masks = [part.masks for part in parts if part.masks is not None]
-        digests = [digest for part in parts for digest in part.digests or ()]
-        return cls(
-            torch.cat([part.images for part in parts]),
-            torch.cat(labels) if labels else None,
-            digests or None,
-            torch.cat(views) if views else None,
-            torch.cat(masks) if masks else None,
-        )
 
 
 class Passes:

@@ -1,10 +1,20 @@
-"""Sizes that planning asks for; imports nothing slow."""
+"""Sizes of banks, batches and features.
+
+Planning and specifications read them, so this module imports nothing slow.
+"""
 
 from typing import Literal
 
+MICRO_BATCH = 32
+"""Stimuli per pass, unless a profile or a caller says otherwise."""
 N_ITEMS = 1024
-"""Images of the default bank."""
+"""Images of the default reference bank, which the shipped generator draws."""
+BANK_IMAGE_SIZE = 128
+"""Side of the default bank's images (pixels)."""
+BANK_SEED = 20260528
+"""Seed of the default bank's images."""
 N_PROTOTYPES = 256
+"""Prototypes of a reference bank."""
 Scale = Literal["unit", "raw", "norm_only"]
 
 

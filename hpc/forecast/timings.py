@@ -25,9 +25,9 @@ from gradenc_core.ridge.basis import RidgeOptions
 from gradenc_core.ridge.cost import REPLICATES, Part, Shapes, plan_solver
 from gradenc_core.ridge.encode import bootstrap_scores, factorise, permutation_scores, score_targets
 from gradenc_core.ridge.fitting import TARGET_WIDTH
-from gradenc_core.signals.passes import Stimuli
 from gradenc_core.signals.readout import Bank, Context
 from gradenc_core.signals.sizes import N_PROTOTYPES
+from gradenc_core.signals.stimulus import Stimuli
 from hpc.config.profile import StageProfile
 from hpc.plan.store_plan import StorePlan
 from hpc.study.plugins import all_objectives, find_sources, loaded_head

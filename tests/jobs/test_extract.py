@@ -17,11 +17,12 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from gradenc_core.models.model import load_model
 from gradenc_core.models.weights import weights_digest
 from gradenc_core.signals.cka import linear_cka
-from gradenc_core.signals.components import fit_components
-from gradenc_core.signals.extractor import SignalExtractor
+from gradenc_core.signals.extractor import ExtractionOptions, SignalExtractor
 from gradenc_core.signals.passes import Passes
+from gradenc_core.signals.projection import fit_components
 from gradenc_core.signals.readout import Context
 from gradenc_core.signals.sizes import N_PROTOTYPES
+from gradenc_core.signals.stimulus import Stimuli
 from gradenc_core.signals.views import teacher_views
 from gradenc_core.stimuli.generated import dead_leaves
 from gradenc_core.stimuli.images import read_image
@@ -191,7 +192,7 @@ def test_without_projection_every_layer_is_as_wide_as_it_is(data: dict, tmp_path
     stores = extraction.extract()
     widths = {"forward": [64, 512], "gradient:energy": [65, 513]}
     model = load_model("torchvision", "resnet18", "untrained", 0, 64)
-    extract = SignalExtractor(model, LAYERS, SOURCES, "mean", None, 0, "unit", 8)
+    extract = SignalExtractor(model, SOURCES, ExtractionOptions(LAYERS, micro_batch=8))
     names = stores["forward"].dataset()["stimulus"].values[:8]
     images = [model.preprocessing.apply(read_image(tmp_path / "stimuli" / name)) for name in names]
     expected = extract(torch.stack(images))
@@ -222,13 +223,12 @@ def test_true_labels_take_the_place_of_the_argmax(data: dict, tmp_path: Path) ->
     assert [s.identity for s in without.stability] == [s.identity for s in extraction.stability]
     store = extraction.extract()["gradient:classification"]
     model = load_model("torchvision", "resnet18", "untrained", 0, 64)
-    extract = SignalExtractor(
-        model, LAYERS, ["gradient:classification"], "mean", None, 0, "unit", 8
-    )
+    options = ExtractionOptions(LAYERS, micro_batch=8)
+    extract = SignalExtractor(model, ["gradient:classification"], options)
     shown = store.dataset()["stimulus"].values[:8]
     images = [model.preprocessing.apply(read_image(tmp_path / "stimuli" / name)) for name in shown]
     labels = torch.tensor([classes[name] for name in shown])
-    expected = extract(torch.stack(images), labels)["gradient:classification"]
+    expected = extract(Stimuli(torch.stack(images), labels))["gradient:classification"]
     for index, layer in enumerate(expected):
         assert layer_features(store.dataset(), index).values[:8].tobytes() == layer.tobytes()
 
@@ -381,11 +381,11 @@ def test_reliability_of_masked_gradients_is_over_seeds(
         named = zip(images, digests, strict=True)
         views = torch.stack([teacher_views(model, image, name, seed) for image, name in named])
         context = Context(seed, bank)
-        how = {"context": context, "objectives": objectives}
-        extract = SignalExtractor(
-            model, changes["layers"], [spec.source], "mean", None, seed, "unit", 8, **how
+        options = ExtractionOptions(
+            changes["layers"], seed=seed, micro_batch=8, context=context, objectives=objectives
         )
-        draws.append(extract.pooled(shown, None, digests, views)[spec.source])
+        extract = SignalExtractor(model, [spec.source], options)
+        draws.append(extract.pooled(Stimuli(shown, None, digests, views))[spec.source])
     for found, *layers in zip(gradient, *draws, strict=True):
         rows = [x.double() / x.double().norm(dim=1, keepdim=True) for x in layers]
         r = np.corrcoef(*((x - x.mean(dim=0)).flatten() for x in rows))[0, 1]

@@ -18,7 +18,7 @@ from gradenc_core.models.library import FAMILIES, build, weights_cache
 from gradenc_core.models.model import load_model, resolve_layers
 from gradenc_core.models.tokens import layer_layout
 from gradenc_core.models.weights import weights_digest
-from gradenc_core.signals.extractor import SignalExtractor
+from gradenc_core.signals.extractor import ExtractionOptions, SignalExtractor
 
 SIZES = {
     "hidden_size": 32,
@@ -32,6 +32,8 @@ BOTH = {"vision_config": VIT, "text_config": TEXT}
 MAPS = {"hidden_sizes": [8, 16], "depths": [2, 2]}
 SQUARE = {"size": {"height": 32, "width": 32}}
 SHORTEST = {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}
+
+RAW = {"projection": 4, "scale": "raw", "micro_batch": 2}
 
 SMALL = {
     "DINOv3 ViT": (
@@ -155,7 +157,7 @@ def test_blocks_tokens_and_gradients(family, load):
                 layer_layout(model, model.blocks[0], tokens)
             continue
         sources = ["forward", "gradient:energy"]
-        extract = SignalExtractor(model, model.blocks, sources, tokens, 4, 0, "raw", 2)
+        extract = SignalExtractor(model, sources, ExtractionOptions(tokens=tokens, **RAW))
         both, first = extract(images(2)), extract(images(1))
         for source, features in both.items():
             assert features.shape == (len(model.blocks), 2, 4)
@@ -243,7 +245,7 @@ def test_a_head_gives_logits(family, load):
     model = load(family)
     assert model.n_classes == 5
     source = "gradient:classification"
-    extract = SignalExtractor(model, model.blocks, [source], "mean", 4, 0, "raw", 2)
+    extract = SignalExtractor(model, [source], ExtractionOptions(**RAW))
     assert np.abs(extract(images(2))[source]).sum(2)[:-1].all()
 
 
@@ -296,7 +298,7 @@ def test_an_attention_that_returns_a_tuple_is_a_layer(load):
     model = load("DINOv3 ViT")
     layer = "model.layer.0.attention"
     sources = ["forward", "gradient:energy"]
-    extract = SignalExtractor(model, [layer], sources, "all", 4, 0, "raw", 2)
+    extract = SignalExtractor(model, sources, ExtractionOptions([layer], tokens="all", **RAW))
     fused = extract(images(2))
     with torch.no_grad():
         seen = []

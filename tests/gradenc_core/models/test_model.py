@@ -23,8 +23,9 @@ from gradenc_core.models.model import (
 )
 from gradenc_core.models.preprocessing import Preprocessing
 from gradenc_core.models.weights import weights_digest
-from gradenc_core.signals.passes import Passes, Stimuli
+from gradenc_core.signals.passes import Passes
 from gradenc_core.signals.readout import Context
+from gradenc_core.signals.stimulus import Stimuli
 
 STEPS = Preprocessing(8, 8, False, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from gradenc_core.models.model import load_model, resolve_layers
-from gradenc_core.models.tokens import Layout, layer_layout, pool
+from gradenc_core.models.tokens import TokenLayout, layer_layout, pool
 
 RANDOM = torch.Generator().manual_seed(0)
 
@@ -81,7 +81,7 @@ def test_number_of_features_is_that_of_the_pooled_output(kind, tokens):
     prefix = (1, 2) if kind == "tokens" else (0, 0)
     if tokens in ("cls", "registers") and kind != "tokens":
         return
-    layout = Layout(kind, *prefix, shape)
+    layout = TokenLayout(kind, *prefix, shape)
     assert pool(torch.zeros(4, *shape), layout, tokens).shape == (4, layout.n_features(tokens))
 
 

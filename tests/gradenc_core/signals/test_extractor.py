@@ -9,7 +9,9 @@ from torch import nn
 
 from gradenc_core.models.model import VisionModel, from_module, load_model
 from gradenc_core.models.preprocessing import Preprocessing
-from gradenc_core.signals.extractor import SignalExtractor, classify_signals
+from gradenc_core.signals.classify import classify_signals
+from gradenc_core.signals.extractor import ExtractionOptions, SignalExtractor
+from gradenc_core.signals.stimulus import Stimuli
 
 SIZE = 16
 STEPS = Preprocessing(SIZE, SIZE, False, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -53,14 +55,8 @@ def small_model(dtype: torch.dtype = torch.float64) -> VisionModel:
 
 
 def extractor(model, sources=ALL, layers=None, **options):
-    settings = {
-        "tokens": "mean",
-        "projection": 16,
-        "seed": 0,
-        "scale": "unit",
-        "micro_batch": 4,
-    } | options
-    return SignalExtractor(model, layers or model.blocks, sources, **settings)
+    settings = {"projection": 16, "micro_batch": 4} | options
+    return SignalExtractor(model, sources, ExtractionOptions(layers, **settings))
 
 
 def images(n, size=SIZE, seed=0):
@@ -142,7 +138,7 @@ def test_gradients_of_resnet18_equal_finite_differences():
 
 def test_classification_gradients_equal_autograd_on_single_stimuli(resnet):
     x, labels = images(3, 64), torch.tensor([1, 2, 3])
-    signals = extractor(resnet, ALL, ["layer2.0"]).pooled(x, labels)
+    signals = extractor(resnet, ALL, ["layer2.0"]).pooled(Stimuli(x, labels))
     for row in range(3):
         stem = nn.Sequential(*list(resnet.module.children())[:5], resnet.module.layer2[0])
         output = stem(x[row : row + 1]).detach().requires_grad_()

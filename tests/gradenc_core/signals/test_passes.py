@@ -9,8 +9,9 @@ from gradenc_core.models.library import Preprocessing
 from gradenc_core.models.model import from_module, load_model
 from gradenc_core.signals import conformance
 from gradenc_core.signals.bank import build_bank
+from gradenc_core.signals.classify import classify_signals
 from gradenc_core.signals.conformance import NotConforming, check_objective, tiny_model
-from gradenc_core.signals.extractor import SignalExtractor, classify_signals
+from gradenc_core.signals.extractor import ExtractionOptions, SignalExtractor
 from gradenc_core.signals.masks import mask_token, masked_patches, patch_masks, patch_module
 from gradenc_core.signals.objectives import (
     OBJECTIVES,
@@ -20,8 +21,9 @@ from gradenc_core.signals.objectives import (
     needs,
     signal,
 )
-from gradenc_core.signals.passes import Passes, Stimuli, final_norm, reading_summary
+from gradenc_core.signals.passes import Passes, final_norm, reading_summary
 from gradenc_core.signals.readout import Context
+from gradenc_core.signals.stimulus import Stimuli
 
 SOURCES = [source for objective in OBJECTIVES.values() for source in objective.sources[:1]]
 N_VIEWS = 2
@@ -40,18 +42,9 @@ def make_bank(model, n=8, n_prototypes=3):
 
 
 def pooled(model, stimuli, micro_batch, sources=SOURCES, tokens="mean"):
-    extractor = SignalExtractor(
-        model,
-        model.blocks,
-        sources,
-        tokens=tokens,
-        projection=4,
-        seed=0,
-        scale="unit",
-        micro_batch=micro_batch,
-        context=Context(0, make_bank(model)),
-    )
-    return extractor.pooled(stimuli.images, None, stimuli.digests, stimuli.views)
+    context = Context(0, make_bank(model))
+    options = ExtractionOptions(tokens=tokens, micro_batch=micro_batch, context=context)
+    return SignalExtractor(model, sources, options).pooled(stimuli)
 
 
 @pytest.fixture(scope="module")
@@ -390,18 +383,8 @@ def test_the_embedding_is_the_class_token_after_the_final_norm(vit, normed):
 def test_classes_hold_for_all_objectives_and_tokens(vit):
     stimuli, bank = make_stimuli(16, 8), make_bank(vit)
     for tokens in ("mean", "patches", "cls"):
-        extractor = SignalExtractor(
-            vit,
-            vit.blocks,
-            SOURCES,
-            tokens=tokens,
-            projection=4,
-            seed=0,
-            scale="unit",
-            micro_batch=8,
-            context=Context(0, bank),
-        )
-        classes = classify_signals(extractor, stimuli.images, stimuli.digests, stimuli.views)
+        options = ExtractionOptions(tokens=tokens, micro_batch=8, context=Context(0, bank))
+        classes = classify_signals(SignalExtractor(vit, SOURCES, options), stimuli)
         first, last = ({s: c[i] for s, c in classes.items()} for i in (0, 1))
         assert set(first.values()) == {"ok"}
         head = last.pop("gradient:classification")

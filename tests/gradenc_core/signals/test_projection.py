@@ -6,8 +6,7 @@ from hypothesis import strategies as st
 from sklearn.decomposition import PCA
 
 from gradenc_core.keyed import keyed_generator
-from gradenc_core.signals.components import fit_components
-from gradenc_core.signals.projection import sparse_projection
+from gradenc_core.signals.projection import fit_components, sparse_projection
 
 
 def dense(projection, n_inputs):

@@ -1,4 +1,8 @@
-"""Tests and intervals that the hierarchy comparisons share; scipy where it has the thing."""
+"""Tests and intervals that the hierarchy comparisons share.
+
+Values that cannot be computed (no variance, too few entries) are NaN and are left out of what is
+combined from them. scipy's function is used wherever it has one.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,14 +18,24 @@ Array = NDArray[np.float64]
 EXACT_UP_TO = 8
 """Regions up to which every permutation is enumerated (8! = 40,320)."""
 FEWEST_REGIONS = 6
+"""Regions below which a permutation has too few orders for a p."""
 N_PERMUTATIONS = 10_000
+"""Orders that are drawn where not all are enumerated."""
 LEVEL = 0.95
+"""Coverage of intervals."""
 CONSTANT = 1e-12
 """Spread, as a share of the values' size, below which values count as constant."""
 
 
 def significant(p: Array, level: float) -> NDArray[np.bool_]:
-    """Select tests by the false discovery rate (Benjamini & Hochberg 1995); NaN is not selected."""
+    """Select tests by the false discovery rate (Benjamini & Hochberg 1995); NaN is not selected.
+
+    Parameters
+    ----------
+    p : array
+    level : float
+        Adjusted p must be below it.
+    """
     chosen = np.zeros(p.shape, dtype=bool)
     known = np.isfinite(p)
     if known.any():
@@ -35,7 +49,7 @@ def max_statistic_p(scores: Array) -> float:
     Parameters
     ----------
     scores : array, (n_permutations + 1, …)
-        Index 0 is observed. Scores that are NaN in any permutation, of targets without variance,
+        Index 0 is observed. Targets whose score is NaN in any permutation (they have no variance)
         are ignored.
 
     Returns
@@ -62,7 +76,7 @@ def pooled_null_p(observed: Array, null: Array) -> Array:
 def region_permutations(n_regions: int, seed: int) -> NDArray[np.intp]:
     """Return orders of regions, (n_orders, n_regions), identity first: all of them up to 8.
 
-    Every score of a comparison asks for the same ones; they are made once and cannot be written to.
+    Every score of a comparison uses the same orders, so they are made once and are read-only.
     """
     if n_regions <= EXACT_UP_TO:
         flat = (i for order in permutations(range(n_regions)) for i in order)
@@ -92,7 +106,15 @@ def _unit(values: Array) -> Array:
 
 
 def correlation(x: Array, y: Array, method: str) -> float:
-    """Return Pearson's or Spearman's correlation over entries known in both; NaN below 3."""
+    """Return Pearson's or Spearman's correlation over entries known in both; NaN below 3.
+
+    Raises
+    ------
+    ValueError
+        For a `method` other than "pearson" and "spearman".
+    """
+    if method not in ("pearson", "spearman"):
+        raise ValueError(f"a correlation is 'pearson' or 'spearman'; given {method!r}")
     known = np.isfinite(x) & np.isfinite(y)
     if known.sum() < 3:
         return float("nan")
@@ -111,7 +133,7 @@ def bootstrap_null_p(observed: float, null: Array) -> float:
 
 
 def percentile_interval(values: Array) -> tuple[float, float]:
-    """Return the 95 % percentile interval; NaN if most replicates are undefined."""
+    """Return the 95 % percentile interval; NaN if more than half of the values are."""
     known = values[np.isfinite(values)]
     if len(known) < len(values) / 2 or len(known) == 0:
         return float("nan"), float("nan")
@@ -132,8 +154,8 @@ def t_interval(values: Array) -> tuple[float, float]:
 def stouffer(p: Sequence[float]) -> float:
     """Combine one-sided p values of subjects (Stouffer); NaN values are left out.
 
-    A permutation p can be 1 (the observed order is the worst of all), which alone would make the
-    combined p 1 whatever the others are; it counts as the largest p that permutations resolve.
+    A permutation p of 1 (the observed order is the worst of all) would alone make the combined p 1,
+    so it counts as the largest p below 1 that permutations resolve.
     """
     largest = 1 - 1 / (2 * N_PERMUTATIONS)
     known = [min(value, largest) for value in p if np.isfinite(value)]
@@ -141,7 +163,7 @@ def stouffer(p: Sequence[float]) -> float:
 
 
 def stouffer_signed(p: Sequence[float], signs: Sequence[float]) -> float:
-    """Combine two-sided p values of subjects whose effects have signs; two-sided."""
+    """Combine two-sided p of subjects by the signs of their effects (Stouffer); two-sided."""
     known = [(v, s) for v, s in zip(p, signs, strict=True) if np.isfinite(v) and np.isfinite(s)]
     if not known:
         return float("nan")

@@ -1,6 +1,6 @@
 """The verdict on one model's gradient signal (docs/methods.md).
 
-Never "not significant, hence misaligned": a departure needs an interval that excludes the smallest
+"Not significant" never means "misaligned": a departure needs an interval that excludes the smallest
 effect of interest.
 """
 
@@ -18,9 +18,6 @@ class Verdict(StrEnum):
     MISALIGNED = "misaligned"
     UNDECIDED = "undecided"
     NOT_IDENTIFIABLE = "not_identifiable"
-
-
-VERDICTS: tuple[Verdict, ...] = tuple(Verdict)
 
 
 @dataclass(frozen=True)
@@ -42,19 +39,20 @@ class Score:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a verdict rests on; scores of a modality that was not recorded are None.
+    """The numbers that a verdict rests on; scores of a modality that was not recorded are None.
 
     Attributes
     ----------
     gradient_p : float
         Maximum-statistic p of U over subjects and modalities.
     forward_space, gradient_space : Score or None
-        Spatial scores of forward (in r) and gradient (in U).
+        Spatial scores of the activations (in r) and of the gradient (in U).
     forward_time, gradient_time : Score or None
         Temporal scores.
     identifiable : bool
         Whether the layers can be told apart in both signals.
     significance : float
+        Level that `gradient_p` must be below.
     smallest_effect : float
         Share of the forward score that a gradient order must reach to count as an order.
     """
@@ -71,7 +69,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict and the sentence that explains it."""
+    """A verdict and the sentence that explains it with its numbers."""
 
     verdict: Verdict
     sentence: str
@@ -80,10 +78,45 @@ class Judgement:
 def judge(evidence: Evidence) -> Judgement:
     """Judge a gradient signal.
 
-    `backprop_like` needs every recorded modality; `misaligned` needs one, in which the forward
-    hierarchy itself is established (its interval is above 0): half of no order is no order. An
-    order that is there (interval off 0) yet surely smaller than the smallest effect of interest
-    is `misaligned`, as is one that follows in one modality and departs in the other.
+    Parameters
+    ----------
+    evidence : Evidence
+
+    Returns
+    -------
+    Judgement
+        The first of these that holds:
+
+        - `not_identifiable`: the layers are too alike for an order to mean anything;
+        - `undecided`: U has no p value;
+        - `no_gradient_signal`: the p of U is not below the level;
+        - `misaligned`: in one recorded modality the forward hierarchy is established (its interval
+          is above 0) and the gradient's interval excludes the smallest effect of interest, even
+          where the other modality follows. Without a forward hierarchy there is nothing to
+          depart from;
+        - `backprop_like`: in every recorded modality the interval has the sign that
+          backpropagation needs: above 0 in space, below 0 in time (deep layers first);
+        - `undecided`.
+
+    Notes
+    -----
+    The hypotheses are those of arXiv 2605.28693; the rules are this project's (docs/methods.md).
+
+    Examples
+    --------
+    >>> from gradenc_core.compare.verdict import Evidence, Score, judge
+    >>> evidence = Evidence(
+    ...     gradient_p=0.002,
+    ...     forward_space=Score(0.8, 0.7, 0.9),
+    ...     gradient_space=Score(0.6, 0.4, 0.8),
+    ...     forward_time=None,
+    ...     gradient_time=None,
+    ...     identifiable=True,
+    ...     significance=0.05,
+    ...     smallest_effect=0.5,
+    ... )
+    >>> print(judge(evidence).verdict)
+    backprop_like
     """
     if not evidence.identifiable:
         return Judgement(
@@ -102,6 +135,11 @@ def judge(evidence: Evidence) -> Judgement:
             "Gradients predict nothing beyond the activations of all layers together "
             f"(U: {_p(evidence)}).",
         )
+    return _judge_order(evidence)
+
+
+def _judge_order(evidence: Evidence) -> Judgement:
+    """Judge the order of a gradient signal that is there."""
     departures = _departures(evidence)
     if departures:
         return Judgement(
@@ -133,7 +171,7 @@ def _follows(evidence: Evidence) -> bool:
 
 
 def _departures(evidence: Evidence) -> list[str]:
-    """Return the modalities whose interval excludes the smallest effect of interest."""
+    """Describe the modalities whose interval excludes the smallest effect of interest."""
     found = []
     forward, gradient = evidence.forward_space, evidence.gradient_space
     if forward and gradient and forward.low > 0:

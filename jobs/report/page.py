@@ -16,12 +16,12 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gradenc_core.compare import figures
-from gradenc_core.compare.space import KSTARS
 from gradenc_core.compare.statistics import t_interval
 from gradenc_core.compare.verdict import Verdict
 from gradenc_core.recordings.ceilings import noise_ceiling
-from jobs.compare import window_centres
-from jobs.report.predictions import hypothesis_table, plain
+from jobs.compare import labels, window_centres
+from jobs.evidence import CELLS, SPATIAL_CELL, Order
+from jobs.report.predictions import hypothesis_table
 from storage_schemas import files as durable
 from storage_schemas.kinds.names import UNIQUE, source_of
 from storage_schemas.protocol.seal import run_digest
@@ -56,6 +56,8 @@ DIVIDED = (
     f"views and masks, and U by the reliability; blank where that is below {LEAST_RELIABILITY} or "
     "not known. Verdicts read the scores as they are."
 )
+SUBJECTS: dict[Order, str] = {"spatial": "fmri_subject", "temporal": "meg_subject"}
+"""Score -> dimension of the subjects that it was computed for."""
 SIGNAL_TITLES = {
     "forward": "activations",
     "gradient": "gradient, {0}",
@@ -115,7 +117,7 @@ def _verdicts(store: Store) -> Iterator[dict[str, str]]:
 
 def _hypotheses(store: Store) -> Iterator[dict[str, Any]]:
     tables = store.dataset().load()
-    for signal in plain(tables, "signal"):
+    for signal in labels(tables, "signal"):
         if signal.startswith(UNIQUE):
             title = f"{store.attrs['model']}, {_judged(signal)}"
             yield {"title": title, **hypothesis_table(tables, signal)}
@@ -146,7 +148,7 @@ def _model(store: Store, tree: xr.DataTree) -> dict[str, Any]:
 
 
 def _figures(tables: xr.Dataset) -> Iterator[dict[str, str]]:
-    signals = [signal_title(s) for s in plain(tables, "signal")]
+    signals = [signal_title(s) for s in labels(tables, "signal")]
     depth = tables["layer_depth"].values
     # Where nothing is seeded, every reliability is 1 and there is nothing to divide by.
     divided = bool((tables["reliability"] < 1).any())
@@ -160,8 +162,8 @@ def _figures(tables: xr.Dataset) -> Iterator[dict[str, str]]:
             "The layer that predicts a region best against the region's distance from V1; a dot "
             "per region and subject.",
             figures.depth_against_position(
-                tables["region_depth"].sel(kstar=KSTARS[0]).values,
-                tables["region_position"].sel(position="distance").values,
+                tables["region_depth"].sel(kstar=SPATIAL_CELL["kstar"]).values,
+                tables["region_position"].sel(position=SPATIAL_CELL["position"]).values,
                 signals,
                 "distance from V1 (mm)",
             ),
@@ -194,9 +196,9 @@ def _figures(tables: xr.Dataset) -> Iterator[dict[str, str]]:
 def _heatmaps(tables: xr.Dataset, name: str) -> Figure:
     return figures.profile_heatmaps(
         _mean(tables[name], "fmri_subject"),
-        [signal_title(s) for s in plain(tables, "signal")],
-        plain(tables, "layer"),
-        plain(tables, "region"),
+        [signal_title(s) for s in labels(tables, "signal")],
+        labels(tables, "layer"),
+        labels(tables, "region"),
     )
 
 
@@ -205,7 +207,7 @@ def _curves(tables: xr.Dataset, name: str) -> Figure:
         _mean(tables[name], "meg_subject"),
         window_centres(tables),
         tables["layer_depth"].values,
-        [signal_title(s) for s in plain(tables, "signal")],
+        [signal_title(s) for s in labels(tables, "signal")],
         _mean(tables["latency"], "meg_subject"),
     )
 
@@ -229,7 +231,7 @@ def _stability(tree: xr.DataTree, model: str) -> Iterator[dict[str, str]]:
             np.stack([data["reliability"].values for data in found.values()]),
             one["layer_depth"].values,
             list(found),
-            plain(one, "perturbation"),
+            labels(one, "perturbation"),
         ),
     )
 
@@ -245,7 +247,7 @@ def layer_positions(tables: xr.Dataset) -> NDArray[np.float64]:
     """
     profile = tables["region_profile"].clip(min=0)
     weights = (profile - profile.min("region")).fillna(0.0)
-    position = tables["region_position"].sel(position="distance")
+    position = tables["region_position"].sel(position=SPATIAL_CELL["position"])
     total = weights.sum("region")
     found = (weights * position).sum("region") / total.where(total > 0)
     return _mean(found, "fmri_subject")
@@ -265,39 +267,26 @@ def _figure(title: str, caption: str, figure: Figure) -> dict[str, str]:
 
 
 def _subject_rows(tables: xr.Dataset) -> Iterator[dict[str, str]]:
-    chosen = {"position": "distance", "resolution": "voxel", "kstar": "argmax"}
-    scores: list[tuple[str, str, dict[str, str]]] = []
-    if "spatial_score" in tables:
-        scores.append(("spatial", "fmri_subject", chosen))
-    if "temporal_score" in tables:
-        scores.append(("temporal", "meg_subject", {}))
-    for name, dim, selection in scores:
-        for signal in plain(tables, "signal"):
-            yield _together(tables, name, signal, dim, selection)
-            for subject in plain(tables, dim):
-                at = {"signal": signal, dim: subject, "correlation": "pearson", **selection}
-                yield {
-                    "subject": subject,
-                    "signal": signal_title(signal),
-                    "score": name,
-                    "value": number(tables[f"{name}_score"].sel(at).item()),
-                    "p": p_value(tables[f"{name}_p"].sel(at).item()),
-                }
+    """Yield the scores that verdicts read, of all subjects together and of each."""
+    for order, dim in SUBJECTS.items():
+        if f"{order}_score" not in tables:
+            continue
+        for signal in labels(tables, "signal"):
+            at = {"signal": signal, **CELLS[order]}
+            values, p = (tables[f"{order}_{kind}"].sel(at).values for kind in ("score", "p"))
+            common = {"signal": signal_title(signal), "score": order}
+            yield {**common, **_together(values, p)}
+            for subject, value, own in zip(labels(tables, dim), values, p, strict=True):
+                yield {**common, "subject": subject, "value": number(value), "p": p_value(own)}
 
 
-def _together(
-    tables: xr.Dataset, name: str, signal: str, dim: str, selection: dict[str, str]
-) -> dict[str, str]:
+def _together(values: NDArray[np.float64], p: NDArray[np.float64]) -> dict[str, str]:
     """Return the row of all subjects: mean, t interval and how many are significant."""
-    at = {"signal": signal, "correlation": "pearson", **selection}
-    values, p = (tables[f"{name}_{kind}"].sel(at).values for kind in ("score", "p"))
     low, high = t_interval(values)
     known = values[np.isfinite(values)]
     mean = known.mean() if len(known) else np.nan
     return {
         "subject": f"all {len(values)} (descriptive)",
-        "signal": signal_title(signal),
-        "score": name,
         "value": f"{number(mean)} [{number(low)}, {number(high)}]",
         "p": f"{int((p < 0.05).sum())} of {len(p)} below 0.05",
     }
@@ -336,7 +325,7 @@ def _counts(stores: Sequence[Store]) -> Iterator[str]:
 
 def _unreliable(store: Store) -> list[str]:
     data = store.dataset().load()
-    pairs = zip(plain(data, "layer"), data["reliability"].values, strict=True)
+    pairs = zip(labels(data, "layer"), data["reliability"].values, strict=True)
     return [f"{layer} ({number(r)})" for layer, r in pairs if not r >= LEAST_RELIABILITY]
 
 

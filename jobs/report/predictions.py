@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 
 from gradenc_core.compare.verdict import Score
+from jobs.evidence import judged_score
 
 COLUMNS = (
     "forward, space",
@@ -30,10 +31,10 @@ PREDICTIONS: dict[str, tuple[str, ...]] = {
 def hypothesis_table(tables: xr.Dataset, signal: str) -> dict[str, Any]:
     """Return the rows of predictions with marks, and the row of findings, for one gradient."""
     found = [
-        _space(tables, "forward"),
-        _space(tables, signal),
-        _time(tables, "forward"),
-        _time(tables, signal),
+        judged_score(tables, "spatial", "forward"),
+        judged_score(tables, "spatial", signal),
+        judged_score(tables, "temporal", "forward"),
+        judged_score(tables, "temporal", signal),
         None,
     ]
     rows = [
@@ -47,11 +48,6 @@ def hypothesis_table(tables: xr.Dataset, signal: str) -> dict[str, Any]:
     return {"columns": COLUMNS, "rows": rows, "found": [*shown, _lag(tables, signal)]}
 
 
-def plain(tables: xr.Dataset, dim: str) -> list[str]:
-    """Return a dimension's labels as plain strings."""
-    return [str(value) for value in tables[dim].values]
-
-
 def _cell(prediction: str, score: Score | None) -> dict[str, str]:
     """Mark a prediction by whether the interval lies in it, outside it, or across."""
     cell = {"text": prediction, "mark": "", "sign": ""}
@@ -61,28 +57,6 @@ def _cell(prediction: str, score: Score | None) -> dict[str, str]:
     agrees, excludes = (above, below) if prediction.startswith(">") else (below, above)
     mark, sign = ("yes", "✓") if agrees else ("no", "✗") if excludes else ("open", "?")
     return cell | {"mark": mark, "sign": sign}
-
-
-def _space(tables: xr.Dataset, signal: str) -> Score | None:
-    if "spatial_mean" not in tables:
-        return None
-    at = {
-        "signal": signal,
-        "position": "distance",
-        "resolution": "voxel",
-        "kstar": "argmax",
-        "correlation": "pearson",
-    }
-    low, high = tables["spatial_interval"].sel(at).values
-    return Score(tables["spatial_mean"].sel(at).item(), low, high)
-
-
-def _time(tables: xr.Dataset, signal: str) -> Score | None:
-    if "temporal_mean" not in tables:
-        return None
-    at = {"signal": signal, "correlation": "pearson"}
-    low, high = tables["temporal_interval"].sel(at).values
-    return Score(tables["temporal_mean"].sel(at).item(), low, high)
 
 
 def _lag(tables: xr.Dataset, signal: str) -> str:

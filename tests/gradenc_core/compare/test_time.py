@@ -3,26 +3,32 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradenc_core.compare import time as latency
-from gradenc_core.compare.time import Sensors, Timing
+from gradenc_core.compare.time import (
+    Sensors,
+    Timing,
+    onset_latency,
+    peak_latency,
+    temporal_score,
+    timing,
+)
 
 
 def test_peak_is_the_mean_of_the_run_around_the_maximum() -> None:
     times = np.arange(8) / 10
     #                 two high samples, a gap, then another high one outside the run
     curve = np.array([0.0, 0.1, 0.96, 1.0, 0.2, 0.97, 0.0, 5.0])
-    assert latency.peak_latency(curve, times, (0.0, 0.6)) == pytest.approx(0.25)
-    assert np.isnan(latency.peak_latency(-curve, times, (0.0, 0.6)))
+    assert peak_latency(curve, times, (0.0, 0.6)) == pytest.approx(0.25)
+    assert np.isnan(peak_latency(-curve, times, (0.0, 0.6)))
 
 
 def test_onset_is_the_start_of_the_last_rise_above_half() -> None:
     times = np.arange(6) / 10
     curve = np.array([0.0, 0.6, 0.1, 0.5, 1.0, 0.2])
-    assert latency.onset_latency(curve, times, (0.0, 0.5)) == pytest.approx(0.3)
-    assert latency.onset_latency(curve[::-1], times, (0.0, 0.5)) == pytest.approx(0.1)
+    assert onset_latency(curve, times, (0.0, 0.5)) == pytest.approx(0.3)
+    assert onset_latency(curve[::-1], times, (0.0, 0.5)) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("latency", [latency.peak_latency, latency.onset_latency])
+@pytest.mark.parametrize("latency", [peak_latency, onset_latency])
 @pytest.mark.filterwarnings("error")
 def test_latency_of_curves_without_a_positive_maximum(latency) -> None:
     times = np.arange(5) / 10
@@ -36,13 +42,11 @@ def test_latency_of_curves_without_a_positive_maximum(latency) -> None:
 def test_peaks_shift_with_time_and_ignore_scale(shift: float, scale: float) -> None:
     times = np.arange(20) / 20
     curve = np.exp(-((times - 0.4) ** 2) / 0.02)
-    base = latency.peak_latency(curve, times, (0.0, 1.0))
-    moved = latency.peak_latency(scale * curve, times + shift, (shift, 1.0 + shift))
+    base = peak_latency(curve, times, (0.0, 1.0))
+    moved = peak_latency(scale * curve, times + shift, (shift, 1.0 + shift))
     assert moved == pytest.approx(base + shift)
-    onset = latency.onset_latency(curve, times, (0.0, 1.0))
-    assert latency.onset_latency(scale * curve, times + shift, (-1.0, 2.0)) == pytest.approx(
-        onset + shift
-    )
+    onset = onset_latency(curve, times, (0.0, 1.0))
+    assert onset_latency(scale * curve, times + shift, (-1.0, 2.0)) == pytest.approx(onset + shift)
 
 
 def planted_sensors(latencies: np.ndarray, seed: int, noise: float = 0.02) -> Sensors:
@@ -58,11 +62,11 @@ def planted_sensors(latencies: np.ndarray, seed: int, noise: float = 0.02) -> Se
 
 def test_timing_finds_sensors_and_latencies() -> None:
     latencies = np.array([0.2, 0.3, 0.4, 0.5, 0.6, 0.7])
-    timing = latency.timing(planted_sensors(latencies, 0), np.arange(20) / 20, (0.0, 1.0), 0.05)
-    assert timing.sensors.tolist() == [True] * 4 + [False] * 2
-    assert timing.latency == pytest.approx(latencies, abs=0.03)
+    found = timing(planted_sensors(latencies, 0), np.arange(20) / 20, (0.0, 1.0), 0.05)
+    assert found.sensors.tolist() == [True] * 4 + [False] * 2
+    assert found.latency == pytest.approx(latencies, abs=0.03)
     depth = np.arange(1, 7) / 6
-    score = latency.temporal_score([timing, timing], depth, "pearson")
+    score = temporal_score([found, found], depth, "pearson")
     assert score.mean > 0.95
     assert score.low > 0.8
     assert score.p[0] < 0.05
@@ -72,9 +76,9 @@ def test_layers_without_a_peak_are_left_out_and_few_layers_have_no_score() -> No
     scores = planted_sensors(np.array([0.2, 0.3, 0.4, 0.5, 0.6]), 0)
     scores.bootstrap[:, 2] = 0.0
     scores.permutation[0, 2] = 0.0
-    timing = latency.timing(scores, np.arange(20) / 20, (0.0, 1.0), 0.05)
-    assert np.isnan(timing.latency[2])
-    score = latency.temporal_score([timing], np.arange(1, 6) / 5, "pearson")
+    found = timing(scores, np.arange(20) / 20, (0.0, 1.0), 0.05)
+    assert np.isnan(found.latency[2])
+    score = temporal_score([found], np.arange(1, 6) / 5, "pearson")
     assert np.isnan(score.values[0])
     assert np.isnan(score.mean)
 
@@ -82,9 +86,9 @@ def test_layers_without_a_peak_are_left_out_and_few_layers_have_no_score() -> No
 def test_no_significant_sensor_gives_no_latency() -> None:
     rng = np.random.default_rng(0)
     noise = rng.standard_normal((61, 5, 6, 20))
-    timing = latency.timing(Sensors(noise, noise[::-1]), np.arange(20) / 20, (0.0, 1.0), 0.05)
-    assert not timing.sensors.any()
-    assert np.isnan(timing.latency).all()
+    found = timing(Sensors(noise, noise[::-1]), np.arange(20) / 20, (0.0, 1.0), 0.05)
+    assert not found.sensors.any()
+    assert np.isnan(found.latency).all()
 
 
 def test_flat_latencies_are_rarely_called_ordered() -> None:
@@ -94,10 +98,10 @@ def test_flat_latencies_are_rarely_called_ordered() -> None:
     rejections = 0
     for _ in range(200):
         noise = 0.02 * rng.standard_normal((101, 8))
-        timing = Timing(
+        found = Timing(
             np.ones(1, bool), np.zeros((8, 1)), 0.3 + noise[0], noise[0], 0.3 + noise[0] + noise[1:]
         )
-        rejections += latency.temporal_score([timing], depth, "pearson").p[0] < 0.05
+        rejections += temporal_score([found], depth, "pearson").p[0] < 0.05
     assert rejections <= 20
 
 
@@ -107,9 +111,9 @@ def test_replicates_with_too_few_peaks_are_dropped_and_counted() -> None:
     replicates = depth + rng.normal(0, 0.05, (40, 6))
     replicates[:3, 0] = np.nan  # five layers left: kept
     replicates[3:7, :2] = np.nan  # four left: dropped
-    timing = Timing(np.ones(1, bool), np.zeros((6, 1)), depth, depth, replicates)
+    found = Timing(np.ones(1, bool), np.zeros((6, 1)), depth, depth, replicates)
     for method in ("pearson", "spearman"):
-        score = latency.temporal_score([timing], depth, method)
+        score = temporal_score([found], depth, method)
         assert score.dropped.tolist() == [4]
         assert score.values[0] == pytest.approx(1)
         assert 0.8 < score.low <= score.high <= 1 + 1e-12
@@ -122,8 +126,8 @@ def test_subjects_without_a_score_do_not_enter_the_mean() -> None:
     nothing = Timing(
         np.zeros(1, bool), np.zeros((6, 1)), depth * np.nan, depth * np.nan, replicates * np.nan
     )
-    alone = latency.temporal_score([good], depth, "pearson")
-    both = latency.temporal_score([good, nothing], depth, "pearson")
+    alone = temporal_score([good], depth, "pearson")
+    both = temporal_score([good, nothing], depth, "pearson")
     assert (both.mean, both.low, both.high) == (alone.mean, alone.low, alone.high)
     assert both.combined_p == alone.combined_p
     assert np.isnan(both.values[1])

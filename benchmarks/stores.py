@@ -59,13 +59,14 @@ from _timing import (
 )
 from numpy.typing import NDArray
 
+from gradenc_core.models.preprocessing import Preprocessing
 from hpc.plan.stages import extract_plans
 from hpc.plan.targets import Targets
 from hpc.run.advance import create_stores
 from hpc.run.folder import RunFolder
 from hpc.study.resolved import Resolved, ResolvedModel
 from hpc.study.study import Model, Study
-from jobs.spec import ModelSpec, PreprocessingSpec, Reference
+from jobs.spec import ModelSpec, Reference
 from storage_schemas.identity import canonical_json
 from storage_schemas.kinds import layouts as kinds
 from storage_schemas.kinds.layouts import Layout
@@ -581,7 +582,7 @@ def _study(n_models: int) -> Study:
 
 def _resolved_model(model: Model) -> ResolvedModel:
     """Return what `resolve` would find, without building the network."""
-    preprocessing = PreprocessingSpec(
+    preprocessing = Preprocessing(
         image_size=224,
         resize_size=256,
         squash=False,

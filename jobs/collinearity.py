@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from threadpoolctl import threadpool_limits
 
 from gradenc_core.signals.cka import linear_cka
-from jobs.encode import Layer, layers
+from jobs.encode import LayerRows, layers
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import CollinearitySpec, FeaturesSpec
 from storage_schemas.protocol.store import Store, Unit
@@ -22,6 +22,6 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         features = FeaturesSpec.model_validate(spec.features.open(work.root).spec)
         read = layers(spec.features, work.root)
         if features.signal.gradient_scale == "unit":
-            read = [Layer(layer.data[:, :-1]) for layer in read]
+            read = [LayerRows(layer.data[:, :-1]) for layer in read]
         with threadpool_limits(1):
             yield store, unit, {"cka": linear_cka(read)}, {}

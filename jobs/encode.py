@@ -26,7 +26,7 @@ from gradenc_core.ridge.joint import joint_projection
 from gradenc_core.ridge.moments import Rows
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import SAME_LAYER, EncodingSpec, Reference, ScoresSpec
-from jobs.targets import Targets
+from jobs.targets import Recorded
 from storage_schemas.kinds.layouts import layer_features
 from storage_schemas.protocol.store import Store, Unit
 
@@ -49,7 +49,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
 def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
     spec = ScoresSpec.model_validate(store.spec)
     encoding, coords = spec.encoding, store.dataset().coords
-    targets = Targets.of(spec.responses, store, work.root)
+    targets = Recorded.of(spec.responses, store, work.root)
     x, bands = features(spec, unit.key["layer"], work.root)
     options = ridge_options(encoding)
     n_stimuli, n_features = x.shape
@@ -94,7 +94,7 @@ def ridge_options(encoding: EncodingSpec) -> RidgeOptions:
 
 
 @dataclass(frozen=True)
-class Layer:
+class LayerRows:
     """Features of one layer on disk, (n_stimuli, n_features)."""
 
     data: xr.DataArray
@@ -111,7 +111,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Bands:
+class BandRows:
     """Two bands beside each other, (n_stimuli, features of both)."""
 
     first: Rows
@@ -140,13 +140,13 @@ def features(spec: ScoresSpec, layer: int, root: Path) -> tuple[Rows, tuple[int,
         first = layers(spec.forward, root)[layer]
     else:
         first = _joint_forward(spec.forward, root, spec.encoding.forward_all, spec.encoding.seed)
-    return Bands(first, gradient), (first.shape[1], gradient.shape[1])
+    return BandRows(first, gradient), (first.shape[1], gradient.shape[1])
 
 
-def layers(reference: Reference, root: Path) -> list[Layer]:
+def layers(reference: Reference, root: Path) -> list[LayerRows]:
     """Return the features of every layer of a store."""
     data = reference.open(root).dataset(dask=False)
-    return [Layer(layer_features(data, layer)) for layer in range(data.sizes["layer"])]
+    return [LayerRows(layer_features(data, layer)) for layer in range(data.sizes["layer"])]
 
 
 def _widest(reference: Reference, root: Path) -> int:

@@ -1,13 +1,12 @@
 """The model of a specification, kept between the units that one process runs."""
 
-from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
 from gradenc_core.arrays import device
 from gradenc_core.models.model import VisionModel, load_model
 from gradenc_core.models.weights import weights_digest
-from jobs.spec import ModelSpec, PreprocessingSpec
+from jobs.spec import ModelSpec
 
 
 @lru_cache(maxsize=1)
@@ -33,8 +32,7 @@ def load(spec: ModelSpec, checkpoint: str | None = None) -> tuple[VisionModel, s
         checkpoint=None if checkpoint is None else Path(checkpoint),
     )
     digest = weights_digest(model.module)
-    steps = PreprocessingSpec(**asdict(model.preprocessing))
-    if spec.weights_digest not in (None, digest) or steps != spec.preprocessing:
+    if spec.weights_digest not in (None, digest) or model.preprocessing != spec.preprocessing:
         raise ValueError(
             f"the weights or the preprocessing of {spec.architecture} here differ from those that "
             "the study was planned with; use the same weight files and library versions, or submit "

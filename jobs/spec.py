@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from gradenc_core.models.preprocessing import Preprocessing
 from gradenc_core.signals.sizes import BANK_IMAGE_SIZE, BANK_SEED
 from storage_schemas.protocol.store import Store
 
@@ -82,17 +83,6 @@ class Reference(Spec):
         return store
 
 
-class PreprocessingSpec(Spec):
-    """From an image to a model's input (`gradenc_core.models.preprocessing`); sizes in pixels."""
-
-    image_size: int
-    resize_size: int
-    squash: bool
-    interpolation: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-
 class ModelSpec(Spec):
     """A vision model: where it comes from, its weights and its input size (pixels).
 
@@ -109,14 +99,14 @@ class ModelSpec(Spec):
     """None if untrained: the seed says it, and processors differ in the last bits of a draw."""
     seed: int
     image_size: int | None
-    preprocessing: PreprocessingSpec
+    preprocessing: Preprocessing
 
 
 class SignalSpec(Spec):
     """How a layer's activation or gradient becomes a row of features."""
 
     layers: tuple[tuple[str, float], ...]
-    """Module names in network order, with their relative depth in (0, 1]."""
+    """Module names in network order, with their relative depth: i/N for block i of N."""
     tokens: Literal["cls", "registers", "patches", "mean", "all"]
     projection: int | None
     """None: every layer as wide as it is."""

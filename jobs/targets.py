@@ -21,7 +21,7 @@ VOXELS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class Voxels:
+class VoxelColumns:
     """Responses of voxels, (n_stimuli, n_voxels)."""
 
     data: xr.DataArray
@@ -38,7 +38,7 @@ class Voxels:
 
 
 @dataclass(frozen=True)
-class Sensors:
+class SensorColumns:
     """Responses of sensors at times, or averaged over windows, (n_stimuli, n_sensors * n_times).
 
     `windows` are (start, stop) in s; None for every sample.
@@ -100,7 +100,7 @@ class SideBySide:
 
 
 @dataclass(frozen=True)
-class Targets:
+class Recorded:
     """What the subjects of one scores store are fitted on.
 
     Attributes
@@ -116,7 +116,7 @@ class Targets:
     weights: Array
 
     @classmethod
-    def of(cls, responses: Sequence[Reference], store: Store, root: Path) -> "Targets":
+    def of(cls, responses: Sequence[Reference], store: Store, root: Path) -> "Recorded":
         """Open the responses of a scores store's subjects."""
         opened = [reference.open(root).dataset(dask=False) for reference in responses]
         groups = list(zip(opened, store.attrs["groups"], strict=True))
@@ -132,8 +132,8 @@ class Targets:
 def _targets(data: xr.Dataset, group: dict[str, Any]) -> Columns:
     responses = data["responses"]
     if group["modality"] == "fmri":
-        return Voxels(responses)
-    return Sensors(responses, _windows(group))
+        return VoxelColumns(responses)
+    return SensorColumns(responses, _windows(group))
 
 
 def _summaries(data: xr.Dataset, group: dict[str, Any]) -> Columns:
@@ -141,7 +141,7 @@ def _summaries(data: xr.Dataset, group: dict[str, Any]) -> Columns:
     windows = _windows(group)
     if windows is None:
         return region_means(data, group["names"])
-    return Sensors(data["responses"], windows)
+    return SensorColumns(data["responses"], windows)
 
 
 def _windows(group: dict[str, Any]) -> tuple[tuple[float, float], ...] | None:
@@ -156,7 +156,7 @@ def region_means(data: xr.Dataset, names: Sequence[str]) -> Array:
     Voxels that are NaN for any stimulus are left out of their region's mean; a region without
     others is NaN.
     """
-    voxels = Voxels(data["responses"])
+    voxels = VoxelColumns(data["responses"])
     sites = zip(data["roi"].values, data["hemisphere"].values, strict=True)
     region = np.array([f"{roi}:{hemisphere}" for roi, hemisphere in sites], dtype=object)
     sums, counts = np.zeros((voxels.shape[0], len(names))), np.zeros(len(names))

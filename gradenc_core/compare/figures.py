@@ -107,7 +107,7 @@ def depth_against_latency(latency: Array, depths: Array, signals: Sequence[str])
             axis.plot(depths, times[:, subject], "o", alpha=0.75)
         _add_line(axis, np.repeat(depths, times.shape[1]), times.ravel())
         axis.set(title=signal, xlabel="relative depth of the layer", ylabel="peak latency (s)")
-        axis.set_xlim(0, 1.05)
+        axis.set_xlim(0, 1.05 * max(1.0, *depths))
     return figure
 
 
@@ -156,7 +156,7 @@ def stability(
             axis.plot(depths, line, "o-", ms=3, lw=1.2, label=perturbation)
         axis.plot(depths, seeded, "k--", lw=1.2, label="reliability")
         axis.set(title=source, xlabel="relative depth of the layer", ylabel="cosine, reliability")
-        axis.set_xlim(0, 1.05)
+        axis.set_xlim(0, 1.05 * max(1.0, *depths))
     axes[-1].legend(fontsize=7, loc="lower right")
     return figure
 

@@ -1,6 +1,7 @@
 """Vision models of torchvision, timm and transformers: loading, blocks, layers and depths."""
 
 import fnmatch
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from difflib import get_close_matches
@@ -26,7 +27,7 @@ _CLASS_TOKENS = {"cls_token", "class_embedding", "distillation_token"}
 
 
 class Layer(NamedTuple):
-    """A module whose output is read, and its depth: blocks begun by then / number of blocks."""
+    """A module whose output is read, and its relative depth: i/N for block i of N."""
 
     name: str
     depth: float
@@ -249,8 +250,11 @@ def layers_at(model: VisionModel, depths: int | Sequence[float]) -> tuple[Layer,
 def resolve_layers(model: VisionModel, patterns: str | Sequence[str]) -> tuple[Layer, ...]:
     """Return the layers that `patterns` name, in the order of execution, each once.
 
-    The depth of a module is the number of blocks begun when its output is ready, over the number of
-    blocks: i/N for block i and what is inside it, 0 for a stem, 1 for what follows the last block.
+    Block i of N has depth i/N. Modules whose outputs come between those of two blocks divide the
+    step between them evenly, in the order of their outputs: those of a stem and of the first block
+    lie between 0 and 1/N, those after the last block between 1 and 1 + 1/N. Two layers have the
+    same depth only where they return the same tensor, as a container and its last module do. A
+    depth does not depend on which other layers are named.
 
     Parameters
     ----------
@@ -319,8 +323,12 @@ def require_blocks(model: VisionModel) -> tuple[str, ...]:
 
 def _depth(model: VisionModel, name: str) -> float:
     blocks = require_blocks(model)
-    end = model.calls[name].end
-    return sum(model.calls[block].begin < end for block in blocks) / len(blocks)
+    ready = model.calls[name].ready
+    ends = [-1, *(model.calls[block].ready for block in blocks), 2**62]
+    n_before = bisect_left(ends, ready) - 1
+    usable = {c.ready for c in model.calls.values() if c.n_calls == 1 and c.shape is not None}
+    step = sorted(t for t in usable if ends[n_before] < t <= ends[n_before + 1])
+    return (n_before + (step.index(ready) + 1) / len(step)) / len(blocks)
 
 
 def _is_channels_last(shape: tuple[int, ...] | None) -> bool:

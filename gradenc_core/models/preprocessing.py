@@ -1,11 +1,17 @@
-"""From an image to a network's input."""
+"""From an image to a network's input.
 
-from dataclasses import asdict, dataclass
+Specifications hold a `Preprocessing`, and commands that compute nothing read specifications, so
+torch is imported only where an image is transformed.
+"""
 
-import torch
-from PIL import Image
-from torchvision.transforms import InterpolationMode
-from torchvision.transforms import functional as transforms
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
 
 
 @dataclass(frozen=True)
@@ -31,17 +37,18 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def resized(self, image_size: int | None) -> "Preprocessing":
+    def resized(self, image_size: int | None) -> Preprocessing:
         """Return the same steps for another crop size, the resize scaled in proportion."""
         if image_size is None or image_size == self.image_size:
             return self
         resize_size = round(self.resize_size * image_size / self.image_size)
-        return Preprocessing(
-            **{**asdict(self), "image_size": image_size, "resize_size": resize_size}
-        )
+        return replace(self, image_size=image_size, resize_size=resize_size)
 
     def apply(self, image: Image.Image) -> torch.Tensor:
         """Return the network's input for an image, (3, image_size, image_size) float32."""
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms import functional as transforms
+
         size = [self.resize_size, self.resize_size] if self.squash else [self.resize_size]
         resized = transforms.resize(
             image.convert("RGB"), size, InterpolationMode(self.interpolation)

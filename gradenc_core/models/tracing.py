@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 _BLOCK_CLASS = re.compile(
     r"Block|Bottleneck|Residual|DepthwiseSeparable|Inception(?!Aux)|Fire|M[Bb]Conv"
@@ -18,12 +19,15 @@ _NEVER_BLOCKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Dropout, nn.Ide
 class Call(NamedTuple):
     """What one forward pass did with a module: order of begin and end, output shape, calls.
 
-    `shape` is None where the output is neither a tensor nor a tuple that begins with one. Its first
-    entry is 1 where that axis is the batch; other layers are refused (`models.output_shape`).
+    `ready` is the end of the first module that returned the same tensor: a container whose output
+    is that of its last child is ready when the child is. `shape` is None where the output is
+    neither a tensor nor a tuple that begins with one. Its first entry is 1 where that axis is the
+    batch; other layers are refused (`models.output_shape`).
     """
 
     begin: int
     end: int
+    ready: int
     shape: tuple[int, ...] | None
     n_calls: int
 
@@ -44,6 +48,7 @@ def trace(module: nn.Module, image_size: int) -> tuple[dict[str, Call], Any]:
     begins: dict[str, int] = {}
     calls: dict[str, Call] = {}
     clock = iter(range(2**62))
+    returned: Any = WeakTensorKeyDictionary()
 
     def before(name: str) -> Any:
         # A hook that returns a value replaces the module's input.
@@ -57,7 +62,9 @@ def trace(module: nn.Module, image_size: int) -> tuple[dict[str, Call], Any]:
             tensor = first_tensor(output)
             shape = None if tensor is None else tuple(tensor.shape)
             n_calls = calls[name].n_calls + 1 if name in calls else 1
-            calls[name] = Call(begins[name], next(clock), shape, n_calls)
+            end = next(clock)
+            ready = end if tensor is None else returned.setdefault(tensor, end)
+            calls[name] = Call(begins[name], end, ready, shape, n_calls)
 
         return record
 

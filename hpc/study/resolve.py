@@ -5,7 +5,6 @@ is done once per run; `resolved.json` in the run folder keeps what later stages 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from math import prod
 from typing import Any
 
@@ -26,7 +25,7 @@ from hpc.study.plugins import find_head, find_sources
 from hpc.study.resolved import Resolved, ResolvedModel, ResolvedSource, Subject
 from hpc.study.stimuli import check_stimuli
 from hpc.study.study import BidsResponses, Depths, EpochsResponses, Model, Study
-from jobs.spec import BankImages, ModelSpec, PreprocessingSpec
+from jobs.spec import BankImages, ModelSpec
 from storage_schemas.files import file_digest
 from storage_schemas.identity import digest
 
@@ -110,7 +109,7 @@ def resolve_model(study: Study, model: Model) -> ResolvedModel:
         weights_digest=weights_digest(loaded.module) if trained else None,
         seed=model.seed,
         image_size=model.image_size,
-        preprocessing=PreprocessingSpec(**asdict(loaded.preprocessing)),
+        preprocessing=loaded.preprocessing,
     )
     layers = layers_of(study.layers, loaded)
     tokens = study.tokens

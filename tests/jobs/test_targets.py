@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradenc_core.ridge.fitting import TARGET_WIDTH
-from jobs.targets import Sensors, SideBySide, Voxels, region_means
+from jobs.targets import SensorColumns, SideBySide, VoxelColumns, region_means
 
 WINDOWS = ((0.0, 0.2), (0.1, 0.4))
 
@@ -44,11 +44,11 @@ def means(data: xr.DataArray) -> np.ndarray:
 @given(st.integers(0, 31), st.integers(1, 32))
 def test_any_slice_of_columns_is_that_of_the_subjects_side_by_side(start: int, width: int) -> None:
     parts = (
-        Voxels(voxels(0)),
-        Sensors(sensors(1), None),
-        Sensors(sensors(2), WINDOWS),
-        Voxels(voxels(3, 1)),
-        Sensors(sensors(4, 1), None),
+        VoxelColumns(voxels(0)),
+        SensorColumns(sensors(1), None),
+        SensorColumns(sensors(2), WINDOWS),
+        VoxelColumns(voxels(3, 1)),
+        SensorColumns(sensors(4, 1), None),
     )
     whole = np.concatenate(
         [
@@ -75,7 +75,7 @@ def test_no_more_than_a_sensor_is_in_memory_besides_the_columns(windows) -> None
     values = np.zeros((n_stimuli, n_sensors, n_times), dtype=np.float32)
     times = {"time": np.linspace(0, 0.4, n_times)}
     data = xr.DataArray(values, dims=("stimulus", "sensor", "time"), coords=times)
-    columns = Sensors(CopiedOnRead(data), windows)
+    columns = SensorColumns(CopiedOnRead(data), windows)
     tracemalloc.start()
     block = columns[slice(None), slice(0, 80)]
     peak = tracemalloc.get_traced_memory()[1]

@@ -1,6 +1,7 @@
 import hashlib
 from dataclasses import replace
 from functools import cache
+from itertools import pairwise
 
 import huggingface_hub.constants
 import numpy as np
@@ -147,16 +148,36 @@ def test_untrained_layer_scales_are_one(library, architecture, ending, n_gammas)
     assert all(bool((gamma == 1).all()) for gamma in gammas)
 
 
-def test_depth_counts_the_blocks_begun(resnet):
+def test_layers_between_two_blocks_divide_the_step_between_them_evenly(resnet):
     names = ["fc", "layer1", "layer2.0.conv2", "layer2.0", "conv1"]
     layers = resolve_layers(resnet, names)
-    assert layers == (
-        ("conv1", 0),
-        ("layer1", 2 / 8),
-        ("layer2.0.conv2", 3 / 8),
-        ("layer2.0", 3 / 8),
-        ("fc", 1),
-    )
+    assert [layer.name for layer in layers] == ["conv1", "layer1", *names[2:4], "fc"]
+    expected = [
+        1 / 9 / 8,  # then bn1, relu, maxpool, and in the first block conv1, bn1, conv2, bn2
+        2 / 8,
+        (2 + 3 / 7) / 8,  # conv1, bn1, conv2, bn2, downsample.0, .1, and the block
+        3 / 8,
+        9 / 8,
+    ]
+    np.testing.assert_allclose([layer.depth for layer in layers], expected)
+
+
+def test_layers_of_one_depth_return_the_same_tensor():
+    """The last features of MobileNetV2 follow its last block."""
+    model = load_model("torchvision", "mobilenet_v2", "untrained", 0, 64)
+    features = resolve_layers(model, [f"features.{i}" for i in range(19)])
+    depths = [layer.depth for layer in features]
+    assert len(model.blocks) == 17
+    np.testing.assert_allclose(depths[1:18], np.arange(1, 18) / 17)
+    assert 0 < depths[0] < depths[1]
+    assert 1 < depths[18] < 1 + 1 / 17
+    assert (np.diff(depths) > 0).all()
+    (whole,) = resolve_layers(model, ["features"])
+    assert whole.depth == depths[18]
+    below = resolve_layers(model, ["features.17.*", "features.18.*", "features.18"])
+    for one, other in pairwise(below):
+        shared = model.calls[one.name].ready == model.calls[other.name].ready
+        assert (one.depth < other.depth) != shared
 
 
 def test_globs_and_repeats_are_merged(resnet):
@@ -264,7 +285,7 @@ def test_layers_whose_first_axis_is_not_the_images_are_refused():
 
 def test_the_first_tensor_of_a_tuple_is_a_layer():
     model = from_module(Odd(), STEPS)
-    assert resolve_layers(model, ["attention"]) == (("attention", 1.0),)
+    assert [name for name, _ in resolve_layers(model, ["attention"])] == ["attention"]
     assert model.calls["attention"].shape == (1, 64, 3)
 
 

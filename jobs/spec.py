@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gradenc_core.models.preprocessing import Preprocessing
 from gradenc_core.signals.sizes import BANK_IMAGE_SIZE, BANK_SEED
+from gradenc_errors import GradencError, Remedy
 from storage_schemas.protocol.store import Store
 
 Kind = Literal[
@@ -51,8 +52,10 @@ class Spec(BaseModel):
         return self.model_dump(mode="json")
 
 
-class Unsealed(ValueError):  # noqa: N818 - what was found, not an error of ours
+class Unsealed(GradencError, ValueError):
     """A store of an earlier stage is not sealed as it was when this one was planned."""
+
+    remedy = Remedy.RESUME
 
 
 class Reference(Spec):
@@ -78,7 +81,7 @@ class Reference(Spec):
         if seal is None or seal["digest"] != self.seal:
             raise Unsealed(
                 f"{store.path} is not sealed with the digest {self.seal[:12]} that this unit was "
-                "planned with; run `gradenc resume` on the run so that it is planned again"
+                "planned with, so it must be planned again"
             )
         return store
 

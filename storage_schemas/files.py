@@ -14,6 +14,8 @@ from typing import Any
 
 import google_crc32c
 
+from gradenc_errors import Remedy
+
 BLOCK = 1 << 20
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
 """What file systems without hard links (FAT, some FUSE and BeeGFS set-ups) answer."""
@@ -180,9 +182,11 @@ def explained(action: str, path: Path) -> Iterator[None]:
         reason = error.strerror or str(error)
         sentence = (
             f"cannot {action} it ({reason}); check the free space, quota, permissions and hard "
-            "links of this file system, then run `gradenc resume RUN`"
+            "links of this file system"
         )
-        raise OSError(error.errno, sentence, str(path)) from error
+        explained_error = OSError(error.errno, sentence, str(path))
+        explained_error.add_note(Remedy.RESUME)
+        raise explained_error from error
 
 
 @contextmanager

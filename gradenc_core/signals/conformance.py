@@ -31,6 +31,7 @@ from gradenc_core.signals.passes import WorksInPlace
 from gradenc_core.signals.readout import Context, Head
 from gradenc_core.signals.stimulus import Stimuli
 from gradenc_core.signals.views import N_VIEWS
+from gradenc_errors import GradencError
 
 N_STIMULI, MICRO_BATCH = 5, 3
 N_BANK, N_PROTOTYPES = 12, 4
@@ -43,7 +44,7 @@ ROUNDING = 1e-6
 Gradients = dict[str, list[torch.Tensor]]
 
 
-class NotConforming(ValueError):  # noqa: N818 - what was found, not an error of ours
+class NotConforming(GradencError, ValueError):
     """An objective does not do what is promised of every objective."""
 
 

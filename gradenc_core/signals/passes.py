@@ -18,6 +18,7 @@ from gradenc_core.signals.masks import mask_token, masked_patches, patch_masks, 
 from gradenc_core.signals.objectives import OBJECTIVES, Objective, Rule, parse_source
 from gradenc_core.signals.readout import Context, Readout
 from gradenc_core.signals.stimulus import Stimuli
+from gradenc_errors import GradencError
 
 Signals = dict[str, Sequence[torch.Tensor]]
 """By source, one tensor per layer in the shape of the layer's output."""
@@ -31,7 +32,7 @@ Losses = dict[str, torch.Tensor]
 """By gradient source, one loss per stimulus."""
 
 
-class WorksInPlace(ValueError):  # noqa: N818 - what was found, not an error of ours
+class WorksInPlace(GradencError, ValueError):
     """An objective changes what it reads, and with it what other sources are made of."""
 
 

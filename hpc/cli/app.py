@@ -1,9 +1,6 @@
 """The `gradenc` command: one file per noun; slow imports happen inside the commands."""
 
-import sys
-
 import typer
-from rich.console import Console
 
 from hpc.cli import (
     cluster,
@@ -23,7 +20,7 @@ from hpc.cli import (
     submit,
     verify,
 )
-from hpc.slurm.client import SlurmUnavailable
+from hpc.cli.errors import Command
 
 app = typer.Typer(
     name="gradenc",
@@ -33,38 +30,28 @@ app = typer.Typer(
     help="Does the brain's hierarchy look like backpropagation? Extract activations and gradients "
     "of vision models, fit encoding models to fMRI and MEG, compare the hierarchies.",
 )
-app.command()(init.init)
-app.command()(demo.demo)
-app.command()(doctor.doctor)
-app.command()(fetch.fetch)
-app.command()(drill.drill)
+app.command(cls=Command)(init.init)
+app.command(cls=Command)(demo.demo)
+app.command(cls=Command)(doctor.doctor)
+app.command(cls=Command)(fetch.fetch)
+app.command(cls=Command)(drill.drill)
 app.add_typer(profile.app, name="profile")
-app.command()(plan.plan)
-app.command()(submit.submit)
-app.command()(status.status)
-app.command()(submit.resume)
-app.command()(submit.cancel)
-app.command()(logs.logs)
-app.command()(verify.verify)
+app.command(cls=Command)(plan.plan)
+app.command(cls=Command)(submit.submit)
+app.command(cls=Command)(status.status)
+app.command(cls=Command)(submit.resume)
+app.command(cls=Command)(submit.cancel)
+app.command(cls=Command)(logs.logs)
+app.command(cls=Command)(verify.verify)
 app.add_typer(report.app, name="report")
-app.command()(query.query)
-app.command()(explain.why)
-app.command()(explain.explain)
-app.command()(space.du)
-app.command()(space.gc)
+app.command(cls=Command)(query.query)
+app.command(cls=Command)(explain.why)
+app.command(cls=Command)(explain.explain)
+app.command(cls=Command)(space.du)
+app.command(cls=Command)(space.gc)
 app.add_typer(cluster.app, name="cluster")
 
 
 def main() -> None:
-    """Run the command; a refused input ends with one message and exit status 1."""
-    try:
-        app()
-    except (ValueError, OSError, SlurmUnavailable) as error:
-        Console(stderr=True, highlight=False).print(
-            f"[red]error:[/red] {_escape(str(error))}", soft_wrap=True
-        )
-        sys.exit(1)
-
-
-def _escape(text: str) -> str:
-    return text.replace("[", "\\[")
+    """Run the command."""
+    app()

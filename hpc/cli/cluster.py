@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
+from hpc.cli.errors import Command
+
 Folder = Annotated[Path, typer.Argument(help="The cluster's folder.")]
 Node = Annotated[str, typer.Argument(help="A node's name: n1, n2, …")]
 
 app = typer.Typer(no_args_is_help=True, help="A real SLURM on this machine, for development.")
 
 
-@app.command()
+@app.command(cls=Command)
 def up(
     folder: Folder,
     nodes: Annotated[int, typer.Option(min=1, max=32, help="Nodes.")] = 4,
@@ -39,7 +41,7 @@ def up(
     typer.echo(f"export SLURM_CONF={shlex.quote(str(cluster.conf))}")
 
 
-@app.command()
+@app.command(cls=Command)
 def down(folder: Folder) -> None:
     """Stop the cluster with all its jobs; logs stay in its folder."""
     from hpc.devcluster.cluster import open_cluster
@@ -47,7 +49,7 @@ def down(folder: Folder) -> None:
     open_cluster(folder).down()
 
 
-@app.command()
+@app.command(cls=Command)
 def fail_node(folder: Folder, node: Node) -> None:
     """Switch a node off as a power cut does, with all that runs there."""
     from hpc.devcluster.cluster import open_cluster
@@ -55,7 +57,7 @@ def fail_node(folder: Folder, node: Node) -> None:
     open_cluster(folder).fail_node(node)
 
 
-@app.command()
+@app.command(cls=Command)
 def start_node(folder: Folder, node: Node) -> None:
     """Switch a node on again."""
     from hpc.devcluster.cluster import open_cluster

@@ -5,10 +5,12 @@ from typing import Annotated
 
 import typer
 
+from hpc.cli.errors import Command
+
 app = typer.Typer(no_args_is_help=True, help="Write a first profile, or print a shipped one.")
 
 
-@app.command()
+@app.command(cls=Command)
 def draft(
     out: Annotated[
         Path | None, typer.Option(help="The file to write; default: print it.", dir_okay=False)
@@ -32,7 +34,7 @@ def draft(
     typer.echo(f"wrote {out}; look it over, then `gradenc doctor --profile {out}`")
 
 
-@app.command()
+@app.command(cls=Command)
 def show(
     name: Annotated[str, typer.Argument(help="A shipped profile, or a TOML file's path.")],
 ) -> None:

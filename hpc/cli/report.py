@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc.cli.arguments import RunPath
+from hpc.cli.errors import Command
 from hpc.config.profile import GB
 from hpc.inspect.efficiency import StageUse, efficiency
 from hpc.run.folder import RunFolder
@@ -16,7 +17,7 @@ app = typer.Typer(
 UNKNOWN = "not known"
 
 
-@app.command()
+@app.command(cls=Command)
 def page(run: RunPath) -> None:
     """Write the run's one-page report again from its stores.
 
@@ -29,7 +30,7 @@ def page(run: RunPath) -> None:
     typer.echo(f"wrote {folder.report}")
 
 
-@app.command("efficiency")
+@app.command(cls=Command, name="efficiency")
 def show_efficiency(run: RunPath) -> None:
     """Show processors, memory, time and GPUs against what was asked for, and what to ask for.
 

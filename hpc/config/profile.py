@@ -16,6 +16,7 @@ import psutil
 from pydantic import AfterValidator, Field, ValidationError
 
 from gradenc_core.spelling import did_you_mean
+from gradenc_errors import GradencError
 from hpc.config.fields import Count, Positive, Section, Text
 from hpc.config.phrases import given
 from hpc.config.refusals import refusals
@@ -47,7 +48,7 @@ GB = 2**30
 """Bytes of a GB, as SLURM and the profiles count it."""
 
 
-class ProfileError(ValueError):
+class ProfileError(GradencError, ValueError):
     """A profile that cannot be used; its message has one line for every problem."""
 
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import psutil
 
+from gradenc_errors import GradencError
+
 FIRST_PORT = 22000
 LAST_PORT = 32000
 """Ports are looked for between these: below those that the kernel gives to outgoing connections."""
 
 
-class ClusterError(OSError):
+class ClusterError(GradencError, OSError):
     """The development cluster cannot do what was asked; one sentence says why."""
 
 

@@ -22,6 +22,7 @@ from distributed import Client, Future, KilledWorker, LocalCluster
 from distributed.security import Security
 from threadpoolctl import threadpool_limits
 
+from gradenc_errors import GradencError
 from hpc.node.worker import code_version, rank
 from jobs.runner import Item, Outcome, run_item
 
@@ -45,7 +46,7 @@ RANKS = 3
 """Ranks that a cluster needs: scheduler, client, one worker."""
 
 
-class DaskError(RuntimeError):
+class DaskError(GradencError, RuntimeError):
     """A Dask cluster that cannot be used, or was lost."""
 
 
@@ -115,8 +116,8 @@ def map_items(
         _map(client, items, how, should_stop, report)
     except (CancelledError, OSError) as lost:  # closed connections, and refused ones
         raise DaskError(
-            "the Dask scheduler was lost; units that are not committed are submitted again by "
-            "`gradenc resume`"
+            "the Dask scheduler was lost; units that are not committed are submitted again when "
+            "the run is resumed"
         ) from lost
 
 

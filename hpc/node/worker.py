@@ -24,7 +24,7 @@ from storage_schemas.protocol.attempts import attempts_of, is_alive
 from storage_schemas.protocol.commit import committed_units, is_committed
 from storage_schemas.protocol.store import Store
 
-PACKAGES = ("gradenc", "gradenc_core", "storage_schemas", "jobs", "hpc")
+PACKAGES = ("gradenc", "gradenc_errors", "gradenc_core", "storage_schemas", "jobs", "hpc")
 LOOK_AGAIN_S = 2.0
 """How often a rank that has nothing left to begin looks whether others still live."""
 

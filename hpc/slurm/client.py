@@ -6,6 +6,8 @@ import subprocess
 from collections.abc import Mapping
 from textwrap import shorten
 
+from gradenc_errors import GradencError
+
 TIMEOUT_S = 60.0
 """A controller under load answers late, and one that is down after its MessageTimeout (10 s)."""
 
@@ -18,7 +20,7 @@ LASTING = re.compile(
 """Refusals that another try does not change, unlike a full queue or a busy controller."""
 
 
-class SlurmUnavailable(RuntimeError):  # noqa: N818 - what happened, not an error of ours
+class SlurmUnavailable(GradencError, RuntimeError):
     """A command of SLURM is missing, did not answer or refused; the message has its own words."""
 
 

@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from gradenc_core.spelling import did_you_mean
+from gradenc_errors import GradencError
 from hpc.config.fields import Count, Name, Positive, Real, Section, Seed, Text, Window, once
 from hpc.config.overrides import apply_overrides
 from hpc.config.refusals import refusals
@@ -32,7 +33,7 @@ LADDERS = {
 """Default ladders of regions, from the seed region upwards."""
 
 
-class StudyError(ValueError):
+class StudyError(GradencError, ValueError):
     """A study that cannot be run; its message has one line for every problem."""
 
 

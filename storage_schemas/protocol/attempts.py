@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from gradenc_errors import GradencError
 from storage_schemas import files
 from storage_schemas.identity import canonical_json
 from storage_schemas.protocol.store import Store, Unit, scan, subfolder
@@ -37,7 +38,7 @@ UNREADABLE: dict[str, Any] = {
 Outcome = Literal["committed", "failed", "stopped"]
 
 
-class LostLease(RuntimeError):  # noqa: N818 - the contract's name: what happened, not an error
+class LostLease(GradencError, RuntimeError):
     """Another attempt has taken over this attempt's unit."""
 
 

@@ -24,7 +24,6 @@ zarr.config.set({"array.write_empty_chunks": True})
 
 Arrays = Mapping[str, NDArray[Any]]
 Record = dict[str, Any]
-REMEDY = "run `gradenc resume RUN`"
 
 
 def commit(store: Store, unit: Unit, arrays: Arrays, facts: Record, attempt: Attempt) -> Record:
@@ -89,7 +88,7 @@ def problems(store: Store, unit: Unit, deep: bool) -> list[str]:
         for name, recorded in record["files"].items()
         for complaint in _file_problems(store.data / name, recorded, deep)
     ]
-    return [f"unit {store.unit_id(unit)}: {complaint}; {REMEDY}" for complaint in complaints]
+    return [f"unit {store.unit_id(unit)}: {complaint}" for complaint in complaints]
 
 
 def committed_units(store: Store) -> set[int]:

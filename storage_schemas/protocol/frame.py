@@ -30,9 +30,7 @@ def frame_problems(folder: Path) -> list[str]:
         names = _differing(folder)
     except ValueError as error:
         return [str(error)]
-    return [
-        f"{folder / name} is missing or was changed; run `gradenc resume RUN`" for name in names
-    ]
+    return [f"{folder / name} is missing or was changed" for name in names]
 
 
 def lost_file(folder: Path) -> str | None:

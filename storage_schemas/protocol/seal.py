@@ -6,6 +6,7 @@ Its digest depends on the stored bytes alone: not on time, host, attempts or who
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from gradenc_errors import GradencError, Remedy
 from storage_schemas import files
 from storage_schemas.identity import canonical_json, digest
 from storage_schemas.kinds.schemas import FORMAT_VERSION
@@ -19,7 +20,7 @@ Entry = tuple[str, str, int, str]
 """Unit identifier, file, size in bytes, checksum."""
 
 
-class Unsealable(RuntimeError):  # noqa: N818 - the contract's name
+class Unsealable(GradencError, RuntimeError):
     """Units of a store are not committed or do not pass the deep check.
 
     Attributes
@@ -27,6 +28,8 @@ class Unsealable(RuntimeError):  # noqa: N818 - the contract's name
     problems : dict
         Unit index -> sentences.
     """
+
+    remedy = Remedy.RESUME
 
     def __init__(self, store: Store, found: dict[int, list[str]]) -> None:
         sentences = [sentence for unit in found.values() for sentence in unit]

@@ -28,7 +28,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import zarr
 
+from gradenc_errors import Remedy
 from storage_schemas import files
+from storage_schemas.errors import DamagedStore, NoStore
 from storage_schemas.identity import canonical_json, digest
 from storage_schemas.kinds.schemas import ALGORITHM_VERSION, SCHEMA_VERSION
 from storage_schemas.layout import ArrayLayout, Unit, check_layouts, check_ownership
@@ -106,18 +108,19 @@ class Store:
 
         Raises
         ------
-        FileNotFoundError
+        NoStore
             If the folder holds no plan.
+        DamagedStore
+            If the plan was changed by hand.
         ValueError
-            If the plan is of a newer version or was changed by hand.
+            If it is of a newer version.
         """
         plan_path = Path(path) / "plan.json"
         try:
             stat = plan_path.stat()
         except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{path} holds no plan.json, so it is not a store; check the path, or run "
-                "`gradenc resume RUN` to create it"
+            raise NoStore(
+                f"{path} holds no plan.json: the path is wrong, or the store was deleted"
             ) from None
         return _open_unchanged(Path(path), (stat.st_ino, stat.st_mtime_ns))
 
@@ -127,14 +130,14 @@ class Store:
 
         Raises
         ------
-        FileNotFoundError
+        NoStore
             If there is none.
         """
         path = locate(Path(root) / stage, identity)
         if path is None:
-            raise FileNotFoundError(
-                f"{Path(root) / stage} holds no store {identity[:12]}; if it was deleted, submit "
-                "the study again to compute it anew"
+            raise NoStore(
+                f"{Path(root) / stage} holds no store {identity[:12]}; it was deleted",
+                Remedy.SUBMIT_AGAIN,
             )
         return cls.open(path)
 
@@ -224,7 +227,7 @@ class Store:
 
         Raises
         ------
-        ValueError
+        DamagedStore
             If what is there is not what its kind's schema and the plan say, or a file of the
             coordinates is lost.
         """
@@ -232,9 +235,7 @@ class Store:
 
         check_data(self.data, self.kind, self.plan["schema_version"], tuple(self.arrays.values()))
         if name := lost_file(self.path):
-            raise ValueError(
-                f"{self.path / name} is missing or was changed; run `gradenc resume RUN`"
-            )
+            raise DamagedStore(f"{self.path / name} is missing or was changed")
         opened = xr.open_dataset(
             self.data, engine="zarr", consolidated=False, chunks={} if dask else None, cache=False
         )
@@ -380,15 +381,12 @@ def _open_same(path: Path, plan: Plan) -> Store:
     return store
 
 
-_REMEDY = "run `gradenc resume RUN`, or delete {} and plan it again"
-
-
 @lru_cache(maxsize=32)
 def _open_unchanged(path: Path, _stamp: tuple[int, int]) -> Store:
     """Parse each version of a plan once per process: a worker opens its store for every unit."""
     plan = files.read_json(path / "plan.json")
     if plan is None or "identity" not in plan:
-        raise ValueError(f"{path / 'plan.json'} is no plan; {_REMEDY.format(path)}")
+        raise _damaged(path, "is no plan")
     newest = SCHEMA_VERSION.get(plan["kind"], 0)
     if plan["schema_version"] > newest:
         raise ValueError(
@@ -397,8 +395,14 @@ def _open_unchanged(path: Path, _stamp: tuple[int, int]) -> Store:
         )
     hashed = ("kind", "schema_version", "algorithm_version", "spec")
     if digest({name: plan[name] for name in hashed}) != plan["identity"]:
-        raise ValueError(f"{path / 'plan.json'} was changed by hand; {_REMEDY.format(path)}")
+        raise _damaged(path, "was changed by hand")
     return Store(path, plan)
+
+
+def _damaged(path: Path, what: str) -> DamagedStore:
+    return DamagedStore(
+        f"{path / 'plan.json'} {what} (if resuming does not put it back, delete {path})"
+    )
 
 
 def _layout(array: dict[str, Any]) -> ArrayLayout:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from storage_schemas import files
+from storage_schemas.errors import DamagedStore
 from storage_schemas.kinds.schemas import SCHEMAS, ArraySchema, CoordSchema, Schema
 from storage_schemas.layout import ArrayLayout
 
@@ -29,22 +30,20 @@ def check_data(data: Path, kind: str, version: int, layouts: Sequence[ArrayLayou
 
     Raises
     ------
-    ValueError
+    DamagedStore
         Naming the group and the first difference.
     """
     path = data / "zarr.json"
     try:
         stat = path.stat()
     except FileNotFoundError:
-        raise ValueError(f"{data} has no zarr.json; {_REMEDY}") from None
+        raise DamagedStore(f"{data} has no zarr.json") from None
     complaint = _first_complaint(
         path, (stat.st_ino, stat.st_mtime_ns), kind, version, tuple(map(_planned, layouts))
     )
     if complaint:
-        raise ValueError(f"{data}: {complaint}; {_REMEDY}")
+        raise DamagedStore(f"{data}: {complaint}; its metadata were changed or lost")
 
-
-_REMEDY = "its metadata were changed or lost: run `gradenc resume RUN`"
 
 Planned = tuple[str, tuple[str, ...], tuple[int, ...], str, tuple[int, ...]]
 """Name, dims, shape, dtype and elements per file."""

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
+from gradenc_errors import Remedy
+from storage_schemas.errors import UnfinishedRun
 from storage_schemas.results.tree import TARGET_DIMS, with_indexes
 
 
@@ -69,7 +71,7 @@ def _leaves(tree: xr.DataTree, modality: str) -> dict[tuple[str, str], xr.Datase
         if len(parts) == 4 and parts[0] == "scores" and parts[3] == modality:
             found[parts[1], parts[2]] = leaf.to_dataset()
     if not found:
-        raise ValueError(f"the run has no {modality} scores (yet); see `gradenc status`")
+        raise UnfinishedRun(f"the run has no {modality} scores (yet)", Remedy.STATUS)
     return found
 
 

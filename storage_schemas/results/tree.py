@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from storage_schemas.errors import DamagedStore
 from storage_schemas.kinds.layouts import Window, window_coords
 from storage_schemas.kinds.names import source_of
 from storage_schemas.protocol.store import Store
@@ -160,9 +161,9 @@ def _scores(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]:
         for group in store.attrs["groups"]:
             subject, modality = group["subject"], group["modality"]
             if (subject, modality) not in recorded:
-                raise ValueError(
+                raise DamagedStore(
                     f"{store.store.reference} has scores of {subject} {modality}, whose responses "
-                    "are not among the run's stores; run `gradenc resume RUN`"
+                    "are not among the run's stores"
                 )
             targets = pooled.isel(target=slice(group["start"], group["stop"]))
             dims, coords = TARGET_DIMS[modality], described[subject, modality]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from storage_schemas import files
+from storage_schemas.errors import UnreadableRun
 from storage_schemas.identity import canonical_json
 from storage_schemas.protocol.attempts import is_alive, latest_attempts
 from storage_schemas.protocol.commit import committed_units
@@ -63,7 +64,7 @@ def users(root: Path) -> dict[str, list[Path]]:
 
     Raises
     ------
-    ValueError
+    UnreadableRun
         If a listed run cannot be read or uses another root by now.
     """
     found: dict[str, list[Path]] = {}
@@ -103,7 +104,7 @@ def entries(root: Path) -> list[Entry]:
 
     Raises
     ------
-    ValueError
+    UnreadableRun
         As `users`.
     """
     used = users(root)
@@ -129,14 +130,15 @@ def _references(root: Path, run: Path) -> list[str]:
     try:
         record = read_run(run)
     except (FileNotFoundError, ValueError) as error:
-        raise ValueError(
-            f"run {run}, which uses {root}, cannot be read ({error}); if it is gone for good, run "
-            f"`gradenc gc {root} --forget {run}`"
+        raise UnreadableRun(
+            f"run {run}, which uses {root}, cannot be read ({error})", root=root, run=run
         ) from error
     if (run / record["root"]).resolve() != root.resolve():
-        raise ValueError(
+        raise UnreadableRun(
             f"run {run} is listed here but uses {(run / record['root']).resolve()}; if {root} is a "
-            f"copy, give its own run, else run `gradenc gc {root} --forget {run}`"
+            "copy, give a run of its own",
+            root=root,
+            run=run,
         )
     return [entry["store"] for stage in record["stores"].values() for entry in stage]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from storage_schemas import files
+from storage_schemas.errors import UnfinishedRun
 from storage_schemas.identity import canonical_json
 from storage_schemas.kinds.schemas import FORMAT_VERSION
 from storage_schemas.protocol.commit import committed_units
@@ -126,11 +127,7 @@ def run_stores(path: Path, stage: str) -> list[Store]:
 def stores_problems(path: Path) -> list[str]:
     """Return what is wrong with a run's stores apart from their units: lost or damaged metadata."""
     folders = _folders(path)
-    lost = [
-        f"store {folder} is gone; run `gradenc resume RUN`"
-        for folder in folders
-        if not folder.is_dir()
-    ]
+    lost = [f"store {folder} is gone" for folder in folders if not folder.is_dir()]
     return lost + [problem for folder in folders for problem in frame_problems(folder)]
 
 
@@ -174,7 +171,7 @@ def open_run(path: Path, partial: bool = False) -> xr.DataTree:
 
     Raises
     ------
-    ValueError
+    UnfinishedRun
         If a stage has no stores yet or one that is not sealed, and `partial` is false, naming the
         stage: what is unfinished is never shown unasked.
     FileNotFoundError
@@ -207,20 +204,17 @@ def _completeness(run: dict[str, Any], stores: Sequence[Store]) -> float:
 
 def _require_seal(store: Store, path: Path) -> None:
     if store.sealed() is None:
-        raise ValueError(
+        raise UnfinishedRun(
             f"stage {store.path.parent.name} is not finished: {store.reference} is not sealed "
-            f"({len(committed_units(store))} of {len(store.units)} units committed); "
-            f"run `gradenc resume {path}`, or open it with partial=True"
+            f"({len(committed_units(store))} of {len(store.units)} units committed)",
+            run=path,
         )
 
 
 def _require_stages(run: dict[str, Any], path: Path) -> None:
     for stage in run.get("units", {}):
         if stage not in run["stores"]:
-            raise ValueError(
-                f"stage {stage} has not begun; run `gradenc resume {path}`, or open the run with "
-                "partial=True"
-            )
+            raise UnfinishedRun(f"stage {stage} has not begun", run=path)
 
 
 def _upgraded(run: dict[str, Any], root: Path) -> dict[str, Any]:

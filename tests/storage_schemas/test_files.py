@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from gradenc_errors import Remedy, remedy_of
 from storage_schemas import files
 
 
@@ -71,7 +72,8 @@ def test_partials_of_other_files_stay(tmp_path: Path) -> None:
 
 def test_errors_name_the_file_and_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "plain").touch()
-    with pytest.raises(FileExistsError, match=r"cannot create it.*gradenc resume RUN.*/plain'"):
+    with pytest.raises(FileExistsError, match=r"cannot create it.*check.*/plain'") as caught:
         files.replace(tmp_path / "plain" / "record.json", b"")
-    with pytest.raises(IsADirectoryError, match=r"cannot delete it.*gradenc resume RUN"):
+    assert remedy_of(caught.value) is Remedy.RESUME
+    with pytest.raises(IsADirectoryError, match=r"cannot delete it.*check"):
         files.remove(tmp_path)

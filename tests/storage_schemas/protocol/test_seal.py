@@ -57,7 +57,7 @@ def test_unsealable_store_names_units_and_remedy(
     assert caught.value.problems.keys() == {4, 7}
     assert str(flipped) in str(caught.value)
     assert f"unit {store.unit_id(store.units[7])}: it is not committed" in str(caught.value)
-    assert "gradenc resume" in str(caught.value)
+    assert "resume the run" in str(caught.value)
     assert store.sealed() is None
 
 

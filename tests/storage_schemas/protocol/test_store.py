@@ -132,7 +132,7 @@ def test_newer_schema_is_refused(make_store: MakeStore) -> None:
 
 
 def test_absent_store_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"0a-x holds no plan\.json.*gradenc resume"):
+    with pytest.raises(FileNotFoundError, match=r"0a-x holds no plan\.json.*resume the run"):
         Store.open(tmp_path / "extract" / "0a-x")
     with pytest.raises(FileNotFoundError, match=r"extract holds no store 0a0a0a.*submit the study"):
         Store.find(tmp_path, "extract", "0a" * 32)

@@ -350,7 +350,8 @@ def test_unsealed_stage_is_named(tmp_path: Path) -> None:
         ValueError, match=r"stage stage-features is not finished.*2 of 3 units"
     ) as e:
         open_run(run)
-    assert f"run `gradenc resume {run}`" in str(e.value)
+    assert e.value.folders == {"run": run}
+    assert "resume the run, or open it with partial=True" in str(e.value)
 
 
 def test_scores_without_their_responses_are_refused(tmp_path: Path) -> None:

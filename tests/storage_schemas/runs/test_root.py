@@ -132,8 +132,9 @@ def test_a_lost_run_stops_the_count_until_it_is_forgotten(
 ) -> None:
     run = make_run(tmp_path / "gone", make_store())
     shutil.rmtree(run)
-    with pytest.raises(ValueError, match=rf"run {run}.*--forget {run}"):
+    with pytest.raises(ValueError, match=rf"run {run}.*off the list") as caught:
         roots.entries(tmp_path / "root")
+    assert caught.value.folders == {"root": tmp_path / "root", "run": run}
     with pytest.raises(ValueError, match=rf"other is not listed.*{run}"):
         roots.forget(tmp_path / "root", tmp_path / "other")
     roots.forget(tmp_path / "root", run)

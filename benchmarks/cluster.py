@@ -35,9 +35,10 @@ from rich.table import Table
 
 from hpc.config.profile import Profile
 from hpc.devcluster.cluster import start_cluster
-from hpc.plan.drill import start_drill
-from hpc.run.advance import advance, create_stores, plan_stage
+from hpc.run.advance import create_stores, plan_stage
 from hpc.run.cancel import cancel_run
+from hpc.run.drill import start_drill
+from hpc.run.drive import step
 from hpc.run.folder import RunFolder
 from hpc.run.state import is_complete, run_state
 from hpc.run.submissions import submissions
@@ -121,7 +122,7 @@ def _action(line: dict[str, Any]) -> str:
 def overhead_per_unit(folder: Path) -> float:
     """Run an array of short units and return what each cost beyond its own time (s)."""
     run = prepared(folder / "overhead", UNITS, UNIT_S)
-    advance(run, Profile.model_validate(PROFILE))
+    step(run, Profile.model_validate(PROFILE))
     (store,) = run.stores("extract")
     while len(committed_units(store)) < UNITS:
         time.sleep(0.1)
@@ -134,7 +135,7 @@ def overhead_per_unit(folder: Path) -> float:
 def submit_10k(path: Path) -> float:
     """Return how long it takes to plan and submit a stage of 10,000 units (s)."""
     run = prepared(path, 10_000, 1.0)
-    took = seconds(lambda: advance(run, Profile.model_validate(PROFILE)))
+    took = seconds(lambda: step(run, Profile.model_validate(PROFILE)))
     cancel_run(run)
     return took
 

@@ -37,7 +37,7 @@ def drill(
     """
     from hpc.cli.submit import drive_on
     from hpc.config.profile import load_profile
-    from hpc.plan.drill import start_drill
+    from hpc.run.drill import start_drill
     from jobs.drill import Drill
     from jobs.spec import STAGES
 

@@ -23,7 +23,7 @@ def verify(
 
     Example: `gradenc verify --deep demo/run`
     """
-    from hpc.inspect.explain import outdated
+    from hpc.run.state import outdated
     from storage_schemas.protocol.commit import problems
     from storage_schemas.protocol.seal import claimed_units, run_digest
     from storage_schemas.runs.run import stores_problems

@@ -18,7 +18,7 @@ from typing import Any
 
 from hpc.doctor.findings import Finding, failure, ok, warning
 from hpc.doctor.folder_checks import check_folder, check_space, locked_by_another
-from hpc.node.worker import code_version
+from hpc.node.environment import code_version
 from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.cluster_info import ask_only
 from hpc.slurm.options import Options

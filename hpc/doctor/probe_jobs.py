@@ -16,7 +16,7 @@ from hpc.config.profile import STAGES, Profile, StageProfile
 from hpc.doctor.findings import Finding, failure, ok, warning
 from hpc.doctor.folder_checks import hold
 from hpc.doctor.probe import POLL_S, Request, run_probe
-from hpc.node.worker import code_version
+from hpc.node.environment import code_version
 from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.jobs import Job, State
 from hpc.slurm.options import SETUP_FAILED, sbatch_options

@@ -1,11 +1,11 @@
 """Why a unit will or will not run, and why two stores have different identities."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hpc.run.folder import RunFolder
-from hpc.run.state import UnitState, run_state, stage_state
+from hpc.run.state import UnitState, is_reference, run_state, stage_state
 from hpc.run.submissions import given_up, unsettled
 from jobs.spec import STAGES
 from storage_schemas.protocol.attempts import attempts_of, is_alive
@@ -64,33 +64,6 @@ def why(run: RunFolder, store: Store, unit: Unit) -> Iterator[str]:
     yield _next_step(run, stage, state)
 
 
-def outdated(run: RunFolder, stores: Iterable[Store]) -> Iterator[str]:
-    """Yield which stores were made from bytes that are no more.
-
-    A unit that is repaired with another micro-batch or on another device may differ in its last
-    bits. Then its store gets another seal, and what was built on the old one is planned again.
-    """
-    own = {store.identity: store for stage in STAGES for store in run.stores(stage)}
-    for store in stores:
-        for reference in _references(store.spec):
-            source = own.get(reference["identity"])
-            now = source.sealed() if source else {"digest": "another store"}
-            if now and now["digest"] != reference["seal"]:
-                yield (
-                    f"{store.reference} was made from {reference['stage']} "
-                    f"{reference['identity'][:12]} sealed as {reference['seal'][:12]}, which is "
-                    f"now {now['digest'][:13]}; run `gradenc resume {run.path}`"
-                )
-
-
-def _references(value: Any) -> Iterator[dict[str, str]]:
-    if _is_reference(value):
-        yield value
-    elif isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _references(item)
-
-
 def differences(first: Store, second: Store, where: str = "") -> Iterator[str]:
     """Yield what makes two identities differ, following references to earlier stages.
 
@@ -110,7 +83,7 @@ def differences(first: Store, second: Store, where: str = "") -> Iterator[str]:
 def _value_differences(first: Store, second: Store, a: Any, b: Any, where: str) -> Iterator[str]:
     if a == b:
         return
-    if _is_reference(a) and _is_reference(b):
+    if is_reference(a) and is_reference(b):
         yield from _reference_differences(first, second, a, b, where)
     elif isinstance(a, dict) and isinstance(b, dict):
         for key in sorted({*a, *b}):
@@ -145,10 +118,6 @@ def _reference_differences(
 
 def _referred(store: Store, reference: dict[str, str]) -> Store:
     return Store.find(store.path.parents[1], reference["stage"], reference["identity"])
-
-
-def _is_reference(value: Any) -> bool:
-    return isinstance(value, dict) and set(value) == {"stage", "identity", "seal"}
 
 
 def _shown(value: Any) -> str:

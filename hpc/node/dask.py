@@ -23,7 +23,7 @@ from distributed.security import Security
 from threadpoolctl import threadpool_limits
 
 from gradenc_errors import GradencError
-from hpc.node.worker import code_version, rank
+from hpc.node.environment import code_version, rank
 from jobs.runner import Item, Outcome, run_item
 
 SETTINGS: dict[str, Any] = {

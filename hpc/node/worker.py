@@ -1,7 +1,6 @@
 """What a submitted task runs: one slice of a frozen list of units."""
 
 import errno
-import hashlib
 import json
 import os
 import signal
@@ -9,22 +8,19 @@ import sys
 import time
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager
-from functools import lru_cache
-from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from hpc.faults.breaker import Breaker
 from hpc.faults.triage import EXIT_CODES, FailureClass
+from hpc.node.environment import code_version, rank
 from hpc.node.gpu import gpu_type, other_type
 from jobs.runner import Item, job_name, run_items
 from storage_schemas.protocol.attempts import attempts_of, is_alive
 from storage_schemas.protocol.commit import committed_units, is_committed
 from storage_schemas.protocol.store import Store
 
-PACKAGES = ("gradenc", "gradenc_errors", "gradenc_core", "storage_schemas", "jobs", "hpc")
 LOOK_AGAIN_S = 2.0
 """How often a rank that has nothing left to begin looks whether others still live."""
 
@@ -42,17 +38,6 @@ class StopFlag:
 
     def _request(self, signum: int, frame: FrameType | None) -> None:
         self.requested = True
-
-
-@lru_cache
-def code_version() -> str:
-    """Return version and digest of the installed code; tasks compare it with their submission."""
-    total = hashlib.sha256()
-    for package in PACKAGES:
-        folder = Path(str(files(package)))
-        for path in sorted(folder.rglob("*.py")):
-            total.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    return f"{version('gradenc')}+{total.hexdigest()[:12]}"
 
 
 def run_slice(units: str, index: int) -> None:
@@ -110,13 +95,6 @@ def _run_among_ranks(items: list[Item], number: int, ranks: int, how: dict[str, 
     while not how["should_stop"]() and (left := at_hand(left, how["root"], how["job"])):
         time.sleep(LOOK_AGAIN_S)
         run_items(abandoned(left, how["root"], how["job"])[:1], **how)
-
-
-def rank(environment: MutableMapping[str, str]) -> tuple[int, int]:
-    """Return this process's number among those of its task, and how many they are."""
-    if environment.get("SUBMITIT_EXECUTOR") != "slurm":
-        return 0, 1
-    return int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"])
 
 
 def in_turn(items: list[Item], number: int, ranks: int) -> list[Item]:

@@ -1,21 +1,21 @@
-"""The only stage logic: count commits, seal, plan the next stage, or submit what is missing.
+"""The only stage logic: count commits, seal, plan the next stage, or submit missing units.
 
-`advance` may be called at any time by anybody: the foreground loop of `demo` and `submit`, gate
-jobs, and `resume`. It never asks whether a task succeeded; it reads the stores. A scheduler is
-asked who is still at work, and why whoever is not has ended.
+`advance` may be called at any time and by any process that holds the run's lock. It never asks
+whether a task succeeded; it reads the stores. A scheduler is asked which tasks are still alive,
+and why the others have ended.
 """
 
 from collections.abc import Iterable, Mapping
 
 from hpc.config.profile import Profile
-from hpc.inspect.explain import outdated
 from hpc.plan.store_plan import StorePlan
 from hpc.run.budget import fitted, measured, over_budget, pilots
 from hpc.run.claims import claimed_by_others
+from hpc.run.drill import read_drill
 from hpc.run.escalate import escalated
 from hpc.run.folder import RunFolder
 from hpc.run.outcomes import settle_ended
-from hpc.run.state import StageState, is_complete, is_stuck, run_state, stage_state
+from hpc.run.state import StageState, outdated, run_state, stage_state
 from hpc.run.submissions import decide, given_up, unsettled
 from hpc.run.submit import How, submit
 from hpc.slurm.client import Refused
@@ -31,26 +31,12 @@ ENGINES = {"encode": "dask"}
 
 
 def advance(run: RunFolder, profile: Profile) -> dict[str, StageState]:
-    """Bring the run one step further and return the state of every stage."""
-    with run.lock():
-        settle_ended(run)
-        for stage, upstream in STAGES.items():
-            if all(_is_sealed(run, name) for name in upstream):
-                _advance_stage(run, stage, profile)
-        states = run_state(run)
-        if profile.scheduler == "slurm":
-            _keep_a_gate(run, profile, states)
-        return states
-
-
-def _keep_a_gate(run: RunFolder, profile: Profile, states: Mapping[str, StageState]) -> None:
-    """Leave a job behind that will call `advance` again, as long as there is something to do."""
-    from hpc.run.gate import ensure_gate
-
-    if is_complete(states) or is_stuck(run, states) or run.cancelled:
-        return
-    jobs = [record["job_id"] for s in unsettled(run) if s.on_slurm for record in s.jobs or ()]
-    ensure_gate(run, profile, jobs)
+    """Bring the run one step further and return the state of every stage; the lock is held."""
+    settle_ended(run)
+    for stage, upstream in STAGES.items():
+        if all(_is_sealed(run, name) for name in upstream):
+            _advance_stage(run, stage, profile)
+    return run_state(run)
 
 
 def _is_sealed(run: RunFolder, stage: str) -> bool:
@@ -129,10 +115,11 @@ def withdraw_damaged(store: Store, deep: bool = True) -> int:
 def plan_stage(run: RunFolder, stage: str) -> list[StorePlan]:
     """Plan a stage whose upstream is sealed."""
     references = sealed_references(run)
+    # Planning imports xarray, which a step that plans nothing need not load.
     if run.drill.exists():
         from hpc.plan.drill import drill_plans
 
-        return list(drill_plans(run, stage, references))
+        return list(drill_plans(read_drill(run.drill), run.path, stage, references))
     return _plan_study_stage(run, stage, references)
 
 

@@ -44,6 +44,7 @@ def _tasks(run: RunFolder) -> list[Task]:
 
 
 def _cancel_jobs(run: RunFolder, tasks: Sequence[Task]) -> None:
+    # Imports submitit, which a run of this machine need not load.
     from hpc.run.gate import living_gate
     from hpc.slurm.queue import cancel
 

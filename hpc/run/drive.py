@@ -10,8 +10,10 @@ from time import monotonic, sleep
 from hpc.config.profile import Profile
 from hpc.run.advance import advance
 from hpc.run.folder import RunFolder
+from hpc.run.gate import ensure_gate
 from hpc.run.notify import notify
 from hpc.run.state import StageState, is_complete, is_stuck
+from hpc.run.submissions import unsettled
 
 POLL_S = {"local": 0.5, "slurm": 10.0}
 """How often the foreground advances the run: a cluster's controller serves others too."""
@@ -24,8 +26,15 @@ Progress = Callable[[Mapping[str, StageState]], None]
 
 
 def step(run: RunFolder, profile: Profile) -> dict[str, StageState]:
-    """Advance the run once; write its report and notify the user when it is complete."""
-    states = advance(run, profile)
+    """Take the run one step further: whoever takes it, and however often, the result is the same.
+
+    Writes the report of a run that is complete and notifies the user where there is news. On a
+    cluster a gate is left behind that takes the next step.
+    """
+    with run.lock():
+        states = advance(run, profile)
+        if profile.scheduler == "slurm":
+            _keep_a_gate(run, profile, states)
     if is_complete(states):
         if not run.report.exists() and not run.drill.exists():
             from jobs.report.page import write_report
@@ -35,6 +44,14 @@ def step(run: RunFolder, profile: Profile) -> dict[str, StageState]:
     elif is_stuck(run, states) and not run.cancelled:
         notify(run, f"{run.path} needs you: see `gradenc status {run.path}`")
     return states
+
+
+def _keep_a_gate(run: RunFolder, profile: Profile, states: Mapping[str, StageState]) -> None:
+    """Leave a job behind that takes the next step, as long as there is something to do."""
+    if is_complete(states) or is_stuck(run, states) or run.cancelled:
+        return
+    jobs = [record["job_id"] for s in unsettled(run) if s.on_slurm for record in s.jobs or ()]
+    ensure_gate(run, profile, jobs)
 
 
 def drive(

@@ -4,7 +4,7 @@ The stores say what is done; attempt records only say why something is not. Impo
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -132,6 +132,38 @@ def _waits(run: RunFolder, state: StageState, states: Mapping[str, StageState]) 
     """Say whether units wait for a place in the queue, or for another run that was given them."""
     ready = all(states[name].sealed for name in STAGES[state.stage])
     return bool(ready and state.count("pending") and not given_up(run, state.stage))
+
+
+def outdated(run: RunFolder, stores: Iterable[Store]) -> Iterator[str]:
+    """Yield a sentence for each store whose upstream has another content today.
+
+    A unit that is repaired with another micro-batch or on another device may differ in its last
+    bits. Then its store gets another seal, and stores built on the old one are planned again.
+    """
+    own = {store.identity: store for stage in STAGES for store in run.stores(stage)}
+    for store in stores:
+        for reference in _references(store.spec):
+            source = own.get(reference["identity"])
+            now = source.sealed() if source else {"digest": "another store"}
+            if now and now["digest"] != reference["seal"]:
+                yield (
+                    f"{store.reference} was made from {reference['stage']} "
+                    f"{reference['identity'][:12]} sealed as {reference['seal'][:12]}, which is "
+                    f"now {now['digest'][:13]}; run `gradenc resume {run.path}`"
+                )
+
+
+def _references(value: Any) -> Iterator[dict[str, str]]:
+    if is_reference(value):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _references(item)
+
+
+def is_reference(value: Any) -> bool:
+    """Return whether a part of a spec refers to a store of an earlier stage."""
+    return isinstance(value, dict) and set(value) == {"stage", "identity", "seal"}
 
 
 def check_only(run: RunFolder, only: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ import submitit
 
 from hpc.config.profile import StageProfile, n_tasks, process_memory
 from hpc.node import worker
+from hpc.node.environment import code_version
 from hpc.node.gpu import visible_gpus
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import Submission
@@ -104,7 +105,7 @@ def _freeze(run: RunFolder, stage: str, slices: Sequence[Sequence[Item]], how: H
     """Write what the tasks will be given, before any exists."""
     submission = _new_submission(run)
     payload: dict[str, Any] = {
-        "version": worker.code_version(),
+        "version": code_version(),
         "name": f"{job_prefix(run)}-{submission.path.name}",
         "stage": stage,
         "round": run.round,

@@ -5,6 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,12 @@ def start_job(
     executor = _executor(log, _parameters(name, profile), when)
     with _submitting(name):
         return str(executor.submit(function, *arguments).job_id)
+
+
+def call(name: str, *arguments: Any) -> None:
+    """Call the function ``module:function``: what a job runs that is submitted by name."""
+    module, _, function = name.partition(":")
+    getattr(import_module(module), function)(*arguments)
 
 
 @contextmanager

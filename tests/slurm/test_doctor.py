@@ -13,7 +13,7 @@ from hpc.doctor.cluster_checks import check_cluster
 from hpc.doctor.doctor import diagnose
 from hpc.doctor.draft import draft_profile
 from hpc.doctor.findings import Level
-from hpc.node.worker import code_version
+from hpc.node.environment import code_version
 
 HEAD = 'name = "try"\nscheduler = "slurm"\n'
 SMALL = "timeout_minutes = 5\nmemory_gb = 1\n"

@@ -46,7 +46,7 @@ def test_every_command_has_help_with_an_example(command: str) -> None:
     [
         ("hpc.cli.app, hpc.run.state, hpc.run.folder, hpc.inspect.status, hpc.inspect.logs", set()),
         (
-            "hpc.run.drive, hpc.run.gate, hpc.node.dask, hpc.node.worker, jobs.drill",
+            "hpc.run.drive, hpc.run.gate_job, hpc.node.dask, hpc.node.worker, jobs.drill",
             {"dask", "submitit"},
         ),
         ("hpc.plan.stages", {"xarray"}),

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from hpc.config.profile import StageProfile
-from hpc.plan.drill import drill_plans, start_drill
+from hpc.plan.drill import drill_plans
+from hpc.run.drill import start_drill
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import Submission, submissions
 from hpc.run.submit import How, submit
@@ -69,7 +70,7 @@ class Place(ABC):
     def start(self, path: Path, drill: Drill, **profile: Any) -> Task:
         """Submit all units of a drill's stage."""
         run = start_drill(path, drill)
-        (plan,) = drill_plans(run, STAGE, {})
+        (plan,) = drill_plans(drill, run.path, STAGE, {})
         return self.submit(run, plan.create(run.root), **profile)
 
     def submit(self, run: RunFolder, store: Store, **profile: Any) -> Task:

@@ -69,8 +69,9 @@ def own_scheduler() -> Iterator[Callable[..., Any]]:
 @pytest.fixture
 def tiny_run(tmp_path: Path) -> tuple[Any, Any]:
     """Return the run of a drill and the store of its four units."""
-    run = SUITE["start_drill"](tmp_path / "run", SUITE["drill"](4, 0.1))
-    (plan,) = SUITE["drill_plans"](run, SUITE["STAGE"], {})
+    drill = SUITE["drill"](4, 0.1)
+    run = SUITE["start_drill"](tmp_path / "run", drill)
+    (plan,) = SUITE["drill_plans"](drill, run.path, SUITE["STAGE"], {})
     return run, plan.create(run.root)
 
 

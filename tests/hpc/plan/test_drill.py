@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from hpc.node.worker import abandoned, at_hand
-from hpc.plan.drill import drill_plans, start_drill
+from hpc.plan.drill import drill_plans
+from hpc.run.drill import start_drill
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import submissions
 from jobs.drill import Drill
@@ -254,8 +255,9 @@ def test_what_a_rank_holds_when_it_dies_is_made_by_one_that_was_done(
 
 
 def test_ranks_wait_for_what_is_at_hand_and_take_only_what_the_dead_left(tmp_path: Path) -> None:
-    run = start_drill(tmp_path / "run", Drill(units=dict.fromkeys(STAGES, 3)))
-    (plan,) = drill_plans(run, "prepare", {})
+    drill = Drill(units=dict.fromkeys(STAGES, 3))
+    run = start_drill(tmp_path / "run", drill)
+    (plan,) = drill_plans(drill, run.path, "prepare", {})
     store = plan.create(run.root)
     items: list[Item] = [[(store.reference, i)] for i in range(3)]
     living, dead = (begin(store, store.units[i], "7", 1) for i in range(2))

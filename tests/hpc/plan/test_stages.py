@@ -212,7 +212,7 @@ def test_tasks_that_die_before_their_units_are_not_submitted_for_ever(
     small_study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Another version of the code than the tasks run: they refuse before they take a unit.
-    monkeypatch.setattr("hpc.node.worker.code_version", lambda: "0.0.0")
+    monkeypatch.setattr("hpc.run.submit.code_version", lambda: "0.0.0")
     run = start(load_study(small_study), tmp_path / "run")
     drive(run, load_profile("local"))
     assert "the code was changed in between" in str(given_up(run, "prepare"))

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from hpc.config.profile import Profile, StageProfile
-from hpc.plan.drill import start_drill
 from hpc.run import advance, tasks
 from hpc.run.advance import create_stores, plan_stage
 from hpc.run.budget import gpu_hours, over_budget
 from hpc.run.claims import claimed_by_others
+from hpc.run.drill import start_drill
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import given_up
 from hpc.slurm.client import SlurmUnavailable
@@ -52,7 +52,8 @@ def test_a_spent_limit_lets_no_pilot_through(
     submitted: list[str] = []
     monkeypatch.setattr(advance, "submit", lambda run, stage, *_: submitted.append(stage))
     profile = Profile(name="test", scheduler="local", prepare=GPU.model_copy())
-    advance.advance(run, profile)
+    with run.lock():
+        advance.advance(run, profile)
     assert "1 are spent" in str(given_up(run, "prepare"))
     assert submitted == ["ingest"]
 

@@ -12,8 +12,8 @@ import pytest
 from submitit.core.utils import FailedJobError
 
 from hpc.config.profile import GateProfile, Profile, StageProfile, load_profile
-from hpc.plan.drill import start_drill
-from hpc.run import advance, drive, gate, notify
+from hpc.run import advance, drive, gate, gate_job, notify
+from hpc.run.drill import start_drill
 from hpc.run.folder import RunFolder
 from hpc.run.state import is_complete
 from hpc.run.submissions import given_up
@@ -58,15 +58,25 @@ def test_a_gate_that_has_looked_already_is_not_relied_on(
     """It tells the user, or ends, while somebody else submits: it would never see that."""
     own = Job("12", gate.gate_name(run), state, restarts=restarts)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    monkeypatch.setattr("hpc.run.drive.step", lambda *_: None)
+    monkeypatch.setattr("hpc.run.gate_job.step", lambda *_: None)
     if state != State.PENDING:
-        gate.run_gate(str(run.path))
+        gate_job.run_gate(str(run.path))
     monkeypatch.delenv("SLURM_JOB_ID")
     monkeypatch.setattr(gate, "queue", lambda names: [own])
     found: list[str] = []
     monkeypatch.setattr(gate, "start_job", lambda *_, **__: found.append("gate"))
     gate.ensure_gate(run, SLURM, ["7_0"])
     assert found == started
+
+
+def test_the_function_that_a_gate_runs_is_found_by_its_name(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[RunFolder] = []
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    monkeypatch.setattr("hpc.run.gate_job.step", lambda run, _: steps.append(run))
+    submit.call(gate.JOB, str(run.path))
+    assert steps == [run]
 
 
 def test_a_gate_that_slurm_refuses_for_long_goes_back_into_the_queue(
@@ -77,13 +87,13 @@ def test_a_gate_that_slurm_refuses_for_long_goes_back_into_the_queue(
 
     asked: list[tuple[str, ...]] = []
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    monkeypatch.setattr("hpc.run.drive.step", step)
-    monkeypatch.setattr(gate, "slurm", lambda *words: asked.append(words))
-    monkeypatch.setattr(gate, "PATIENCE_S", 0.0)
-    monkeypatch.setattr(gate, "POLL_S", 0.0)
+    monkeypatch.setattr("hpc.run.gate_job.step", step)
+    monkeypatch.setattr(gate_job, "slurm", lambda *words: asked.append(words))
+    monkeypatch.setattr(gate_job, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(gate_job, "POLL_S", 0.0)
     for restart in ("0", "1"):
         monkeypatch.setenv("SLURM_RESTART_COUNT", restart)
-        gate.run_gate(str(run.path))
+        gate_job.run_gate(str(run.path))
     assert asked == [("scontrol", "requeue", "12")] * 2
     (sentence,) = told()
     assert "QOSMaxSubmitJobPerUserLimit" in sentence
@@ -96,9 +106,9 @@ def test_of_a_gate_that_fails_the_user_is_told(
         raise OSError("disk full")
 
     monkeypatch.setenv("SLURM_JOB_ID", "12")
-    monkeypatch.setattr("hpc.run.drive.step", step)
+    monkeypatch.setattr("hpc.run.gate_job.step", step)
     with pytest.raises(OSError, match="disk full"):
-        gate.run_gate(str(run.path))
+        gate_job.run_gate(str(run.path))
     assert "disk full" in told()[0]
 
 
@@ -112,10 +122,10 @@ def test_a_gate_ends_by_a_warning_only_when_its_time_is_over(
     before = signal.getsignal(signal.SIGUSR2)
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     monkeypatch.setattr(RunFolder, "profile", lambda _: kept)
-    monkeypatch.setattr("hpc.run.drive.step", lambda *_: os.kill(os.getpid(), signal.SIGUSR2))
+    monkeypatch.setattr("hpc.run.gate_job.step", lambda *_: os.kill(os.getpid(), signal.SIGUSR2))
     try:
         with pytest.raises(TimeoutError) if ends else nullcontext():
-            gate.run_gate(str(run.path))
+            gate_job.run_gate(str(run.path))
     finally:
         signal.signal(signal.SIGUSR2, before)
     assert [("raise timeout_minutes" in sentence) for sentence in told()] == [True] * ends
@@ -182,7 +192,7 @@ def test_a_lasting_refusal_is_the_users_to_decide(
 
     monkeypatch.setattr(advance, "submit", refuse)
     for _ in range(2):
-        with pytest.raises(Refused):
+        with pytest.raises(Refused), run.lock():
             advance.advance(run, SLURM.model_copy(update={"scheduler": "local"}))
     assert "Invalid account" in str(given_up(run, "prepare"))
 

@@ -10,8 +10,8 @@ import pytest
 from hpc.config.profile import StageProfile
 from hpc.faults.breaker import Breaker
 from hpc.node.gpu import gpu_type
-from hpc.plan.drill import start_drill
 from hpc.run.advance import create_stores, plan_stage
+from hpc.run.drill import start_drill
 from hpc.run.folder import RunFolder
 from hpc.run.outcomes import settle
 from hpc.run.state import is_stuck, run_state, stage_state

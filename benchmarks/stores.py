@@ -68,8 +68,15 @@ from hpc.study.resolved import Resolved, ResolvedModel
 from hpc.study.study import Model, Study
 from jobs.spec import ModelSpec, Reference
 from storage_schemas.identity import canonical_json
-from storage_schemas.kinds import layouts as kinds
+from storage_schemas.kinds.classes import classes_layout
+from storage_schemas.kinds.collinearity import collinearity_layout
+from storage_schemas.kinds.comparisons import comparisons_layout
+from storage_schemas.kinds.coordinates import Layers, stimulus_coords
+from storage_schemas.kinds.features import features_layout
 from storage_schemas.kinds.layouts import Layout
+from storage_schemas.kinds.prepared import prepared_layout
+from storage_schemas.kinds.responses import responses_layout
+from storage_schemas.kinds.scores import scores_layout
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit, is_committed
 from storage_schemas.protocol.seal import seal
@@ -201,7 +208,7 @@ def create(
     )
 
 
-def features_layout(
+def sized_features(
     shape: tuple[int, int, int],
     per_shard: int,
     codec: str | None = None,
@@ -212,7 +219,7 @@ def features_layout(
     # Digests are as long as real ones: they are most of the coordinates' bytes.
     digests = [f"{i:064x}" for i in range(n_stimuli)]
     stimuli = names("images/stimulus", n_stimuli)
-    layout = kinds.features(layers_of(n_layers), stimuli, digests, n_features, per_shard)
+    layout = features_layout(layers_of(n_layers), stimuli, digests, n_features, per_shard)
     (array,) = layout.arrays
     compressed = array.compressed if codec is None else CODECS[codec]
     array = replace(array, compressed=compressed, chunks=chunks or array.chunks)
@@ -282,7 +289,7 @@ def _written_store(root: Path, codec: str, sizes: Sizes) -> Store:
     """Return a store with one unit more than is measured: the first is the warm-up."""
     n_layers, per_shard, n_features = sizes.write_shape
     shape = (n_layers, per_shard * (sizes.write_units + 1), n_features)
-    layout = features_layout(shape, per_shard, codec)
+    layout = sized_features(shape, per_shard, codec)
     return create(root, "extract", "features", f"write-{codec}", layout)
 
 
@@ -332,7 +339,7 @@ def _empty(folder: Path) -> None:
 
 def measure_reading(folder: Path, sizes: Sizes) -> Values:
     store = create(
-        folder / "stores", "extract", "features", "read", features_layout(sizes.read_shape, 512)
+        folder / "stores", "extract", "features", "read", sized_features(sizes.read_shape, 512)
     )
     plain = np.lib.format.open_memmap(
         folder / "features.npy", mode="w+", dtype="float32", shape=sizes.read_shape
@@ -402,7 +409,7 @@ def measure_files(folder: Path, _: Sizes) -> Values:
     """Count the files that the second unit of a store adds; the first also makes the folders."""
     layers = layers_of(3)
     layouts = {
-        "features": ("extract", features_layout((3, 64, 8), 16)),
+        "features": ("extract", sized_features((3, 64, 8), 16)),
         "scores": ("encode", _scores_layout(layers, 20)),
     }
     added = {kind: _files_added(folder, stage, kind, x) for kind, (stage, x) in layouts.items()}
@@ -445,7 +452,7 @@ def measure_status(folder: Path, sizes: Sizes) -> Values:
 
 
 def _store_of_many(root: Path, n: int) -> Store:
-    return create(root, "extract", "features", "many", features_layout((2, n, 4), 1))
+    return create(root, "extract", "features", "many", sized_features((2, n, 4), 1))
 
 
 def _time_status(run_folder: Path) -> float:
@@ -657,7 +664,7 @@ def _responses_store(root: Path, subject: str) -> Store:
     }
     grid = {"volume_shape": [9, 9, 9], "affine": np.eye(4).ravel().tolist()}
     targets = xr.Dataset(coords=coords, attrs=grid)
-    layout = kinds.responses(stimuli, stimuli, targets, ["voxel"])
+    layout = responses_layout(stimuli, stimuli, targets, ["voxel"])
     attrs = {"subject": subject, "modality": "fmri"}
     return finish_store(create(root, "ingest", "responses", f"{subject}-fmri", layout, attrs))
 
@@ -674,20 +681,20 @@ def _model_stores(
         label = f"{model}-{name}".replace(":", "-")
         return [create(root, stage, kind, label, layout, attrs | (more or {}))]
 
-    yield "prepare", made("prepare", "prepared", "weights", kinds.prepared())
-    classes = kinds.classes(layers)
+    yield "prepare", made("prepare", "prepared", "weights", prepared_layout())
+    classes = classes_layout(layers)
     yield "prepare", made("prepare", "classes", "classes", classes, {"source": gradient})
     for source in ("forward", gradient):
         more = {"source": source}
-        features = features_layout((3, 20, 8), 10)
+        features = sized_features((3, 20, 8), 10)
         yield "extract", made("extract", "features", source, features, more)
-        cka = kinds.collinearity(layers)
+        cka = collinearity_layout(layers)
         yield "encode", made("encode", "collinearity", f"cka-{source}", cka, more)
     for bands in ("forward", gradient, f"forward_all+{gradient}"):
         scores = _scores_layout(layers, N_VOXELS * len(subjects), banded="+" in bands)
         groups: Values = {"bands": bands, "groups": _groups(subjects), "summary_groups": []}
         yield "encode", made("encode", "scores", f"scores-{bands}", scores, groups)
-    tables = kinds.comparisons(
+    tables = comparisons_layout(
         ["forward", gradient], layers, ["V1"], ["distance"], list(subjects), [], []
     )
     yield "compare", made("compare", "comparisons", "comparisons", tables, {"control": False})
@@ -705,13 +712,13 @@ def _groups(subjects: Sequence[str]) -> list[Values]:
     ]
 
 
-def _scores_layout(layers: kinds.Layers, n_targets: int, banded: bool = False) -> Layout:
+def _scores_layout(layers: Layers, n_targets: int, banded: bool = False) -> Layout:
     stimuli = names("images/stimulus", 20)
-    coords = kinds.stimulus_coords(stimuli, stimuli) | {
+    coords = stimulus_coords(stimuli, stimuli) | {
         "stimulus_fold": ("stimulus", np.arange(20) % 4),
         "stimulus_block": ("stimulus", np.arange(20) % 5),
     }
-    return kinds.scores(
+    return scores_layout(
         layers,
         coords,
         banded=banded,
@@ -738,7 +745,7 @@ def measure_layouts(folder: Path, sizes: Sizes) -> Values:
 
 
 def _measure_layout(root: Path, chunk: tuple[int, int, int], codec: str, sizes: Sizes) -> Values:
-    layout = features_layout(sizes.layout_shape, 512, codec, chunk)
+    layout = sized_features(sizes.layout_shape, 512, codec, chunk)
     label = f"{'x'.join(map(str, chunk))}-{codec}"
     store = create(root, "extract", "features", label, layout)
     # Without a warm-up: the median over the units does not see the first one.

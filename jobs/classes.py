@@ -14,7 +14,7 @@ from jobs.bank import bank_images
 from jobs.extract import build_extractor
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import ClassesSpec
-from storage_schemas.kinds.schemas import SIGNAL_CLASSES
+from storage_schemas.kinds.schema import flag_value
 from storage_schemas.protocol.store import Store, Unit
 
 IMAGES_PER_PROTOTYPE = 2
@@ -49,5 +49,6 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         pairs = zip(decoded, digests, strict=True)
         stimuli = Stimuli.joined([extractor.present(image, name) for image, name in pairs])
         names = classify_signals(extractor, stimuli)[spec.source]
-        codes = np.array([SIGNAL_CLASSES.index(name) for name in names], dtype=np.int8)
+        meanings = store.arrays["signal_class"].attrs
+        codes = np.array([flag_value(meanings, name) for name in names], dtype=np.int8)
         yield store, unit, {"signal_class": codes}, {"classes": names, "micro_batch": micro_batch}

@@ -30,13 +30,15 @@ from gradenc_core.compare.statistics import (
     stouffer,
 )
 from gradenc_core.compare.time import Sensors, TemporalScore, temporal_score, timing
-from gradenc_core.compare.verdict import Judgement, Verdict, judge
+from gradenc_core.compare.verdict import Judgement, judge
 from gradenc_core.ridge.encode import analytic_p
 from jobs.compare_inputs import Inputs, Scores
 from jobs.evidence import Order, evidence_of
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import CompareOptions, ComparisonsSpec
+from storage_schemas.kinds.comparisons import BOUNDS, DISTANCE, NOT_JUDGED
 from storage_schemas.kinds.names import UNIQUE
+from storage_schemas.kinds.schema import flag_value
 from storage_schemas.protocol.store import Store, Unit
 
 Array = NDArray[np.float64]
@@ -68,19 +70,19 @@ def labels(tables: xr.Dataset, dim: str) -> list[str]:
 
 def window_centres(tables: xr.Dataset) -> Array:
     """Return the centres of a comparison's windows, (n_windows,) in s."""
-    if "window_start" not in tables.coords:  # version 1, whose windows were named by their centres
-        return np.asarray(tables["window"].values, dtype=np.float64)
     return np.asarray((tables["window_start"] + tables["window_stop"]).values / 2)
 
 
 def _empty_tables(store: Store) -> xr.Dataset:
-    """Return the store's tables, NaN everywhere, with its labels."""
+    """Return the store's tables with its labels: NaN everywhere, and no signal judged."""
     coords = store.dataset().coords.to_dataset().load().coords
     empty = {
-        name: (array.dims, np.full(array.shape, np.nan, array.dtype))
+        name: (array.dims, np.full(array.shape, array.fill_value, array.dtype), array.attrs)
         for name, array in store.arrays.items()
     }
-    return xr.Dataset(empty, coords)
+    tables = xr.Dataset(empty, coords)
+    tables["verdict"][:] = flag_value(tables["verdict"].attrs, NOT_JUDGED)
+    return tables
 
 
 def _fill_signal(inputs: Inputs, tables: xr.Dataset, signal: str) -> None:
@@ -109,9 +111,10 @@ def _fill_space(inputs: Inputs, tables: xr.Dataset, signal: str, subjects: Seque
         ]
         at = {"signal": signal, "position": position}
         _fill_spatial_scores(tables, at, brains, depth, options.seed)
-        for subject, brain in zip(subjects, brains, strict=True):
-            at = {"position": position, "fmri_subject": subject}
-            tables["region_position"].loc[at] = region_position(brain, regions)
+        if position == DISTANCE:
+            for subject, brain in zip(subjects, brains, strict=True):
+                at = {"fmri_subject": subject}
+                tables["region_position"].loc[at] = region_position(brain, regions)
     for subject, own, brain in zip(subjects, scores, brains, strict=True):
         at = {"signal": signal, "fmri_subject": subject}
         profile = region_profile(brain, regions)
@@ -174,7 +177,7 @@ def _fill_mean(
     tables: xr.Dataset, order: Order, cell: Mapping[str, str], score: SpatialScore | TemporalScore
 ) -> None:
     tables[f"{order}_mean"].loc[cell] = score.mean
-    for bound in ("low", "high"):
+    for bound in BOUNDS:
         tables[f"{order}_interval"].loc[{**cell, "bound": bound}] = getattr(score, bound)
 
 
@@ -203,7 +206,7 @@ def _brain(
     coords, options = inputs.responses[subject, "fmri"], inputs.spec.options
     roi = coords["roi"].values.astype(object)
     hemisphere = coords["hemisphere"].values.astype(object)
-    if position == "distance":
+    if position == DISTANCE:
         xyz = np.stack([coords[axis].values for axis in "xyz"], axis=1)
         place = distance_to_seed(xyz, roi, hemisphere, options.seed_region)
     else:
@@ -229,5 +232,6 @@ def _judge_all(tables: xr.Dataset, options: CompareOptions) -> dict[str, Judgeme
         if signal.startswith(UNIQUE):
             judgement = judge(evidence_of(tables, signal, options))
             judgements[signal] = judgement
-            tables["verdict"].loc[{"signal": signal}] = list(Verdict).index(judgement.verdict)
+            verdicts = tables["verdict"]
+            verdicts.loc[{"signal": signal}] = flag_value(verdicts.attrs, judgement.verdict)
     return judgements

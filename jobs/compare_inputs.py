@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from jobs.spec import ComparisonsSpec, Reference
 from storage_schemas.kinds.names import UNIQUE, source_of
-from storage_schemas.kinds.schemas import SIGNAL_CLASSES
+from storage_schemas.kinds.schema import flag_names
 from storage_schemas.protocol.store import Store
 
 Array = NDArray[np.float64]
@@ -70,11 +70,12 @@ class Inputs:
     @cached_property
     def classes(self) -> dict[str, list[str]]:
         """Class of every layer, by gradient source."""
-        stores = {source: r.open(self.root) for source, r in self.spec.classes.items()}
-        return {
-            source: [SIGNAL_CLASSES[code] for code in store.dataset()["signal_class"].values]
-            for source, store in stores.items()
-        }
+        found = {}
+        for source, reference in self.spec.classes.items():
+            codes = reference.open(self.root).dataset()["signal_class"]
+            names = flag_names(codes.attrs)
+            found[source] = [names[code] for code in codes.values.tolist()]
+        return found
 
     def usable(self, signal: str) -> NDArray[np.bool_]:
         """Return the layers that enter order scores: all forward ones, gradients classed ok."""

@@ -27,7 +27,7 @@ from gradenc_core.ridge.moments import Rows
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import SAME_LAYER, EncodingSpec, Reference, ScoresSpec
 from jobs.targets import Recorded
-from storage_schemas.kinds.layouts import layer_features
+from storage_schemas.kinds.features import layer_features
 from storage_schemas.protocol.store import Store, Unit
 
 LIBRARIES = 8e8

@@ -11,11 +11,12 @@ import xarray as xr
 
 from gradenc_core.compare.verdict import Evidence, Score
 from jobs.spec import CompareOptions
+from storage_schemas.kinds.comparisons import DISTANCE
 
 Order = Literal["spatial", "temporal"]
 
 TEMPORAL_CELL = {"correlation": "pearson"}
-SPATIAL_CELL = {"position": "distance", "resolution": "voxel", "kstar": "argmax", **TEMPORAL_CELL}
+SPATIAL_CELL = {"position": DISTANCE, "resolution": "voxel", "kstar": "argmax", **TEMPORAL_CELL}
 """Dimension -> label of the score that a verdict reads; all others stand beside it in the store."""
 
 CELLS: Mapping[Order, Mapping[str, str]] = {"spatial": SPATIAL_CELL, "temporal": TEMPORAL_CELL}

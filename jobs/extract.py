@@ -19,7 +19,8 @@ from jobs import models, plugins
 from jobs.bank import open_bank
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import FeaturesSpec, SignalSpec, SourceSpec
-from storage_schemas.kinds.schemas import components_array, layer_array, mean_array
+from storage_schemas.kinds.features import layer_array
+from storage_schemas.kinds.pca import components_array, mean_array
 from storage_schemas.protocol.store import Store, Unit
 
 

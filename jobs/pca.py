@@ -12,7 +12,7 @@ from jobs.bank import make_bank
 from jobs.extract import build_extractor, load, read_labels_of
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import PcaSpec
-from storage_schemas.kinds.schemas import components_array, mean_array
+from storage_schemas.kinds.pca import components_array, mean_array
 from storage_schemas.protocol.store import Store, Unit
 
 

@@ -4,6 +4,9 @@ import hashlib
 import json
 from typing import Any
 
+FORMAT_VERSION = 2
+"""Layout of what surrounds the data: run.json, plan.json, records, seals. Not in any identity."""
+
 
 def canonical_json(value: Any) -> bytes:
     """Return the one JSON form of a value: sorted keys, no spaces, ASCII, floats by ``repr``.

@@ -6,7 +6,7 @@ from pathlib import Path
 from hpc.plan.store_plan import StorePlan
 from jobs.drill import Drill
 from jobs.spec import STAGES, DrillSpec, Reference
-from storage_schemas.kinds import layouts as kinds
+from storage_schemas.kinds.drill import drill_layout
 
 
 def drill_plans(
@@ -30,7 +30,7 @@ def drill_plans(
         seed=drill.seed,
         upstream=tuple(references[f"{name}/drill"] for name in STAGES[stage]),
     )
-    layout = kinds.drill(drill.units[stage], drill.values)
+    layout = drill_layout(drill.units[stage], drill.values)
     yield StorePlan(
         stage, "drill", "drill", spec, layout, {"stage": stage}, {"drill": str(folder.resolve())}
     )

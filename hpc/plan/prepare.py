@@ -8,7 +8,10 @@ from hpc.study.resolved import Resolved, ResolvedModel, ResolvedSource, signal_s
 from hpc.study.study import Study
 from jobs import spec as specs
 from storage_schemas.identity import digest
-from storage_schemas.kinds import layouts as kinds
+from storage_schemas.kinds.bank import bank_layout
+from storage_schemas.kinds.classes import classes_layout
+from storage_schemas.kinds.pca import pca_layout
+from storage_schemas.kinds.prepared import prepared_layout
 
 STIMULI_PER_COMPONENT = 4
 
@@ -19,7 +22,7 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
         spec = specs.PreparedSpec(model=model.spec)
         attrs = {"model": model.name}
         weights = _weights_of(model)
-        yield StorePlan("prepare", "prepared", model.name, spec, kinds.prepared(), attrs, weights)
+        yield StorePlan("prepare", "prepared", model.name, spec, prepared_layout(), attrs, weights)
         yield from _bank_plan(study, resolved, model)
         yield from _pca_plans(study, resolved, model)
         for source, loss in resolved.gradients.items():
@@ -35,7 +38,7 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
                 "classes",
                 f"{model.name}-{safe(source)}",
                 class_spec,
-                kinds.classes(model.layers),
+                classes_layout(model.layers),
                 attrs | {"source": source},
                 weights | loss.locations,
             )
@@ -49,7 +52,7 @@ def _bank_plan(study: Study, resolved: Resolved, model: ResolvedModel) -> Iterat
             "bank",
             f"{model.name}-bank",
             _bank_spec(study, resolved, model),
-            kinds.bank(resolved.bank.n_images, model.n_channels, N_PROTOTYPES),
+            bank_layout(resolved.bank.n_images, model.n_channels, N_PROTOTYPES),
             {"model": model.name},
             _weights_of(model)
             | {name: path for name, path in needing[0].locations.items() if name == "bank"},
@@ -83,7 +86,7 @@ def _pca_plans(study: Study, resolved: Resolved, model: ResolvedModel) -> Iterat
             "pca",
             pca_label(model, source),
             spec,
-            kinds.pca(
+            pca_layout(
                 model.layers,
                 list(stimuli),
                 list(stimuli.values()),

@@ -38,9 +38,15 @@ from hpc.study.study import Study
 from jobs import spec as specs
 from jobs.spec import SAME_LAYER, Reference
 from storage_schemas.identity import digest
-from storage_schemas.kinds import layouts as kinds
+from storage_schemas.kinds.collinearity import collinearity_layout
+from storage_schemas.kinds.comparisons import DISTANCE, comparisons_layout
+from storage_schemas.kinds.coordinates import stimulus_coords
+from storage_schemas.kinds.features import features_layout
 from storage_schemas.kinds.layouts import Layout
 from storage_schemas.kinds.names import unique_of
+from storage_schemas.kinds.responses import responses_layout
+from storage_schemas.kinds.scores import scores_layout
+from storage_schemas.kinds.stability import stability_layout
 
 
 def all_plans(study: Study, resolved: Resolved, subjects: Sequence[Subject]) -> list[StorePlan]:
@@ -84,7 +90,7 @@ def ingest_plans(resolved: Resolved, subjects: Iterable[Subject]) -> Iterator[St
             "responses",
             targets.label,
             spec,
-            kinds.responses(
+            responses_layout(
                 targets.stimuli,
                 [digests[name] for name in targets.stimuli],
                 targets.coords,
@@ -122,7 +128,7 @@ def extract_plans(
                     "features",
                     feature_label(model.name, source, number),
                     spec,
-                    kinds.features(
+                    features_layout(
                         model.layers,
                         stimuli,
                         [digests[name] for name in stimuli],
@@ -154,7 +160,7 @@ def _stability_plans(
             "stability",
             f"stability-{feature_label(model.name, source, 0)}",
             spec,
-            kinds.stability(model.layers, list(PERTURBATIONS), images.n_images),
+            stability_layout(model.layers, list(PERTURBATIONS), images.n_images),
             {"model": model.name, "source": source},
             locations_of(resolved, model, source) | bank,
         )
@@ -185,7 +191,7 @@ def _collinearity_plan(
         "collinearity",
         f"cka-{label}",
         spec,
-        kinds.collinearity(model.layers),
+        collinearity_layout(model.layers),
         {"model": model.name, "source": source},
         {},
     )
@@ -222,7 +228,7 @@ def _score_plan(
         ),
         encoding=encoding,
     )
-    layout = kinds.scores(
+    layout = scores_layout(
         model.layers,
         coords,
         banded=uses_forward and source is not None,
@@ -281,11 +287,11 @@ def comparison_layout(
     fmri = [t for t in targets if t.modality == "fmri"]
     meg = [t for t in targets if t.modality == "meg"]
     regions = dict.fromkeys(str(name) for t in fmri for name in t.coords["roi"].values)
-    return kinds.comparisons(
+    return comparisons_layout(
         signals_of(resolved),
         model.layers,
         in_order(regions, study.comparisons.ladders.values()),
-        ["distance", *study.comparisons.ladders],
+        [DISTANCE, *study.comparisons.ladders],
         [t.subject for t in fmri],
         [t.subject for t in meg],
         common_windows(meg, windows_of(study)),
@@ -344,7 +350,7 @@ def partition_coords(study: Study, resolved: Resolved, targets: Targets) -> dict
         )
     chosen = [resolved.stimulus_digests[i] for i in rows]
     blocks = assign_blocks(chosen, folds[rows], study.encoding.blocks, seed=study.seed)
-    return kinds.stimulus_coords(targets.stimuli, chosen) | {
+    return stimulus_coords(targets.stimuli, chosen) | {
         "stimulus_fold": ("stimulus", folds[rows].astype("int64")),
         "stimulus_block": ("stimulus", blocks.astype("int64")),
     }

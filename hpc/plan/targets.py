@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from gradenc_core.recordings.windows import samples_in
 from hpc.study.resolved import Subject
 from hpc.study.study import Study, StudyError
-from storage_schemas.kinds import layouts as kinds
+from storage_schemas.kinds import coordinates
 from storage_schemas.protocol.store import Store
 
 
@@ -122,7 +122,7 @@ def window_coords(dim: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, An
     for group in groups:
         inside, n = group["windows"], group["stop"] - group["start"]
         windows += [None] * n if inside is None else [*inside] * (n // len(inside))
-    return kinds.window_coords(dim, windows, f"{dim}_") if any(windows) else {}
+    return coordinates.window_coords(dim, windows, f"{dim}_") if any(windows) else {}
 
 
 def summaries(targets: Targets, windows: Sequence[Window]) -> tuple[list[str], list[Window] | None]:

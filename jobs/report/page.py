@@ -163,7 +163,7 @@ def _figures(tables: xr.Dataset) -> Iterator[dict[str, str]]:
             "per region and subject.",
             figures.depth_against_position(
                 tables["region_depth"].sel(kstar=SPATIAL_CELL["kstar"]).values,
-                tables["region_position"].sel(position=SPATIAL_CELL["position"]).values,
+                tables["region_position"].values,
                 signals,
                 "distance from V1 (mm)",
             ),
@@ -247,7 +247,7 @@ def layer_positions(tables: xr.Dataset) -> NDArray[np.float64]:
     """
     profile = tables["region_profile"].clip(min=0)
     weights = (profile - profile.min("region")).fillna(0.0)
-    position = tables["region_position"].sel(position=SPATIAL_CELL["position"])
+    position = tables["region_position"]
     total = weights.sum("region")
     found = (weights * position).sum("region") / total.where(total > 0)
     return _mean(found, "fmri_subject")

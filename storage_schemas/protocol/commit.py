@@ -13,8 +13,7 @@ import zarr
 from numpy.typing import NDArray
 
 from storage_schemas import files
-from storage_schemas.identity import canonical_json
-from storage_schemas.kinds.schemas import FORMAT_VERSION
+from storage_schemas.identity import FORMAT_VERSION, canonical_json
 from storage_schemas.protocol.attempts import Attempt, LostLease
 from storage_schemas.protocol.store import Store, Unit, scan
 

@@ -8,8 +8,7 @@ from typing import Any
 
 from gradenc_errors import GradencError, Remedy
 from storage_schemas import files
-from storage_schemas.identity import canonical_json, digest
-from storage_schemas.kinds.schemas import FORMAT_VERSION
+from storage_schemas.identity import FORMAT_VERSION, canonical_json, digest
 from storage_schemas.protocol.commit import committed_units, problems
 from storage_schemas.protocol.frame import mend_frame
 from storage_schemas.protocol.store import Store, Unit

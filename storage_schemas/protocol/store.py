@@ -32,7 +32,7 @@ from gradenc_errors import Remedy
 from storage_schemas import files
 from storage_schemas.errors import DamagedStore, NoStore
 from storage_schemas.identity import canonical_json, digest
-from storage_schemas.kinds.schemas import ALGORITHM_VERSION, SCHEMA_VERSION
+from storage_schemas.kinds.registry import KINDS
 from storage_schemas.layout import ArrayLayout, Unit, check_layouts, check_ownership
 from storage_schemas.protocol.frame import keep_copy, lost_file
 from storage_schemas.protocol.validate import check_data
@@ -76,7 +76,7 @@ class Store:
         root : Path
             Folder of all stores.
         stage, kind, label : str
-            Subfolder of `root`; key of `ALGORITHM_VERSION`; readable end of the folder's name.
+            Subfolder of `root`; key of `KINDS`; readable end of the folder's name.
         spec : dict
             JSON; everything that determines the bytes. Its digest is the identity.
         arrays, coords, attrs : sequence of ArrayLayout, xr.Dataset, dict
@@ -156,7 +156,7 @@ class Store:
 
     @property
     def kind(self) -> str:
-        """Kind of store, a key of `ALGORITHM_VERSION`."""
+        """Kind of store, a key of `KINDS`."""
         return str(self.plan["kind"])
 
     @property
@@ -285,11 +285,11 @@ def _plan(
             f"label {label!r} cannot name a folder; use at most 150 letters, digits and ._:+=,@- "
             "and begin with a letter or digit"
         )
-    if kind not in ALGORITHM_VERSION:
-        raise ValueError(f"unknown kind of store {kind!r}; known: {', '.join(ALGORITHM_VERSION)}")
+    if kind not in KINDS:
+        raise ValueError(f"unknown kind of store {kind!r}; known: {', '.join(KINDS)}")
     versions = {
-        "schema_version": SCHEMA_VERSION[kind],
-        "algorithm_version": ALGORITHM_VERSION[kind],
+        "schema_version": KINDS[kind].schema_version,
+        "algorithm_version": KINDS[kind].algorithm_version,
     }
     return {
         **versions,
@@ -387,11 +387,12 @@ def _open_unchanged(path: Path, _stamp: tuple[int, int]) -> Store:
     plan = files.read_json(path / "plan.json")
     if plan is None or "identity" not in plan:
         raise _damaged(path, "is no plan")
-    newest = SCHEMA_VERSION.get(plan["kind"], 0)
-    if plan["schema_version"] > newest:
+    known = KINDS[plan["kind"]].schemas if plan["kind"] in KINDS else {}
+    if plan["schema_version"] not in known:
         raise ValueError(
             f"{path} has schema version {plan['schema_version']} of kind {plan['kind']}, this "
-            f"gradenc reads up to {newest}; update gradenc"
+            f"gradenc reads {', '.join(map(str, known)) or 'none'}; update gradenc, or compute the "
+            "store anew where it is the older"
         )
     hashed = ("kind", "schema_version", "algorithm_version", "spec")
     if digest({name: plan[name] for name in hashed}) != plan["identity"]:

@@ -7,7 +7,8 @@ from typing import Any
 
 from storage_schemas import files
 from storage_schemas.errors import DamagedStore
-from storage_schemas.kinds.schemas import SCHEMAS, ArraySchema, CoordSchema, Schema
+from storage_schemas.kinds.registry import KINDS
+from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Schema
 from storage_schemas.layout import ArrayLayout
 
 TYPES = {"text": ("string",), "integer": ("int64", "int32"), "float": ("float64", "float32")}
@@ -24,7 +25,7 @@ def check_data(data: Path, kind: str, version: int, layouts: Sequence[ArrayLayou
     data : Path
         The Zarr group.
     kind, version : str, int
-        Key of `SCHEMAS`.
+        Key of `KINDS`, and of the kind's `schemas`.
     layouts : sequence of ArrayLayout
         The arrays that were planned.
 
@@ -67,7 +68,8 @@ def _first_complaint(
             return complaint
     attributes = group.get("attributes", {})
     # Of several forms, the complaint about the nearest is the one that helps.
-    found = [list(_differs_from(form, members, attributes)) for form in SCHEMAS[kind][version]]
+    forms = KINDS[kind].schemas[version]
+    found = [list(_differs_from(form, members, attributes)) for form in forms]
     nearest = min(found, key=len)
     return nearest[0] if nearest else None
 

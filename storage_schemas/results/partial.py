@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from storage_schemas.kinds.schemas import UNIT_DIM
+from storage_schemas.kinds.registry import KINDS
 from storage_schemas.protocol.commit import is_committed
 from storage_schemas.protocol.store import Store
 
@@ -21,11 +21,11 @@ def partial_dataset(store: Store) -> xr.Dataset:
     -------
     xr.Dataset
         With the variable ``committed`` (bool): along the dimension that divides the kind's units
-        (`schemas.UNIT_DIM`), or a scalar where one unit holds everything.
+        (`Kind.unit_dim`), or a scalar where one unit holds everything.
     """
     dataset = store.dataset()
     done = _committed(store)
-    dim = UNIT_DIM.get(store.kind)
+    dim = KINDS[store.kind].unit_dim
     if dim is None:
         shown = dataset if done.all() else _blank(dataset, store)
         return shown.assign({COMMITTED: bool(done.all())})

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from storage_schemas.errors import DamagedStore
-from storage_schemas.kinds.layouts import Window, window_coords
+from storage_schemas.kinds.coordinates import Window, window_coords
 from storage_schemas.kinds.names import source_of
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.labels import LabelIndex

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from storage_schemas import files
 from storage_schemas.errors import UnfinishedRun
-from storage_schemas.identity import canonical_json
-from storage_schemas.kinds.schemas import FORMAT_VERSION
+from storage_schemas.identity import FORMAT_VERSION, canonical_json
 from storage_schemas.protocol.commit import committed_units
 from storage_schemas.protocol.frame import frame_problems, mend_frame
 from storage_schemas.protocol.store import Store

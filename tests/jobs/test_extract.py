@@ -35,7 +35,7 @@ from jobs import pca, plugins
 from jobs.bank import bank_images, open_bank
 from jobs.runner import Outcome, run_items
 from jobs.spec import Reference, StabilitySpec
-from storage_schemas.kinds.layouts import layer_features
+from storage_schemas.kinds.features import layer_features
 from storage_schemas.protocol.attempts import latest_attempts
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store

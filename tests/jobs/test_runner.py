@@ -12,7 +12,7 @@ from jobs.drill import Drill, Fault
 from jobs.runner import Outcome, run_items
 from jobs.spec import DrillSpec
 from storage_schemas.identity import canonical_json
-from storage_schemas.kinds import layouts as kinds
+from storage_schemas.kinds.drill import drill_layout
 from storage_schemas.protocol.attempts import Attempt, latest_attempts
 from storage_schemas.protocol.commit import committed_units
 from storage_schemas.protocol.store import Store
@@ -24,7 +24,7 @@ def drill_store(folder: Path, *faults: Fault) -> Store:
     drill = Drill(units={"extract": N_UNITS}, seconds=0, values=8, faults=faults)
     (folder / "drill.json").write_bytes(canonical_json(drill.model_dump(mode="json")))
     spec = DrillSpec(stage="extract", units=N_UNITS, values=8, seed=0, upstream=())
-    layout = kinds.drill(N_UNITS, 8)
+    layout = drill_layout(N_UNITS, 8)
     locations = {"drill": str(folder)}
     return Store.create(
         folder,

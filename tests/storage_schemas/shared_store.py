@@ -5,7 +5,7 @@ from pathlib import Path
 
 from writer import values
 
-from storage_schemas.kinds import layouts as kinds
+from storage_schemas.kinds.features import features_layout
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit, is_committed
 from storage_schemas.protocol.seal import seal
@@ -17,7 +17,7 @@ LAYERS = [("conv1", 0.5), ("fc", 1.0)]
 
 def create(root: Path) -> Store:
     names = [f"{i}.png" for i in range(12)]
-    layout = kinds.features(LAYERS, names, names, n_features=4, stimuli_per_shard=2)
+    layout = features_layout(LAYERS, names, names, n_features=4, stimuli_per_shard=2)
     attrs = {"model": "tiny", "source": "forward"}
     arrays, coords, units = layout.arrays, layout.coords, layout.units
     with root_lock(root):

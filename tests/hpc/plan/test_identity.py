@@ -25,7 +25,7 @@ from hpc.study.study import load_study
 from jobs import models
 from jobs.spec import PreparedSpec
 from storage_schemas.identity import digest
-from storage_schemas.kinds import schemas
+from storage_schemas.kinds.registry import KINDS
 from storage_schemas.protocol.store import Store
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
@@ -53,8 +53,8 @@ def identities(data: dict[str, Any], folder: Path) -> Identities:
         f"{p.stage}/{p.label}": digest(
             {
                 "kind": p.kind,
-                "schema_version": schemas.SCHEMA_VERSION[p.kind],
-                "algorithm_version": schemas.ALGORITHM_VERSION[p.kind],
+                "schema_version": KINDS[p.kind].schema_version,
+                "algorithm_version": KINDS[p.kind].algorithm_version,
                 "spec": p.spec.canonical(),
             }
         )
@@ -187,7 +187,7 @@ def test_a_new_algorithm_is_a_new_store(
     data: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = identities(data, tmp_path)
-    monkeypatch.setitem(schemas.ALGORITHM_VERSION, "features", 99)
+    monkeypatch.setitem(KINDS, "features", replace(KINDS["features"], algorithm_version=99))
     assert changed(before, identities(data, tmp_path)) == {"extract"}
 
 

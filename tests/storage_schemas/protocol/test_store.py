@@ -92,7 +92,7 @@ def test_identity_depends_on_specification_kind_and_nothing_else(tmp_path: Path)
 
 
 def test_golden_identity(make_store: MakeStore) -> None:
-    """Changes with SCHEMA_VERSION and ALGORITHM_VERSION["features"], and never otherwise."""
+    """Changes with the versions of `FEATURES`, and never otherwise."""
     golden = "e82708e21f1c0953616c42101d3e08fb20b18bb84d5905b0a5635e4eb7ca3ffb"
     assert make_store().identity == golden
 

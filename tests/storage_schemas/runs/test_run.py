@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from storage_schemas.kinds import layouts as kinds
+from storage_schemas.kinds.classes import classes_layout
+from storage_schemas.kinds.collinearity import collinearity_layout
+from storage_schemas.kinds.comparisons import FMRI_TABLES, VERDICT_TABLES, comparisons_layout
+from storage_schemas.kinds.coordinates import stimulus_coords, window_coords
+from storage_schemas.kinds.features import features_layout
 from storage_schemas.kinds.layouts import Layout
-from storage_schemas.kinds.schemas import FMRI_TABLES, VERDICT_TABLES
+from storage_schemas.kinds.prepared import prepared_layout
+from storage_schemas.kinds.responses import responses_layout
+from storage_schemas.kinds.scores import scores_layout
+from storage_schemas.kinds.stability import stability_layout
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit, withdraw
 from storage_schemas.protocol.seal import seal
@@ -78,24 +85,24 @@ def fill(root: Path, kind: str, label: str, layout: Layout, **attrs: Any) -> Sto
 
 def features(n: int, first: int = 0) -> Layout:
     chosen = slice(first, first + n)
-    return kinds.features(
+    return features_layout(
         LAYERS, STIMULI[chosen], DIGESTS[chosen], n_features=8, stimuli_per_shard=3
     )
 
 
 def scores(bands: str) -> Layout:
-    coords = kinds.stimulus_coords(STIMULI, DIGESTS) | {
+    coords = stimulus_coords(STIMULI, DIGESTS) | {
         f"stimulus_{part}": ("stimulus", np.arange(7) % 4) for part in ("fold", "block")
     }
-    return kinds.scores(LAYERS, coords, banded="+" in bands, **RESAMPLED)
+    return scores_layout(LAYERS, coords, banded="+" in bands, **RESAMPLED)
 
 
 def responses(targets: xr.Dataset, *dims: str) -> Layout:
-    return kinds.responses(STIMULI, DIGESTS, targets, dims)
+    return responses_layout(STIMULI, DIGESTS, targets, dims)
 
 
 def all_stores(root: Path) -> list[Store]:
-    comparisons = kinds.comparisons(
+    comparisons = comparisons_layout(
         ["forward", "gradient:energy", "unique:energy"],
         LAYERS,
         ["V1", "V2"],
@@ -104,13 +111,13 @@ def all_stores(root: Path) -> list[Store]:
         [],
         [],
     )
-    stability = kinds.stability(LAYERS, ["shift", "noise", "jpeg"], 4)
+    stability = stability_layout(LAYERS, ["shift", "noise", "jpeg"], 4)
     tiny = {"model": "tiny"}
     sources = ["forward", "gradient:energy"]
     return [
-        fill(root, "prepared", "tiny", kinds.prepared(), **tiny),
+        fill(root, "prepared", "tiny", prepared_layout(), **tiny),
         *(
-            fill(root, "classes", f"{s}-c", kinds.classes(LAYERS), **tiny, source=s)
+            fill(root, "classes", f"{s}-c", classes_layout(LAYERS), **tiny, source=s)
             for s in sources[1:]
         ),
         fill(root, "responses", "01-fmri", responses(FMRI, "voxel"), subject="01", modality="fmri"),
@@ -124,7 +131,7 @@ def all_stores(root: Path) -> list[Store]:
         ),
         *(fill(root, "features", f"tiny-{s}", features(7), **tiny, source=s) for s in sources),
         *(
-            fill(root, "collinearity", s, kinds.collinearity(LAYERS), **tiny, source=s)
+            fill(root, "collinearity", s, collinearity_layout(LAYERS), **tiny, source=s)
             for s in sources
         ),
         *(fill(root, "stability", f"{s}-s", stability, **tiny, source=s) for s in sources),
@@ -223,11 +230,11 @@ def test_meg_targets_are_sensors_by_times(run: Path) -> None:
 def test_meg_targets_may_be_sensors_by_windows(tmp_path: Path) -> None:
     windows = [(f"{i}", i / 10, i / 10 + 0.1) for i in range(4)]
     groups = [GROUPS[0] | {"windows": None}, GROUPS[1] | {"windows": windows}]
-    coords = kinds.stimulus_coords(STIMULI, DIGESTS) | {
+    coords = stimulus_coords(STIMULI, DIGESTS) | {
         f"stimulus_{part}": ("stimulus", np.arange(7)) for part in ("fold", "block")
     }
-    coords |= kinds.window_coords("target", [None] * 5 + windows * 3, "target_")
-    layout = kinds.scores(LAYERS, coords, banded=False, **RESAMPLED)
+    coords |= window_coords("target", [None] * 5 + windows * 3, "target_")
+    layout = scores_layout(LAYERS, coords, banded=False, **RESAMPLED)
     recorded = {"fmri": responses(FMRI, "voxel"), "meg": responses(MEG, "sensor", "time")}
     named = {"model": "tiny", "bands": "forward", "groups": groups, "summary_groups": []}
     stores = [
@@ -322,7 +329,7 @@ def test_copied_run_opens(run: Path, tmp_path: Path) -> None:
 
 def test_shared_stores_beside_the_run(tmp_path: Path) -> None:
     root = tmp_path / "shared"
-    store = fill(root, "prepared", "tiny", kinds.prepared(), model="tiny")
+    store = fill(root, "prepared", "tiny", prepared_layout(), model="tiny")
     run = make_run(tmp_path / "runs" / "a", [store], root)
     assert read_run(run)["root"] == "../../shared"
     (tmp_path / "runs" / "a").rename(tmp_path / "runs" / "b")
@@ -333,7 +340,7 @@ def test_several_stimulus_sets_are_one_node(tmp_path: Path) -> None:
     attrs = {"model": "tiny", "source": "forward"}
     first = fill(tmp_path, "features", "a", features(5), **attrs)
     second = fill(tmp_path, "features", "b", features(4, first=3), **attrs)
-    alike = [fill(tmp_path, "collinearity", n, kinds.collinearity(LAYERS), **attrs) for n in "ab"]
+    alike = [fill(tmp_path, "collinearity", n, collinearity_layout(LAYERS), **attrs) for n in "ab"]
     tree = open_run(make_run(tmp_path / "run", [first, second, *alike], tmp_path))
     joined = tree["/features/tiny/forward"].dataset
     assert joined["stimulus"].values.tolist() == STIMULI
@@ -370,14 +377,14 @@ def test_scores_without_their_responses_are_refused(tmp_path: Path) -> None:
 
 
 def test_two_stores_for_one_place_are_refused(tmp_path: Path) -> None:
-    stores = [fill(tmp_path, "prepared", n, kinds.prepared(), model="tiny") for n in "ab"]
+    stores = [fill(tmp_path, "prepared", n, prepared_layout(), model="tiny") for n in "ab"]
     with pytest.raises(ValueError, match="two stores of this run hold /prepared/tiny"):
         open_run(make_run(tmp_path / "run", stores, tmp_path))
 
 
 def test_creating_a_run_again_keeps_its_stores(tmp_path: Path) -> None:
     create_run(tmp_path / "run", "study", tmp_path / "run" / "stores")
-    store = fill(tmp_path / "run" / "stores", "prepared", "x", kinds.prepared(), model="tiny")
+    store = fill(tmp_path / "run" / "stores", "prepared", "x", prepared_layout(), model="tiny")
     record_stores(tmp_path / "run", "prepare", [store])
     again = create_run(tmp_path / "run", "study", tmp_path / "run" / "stores")
     expected = {
@@ -409,12 +416,12 @@ def test_what_is_no_run_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "layout",
     [
-        kinds.prepared(),
-        kinds.classes(LAYERS),
+        prepared_layout(),
+        classes_layout(LAYERS),
         responses(FMRI, "voxel"),
         responses(MEG, "sensor", "time"),
         features(7),
-        kinds.collinearity(LAYERS),
+        collinearity_layout(LAYERS),
         scores("forward"),
         scores("forward_all+gradient:energy"),
     ],

@@ -1,7 +1,6 @@
-"""Schemas: what is written follows them, what is opened is checked, old versions still open."""
+"""What is opened is checked against its plan and its kind's schema."""
 
 import json
-import tarfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,46 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from storage_schemas.kinds.schemas import ALGORITHM_VERSION, SCHEMA_VERSION, SCHEMAS, UNIT_DIM
-from storage_schemas.protocol.seal import run_digest
+from storage_schemas.kinds.responses import responses_layout
 from storage_schemas.protocol.store import Store
-from storage_schemas.runs.run import open_run, read_run, run_stores
-
-FROZEN = sorted((Path(__file__).parents[1] / "frozen").glob("*.tar.xz"))
-DIGESTS = {"v1": "c06bec7089d1c6eedcd1a8e9a874cc147ab5a3e7787831f09b4b2fa1583de7b7"}
-
-
-@pytest.fixture(params=FROZEN, ids=lambda path: path.name.partition(".")[0])
-def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A finished run that an earlier version of gradenc wrote."""
-    with tarfile.open(request.param) as archive:
-        archive.extractall(tmp_path, filter="data")
-    return tmp_path / request.param.name.partition(".")[0]
-
-
-def test_versions_are_those_of_every_kind() -> None:
-    assert set(SCHEMAS) == set(ALGORITHM_VERSION) == set(SCHEMA_VERSION)
-    assert SCHEMA_VERSION["responses"] == 2
-    assert set(UNIT_DIM) <= set(SCHEMAS)
-
-
-@pytest.mark.filterwarnings("error")
-def test_runs_of_earlier_versions_open_whole(frozen: Path) -> None:
-    assert json.loads((frozen / "run.json").read_text())["version"] == 1
-    tree = open_run(frozen)
-    leaves = {leaf.path for leaf in tree.leaves}
-    assert {"/scores/planted/sub-01/fmri", "/scores/planted/sub-02/meg"} <= leaves
-    for leaf in tree.leaves:
-        leaf.to_dataset().load()
-    scores = tree["/scores/planted/sub-01/fmri"].to_dataset()
-    assert np.isfinite(scores["r"].values).all()
-    assert scores["r"].sel(bands="forward", layer="layer1.0", roi="V1").sizes["voxel"] > 30
-
-
-def test_digests_of_earlier_versions_stand(frozen: Path) -> None:
-    stores = [s for stage in read_run(frozen)["stores"] for s in run_stores(frozen, stage)]
-    assert run_digest(stores) == DIGESTS[frozen.name]
 
 
 def metadata(store: Store) -> dict[str, Any]:
@@ -126,11 +89,27 @@ def test_a_lost_coordinate_does_not_read_as_empty(
         store.dataset()
 
 
-def test_units_of_physical_coordinates_are_checked(frozen: Path) -> None:
-    store = next(s for s in run_stores(frozen, "ingest") if s.attrs["modality"] == "meg")
+def meg(root: Path) -> Store:
+    targets = xr.Dataset(
+        coords={
+            "sensor": ("sensor", ["MEG 01", "MEG 02"]),
+            **{f"sensor_{axis}": ("sensor", np.zeros(2), {"units": "m"}) for axis in "xyz"},
+            "sensor_type": ("sensor", ["mag"] * 2),
+            "sensor_loc": (("sensor", "loc"), np.zeros((2, 12))),
+            "time": ("time", np.array([0.0, 0.1]), {"units": "s"}),
+        }
+    )
+    layout = responses_layout(["a", "b"], ["0", "1"], targets, ["sensor", "time"])
+    attrs = {"subject": "01", "modality": "meg"}
+    return Store.create(
+        root, "s", "responses", "x", {}, layout.arrays, layout.coords, layout.units, attrs, {}
+    )
+
+
+def test_units_of_physical_coordinates_are_checked(tmp_path: Path) -> None:
     change = lambda _, members: members["time"]["attributes"].update(units="ms")  # noqa: E731
     with pytest.raises(ValueError, match="coordinate time has units ms, not s"):
-        tamper(store, change).dataset()
+        tamper(meg(tmp_path), change).dataset()
 
 
 def test_stores_without_a_warning(make_store: Callable[..., Store]) -> None:

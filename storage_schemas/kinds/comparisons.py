@@ -1,0 +1,170 @@
+"""Comparisons: the tables of one model's hierarchy comparisons, and its verdicts.
+
+This module alone says which labels an axis has. The reducer fills a table label by label, by the
+coordinates of the store that it fills, so the order of a tuple here cannot mislabel a number.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from storage_schemas.kinds.coordinates import (
+    LAYER,
+    Layers,
+    Window,
+    layer_coords,
+    text_coord,
+    window_coords,
+    window_schema,
+)
+from storage_schemas.kinds.layouts import Layout, one_unit, whole_arrays
+from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Kind, Schema, flags
+
+DISTANCE = "distance"
+"""The position in mm from the seed region; other positions are places on ladders of regions."""
+
+RESOLUTIONS = ("voxel", "region")
+KSTARS = ("argmax", "centre_of_mass")
+CORRELATIONS = ("pearson", "spearman")
+BOUNDS = ("low", "high")
+
+NOT_JUDGED = "not_judged"
+VERDICTS = (
+    NOT_JUDGED,
+    "no_gradient_signal",
+    "backprop_like",
+    "misaligned",
+    "undecided",
+    "not_identifiable",
+)
+"""Verdicts in the order of their values in `verdict`; only what a learning signal adds to all
+forward features is judged."""
+
+_SPATIAL = ("signal", "position", "resolution", "kstar", "correlation")
+_TEMPORAL = ("signal", "correlation")
+_RISE = "correlation of preferred depth (k*) with position over selected targets"
+_LATER = "correlation of layer depth with peak latency"
+
+
+def _number(dims: tuple[str, ...], long_name: str, units: str = "1") -> ArraySchema:
+    return ArraySchema(dims, "float64", long_name, units, optional=True)
+
+
+def _flag(dims: tuple[str, ...], long_name: str) -> ArraySchema:
+    return ArraySchema(dims, "int8", long_name, attrs=flags(("no", "yes")))
+
+
+VERDICT_TABLES = {
+    "verdict": ArraySchema(
+        ("signal",), "int8", "verdict on a learning signal", attrs=flags(VERDICTS)
+    ),
+    "gradient_p": ArraySchema(
+        ("signal",), "float64", "p of unique variance (U) over all subjects and modalities"
+    ),
+    "identifiable": _flag(("signal",), "whether linear CKA tells the layers apart"),
+    "usable": _flag(("signal", "layer"), "whether the layer enters the order scores"),
+}
+FMRI_TABLES = {
+    "spatial_score": _number((*_SPATIAL, "fmri_subject"), _RISE),
+    "spatial_p": _number(
+        (*_SPATIAL, "fmri_subject"), "one-sided p of the spatial score, over orders of regions"
+    ),
+    "spatial_mean": _number(_SPATIAL, "mean over subjects of the spatial score"),
+    "spatial_interval": _number(
+        (*_SPATIAL, "bound"), "95 % interval of the mean spatial score, over resampled regions"
+    ),
+    "spatial_combined_p": _number(_SPATIAL, "p of the spatial scores of all subjects"),
+    "region_profile": _number(
+        ("signal", "layer", "region", "fmri_subject"),
+        "mean score (r, or U of unique signals) of the region's selected voxels",
+    ),
+    "region_depth": _number(
+        ("signal", "kstar", "region", "fmri_subject"),
+        "relative depth (0 to 1) that the region's mean profile prefers (k*)",
+    ),
+    "region_position": _number(
+        ("region", "fmri_subject"), "mean distance of the region's voxels to the seed region", "mm"
+    ),
+    "significant_voxels": _number(("signal", "fmri_subject"), "number of selected voxels"),
+    "gradient_p_fmri": _number(
+        ("signal", "fmri_subject"), "p of the largest unique variance (U) over regions and layers"
+    ),
+}
+MEG_TABLES = {
+    "temporal_score": _number((*_TEMPORAL, "meg_subject"), _LATER),
+    "temporal_p": _number(
+        (*_TEMPORAL, "meg_subject"), "two-sided p of the temporal score, over resampled stimuli"
+    ),
+    "dropped_replicates": _number(
+        (*_TEMPORAL, "meg_subject"), "number of bootstrap replicates without a temporal score"
+    ),
+    "temporal_mean": _number(_TEMPORAL, "mean over subjects of the temporal score"),
+    "temporal_interval": _number(
+        (*_TEMPORAL, "bound"), "95 % interval of the mean temporal score, over resampled stimuli"
+    ),
+    "temporal_combined_p": _number(_TEMPORAL, "p of the temporal scores of all subjects"),
+    "latency": _number(
+        ("signal", "layer", "meg_subject"), "peak latency of the layer's curve", "s"
+    ),
+    "onset": _number(("signal", "layer", "meg_subject"), "onset of the layer's curve", "s"),
+    "curve": _number(
+        ("signal", "layer", "window", "meg_subject"),
+        "mean score (r, or U of unique signals) over selected sensors, over all if there are none",
+    ),
+    "significant_sensors": _number(("signal", "meg_subject"), "number of selected sensors"),
+    "gradient_p_meg": _number(
+        ("signal", "meg_subject"),
+        "p of the largest unique variance (U) over sensors, windows and layers",
+    ),
+}
+
+_LABELS = (
+    *("position", "resolution", "kstar", "correlation", "bound"),
+    *("region", "fmri_subject", "meg_subject"),
+)
+_SCHEMA = Schema(
+    VERDICT_TABLES | FMRI_TABLES | MEG_TABLES,
+    {
+        **LAYER,
+        "signal": CoordSchema(("signal",), "text"),
+        **{name: CoordSchema((name,), "text", optional=True) for name in _LABELS},
+        **window_schema("window"),
+    },
+    ("model", "control"),
+)
+COMPARISONS = Kind("comparisons", 3, {3: (_SCHEMA,)}, "/comparisons/{model}")
+
+
+def comparisons_layout(
+    signals: Sequence[str],
+    layers: Layers,
+    regions: Sequence[str],
+    positions: Sequence[str],
+    fmri_subjects: Sequence[str],
+    meg_subjects: Sequence[str],
+    windows: Sequence[Window],
+) -> Layout:
+    """Return the tables of one model's hierarchy comparisons; a single unit owns them all.
+
+    `signals` are "forward", "gradient:<objective>" (both in r) and "unique:<objective>" (in U).
+    Tables of a modality that nobody was recorded in are left out.
+    """
+    labels = {
+        "signal": signals,
+        "resolution": RESOLUTIONS,
+        "kstar": KSTARS,
+        "correlation": CORRELATIONS,
+        "bound": BOUNDS,
+        "region": regions,
+        "position": positions,
+        "fmri_subject": fmri_subjects,
+        "meg_subject": meg_subjects,
+    }
+    coords: dict[str, Any] = layer_coords(layers) | window_coords("window", windows)
+    coords |= {dim: text_coord(dim, names) for dim, names in labels.items()}
+    tables = dict(VERDICT_TABLES)
+    tables |= FMRI_TABLES if fmri_subjects else {}
+    tables |= MEG_TABLES if meg_subjects else {}
+    used = {dim for table in tables.values() for dim in table.dims}
+    kept = {name: coord for name, coord in coords.items() if coord[0] in used}
+    sizes = {dim: len(coords[dim][1]) for dim in used}
+    return one_unit(whole_arrays(Schema(tables), sizes), kept)

@@ -1,0 +1,81 @@
+"""Responses of one subject, averaged over repeats, with where they were recorded.
+
+Voxels carry their indices and grid and sensors their types and places, so that results go back
+where they came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from storage_schemas.kinds.coordinates import STIMULUS, stimulus_coords
+from storage_schemas.kinds.layouts import Layout, one_unit, whole_arrays
+from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Kind, Schema
+from storage_schemas.layout import ArrayLayout
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+VOXELS_PER_CHUNK = 256
+
+_VOXEL = {
+    "roi": CoordSchema(("voxel",), "text"),
+    "hemisphere": CoordSchema(("voxel",), "text"),
+    **{axis: CoordSchema(("voxel",), "float", "mm") for axis in "xyz"},
+    **{axis: CoordSchema(("voxel",), "integer") for axis in "ijk"},
+}
+_SENSOR = {
+    "sensor": CoordSchema(("sensor",), "text"),
+    **{f"sensor_{axis}": CoordSchema(("sensor",), "float", "m") for axis in "xyz"},
+    "sensor_type": CoordSchema(("sensor",), "text"),
+    "sensor_loc": CoordSchema(("sensor", "loc"), "float"),
+    "time": CoordSchema(("time",), "float", "s"),
+}
+
+
+def _schema(dims: tuple[str, ...], coords: Mapping[str, CoordSchema], *attrs: str) -> Schema:
+    return Schema(
+        {
+            "responses": ArraySchema(("stimulus", *dims), "float32", "mean response"),
+            "n_repeats": ArraySchema(("stimulus",), "float32", "trials averaged"),
+            "ncsnr": ArraySchema(dims, "float32", "noise ceiling signal-to-noise ratio"),
+        },
+        {**STIMULUS, **coords},
+        ("subject", "modality", *attrs),
+    )
+
+
+_FORMS = {
+    ("voxel",): _schema(("voxel",), _VOXEL, "volume_shape", "affine"),
+    ("sensor", "time"): _schema(("sensor", "time"), _SENSOR),
+}
+RESPONSES = Kind("responses", 1, {2: tuple(_FORMS.values())}, "/responses/{subject}/{modality}")
+
+
+def responses_layout(
+    stimuli: Sequence[str], digests: Sequence[str], targets: xr.Dataset, dims: Sequence[str]
+) -> Layout:
+    """Return one subject's responses over `dims` (voxel, or sensor and time).
+
+    A chunk holds all stimuli of some targets, which encoding reads block by block.
+    """
+    sizes = {"stimulus": len(stimuli), **{dim: targets.sizes[dim] for dim in dims}}
+    arrays = [
+        _in_blocks_of_targets(array) if array.name == "responses" else array
+        for array in whole_arrays(_FORMS[tuple(dims)], sizes)
+    ]
+    coords: dict[str, Any] = stimulus_coords(stimuli, digests)
+    coords |= {str(name): (c.dims, c.values, c.attrs) for name, c in targets.coords.items()}
+    return one_unit(arrays, coords, targets.attrs)
+
+
+def _in_blocks_of_targets(array: ArrayLayout) -> ArrayLayout:
+    n_stimuli, n_sites, *times = array.shape
+    sites = 1 if times else min(VOXELS_PER_CHUNK, n_sites)
+    return replace(
+        array,
+        chunks=(n_stimuli, sites, *times),
+        shards=(n_stimuli, -(-n_sites // sites) * sites, *times),
+    )

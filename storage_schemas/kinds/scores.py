@@ -1,0 +1,96 @@
+"""Encoding scores of every layer, target and fold, and their resampled summaries."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from storage_schemas.kinds.coordinates import (
+    LAYER,
+    STIMULUS,
+    Layers,
+    layer_coords,
+    text_coord,
+    window_schema,
+)
+from storage_schemas.kinds.layouts import Layout, array_layout, layout_of
+from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Kind, Schema
+from storage_schemas.layout import ArrayLayout, Unit
+
+TARGETS_PER_CHUNK = 16_384
+
+SINGLE_MEASURES = ("r", "sse", "sst", "alpha")
+BANDED_MEASURES = (*SINGLE_MEASURES, "ratio", "r_off", "sse_off")
+"""Measures by name, as attributes of `gradenc_core`'s scores; the job stacks them in the order of
+the store's own coordinate `measure`."""
+
+_SCHEMA = Schema(
+    {
+        "scores": ArraySchema(
+            ("layer", "measure", "fold", "target"), "float32", "encoding scores per outer fold"
+        ),
+        "bootstrap": ArraySchema(
+            ("layer", "replicate", "summary"),
+            "float32",
+            "summary scores, index 0 observed, then by replicate",
+        ),
+        # The dimension is not called permutation: xarray would take the array for its coordinate.
+        "permutation": ArraySchema(
+            ("layer", "shuffle", "summary"),
+            "float32",
+            "summary scores, index 0 observed, then by permutation",
+        ),
+    },
+    {
+        **LAYER,
+        **STIMULUS,
+        "stimulus_fold": CoordSchema(("stimulus",), "integer"),
+        "stimulus_block": CoordSchema(("stimulus",), "integer"),
+        "measure": CoordSchema(("measure",), "text"),
+        **window_schema("target", "target_"),
+        **window_schema("summary", "summary_"),
+    },
+    ("model", "bands", "groups", "summary_groups"),
+)
+SCORES = Kind("scores", 4, {3: (_SCHEMA,)}, "/scores/{model}/{subject}/{modality}", "layer")
+
+
+def scores_layout(
+    layers: Layers,
+    labels: Mapping[str, Any],
+    *,
+    banded: bool,
+    n_folds: int,
+    n_targets: int,
+    n_summaries: int,
+    n_bootstrap: int,
+    n_permutations: int,
+) -> Layout:
+    """Return encoding scores and their resampled summaries; a unit is one layer, all targets.
+
+    `labels` are coordinates of the stimuli and, where there are windows, of targets and summaries.
+    """
+    measures = BANDED_MEASURES if banded else SINGLE_MEASURES
+    chunk = min(TARGETS_PER_CHUNK, n_targets)
+    whole = -(-n_targets // chunk) * chunk
+    arrays = [
+        array_layout(
+            _SCHEMA,
+            "scores",
+            (len(layers), len(measures), n_folds, n_targets),
+            chunks=(1, len(measures), n_folds, chunk),
+            shards=(1, len(measures), n_folds, whole),
+        ),
+        *(
+            array_layout(_SCHEMA, name, (len(layers), n + 1, n_summaries), (1, n + 1, n_summaries))
+            for name, n in (("bootstrap", n_bootstrap), ("permutation", n_permutations))
+        ),
+    ]
+    units = [
+        Unit(i, name, {"layer": i}, {array.name: _row(array, i) for array in arrays})
+        for i, (name, _) in enumerate(layers)
+    ]
+    coords = layer_coords(layers) | dict(labels) | {"measure": text_coord("measure", measures)}
+    return layout_of(arrays, coords, units)
+
+
+def _row(array: ArrayLayout, layer: int) -> list[tuple[int, int]]:
+    return [(layer, layer + 1), *((0, size) for size in array.shape[1:])]

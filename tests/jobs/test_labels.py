@@ -1,0 +1,69 @@
+"""Names that the stores label an axis with are those that the science package computes by."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+
+from gradenc_core.compare.space import POINTS, SpatialScore, kstar
+from gradenc_core.compare.statistics import correlation
+from gradenc_core.compare.time import TemporalScore
+from gradenc_core.compare.verdict import Verdict
+from gradenc_core.ridge.encode import EncodingScores
+from gradenc_core.signals.extractor import SignalClass
+from jobs.evidence import SPATIAL_CELL, TEMPORAL_CELL
+from storage_schemas.kinds.classes import SIGNAL_CLASSES
+from storage_schemas.kinds.comparisons import (
+    BOUNDS,
+    CORRELATIONS,
+    DISTANCE,
+    KSTARS,
+    NOT_JUDGED,
+    RESOLUTIONS,
+    VERDICTS,
+)
+from storage_schemas.kinds.scores import BANDED_MEASURES
+
+PROFILE, DEPTH = np.array([[0.1, 0.4], [0.3, 0.2], [0.2, 0.1]]), np.array([0.2, 0.6, 1.0])
+
+
+def test_every_verdict_and_every_class_can_be_stored() -> None:
+    assert set(VERDICTS) == {NOT_JUDGED, *Verdict}
+    assert set(SIGNAL_CLASSES) == set(get_args(SignalClass))
+
+
+def test_every_measure_is_computed() -> None:
+    assert set(BANDED_MEASURES) <= set(EncodingScores.__dataclass_fields__)
+
+
+def test_every_axis_of_the_spatial_scores_is_computed_by_its_names() -> None:
+    assert set(RESOLUTIONS) == set(POINTS)
+    assert kstar(PROFILE, DEPTH, KSTARS[KSTARS.index("argmax")]).tolist() == [0.6, 0.2]
+    preferred = [kstar(PROFILE, DEPTH, how) for how in KSTARS]
+    assert not np.array_equal(*preferred)
+    found = [correlation(np.array([1.0, 2, 9]), np.array([1.0, 2, 3]), m) for m in CORRELATIONS]
+    assert found[CORRELATIONS.index("spearman")] == pytest.approx(1)
+    assert found[CORRELATIONS.index("pearson")] < 0.99
+
+
+def test_a_name_that_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="'argmax' or 'centre_of_mass'"):
+        kstar(PROFILE, DEPTH, "median")
+    with pytest.raises(ValueError, match="'pearson' or 'spearman'"):
+        correlation(DEPTH, DEPTH, "kendall")
+
+
+def test_the_cell_that_a_verdict_reads_exists() -> None:
+    axes = {
+        "position": (DISTANCE,),
+        "resolution": RESOLUTIONS,
+        "kstar": KSTARS,
+        "correlation": CORRELATIONS,
+    }
+    assert set(SPATIAL_CELL) == set(axes)
+    assert all(label in axes[dim] for dim, label in (SPATIAL_CELL | TEMPORAL_CELL).items())
+
+
+def test_intervals_are_stored_by_the_names_of_their_bounds() -> None:
+    assert set(BOUNDS) <= set(SpatialScore.__dataclass_fields__)
+    assert set(BOUNDS) <= set(TemporalScore.__dataclass_fields__)

@@ -10,7 +10,7 @@ from gradenc_core.compare.statistics import correlation
 from gradenc_core.compare.time import TemporalScore
 from gradenc_core.compare.verdict import Verdict
 from gradenc_core.ridge.encode import EncodingScores
-from gradenc_core.signals.extractor import SignalClass
+from gradenc_core.signals.classify import SignalClass
 from jobs.evidence import SPATIAL_CELL, TEMPORAL_CELL
 from storage_schemas.kinds.classes import SIGNAL_CLASSES
 from storage_schemas.kinds.comparisons import (

@@ -3,16 +3,13 @@
 import typer
 
 from hpc.cli import (
+    begin,
     cluster,
-    demo,
     doctor,
     drill,
     explain,
-    fetch,
-    init,
     logs,
     plan,
-    profile,
     query,
     report,
     space,
@@ -30,12 +27,12 @@ app = typer.Typer(
     help="Does the brain's hierarchy look like backpropagation? Extract activations and gradients "
     "of vision models, fit encoding models to fMRI and MEG, compare the hierarchies.",
 )
-app.command(cls=Command)(init.init)
-app.command(cls=Command)(demo.demo)
+app.command(cls=Command)(begin.init)
+app.command(cls=Command)(begin.demo)
 app.command(cls=Command)(doctor.doctor)
-app.command(cls=Command)(fetch.fetch)
+app.command(cls=Command)(begin.fetch)
 app.command(cls=Command)(drill.drill)
-app.add_typer(profile.app, name="profile")
+app.add_typer(doctor.profile_app, name="profile")
 app.command(cls=Command)(plan.plan)
 app.command(cls=Command)(submit.submit)
 app.command(cls=Command)(status.status)

@@ -1,4 +1,4 @@
-"""`gradenc doctor`: what a first submission would trip over."""
+"""`gradenc doctor` and `gradenc profile`: a profile that fits the cluster, before a first submission."""
 
 import json
 from pathlib import Path
@@ -10,9 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from hpc.cli.arguments import AsJson, ProfileName
+from hpc.cli.errors import Command
 from hpc.doctor.findings import Finding, Level
 
-COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red"}
+profile_app = typer.Typer(
+    no_args_is_help=True, help="Write a first profile, or print a shipped one."
+)
+_COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red"}
 
 
 def doctor(
@@ -52,9 +56,46 @@ def _show(findings: list[Finding], profile: str) -> None:
     for column in ("", "check", "where", "found and remedy"):
         table.add_column(column, overflow="fold")
     for finding in findings:
-        level = f"[{COLOURS[finding.level]}]{finding.level}[/]"
+        level = f"[{_COLOURS[finding.level]}]{finding.level}[/]"
         remedy = f"\n[bold]->[/bold] {escape(finding.remedy)}" if finding.remedy else ""
         table.add_row(level, finding.check, finding.where, escape(finding.sentence) + remedy)
     console.print(table)
     counts = [sum(f.level is level for f in findings) for level in (Level.FAILURE, Level.WARNING)]
     console.print(f"{counts[0]} failure(s), {counts[1]} warning(s)")
+
+
+@profile_app.command(cls=Command)
+def draft(
+    out: Annotated[
+        Path | None, typer.Option(help="The file to write; default: print it.", dir_okay=False)
+    ] = None,
+) -> None:
+    """Write a first profile from what this cluster says of its partitions and your account.
+
+    Example: `gradenc profile draft --out cluster.toml`
+    """
+    from hpc.doctor.draft import draft_profile
+
+    text = draft_profile() + "\n"
+    if out is None:
+        typer.echo(text, nl=False)
+        return
+    try:
+        with out.open("x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError as error:
+        raise ValueError(f"{out} is there already; give --out another name") from error
+    typer.echo(f"wrote {out}; look it over, then `gradenc doctor --profile {out}`")
+
+
+@profile_app.command(cls=Command)
+def show(
+    name: Annotated[str, typer.Argument(help="A shipped profile, or a TOML file's path.")],
+) -> None:
+    """Print a profile with its comments, to copy it.
+
+    Example: `gradenc profile show generic-gpu > my.toml`
+    """
+    from hpc.config.profile import locate
+
+    typer.echo(locate(name).read_text(encoding="utf-8"), nl=False)

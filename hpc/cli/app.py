@@ -15,7 +15,6 @@ from hpc.cli import (
     space,
     status,
     submit,
-    verify,
 )
 from hpc.cli.errors import Command
 
@@ -39,7 +38,7 @@ app.command(cls=Command)(status.status)
 app.command(cls=Command)(submit.resume)
 app.command(cls=Command)(submit.cancel)
 app.command(cls=Command)(logs.logs)
-app.command(cls=Command)(verify.verify)
+app.command(cls=Command)(explain.verify)
 app.add_typer(report.app, name="report")
 app.command(cls=Command)(query.query)
 app.command(cls=Command)(explain.why)

@@ -11,10 +11,10 @@ from rich.filesize import decimal
 from hpc.cli.arguments import Overrides, ProfileName, StudyFile
 
 _WHERE_NODES_FIND_THEM = (
-    "Compute nodes find the weights there if they see these folders. If they do not, set TORCH_HOME "
-    "and HF_HOME to folders on a shared file system, here and in the profile's `setup`, and fetch "
-    "again. With `export HF_HUB_OFFLINE=1` in `setup`, nodes without internet do not wait for an "
-    "answer."
+    "Compute nodes find the weights there if they see these folders. If they do not, set "
+    "TORCH_HOME and HF_HOME to folders on a shared file system, here and in the profile's `setup`, "
+    "and fetch again. With `export HF_HUB_OFFLINE=1` in `setup`, nodes without internet do not "
+    "wait for an answer."
 )
 
 

@@ -1,4 +1,4 @@
-"""`gradenc doctor` and `gradenc profile`: a profile that fits the cluster, before a first submission."""
+"""`gradenc doctor` and `profile`: whether a profile fits this cluster, and a first draft of one."""
 
 import json
 from pathlib import Path

@@ -1,21 +1,59 @@
-"""`gradenc why` and `gradenc explain`: the reasons behind units and identities."""
+"""`gradenc verify`, `why` and `explain`: whether files are whole, and the reasons behind units."""
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
 
 from hpc.cli.arguments import RunPath
+from hpc.run.folder import RunFolder
+from jobs.spec import STAGES
 
 if TYPE_CHECKING:
     from storage_schemas.protocol.store import Store
 
     Pair = tuple[str, Store | None, Store | None]
 
+_SHOWN = 50
+"""Units that `why` lists."""
 
-SHOWN = 50
+
+def verify(
+    run: RunPath,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also read every file and compare its checksum.")
+    ] = False,
+) -> None:
+    """Check every committed unit of a run; exit status 1 if one is damaged.
+
+    Example: `gradenc verify --deep demo/run`
+    """
+    from hpc.run.state import outdated
+    from storage_schemas.protocol.commit import problems
+    from storage_schemas.protocol.seal import claimed_units, run_digest
+    from storage_schemas.runs.run import stores_problems
+
+    folder = RunFolder.open(run)
+    console = Console(highlight=False, soft_wrap=True)
+    # First: a store whose plan is damaged cannot be opened.
+    if found := stores_problems(run):
+        _fail(console, run, found)
+    stores = [store for stage in STAGES for store in folder.stores(stage)]
+    checked = 0
+    for store in track(stores, description="verifying", console=console, transient=True):
+        wanted = claimed_units(store)
+        checked += len(wanted)
+        found += [p for unit in wanted for p in problems(store, unit, deep=deep)]
+    found += outdated(folder, stores)
+    if found:
+        _fail(console, run, found)
+    console.print(f"{checked} committed unit(s) in {len(stores)} store(s) are whole.")
+    if len(stores) and all(store.sealed() for store in stores) and folder.stores("compare"):
+        console.print(f"digest of the run: {run_digest(stores)}")
 
 
 def why(
@@ -24,13 +62,12 @@ def why(
         str | None, typer.Argument(help="A unit id; default: all units that are not committed.")
     ] = None,
 ) -> None:
-    """Say why a unit will or will not run.
+    """Say what a unit waits for, or why it will not run.
 
     Example: `gradenc why runs/first 3fa9c1d2e4b5-00003`
     """
     from hpc.inspect.explain import find_unit, missing
     from hpc.inspect.explain import why as reasons
-    from hpc.run.folder import RunFolder
 
     folder = RunFolder.open(run)
     if unit is not None:
@@ -38,19 +75,21 @@ def why(
             typer.echo(sentence)
         return
     found = list(missing(folder))
-    for store, one, next_step in found[:SHOWN]:
+    for store, one, next_step in found[:_SHOWN]:
         typer.echo(f"{store.unit_id(one)} {store.label} {one.label}: {next_step}")
-    if len(found) > SHOWN:
-        typer.echo(f"and {len(found) - SHOWN} more")
+    if len(found) > _SHOWN:
+        typer.echo(f"and {len(found) - _SHOWN} more")
     if not found:
-        typer.echo("no planned unit is missing; `gradenc status` says which stages are planned")
+        typer.echo(
+            f"no planned unit is missing; `gradenc status {run}` says which stages are planned"
+        )
 
 
 def explain(
-    first: Annotated[Path, typer.Argument(metavar="A", help="A store's folder, or a run's.")],
-    second: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
+    first: Annotated[Path, typer.Argument(metavar="A", help="The folder of a store or a run.")],
+    second: Annotated[Path, typer.Argument(metavar="B", help="The one to compare with.")],
 ) -> None:
-    """Say why two stores, or the stores of two runs, have different identities.
+    """Compare two stores, or the stores of two runs: which settings make their identities differ.
 
     Example: `gradenc explain runs/first runs/second`
     """
@@ -69,11 +108,16 @@ def explain(
             console.print(f"    {sentence}", markup=False)
 
 
+def _fail(console: Console, run: Path, found: list[str]) -> NoReturn:
+    for problem in found:
+        console.print(f"[red]damaged:[/red] {escape(problem)}")
+    console.print(f"`gradenc resume {run}` repairs this and touches nothing else.")
+    raise typer.Exit(1)
+
+
 def _pairs(first: Path, second: Path) -> "Iterator[Pair]":
     """Yield (label, store, store), matching the stores of two runs by stage and label."""
     from hpc.inspect.explain import open_store
-    from hpc.run.folder import RunFolder
-    from jobs.spec import STAGES
 
     if not all((path / "run.json").is_file() for path in (first, second)):
         one, other = open_store(first), open_store(second)

@@ -12,7 +12,7 @@ from hpc.run.folder import RunFolder
 from jobs.spec import STAGES
 
 if TYPE_CHECKING:
-    from hpc.inspect.status import FailedAlike
+    from hpc.inspect.status import FailureGroup
 
 ASK_EVERY_S = {False: 1.0, True: 15.0}
 """How often `-f` asks whether tasks are alive: on a cluster (True) its controller is asked."""
@@ -72,7 +72,7 @@ def _print_failures(folder: RunFolder, console: Console) -> None:
         console.print("no unit has failed")
 
 
-def _heading(group: "FailedAlike") -> str:
+def _heading(group: "FailureGroup") -> str:
     return f"\n{group.stage}: {group.units} unit(s) failed ({group.failure}), for example:"
 
 

@@ -1,7 +1,7 @@
-"""What there is to see of a run: its stores, its tasks in the queue, and how earlier ones ended.
+"""The status of a run: its units, its tasks in the queue, and how earlier tasks ended.
 
-The stores are always read. SLURM's queue is asked once, and its accounting never; where the queue
-does not answer, what it would have said is missing and nothing else.
+Nothing is written. The stores are always read; SLURM's queue is asked once and its accounting
+never. Where the queue does not answer, the status lacks the tasks and nothing else.
 """
 
 import os
@@ -9,23 +9,24 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from hpc.faults.triage import FailureClass, fingerprint
 from hpc.run.budget import gpu_seconds
 from hpc.run.folder import RunFolder
-from hpc.run.state import StageState, is_complete, is_stuck, run_state
+from hpc.run.state import StageState, Status, is_complete, is_stuck, run_state
 from hpc.run.submissions import Submission, given_up, submissions
 from hpc.run.tasks import Task, tasks_among
 from hpc.slurm.jobs import Job, State
 from storage_schemas.protocol.attempts import attempts_of
 from storage_schemas.protocol.store import Store
 
-WINDOW_S = 3600.0
-"""Throughput is that of the last hour, or since the tasks at work were submitted."""
+_WINDOW_S = 3600.0
+"""The throughput is that of the last hour, or since the running tasks were submitted (s)."""
 
-WAITING = frozenset(
+_WAITING = frozenset(
     {
         State.PENDING,
         State.REQUEUED,
@@ -35,7 +36,7 @@ WAITING = frozenset(
         State.RESV_DEL_HOLD,
     }
 )
-"""States of a job that is in the queue and does not run."""
+"""States of a job that is queued and does not run."""
 
 
 class Phase(StrEnum):
@@ -46,18 +47,22 @@ class Phase(StrEnum):
     NEEDS_YOU = "needs you"
     AT_WORK = "at work"
     IDLE = "idle"
-    """Something is to do, and nobody is there to do it."""
+    """Units are missing, and no task works on them."""
     UNKNOWN = "unknown"
-    """Something is to do, and the queue does not say whether anybody will."""
+    """Units are missing, and SLURM does not say whether tasks work on them."""
 
 
 ENDED = frozenset({Phase.COMPLETE, Phase.CANCELLED, Phase.NEEDS_YOU})
-"""Nothing more happens in these before the user asks."""
+"""Phases that only the user ends."""
+
+
+COUNTS: tuple[Status, ...] = ("committed", "running", "failed", "pending")
+"""States of units, in the order of the columns."""
 
 
 @dataclass(frozen=True)
 class Queued:
-    """What a run has in the queue, by one question."""
+    """Tasks and gate of a run, by one question to the queue."""
 
     tasks: tuple[Task, ...]
     """Tasks of the submissions that have not been settled."""
@@ -67,27 +72,27 @@ class Queued:
 
 
 @dataclass(frozen=True)
-class StageSight:
-    """One stage: its units, its tasks and how fast it goes."""
+class StageStatus:
+    """Units, tasks and throughput of one stage."""
 
     state: StageState
     running: int
-    """Tasks at work."""
+    """Running tasks."""
     waiting: Counter[str]
-    """Tasks in the queue, by SLURM's reason."""
+    """Queued tasks by SLURM's reason."""
     units_per_hour: float | None
-    """None where nothing is at work, or no unit was committed of late."""
+    """None without running tasks, or where no unit was committed lately."""
     expected_end: float | None
-    """When its units will be committed at this rate (s since 1970)."""
+    """When all units will be committed at this rate (s since 1970)."""
     gpu_hours: float | None
-    """What its tasks held so far; None where none was SLURM's."""
+    """GPU hours that its tasks held so far; None if none of them was SLURM's."""
     decision: str | None
-    """Why nothing more is submitted before the user asks."""
+    """Why nothing more is submitted before the user resumes the run."""
 
 
 @dataclass(frozen=True)
-class FailedAlike:
-    """Failed units of a stage with one cause."""
+class FailureGroup:
+    """Failed units of a stage with the same cause."""
 
     stage: str
     failure: str
@@ -101,7 +106,7 @@ class FailedAlike:
 
 @dataclass(frozen=True)
 class EndedTasks:
-    """Tasks of this round that ended alike and left units undone."""
+    """Tasks since the last `resume` that ended in the same way before their units were done."""
 
     stage: str
     failure: str
@@ -110,29 +115,29 @@ class EndedTasks:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """A run as it is now."""
+class RunStatus:
+    """The status of a run at one moment."""
 
     run: RunFolder
     phase: Phase
     on_slurm: bool
     queued: Queued
-    stages: Mapping[str, StageSight]
-    failures: tuple[FailedAlike, ...]
+    stages: Mapping[str, StageStatus]
+    failures: tuple[FailureGroup, ...]
     ended: tuple[EndedTasks, ...]
 
 
-def look(run: RunFolder) -> Sight:
-    """Read the run's stores and submissions and ask the queue once."""
+def run_status(run: RunFolder) -> RunStatus:
+    """Return the status of a run: reads its stores and submissions, asks the queue once."""
     states = run_state(run)
     all_ = submissions(run)
     on_slurm = any(submission.on_slurm for submission in all_)
-    queued = ask_queue(run, [s for s in all_ if s.outcome is None], on_slurm)
+    queued = _ask_queue(run, [s for s in all_ if s.outcome is None], on_slurm)
     stages = {
         name: _stage(run, state, [s for s in all_ if s.stage == name], queued)
         for name, state in states.items()
     }
-    return Sight(
+    return RunStatus(
         run,
         _phase(run, states, queued),
         on_slurm,
@@ -143,8 +148,7 @@ def look(run: RunFolder) -> Sight:
     )
 
 
-def ask_queue(run: RunFolder, unsettled: Sequence[Submission], on_slurm: bool) -> Queued:
-    """Look up the tasks of submissions that may be alive and the run's gate."""
+def _ask_queue(run: RunFolder, unsettled: Sequence[Submission], on_slurm: bool) -> Queued:
     if not on_slurm:
         return Queued(tuple(tasks_among(unsettled, ())), None, None)
     from hpc.run.gate import gate_among, gate_name
@@ -159,15 +163,15 @@ def ask_queue(run: RunFolder, unsettled: Sequence[Submission], on_slurm: bool) -
     return Queued(tuple(tasks_among(unsettled, jobs)), gate_among(run, jobs), None)
 
 
-def failed_alike(state: StageState) -> Iterator[FailedAlike]:
-    """Group a stage's failed units by class and cause, the most frequent first."""
+def failed_alike(state: StageState) -> Iterator[FailureGroup]:
+    """Yield a stage's failed units in groups of one class and cause, the largest first."""
     failed = [unit for unit in state.units if unit.status == "failed"]
     causes = {error: fingerprint(error) for error in {str(unit.error) for unit in failed}}
     keys = [(str(unit.failure), causes[str(unit.error)]) for unit in failed]
     examples = dict(zip(reversed(keys), reversed(failed), strict=True))
     for key, n in Counter(keys).most_common():
         example = examples[key]
-        yield FailedAlike(state.stage, *key, n, str(example.error), example.unit_id)
+        yield FailureGroup(state.stage, *key, n, str(example.error), example.unit_id)
 
 
 def _phase(run: RunFolder, states: Mapping[str, StageState], queued: Queued) -> Phase:
@@ -185,13 +189,13 @@ def _phase(run: RunFolder, states: Mapping[str, StageState], queued: Queued) -> 
 
 def _stage(
     run: RunFolder, state: StageState, own: Sequence[Submission], queued: Queued
-) -> StageSight:
+) -> StageStatus:
     alive = [t for t in queued.tasks if t.alive and t.submission.stage == state.stage]
-    waiting = [task.job for task in alive if task.job and task.job.state in WAITING]
+    waiting = [task.job for task in alive if task.job and task.job.state in _WAITING]
     at_work = bool(alive or state.count("running")) and not run.cancelled
     rate = _units_per_hour(run, state, own) if at_work else None
     left = state.count("pending") + state.count("running")
-    return StageSight(
+    return StageStatus(
         state,
         len(alive) - len(waiting),
         Counter(job.reason or "no reason given" for job in waiting),
@@ -203,25 +207,25 @@ def _stage(
 
 
 def _units_per_hour(run: RunFolder, state: StageState, own: Sequence[Submission]) -> float | None:
-    """Return how many units were committed per hour of late."""
+    """Return the throughput of the last hour, or None if no unit was committed."""
     now = time.time()
     begun = [(s.path / "units.json").stat().st_mtime for s in own if s.outcome is None]
-    since = max(now - WINDOW_S, min(begun, default=0.0))
+    since = max(now - _WINDOW_S, min(begun, default=0.0))
     stores = run.stores(state.stage)
     commits = [(t, n, i) for n, s in enumerate(stores) for t, i in commits_since(s, since)]
     if not commits:
         return None
     committed, n, index = min(commits)
-    # The clock starts when the first of them was begun: not while tasks were in the queue.
+    # Counted from the start of the first of these units: time in the queue is not work.
     took = attempts_of(stores[n], index)[-1]["used"].get("seconds", 0.0)
     return len(commits) / max(now - committed + took, 1.0) * 3600
 
 
 def commits_since(store: Store, since: float) -> Iterator[tuple[float, int]]:
-    """Yield (time in s since 1970, unit index) of the units committed since then.
+    """Yield (time in s since 1970, unit index) of the units committed after a moment.
 
-    A folder of records that has not changed since is not looked into: of a large store in its last
-    hour only few records are.
+    Folders of records that have not changed since are skipped: of a large store only few have
+    changed in the last hour.
     """
     with os.scandir(store.path / "commits") as folders:
         changed = [folder.path for folder in folders if folder.stat().st_mtime >= since]
@@ -232,7 +236,7 @@ def commits_since(store: Store, since: float) -> Iterator[tuple[float, int]]:
 
 
 def _gpu_hours(own: Sequence[Submission], alive: Sequence[Task]) -> float | None:
-    """Return what ended and living tasks held; requeued ones count since they started again."""
+    """Return the GPU hours of ended and running tasks; a requeued task counts from its restart."""
     if not any(submission.on_slurm for submission in own):
         return None
     seconds = sum(map(gpu_seconds, own))
@@ -240,7 +244,7 @@ def _gpu_hours(own: Sequence[Submission], alive: Sequence[Task]) -> float | None
     return seconds / 3600
 
 
-HOW_TASKS_END = {
+_ENDINGS = {
     FailureClass.HOST_MEMORY: "killed for memory",
     FailureClass.GPU_MEMORY: "ended by a full GPU",
     FailureClass.TIMEOUT: "ended by their time limit",
@@ -251,19 +255,20 @@ HOW_TASKS_END = {
     FailureClass.ERROR: "ended by an error",
     FailureClass.DRIFT: "ended because the code had changed",
     FailureClass.INPUT: "ended because an input was not sealed",
-    FailureClass.LOST: "ended without a word",
+    FailureClass.LOST: "ended without recording why",
 }
+"""How a task ended that left units undone."""
 
-ANSWERS = {
+_CHANGES = {
     FailureClass.HOST_MEMORY: ("memory_gb", "{} GB"),
     FailureClass.TIMEOUT: ("timeout_minutes", "{} minutes"),
     FailureClass.NODE: ("exclude", "other nodes than {}"),
 }
-"""What the next submission asks for instead: key of the stage's profile, how it reads."""
+"""Key of the stage's profile that the next submission changes, and how its new value reads."""
 
 
 def _ended(own: Sequence[Submission]) -> Iterator[EndedTasks]:
-    """Say how tasks of the round ended that left units undone, and what was made of it."""
+    """Group the tasks that left units undone by how they ended, with what is asked for now."""
     groups: dict[tuple[str, str], list[Submission]] = {}
     for submission in own:
         for task in (submission.outcome or {"tasks": ()})["tasks"]:
@@ -272,7 +277,7 @@ def _ended(own: Sequence[Submission]) -> Iterator[EndedTasks]:
     for (stage, failure), hit in groups.items():
         latest = [submission for submission in own if submission.stage == stage][-1]
         answer = _answer(FailureClass(failure), hit[0].frozen["asked"], latest.frozen["asked"])
-        sentence = f"{_tasks(len(hit))} {HOW_TASKS_END[FailureClass(failure)]}{answer}"
+        sentence = f"{_tasks(len(hit))} {_ENDINGS[FailureClass(failure)]}{answer}"
         yield EndedTasks(stage, failure, len(hit), sentence)
 
 
@@ -281,7 +286,54 @@ def _tasks(n: int) -> str:
 
 
 def _answer(failure: FailureClass, asked: dict[str, Any], now: dict[str, Any]) -> str:
-    key, form = ANSWERS.get(failure, (None, ""))
+    key, form = _CHANGES.get(failure, (None, ""))
     if key is None or asked[key] == now[key]:
         return ""
     return f", now asked for {form.format(now[key])}"
+
+
+def as_object(status: RunStatus) -> dict[str, object]:
+    """Return what `gradenc status --json` prints; docs/seeing.md explains the keys."""
+    gate = status.queued.gate
+    return {
+        "run": str(status.run.path),
+        "name": status.run.name,
+        "state": status.phase,
+        "queue": {
+            "scheduler": "slurm" if status.on_slurm else "local",
+            "problem": status.queued.problem,
+            "gate": gate and {"job_id": gate.job_id, "state": gate.state, "reason": gate.reason},
+        },
+        "stages": {name: _stage_object(stage) for name, stage in status.stages.items()},
+        "failures": [
+            {
+                "stage": group.stage,
+                "class": group.failure,
+                "fingerprint": group.fingerprint,
+                "units": group.units,
+                "error": group.error,
+                "example": group.example,
+            }
+            for group in status.failures
+        ],
+        "ended": [
+            {"stage": e.stage, "class": e.failure, "tasks": e.tasks, "sentence": e.sentence}
+            for e in status.ended
+        ],
+    }
+
+
+def _stage_object(stage: StageStatus) -> dict[str, object]:
+    state, end = stage.state, stage.expected_end
+    return {
+        "planned": state.planned,
+        "sealed": state.sealed,
+        "units": len(state.units),
+        **{name: state.count(name) for name in COUNTS},
+        "failures": dict(state.failures),
+        "tasks": {"running": stage.running, "waiting": dict(stage.waiting)},
+        "units_per_hour": stage.units_per_hour,
+        "expected_end": end and datetime.fromtimestamp(end).astimezone().isoformat(),
+        "gpu_hours": stage.gpu_hours,
+        "decision": stage.decision,
+    }

@@ -45,10 +45,10 @@ def _name_by_slurm(node: str | None) -> str | None:
     if node is None:
         return None
     from hpc.slurm.client import SlurmUnavailable
-    from hpc.slurm.gpus import type_on_node
+    from hpc.slurm.cluster_info import gpu_type_of_node
 
     try:
-        return type_on_node(node)
+        return gpu_type_of_node(node)
     except SlurmUnavailable:
         return None
 

@@ -135,6 +135,13 @@ def _nodes() -> dict[str, list[Node]]:
     return by_partition
 
 
+def gpu_type_of_node(node: str) -> str:
+    """Return the type of a node's GPUs as SLURM's configuration names it, else ``unknown``."""
+    shown = run("scontrol", "show", "node", node)
+    found = re.search(r"Gres=\S*gpu:([A-Za-z][^:,\s(]*):\d", shown)
+    return found[1] if found else "unknown"
+
+
 def _number(text: str) -> int | None:
     return int(text) if text.isdecimal() else None
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from hpc.cli.status import as_object
 from hpc.devcluster.cluster import DevCluster
-from hpc.inspect.status import look
+from hpc.inspect.status import as_object, run_status
 from hpc.run.folder import RunFolder
 from hpc.run.gate import gate_name, living_gate
 from hpc.run.submissions import submissions, unsettled
@@ -27,7 +26,7 @@ def gradenc(*arguments: object, status: int = 0) -> str:
 
 
 def seen(run: Path) -> dict[str, Any]:
-    return as_object(look(RunFolder.open(run)))
+    return as_object(run_status(RunFolder.open(run)))
 
 
 def wait_until(run: Path, holds: Callable[[dict[str, Any]], Any]) -> dict[str, Any]:

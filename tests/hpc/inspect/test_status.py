@@ -75,7 +75,7 @@ def test_the_table_says_what_to_do(failed: Path) -> None:
     example = seen(failed)["failures"][0]["example"]
     assert f"see `gradenc logs {failed} {example}`" in shown
     assert f"`gradenc resume {failed}` goes on" in shown
-    assert "1 task was ended without a word" in shown
+    assert "1 task was ended without recording why" in shown
 
 
 def test_watching_ends_with_the_run(failed: Path) -> None:

@@ -15,7 +15,9 @@ submit_10k_units_s
 speedup_workers (>= 1.5), worker_busy_share (>= 0.9)
     See benchmarks/dask_workers.py.
 
-Usage: python benchmarks/cluster.py [--skip-faults]
+Usage: python benchmarks/cluster.py [--skip-faults] [--toy]
+
+`--toy` leaves the fault suite out and runs the rest on tiny sizes; its figures mean nothing.
 """
 
 import argparse
@@ -60,18 +62,20 @@ PROFILE: dict[str, Any] = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--skip-faults", action="store_true")
+    parser.add_argument("--toy", action="store_true", help="tiny sizes: does it still run?")
     options = parser.parse_args()
-    found: dict[str, Any] = {} if options.skip_faults else faults()
+    units, many, repeats = (4, 40, 1) if options.toy else (UNITS, 10_000, 3)
+    found: dict[str, Any] = {} if options.skip_faults or options.toy else faults()
     with tempfile.TemporaryDirectory(prefix="gc-", dir="/tmp") as folder:
         cluster = start_cluster(Path(folder) / "cluster")
         os.environ["SLURM_CONF"] = str(cluster.conf)
         try:
-            found["overhead_per_unit_s"] = overhead_per_unit(Path(folder))
-            times = [submit_10k(Path(folder) / f"submit{i}") for i in range(3)]
+            found["overhead_per_unit_s"] = overhead_per_unit(Path(folder), units)
+            times = [submit_many(Path(folder) / f"submit{i}", many) for i in range(repeats)]
             found["submit_10k_units_s"] = statistics.median(times)
         finally:
             cluster.down()
-    workers = dask_workers()
+    workers = dask_workers(options.toy)
     print_json(found | {k: workers[k] for k in ("speedup_workers", "worker_busy_share")})
 
 
@@ -119,22 +123,22 @@ def _action(line: dict[str, Any]) -> str:
     return f"{line['submissions'] - 1} more submission(s){raised}"
 
 
-def overhead_per_unit(folder: Path) -> float:
-    """Run an array of short units and return what each cost beyond its own time (s)."""
-    run = prepared(folder / "overhead", UNITS, UNIT_S)
+def overhead_per_unit(folder: Path, units: int) -> float:
+    """Run an array of short units and return the time each took beyond its own work (s)."""
+    run = prepared(folder / "overhead", units, UNIT_S)
     step(run, Profile.model_validate(PROFILE))
     (store,) = run.stores("extract")
-    while len(committed_units(store)) < UNITS:
+    while len(committed_units(store)) < units:
         time.sleep(0.1)
     begun = next(s for s in submissions(run) if s.stage == "extract").path / "units.json"
     ended = max(path.stat().st_mtime for path in store.path.glob("commits/*/*.json"))
     finish(run)
-    return (ended - begun.stat().st_mtime) * TASKS / UNITS - UNIT_S
+    return (ended - begun.stat().st_mtime) * TASKS / units - UNIT_S
 
 
-def submit_10k(path: Path) -> float:
-    """Return how long it takes to plan and submit a stage of 10,000 units (s)."""
-    run = prepared(path, 10_000, 1.0)
+def submit_many(path: Path, units: int) -> float:
+    """Return how long it takes to plan and submit a stage of many units (s)."""
+    run = prepared(path, units, 1.0)
     took = seconds(lambda: step(run, Profile.model_validate(PROFILE)))
     cancel_run(run)
     return took
@@ -158,9 +162,9 @@ def finish(run: RunFolder) -> None:
         time.sleep(0.5)
 
 
-def dask_workers() -> dict[str, Any]:
-    """Return what the benchmark of Dask's workers measures."""
-    command = [sys.executable, HERE / "dask_workers.py"]
+def dask_workers(toy: bool) -> dict[str, Any]:
+    """Return the measures of the benchmark of Dask's workers."""
+    command = [sys.executable, HERE / "dask_workers.py", *(["--toy"] if toy else [])]
     printed = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return dict(json.loads(printed.strip().splitlines()[-1]))
 

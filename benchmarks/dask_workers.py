@@ -11,7 +11,9 @@ worker_busy_share, at least 0.9
 unit_s
     Shortest time inside a unit (s), at least 2.
 
-Usage: python benchmarks/dask_workers.py [--pairs N] [--bootstrap N]
+Usage: python benchmarks/dask_workers.py [--pairs N] [--bootstrap N] [--toy]
+
+`--toy` runs the same steps on a tiny study; its figures mean nothing.
 """
 
 import argparse
@@ -41,7 +43,7 @@ from storage_schemas.protocol.attempts import latest_attempts
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 
-N_STIMULI = 400
+N_STIMULI, TOY_STIMULI = 400, 64
 LAYERS = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer4.0"]
 SIZES = Sizes(fmri_subjects=1, meg_subjects=1, sessions=2)
 
@@ -66,9 +68,9 @@ class Trials:
         return replace(plan, spec=plan.spec.model_copy(update={"encoding": encoding}))
 
 
-def prepared(folder: Path, bootstrap: int) -> Trials:
+def prepared(folder: Path, n_stimuli: int, bootstrap: int) -> Trials:
     """Write the study and make everything that encoding needs."""
-    write_planted_study(folder, folder / "truth.json", "plausible_backprop", 0, N_STIMULI, SIZES)
+    write_planted_study(folder, folder / "truth.json", "plausible_backprop", 0, n_stimuli, SIZES)
     study = {
         "name": "workers",
         "stimuli": "stimuli",
@@ -148,10 +150,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--bootstrap", type=int, default=1000)
+    parser.add_argument("--toy", action="store_true", help="a tiny study: does it still run?")
     options = parser.parse_args()
+    n_stimuli = N_STIMULI
+    if options.toy:
+        n_stimuli, options.bootstrap, options.pairs = TOY_STIMULI, 5, 1
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="gradenc-workers-") as folder:
-        trials = prepared(Path(folder), options.bootstrap)
+        trials = prepared(Path(folder), n_stimuli, options.bootstrap)
         values = measured(trials, options.pairs)
     print_rows("Dask workers", [values])
     print_json(values)

@@ -19,8 +19,15 @@ import grimp
 
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "images" / "rooms.svg"
-WINGS = ("hpc", "jobs", "gradenc_core", "storage_schemas", "slurm_profiles")
-ROWS = (("hpc",), ("jobs",), ("gradenc_core", "storage_schemas", "slurm_profiles"))
+ROWS = (
+    ("gradenc",),
+    ("hpc",),
+    ("jobs",),
+    ("gradenc_core", "storage_schemas", "slurm_profiles"),
+    ("gradenc_errors",),
+)
+"""The wings: each imports only those in the rows below it."""
+WINGS = tuple(wing for row in ROWS for wing in row)
 BOX, GAP, STEP, HEAD, MARGIN = (104, 26), 14, 62, 30, 18
 """Size of a room's box, space between boxes, height of a floor, of a wing's title, page margin."""
 

@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from storage_schemas.runs.run import open_run
-
 if TYPE_CHECKING:
     from storage_schemas.results.gather import gather_scores
+    from storage_schemas.results.open import open_run
 
 __all__ = ["gather_scores", "open_run"]
 
@@ -16,4 +15,8 @@ def __getattr__(name: str) -> Any:
         from storage_schemas.results.gather import gather_scores
 
         return gather_scores
+    if name == "open_run":
+        from storage_schemas.results.open import open_run
+
+        return open_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

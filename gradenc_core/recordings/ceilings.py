@@ -14,9 +14,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 
-# Below this noise ceiling a normalised score is mostly noise divided by little.
-LEAST_CEILING = 0.05
-
 
 @dataclass(frozen=True)
 class RepeatMoments:
@@ -104,51 +101,6 @@ def ncsnr(sums: Floats, squares: Floats, counts: NDArray[np.integer]) -> Floats:
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: Floats = np.sqrt(np.maximum(total - noise, 0.0) / noise)
     return ratio
-
-
-def noise_ceiling(ncsnr: NDArray[Any], n_repeats: NDArray[Any]) -> Floats:
-    """Share of the variance of mean responses that stimuli explain.
-
-    `NC = ncsnr^2 / (ncsnr^2 + mean(1 / n_s))`; the greatest correlation is `sqrt(NC)`.
-
-    Parameters
-    ----------
-    ncsnr : array, (...)
-    n_repeats : array, (n_stimuli,)
-        Trials averaged in each *scored* row.
-
-    Raises
-    ------
-    ValueError
-        If a number of repeats is not positive.
-    """
-    repeats = np.asarray(n_repeats, dtype=np.float64)
-    if repeats.size == 0 or not (repeats > 0).all():
-        raise ValueError("n_repeats must be positive for every scored stimulus; drop unseen ones.")
-    with np.errstate(divide="ignore"):  # no signal at all: a ceiling of 0
-        noise = np.mean(1.0 / repeats) / np.asarray(ncsnr, dtype=np.float64) ** 2
-    ceiling: Floats = 1.0 / (1.0 + noise)
-    return ceiling
-
-
-def normalise(r: NDArray[Any], ceiling: NDArray[Any]) -> tuple[Floats, int]:
-    """Divide correlations by the greatest possible, `sqrt(ceiling)`.
-
-    Parameters
-    ----------
-    r : array, (..., n_targets)
-    ceiling : array, (n_targets,)
-
-    Returns
-    -------
-    normalised : array, (..., n_targets)
-        NaN where the ceiling is below .05 or NaN.
-    n_excluded : int
-        Number of such targets.
-    """
-    enough = np.asarray(ceiling) >= LEAST_CEILING
-    greatest = np.sqrt(np.where(enough, ceiling, np.nan))
-    return np.asarray(r, dtype=np.float64) / greatest, int((~enough).sum())
 
 
 def _beside(counts: NDArray[np.integer], values: Floats) -> Floats:

@@ -18,16 +18,18 @@ from numpy.typing import NDArray
 from gradenc_core.compare import figures
 from gradenc_core.compare.statistics import t_interval
 from gradenc_core.compare.verdict import Verdict
-from gradenc_core.recordings.ceilings import noise_ceiling
 from jobs.compare import labels, window_centres
 from jobs.evidence import CELLS, SPATIAL_CELL, Order
 from jobs.report.predictions import hypothesis_table
 from storage_schemas import files as durable
 from storage_schemas.kinds.names import UNIQUE, source_of
+from storage_schemas.protocol.commit import facts_of
 from storage_schemas.protocol.seal import run_digest
 from storage_schemas.protocol.store import Store
+from storage_schemas.results.ceilings import noise_ceiling
+from storage_schemas.results.open import open_run
 from storage_schemas.results.reliability import DISATTENUATED, LEAST_RELIABILITY
-from storage_schemas.runs.run import open_run, read_run, run_stores
+from storage_schemas.runs.run import read_run, run_stores
 
 COLOURS = {
     Verdict.BACKPROP_LIKE: "#17692c",
@@ -97,15 +99,9 @@ def _summary(tree: xr.DataTree) -> str:
     return f"models {models}; recordings of {', '.join(subjects)}"
 
 
-def facts_of(store: Store) -> dict[str, Any]:
-    """Return the facts in the commit record of a store's first unit."""
-    record = durable.read_json(store.record_path(store.units[0])) or {}
-    return dict(record["facts"])
-
-
 def _verdicts(store: Store) -> Iterator[dict[str, str]]:
     role = " (control)" if store.attrs["control"] else ""
-    for signal, judgement in facts_of(store)["verdicts"].items():
+    for signal, judgement in facts_of(store, store.units[0])["verdicts"].items():
         verdict = Verdict(judgement["verdict"])
         yield {
             "title": f"{store.attrs['model']}{role}, {_judged(signal)}: {TITLES[verdict]}",
@@ -305,14 +301,14 @@ def p_value(p: float) -> str:
 def _counts(stores: Sequence[Store]) -> Iterator[str]:
     for store in stores:
         if store.kind == "responses":
-            facts = facts_of(store)
+            facts = facts_of(store, store.units[0])
             yield (
                 f"{store.label}: {facts['n_nan_targets']} target(s) with missing values and "
                 f"{facts['n_constant_targets']} constant ones, which have no score; "
                 f"noise ceiling: the median target's greatest r is {_median_ceiling(store):.2f}"
             )
         elif store.kind == "comparisons":
-            left_out = facts_of(store)["left_out"] or ["none"]
+            left_out = facts_of(store, store.units[0])["left_out"] or ["none"]
             yield f"{store.label}: layers without a gradient of their own: {', '.join(left_out)}"
         elif store.kind == "scores":
             yield f"{store.label}: {_encoding_counts(store)}"
@@ -330,9 +326,7 @@ def _unreliable(store: Store) -> list[str]:
 
 
 def _median_ceiling(store: Store) -> float:
-    data = store.dataset().load()
-    ceilings = noise_ceiling(data["ncsnr"].values, data["n_repeats"].values)
-    return float(np.sqrt(np.nanmedian(ceilings)))
+    return float(np.sqrt(np.nanmedian(noise_ceiling(store.dataset()).values)))
 
 
 def _encoding_counts(store: Store) -> str:

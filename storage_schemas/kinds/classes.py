@@ -16,7 +16,7 @@ _SCHEMA = Schema(
     LAYER,
     ("model", "source"),
 )
-CLASSES = Kind("classes", 2, {1: (_SCHEMA,)}, "/prepared/{model}")
+CLASSES = Kind("classes", 2, {1: (_SCHEMA,)}, None)
 
 
 def classes_layout(layers: Layers) -> Layout:

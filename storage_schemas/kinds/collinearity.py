@@ -9,7 +9,7 @@ _SCHEMA = Schema(
     {**LAYER, "other_layer": CoordSchema(("other_layer",), "text")},
     ("model", "source"),
 )
-COLLINEARITY = Kind("collinearity", 3, {1: (_SCHEMA,)}, "/collinearity/{model}/{source}")
+COLLINEARITY = Kind("collinearity", 3, {1: (_SCHEMA,)}, None)
 
 
 def collinearity_layout(layers: Layers) -> Layout:

@@ -49,10 +49,6 @@ def _number(dims: tuple[str, ...], long_name: str, units: str = "1") -> ArraySch
     return ArraySchema(dims, "float64", long_name, units, optional=True)
 
 
-def _flag(dims: tuple[str, ...], long_name: str) -> ArraySchema:
-    return ArraySchema(dims, "int8", long_name, attrs=flags(("no", "yes")))
-
-
 VERDICT_TABLES = {
     "verdict": ArraySchema(
         ("signal",), "int8", "verdict on a learning signal", attrs=flags(VERDICTS)
@@ -60,8 +56,8 @@ VERDICT_TABLES = {
     "gradient_p": ArraySchema(
         ("signal",), "float64", "p of unique variance (U) over all subjects and modalities"
     ),
-    "identifiable": _flag(("signal",), "whether linear CKA tells the layers apart"),
-    "usable": _flag(("signal", "layer"), "whether the layer enters the order scores"),
+    "identifiable": ArraySchema(("signal",), "bool", "whether linear CKA tells the layers apart"),
+    "usable": ArraySchema(("signal", "layer"), "bool", "whether the layer enters the order scores"),
 }
 FMRI_TABLES = {
     "spatial_score": _number((*_SPATIAL, "fmri_subject"), _RISE),
@@ -131,7 +127,7 @@ _SCHEMA = Schema(
     },
     ("model", "control"),
 )
-COMPARISONS = Kind("comparisons", 3, {3: (_SCHEMA,)}, "/comparisons/{model}")
+COMPARISONS = Kind("comparisons", 3, {3: (_SCHEMA,)}, None)
 
 
 def comparisons_layout(

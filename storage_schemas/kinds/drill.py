@@ -7,7 +7,7 @@ from storage_schemas.layout import Unit
 _SCHEMA = Schema(
     {"noise": ArraySchema(("unit", "value"), "float32", "seeded noise")}, attrs=("stage",)
 )
-DRILL = Kind("drill", 1, {1: (_SCHEMA,)}, "/drill/{stage}", "unit")
+DRILL = Kind("drill", 1, {1: (_SCHEMA,)}, "/drill/{stage}", unit_dim="unit")
 
 
 def drill_layout(n_units: int, n_values: int) -> Layout:

@@ -56,9 +56,7 @@ _UNPROJECTED = _schema(
         for index in range(MOST_LAYERS)
     }
 )
-FEATURES = Kind(
-    "features", 1, {1: (_PROJECTED, _UNPROJECTED)}, "/features/{model}/{source}", "stimulus"
-)
+FEATURES = Kind("features", 1, {1: (_PROJECTED, _UNPROJECTED)}, None, unit_dim="stimulus")
 
 
 def features_layout(

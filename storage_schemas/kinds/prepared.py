@@ -6,7 +6,7 @@ from storage_schemas.kinds.schema import ArraySchema, Kind, Schema
 WEIGHTS_DIGEST = {"weights_digest": ArraySchema(("byte",), "uint8", "sha256 of weights")}
 
 _SCHEMA = Schema(WEIGHTS_DIGEST, attrs=("model",))
-PREPARED = Kind("prepared", 1, {1: (_SCHEMA,)}, "/prepared/{model}")
+PREPARED = Kind("prepared", 1, {1: (_SCHEMA,)}, None)
 
 
 def prepared_layout() -> Layout:

@@ -56,8 +56,9 @@ class Kind:
     schemas : mapping of int to tuple of Schema
         By schema version, the forms that a store may have (responses: of fMRI or of MEG). An old
         version stays here for as long as its stores can be opened; new stores follow the largest.
-    place : str
-        Path in the tree of results, with the store's attributes in braces.
+    place : str or None
+        Path in the tree of results, with the store's attributes in braces; None for kinds
+        that `results.tree` shows in a form of their own.
     unit_dim : str, optional
         Dimension along which units divide a store; without one, a single unit holds everything.
     """
@@ -65,7 +66,7 @@ class Kind:
     name: str
     algorithm_version: int
     schemas: Mapping[int, tuple[Schema, ...]]
-    place: str
+    place: str | None
     unit_dim: str | None = None
 
     @property

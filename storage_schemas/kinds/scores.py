@@ -50,7 +50,7 @@ _SCHEMA = Schema(
     },
     ("model", "bands", "groups", "summary_groups"),
 )
-SCORES = Kind("scores", 4, {3: (_SCHEMA,)}, "/scores/{model}/{subject}/{modality}", "layer")
+SCORES = Kind("scores", 4, {3: (_SCHEMA,)}, None, unit_dim="layer")
 
 
 def scores_layout(

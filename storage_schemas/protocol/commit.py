@@ -100,6 +100,11 @@ def committed_units(store: Store) -> set[int]:
     return {int(stem) for stem in stems if stem.isdigit()}
 
 
+def facts_of(store: Store, unit: Unit) -> Record:
+    """Return the facts that were committed with a unit's arrays; none if it is not committed."""
+    return dict(_record(store, unit).get("facts", {}))
+
+
 def withdraw(store: Store, unit: Unit) -> None:
     """Make a unit uncommitted, so that it is made again (e.g. after a failed deep check)."""
     # The seal first: it may never stand over a unit without a record. And again at the end: whoever

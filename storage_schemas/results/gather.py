@@ -7,7 +7,8 @@ import xarray as xr
 
 from gradenc_errors import Remedy
 from storage_schemas.errors import UnfinishedRun
-from storage_schemas.results.tree import TARGET_DIMS, with_indexes
+from storage_schemas.results.scores import TARGET_DIMS
+from storage_schemas.results.tree import with_indexes
 
 
 def gather_scores(

@@ -1,11 +1,12 @@
 """Scores divided by their signal's reliability, computed when they are read (docs/methods.md)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
 
 from storage_schemas.kinds.names import UNIQUE, source_of
+from storage_schemas.results.opened import Opened, named, of_kind
 
 LEAST_RELIABILITY = 0.25
 """Nothing is divided by less: r would more than double, on an estimate that may itself be noise."""
@@ -17,6 +18,16 @@ DISATTENUATED = "_disattenuated"
 """Ends the name of what was divided."""
 
 _WHERE = f"NaN where the reliability is below {LEAST_RELIABILITY} or not known"
+
+
+def reliabilities_of(stores: Sequence[Opened]) -> dict[tuple[str, str], xr.DataArray]:
+    """Return the reliability of every layer, (layer,) without coordinates, by model and source."""
+    return {
+        (s.attrs["model"], s.attrs["source"]): xr.DataArray(
+            s.data["reliability"].data, dims="layer"
+        )
+        for s in of_kind(stores, "stability")
+    }
 
 
 def not_known(layers: xr.DataArray) -> xr.DataArray:
@@ -42,7 +53,7 @@ def disattenuated(
     known = reliability.where(reliability >= LEAST_RELIABILITY)
     divided = scores / xr.where(unique, known, known**0.5)
     formula = "score / sqrt(reliability), of U / reliability"
-    return divided.assign_attrs(units="1", long_name=f"{formula}; {_WHERE}")
+    return named(divided, f"{formula}; {_WHERE}")
 
 
 def with_disattenuated_tables(
@@ -65,5 +76,5 @@ def with_disattenuated_tables(
         for name in DIVIDED_TABLES
         if name in tables
     }
-    named = reliability.assign_attrs(units="1", long_name="reliability over seeds")
-    return tables.assign({"reliability": named, **divided})
+    described = named(reliability, "reliability over seeds")
+    return tables.assign({"reliability": described, **divided})

@@ -1,4 +1,4 @@
-"""A run: the stores that one study uses, listed in `run.json`, and its results as one tree.
+"""A run: the stores that one study uses, listed in `run.json`.
 
 All paths in `run.json` are relative, so a run copied together with its stores opens where it is.
 """
@@ -8,17 +8,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from storage_schemas import files
-from storage_schemas.errors import UnfinishedRun
 from storage_schemas.identity import FORMAT_VERSION, canonical_json
-from storage_schemas.protocol.commit import committed_units
 from storage_schemas.protocol.frame import frame_problems, mend_frame
 from storage_schemas.protocol.store import Store
-
-if TYPE_CHECKING:
-    import xarray as xr
 
 NAMES = ("model", "control")
 """Attributes that each study chooses freely for a store that it shares with others."""
@@ -91,7 +86,7 @@ def read_run(path: Path) -> dict[str, Any]:
             f"{file} has version {run['version']}, this gradenc reads up to {FORMAT_VERSION}; "
             "update gradenc"
         )
-    return _upgraded(run, Path(path) / run["root"])
+    return run
 
 
 def record_stores(path: Path, stage: str, stores: Sequence[Store]) -> None:
@@ -145,85 +140,3 @@ def _folders(path: Path) -> list[Path]:
     run = read_run(path)
     listed = (entry["store"] for stage in run["stores"].values() for entry in stage)
     return [Path(path) / run["root"] / reference for reference in listed]
-
-
-def open_run(path: Path, partial: bool = False) -> xr.DataTree:
-    """Open the results of a run as one lazy (dask) tree.
-
-    Parameters
-    ----------
-    path : Path
-        Folder of the run.
-    partial : bool
-        Also show stores that are not sealed. What is not committed there is NaN (an integer: the
-        least likely value of its type), the coordinate ``committed`` says which rows are real, and
-        ``attrs["completeness"]`` of every node which share of these rows, and of the tree which
-        share of all the run's units, those of stages without a store included.
-
-    Returns
-    -------
-    xr.DataTree
-        ``/prepared/<model>``, ``/bank/<model>``, ``/features/<model>/<source>``,
-        ``/responses/<subject>/<modality>``, ``/scores/<model>/<subject>/<modality>``,
-        ``/collinearity/<model>/<source>``, ``/stability/<model>/<source>`` and
-        ``/comparisons/<model>``, as far as the run has planned them (see `views`).
-
-    Raises
-    ------
-    UnfinishedRun
-        If a stage has no stores yet or one that is not sealed, and `partial` is false, naming the
-        stage: what is unfinished is never shown unasked.
-    FileNotFoundError
-        If the folder is no run, or a store is not where `run.json` says.
-    """
-    import xarray as xr
-
-    from storage_schemas.results.tree import build_nodes
-
-    run = read_run(path)
-    stores = [store for stage in run["stores"] for store in run_stores(path, stage)]
-    if not partial:
-        for store in stores:
-            _require_seal(store, path)
-        _require_stages(run, path)
-    tree = xr.DataTree.from_dict(build_nodes(stores, partial))
-    tree.attrs["run"] = run["name"]
-    if partial:
-        tree.attrs["completeness"] = _completeness(run, stores)
-    return tree
-
-
-def _completeness(run: dict[str, Any], stores: Sequence[Store]) -> float:
-    """Return the share of committed units, of all stages as far as their units are known."""
-    committed = sum(len(committed_units(store)) for store in stores)
-    later = sum(n for stage, n in run.get("units", {}).items() if stage not in run["stores"])
-    planned = sum(len(store.units) for store in stores) + later
-    return committed / planned if planned else 0.0
-
-
-def _require_seal(store: Store, path: Path) -> None:
-    if store.sealed() is None:
-        raise UnfinishedRun(
-            f"stage {store.path.parent.name} is not finished: {store.reference} is not sealed "
-            f"({len(committed_units(store))} of {len(store.units)} units committed)",
-            run=path,
-        )
-
-
-def _require_stages(run: dict[str, Any], path: Path) -> None:
-    for stage in run.get("units", {}):
-        if stage not in run["stores"]:
-            raise UnfinishedRun(f"stage {stage} has not begun", run=path)
-
-
-def _upgraded(run: dict[str, Any], root: Path) -> dict[str, Any]:
-    """Bring a run.json of version 1, which listed stores only by path, to today's form."""
-    if run["version"] == 1:
-        listed = run["stores"].items()
-        run["stores"] = {stage: [_entry(root, path) for path in paths] for stage, paths in listed}
-    return {**run, "version": FORMAT_VERSION}
-
-
-def _entry(root: Path, reference: str) -> dict[str, Any]:
-    store = Store.open(root / reference)
-    return {"store": reference, "label": store.label, "names": {}}

@@ -14,9 +14,9 @@ from hpc.run.folder import RunFolder
 from hpc.run.start import start
 from hpc.run.state import stage_state
 from hpc.study.study import load_study
-from jobs.report.page import facts_of
 from jobs.runner import run_items
 from jobs.spec import STAGES
+from storage_schemas.protocol.commit import facts_of
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 
@@ -93,7 +93,7 @@ def test_verdict(
     # Features do not depend on the brains: all scenarios share them through one store root.
     shared = tmp_path_factory.getbasetemp().parent / "scenario-stores"
     store = comparisons(tmp_path, shared, scenario, seed=1)
-    judgement = facts_of(store)["verdicts"]["unique:classification"]
+    judgement = facts_of(store, store.units[0])["verdicts"]["unique:classification"]
     assert judgement["verdict"] in ALLOWED[scenario], judgement["sentence"]
 
 

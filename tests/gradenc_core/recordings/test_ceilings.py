@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from gradenc_core.recordings.ceilings import RepeatMoments, ncsnr, noise_ceiling, normalise
+from gradenc_core.recordings.ceilings import RepeatMoments, ncsnr
 
 
 def trials(snr, n_stimuli=400, n_repeats=3, n_targets=50, seed=0):
@@ -58,30 +58,8 @@ def test_edges_of_the_ratio():
     assert perfect == np.inf
     assert noise == 0
     assert np.isnan(moments.mean()[5]).all()
-    ceilings = noise_ceiling(np.array([nothing, perfect, noise]), np.array([2, 2]))
-    assert np.isnan(ceilings[0])
-    assert ceilings[1:].tolist() == [1.0, 0.0]
-
-
-def test_greatest_correlation_is_the_root_of_the_ceiling():
-    rng = np.random.default_rng(0)
-    signal = rng.standard_normal((20_000, 1))
-    repeats = rng.integers(1, 4, 20_000)
-    mean = signal + 0.5**-1 * rng.standard_normal((20_000, 1)) / np.sqrt(repeats[:, None])
-    r = np.corrcoef(signal[:, 0], mean[:, 0])[0, 1]
-    assert r == pytest.approx(np.sqrt(noise_ceiling(np.array(0.5), repeats)), abs=0.01)
-
-
-def test_normalise_leaves_low_ceilings_out_and_counts_them():
-    r = np.array([[0.3, 0.3, 0.3], [0.1, 0.1, 0.1]])
-    normalised, excluded = normalise(r, np.array([0.25, 0.0499, np.nan]))
-    np.testing.assert_allclose(normalised[:, 0], [0.6, 0.2])
-    assert np.isnan(normalised[:, 1:]).all()
-    assert excluded == 2
 
 
 def test_errors_name_the_remedy():
     with pytest.raises(ValueError, match="one count per stimulus"):
         ncsnr(np.zeros((3, 2)), np.zeros((3, 2)), np.ones(2, int))
-    with pytest.raises(ValueError, match="n_repeats must be positive"):
-        noise_ceiling(np.ones(2), np.array([1, 0]))

@@ -12,7 +12,8 @@ from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
-from storage_schemas.runs.run import create_run, open_run, record_stores
+from storage_schemas.results.open import open_run
+from storage_schemas.runs.run import create_run, record_stores
 
 MakeStore = Callable[..., Store]
 Values = Callable[..., dict[str, np.ndarray]]

@@ -13,8 +13,9 @@ import pytest
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
+from storage_schemas.results.open import open_run
 from storage_schemas.runs import root as roots
-from storage_schemas.runs.run import create_run, open_run, record_stores, run_stores
+from storage_schemas.runs.run import create_run, record_stores, run_stores
 
 MakeStore = Callable[..., Store]
 WRITER = Path(__file__).parents[1] / "writer.py"

@@ -19,9 +19,10 @@ from _timing import print_json, print_rows, seconds
 from ridge import study
 from threadpoolctl import threadpool_limits
 
-from gradenc_core.ridge.basis import RidgeOptions
 from gradenc_core.ridge.cost import Shapes, plan_solver
-from gradenc_core.ridge.encode import encode, factorise, score_targets
+from gradenc_core.ridge.encode import encode, score_targets
+from gradenc_core.ridge.factorise import factorise
+from gradenc_core.ridge.options import RidgeOptions
 
 BASE = {"n": 2_000, "p": 256, "t": 1_024, "alphas": 10}
 AXES = {

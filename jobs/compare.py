@@ -31,7 +31,7 @@ from gradenc_core.compare.statistics import (
 )
 from gradenc_core.compare.time import Sensors, TemporalScore, temporal_score, timing
 from gradenc_core.compare.verdict import Judgement, judge
-from gradenc_core.ridge.encode import analytic_p
+from gradenc_core.ridge.scores import analytic_p
 from jobs.compare_inputs import Inputs, Scores
 from jobs.evidence import Order, evidence_of
 from jobs.runner import Arrays, Facts, Work

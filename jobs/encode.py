@@ -14,16 +14,13 @@ import xarray as xr
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
-from gradenc_core.ridge.basis import RidgeOptions
+from gradenc_core.arrays import Rows
 from gradenc_core.ridge.cost import Shapes, plan_solver
-from gradenc_core.ridge.encode import (
-    bootstrap_scores,
-    factorise,
-    permutation_scores,
-    score_targets,
-)
+from gradenc_core.ridge.encode import score_targets
+from gradenc_core.ridge.factorise import factorise
 from gradenc_core.ridge.joint import joint_projection
-from gradenc_core.ridge.moments import Rows
+from gradenc_core.ridge.options import RidgeOptions
+from gradenc_core.ridge.resample import bootstrap_scores, permutation_scores
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import SAME_LAYER, EncodingSpec, Reference, ScoresSpec
 from jobs.targets import Recorded

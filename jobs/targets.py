@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gradenc_core.arrays import Columns
 from gradenc_core.recordings.windows import window_means
-from gradenc_core.ridge.encode import Columns
 from jobs.spec import Reference
 from storage_schemas.protocol.store import Store
 

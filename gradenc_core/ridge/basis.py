@@ -13,68 +13,18 @@ of Z alone (docs/ridge.md).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from gradenc_core.arrays import Array, Floats, fetch, like, namespace, zeros
 from gradenc_core.ridge.moments import FeatureMoments
 
-Ints = NDArray[np.intp]
-
-# Features and responses are stored in float32: variation below 10 of its steps is rounding.
+# Features and responses are stored in float32: a standard deviation, relative to the mean, of less
+# than about 10 of float32's steps is rounding.
 RELATIVE_ZERO_SD = 1e-6
 # Share of the second moment about the shift that float64 sums may lose by cancellation.
 CANCELLATION = 1e-13
-
-
-@dataclass(frozen=True)
-class RidgeOptions:
-    """How a ridge is regularised.
-
-    Attributes
-    ----------
-    alphas : tuple of float
-        Positive penalties; the default is the paper's, 10 log-spaced from 1e0 to 1e8.
-    selection : {"kfold", "gcv", "loo"}
-        How alpha and ratio are chosen inside each outer training set: k-fold over the remaining
-        folds, generalised cross-validation, or leave-one-stimulus-out with fixed standardisation.
-    ratios : tuple of float
-        Squared scales of the second band, used only with two bands; must include 0 (band off).
-    standardise : bool
-        Whether features are divided by their standard deviation in every training set; without it
-        they are centred only, as scikit-learn's and himalaya's ridges do.
-
-    Raises
-    ------
-    ValueError
-        If an alpha is not positive, a ratio is negative, or 0 is not among the ratios.
-    """
-
-    alphas: tuple[float, ...] = tuple(float(alpha) for alpha in np.logspace(0, 8, 10))
-    selection: Literal["kfold", "gcv", "loo"] = "kfold"
-    ratios: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0, 10.0)
-    standardise: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.alphas or not all(0 < alpha < np.inf for alpha in self.alphas):
-            raise ValueError(f"alphas is {self.alphas}; give one or more positive numbers.")
-        if 0 not in self.ratios or not all(0 <= ratio < np.inf for ratio in self.ratios):
-            raise ValueError(f"ratios is {self.ratios}; give numbers >= 0 that include 0 (off).")
-        if self.selection not in ("kfold", "gcv", "loo"):
-            raise ValueError(f"selection is {self.selection!r}; choose kfold, gcv or loo.")
-
-    @property
-    def alpha_grid(self) -> Floats:
-        """Distinct alphas, falling: the first of equals is the larger."""
-        return np.unique(np.asarray(self.alphas, dtype=np.float64))[::-1]
-
-    @property
-    def ratio_grid(self) -> Floats:
-        """Distinct ratios, rising: 0 comes first."""
-        return np.unique(np.asarray(self.ratios, dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -88,7 +38,8 @@ class Scaler:
     mean : array, (n_features,)
         Weighted mean about the moments' shift.
     unit : array, (n_features,)
-        One over the standard deviation (or 1); 0 for columns without variance, which get weight 0.
+        One over the standard deviation (1 without standardisation); 0 for columns without
+        variance, so that they get weight 0.
     """
 
     count: float
@@ -140,7 +91,7 @@ class Basis:
     Attributes
     ----------
     vectors : array, (1 + n_kept, rank)
-        From rows (1, features less the shift) to rows Z; the first features that take part.
+        Map from rows (1, features less the shift) to rows Z. A band that is off has no rows here.
     values : array, (rank,)
         Eigenvalues L of the standardised Gram matrix, scaled columns included.
     """
@@ -185,6 +136,22 @@ class Basis:
         """Whether nothing of `count` rows lies outside the basis and the intercept."""
         return count - 1 <= len(self.values)
 
+    def residuals(self, c: Array, yy: Array, alphas: Floats, count: float) -> Array:
+        """Residual sums of squares of the `count` training rows, (n_alphas, n_targets)."""
+        xp = namespace(c)
+        power = c * c
+        inside = self.leave(alphas) ** 2 @ power
+        if self.fills(count):
+            # Without free dimensions nothing lies outside the basis, whatever rounding says.
+            return inside
+        outside = yy - power.sum(axis=0)
+        return inside + xp.where(outside > 0, outside, 0.0)
+
+    def freedom(self, count: float, alphas: Floats) -> Floats:
+        """1 - df / n of the `count` training rows, where df counts the intercept, (n_alphas, 1)."""
+        left = count - 1 - len(self.values) + fetch(self.leave(alphas)).sum(axis=1)
+        return np.asarray(left / count)[:, None]
+
     def predict(self, c: Array, alphas: Floats) -> Array:
         """Return s * c at each target's own alpha, (rank, n_targets)."""
         shrunk = self.values[:, None] + like(alphas, self.values)
@@ -193,11 +160,6 @@ class Basis:
         shrunk *= self.values[:, None]
         shrunk *= c
         return shrunk
-
-    def weigh(self, coordinates: Array) -> tuple[Array, Array]:
-        """Return (weights (n_kept, m), intercept (m,)) of coordinates s * c, about the shift."""
-        weights = self.vectors @ coordinates
-        return weights[1:], weights[0]
 
 
 def band_scale(n_features: int, bands: tuple[int, ...] | None, ratio: float) -> Floats:
@@ -235,49 +197,6 @@ def root(gram: Array) -> Array:
     return size[:, None] * vectors * xp.sqrt(values)
 
 
-def residuals(basis: Basis, c: Array, yy: Array, alphas: Floats, count: float) -> Array:
-    """Residual sums of squares of the `count` training rows, (n_alphas, n_targets)."""
-    xp = namespace(c)
-    power = c * c
-    inside = basis.leave(alphas) ** 2 @ power
-    if basis.fills(count):
-        # Without free dimensions nothing lies outside the basis, whatever rounding says.
-        return inside
-    outside = yy - power.sum(axis=0)
-    return inside + xp.where(outside > 0, outside, 0.0)
-
-
-def gcv_errors(basis: Basis, c: Array, yy: Array, count: float, alphas: Floats) -> Floats:
-    """Generalised cross-validation (Golub, Heath & Wahba 1979) from the projected targets.
-
-    Returns
-    -------
-    array, (n_alphas, n_targets)
-        Residual sum of squares over (1 - df / n)^2, where df counts the intercept.
-    """
-    return fetch(residuals(basis, c, yy, alphas, count)) / freedom(basis, count, alphas) ** 2
-
-
-def freedom(basis: Basis, count: float, alphas: Floats) -> Floats:
-    """1 - df / n of the `count` training rows, where df counts the intercept, (n_alphas, 1)."""
-    left = count - 1 - len(basis.values) + fetch(basis.leave(alphas)).sum(axis=1)
-    return np.asarray(left / count)[:, None]
-
-
-def choose(errors: Floats) -> tuple[Ints, Ints]:
-    """Index of the alpha and of the ratio with least error per target.
-
-    Parameters
-    ----------
-    errors : array, (n_ratios, n_alphas, n_targets)
-        For falling alphas and rising ratios: ties go to the larger alpha, then the smaller ratio.
-    """
-    n_ratios, n_alphas, n_targets = errors.shape
-    flat = errors.transpose(1, 0, 2).reshape(n_alphas * n_ratios, n_targets)
-    alpha, ratio = np.divmod(flat.argmin(axis=0), n_ratios)
-    return alpha, ratio
-
-
 def solve(gram: Floats, xy: Floats, scale: Floats, alphas: Floats) -> Floats:
     """Ridge weights of the columns that `scale` keeps, at each target's own alpha.
 
@@ -307,7 +226,7 @@ def solve(gram: Floats, xy: Floats, scale: Floats, alphas: Floats) -> Floats:
 
 
 def _solve_one(gram: Floats, right: Floats, alpha: float) -> Floats:
-    # So small an alpha leaves a singular matrix singular to Cholesky.
+    # With so small an alpha, Cholesky would still find a singular matrix singular.
     if alpha <= len(gram) * np.finfo(np.float64).eps * np.trace(gram):
         values, vectors = factor(gram, np.ones(len(gram)))
         weights: Floats = vectors @ ((vectors.T @ right) / (values + alpha)[:, None])

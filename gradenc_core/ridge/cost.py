@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from gradenc_core.ridge.basis import RidgeOptions
 from gradenc_core.ridge.factorise import is_dual
-from gradenc_core.ridge.fitting import TARGET_WIDTH
 from gradenc_core.ridge.moments import ROWS
+from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.quadratic import TRIANGLE_BLOCKS
+from gradenc_core.ridge.targets import TARGET_WIDTH
 
 FLOAT32, FLOAT64 = 4, 8
 """Bytes of what is stored (a weight, an activation, a feature), and of what is fitted with it."""

@@ -1,161 +1,188 @@
-"""Choose each target's alpha and fit all stimuli with it."""
+"""`RidgeCV`: one ridge on all stimuli with scikit-learn's interface, for weights and predictions.
+
+It shares the factorisation and the choice of alphas with `encode`, whose scores nest that choice in
+outer folds; so both choose alike, and a model's weights can be looked at beside its scores.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
+from sklearn.model_selection import check_cv
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from gradenc_core.arrays import Floats, fetch
-from gradenc_core.ridge import basis as ridge
-from gradenc_core.ridge.basis import Ints, RidgeOptions
-from gradenc_core.ridge.choose import Block, gcv_errors, kfold_errors, loo_errors
-from gradenc_core.ridge.factorise import Training, read, standardised_columns, train
-from gradenc_core.ridge.fitting import TARGET_WIDTH, centre
-from gradenc_core.ridge.float32 import Float32
-from gradenc_core.ridge.moments import Coordinates, Rows
-from gradenc_core.ridge.scores import score
+from gradenc_core.arrays import Array, Floats, Ints, fetch, take
+from gradenc_core.ridge.choose import errors_within, kfold_errors, least_error
+from gradenc_core.ridge.factorise import Factor, Training, scales_of, standardised_columns, train
+from gradenc_core.ridge.moments import Coordinates, RowGroups, first_mean
+from gradenc_core.ridge.options import RidgeOptions
+from gradenc_core.ridge.targets import TARGET_WIDTH, TargetBlock, centre
 
-# Of float64 targets, relative to their mean.
+# Standard deviation over mean at or below which a float64 target only varies by rounding.
 ROUNDING_SD = 1e-13
-# Squared mean over variance, and variance, of targets that are fitted as they are: to take off the
-# mean would save no more than a digit, and errors of any unit are compared alike.
-NEAR, FAR = 100.0, 1e12
+UNTESTED = -1
+DTYPES = (np.float64, np.float32)
 
 
-@dataclass(frozen=True)
-class Ridge:
-    """A ridge fitted on all stimuli, one alpha per target.
-
-    Attributes
-    ----------
-    alpha : array, (n_targets,)
-    weights : array, (n_features, n_targets)
-        In the units of features and targets.
-    intercept : array, (n_targets,)
-    r : array, (n_folds, n_targets), or None
-        Pearson correlation on each fold by the ridge of the other folds at the chosen alpha; only
-        for selection by k-fold. As alpha was chosen on the same folds, it is no nested score.
-    constant : int
-        Targets without variance; their weights are 0, their r is NaN.
-    lowest_alpha, highest_alpha : int
-        Targets with variance whose alpha is at an edge of the grid.
-    """
-
-    alpha: Floats
-    weights: Floats
-    intercept: Floats
-    r: Floats | None
-    constant: int
-    lowest_alpha: int
-    highest_alpha: int
-
-
-def fit_ridge(
-    x: Rows,
-    y: NDArray[Any],
-    folds: NDArray[np.integer] | None = None,
-    weights: NDArray[Any] | None = None,
-    options: RidgeOptions | None = None,
-) -> Ridge:
-    """Choose each target's alpha by cross-validation and fit all stimuli with it.
-
-    Encoding scores come from `gradenc_core.ridge.encode.encode`, which nests the choice.
+class RidgeCV(MultiOutputMixin, RegressorMixin, BaseEstimator):
+    """Ridge regression with an alpha, and with two bands a ratio, chosen for every target.
 
     Parameters
     ----------
-    x : array or other rows, (n_stimuli, n_features)
-    y : array, (n_stimuli, n_targets)
-        Finite. By `gcv`, float32 targets are multiplied in float32 where that gives the same alpha
-        and predictions within 1e-5 of their sd (`gradenc_core.ridge.float32`).
-    folds : array of int, (n_stimuli,)
-        Needed for selection by k-fold only.
-    weights : array, (n_stimuli,), optional
-        Number of repeats averaged in each row.
-    options : RidgeOptions, optional
+    alphas : sequence of float
+        Positive penalties to choose from. They are for the squared error summed over stimuli, as
+        in scikit-learn's `Ridge`, so that they grow with the number of stimuli.
+    cv : int, splitter, iterable of (train, test), "loo" or "gcv"
+        How alphas and ratios are chosen: by k-fold cross-validation over splits whose test sets do
+        not overlap (an integer is a number of consecutive folds), by exact leave-one-stimulus-out
+        with fixed standardisation, or by generalised cross-validation.
+    bands : (int, int), optional
+        Numbers of features of two bands, which stand side by side in the columns of `X`. None is
+        one band.
+    band_ratios : sequence of float
+        Squared scales of the second band to choose from, with 0 (band off) among them. At a ratio
+        the second band's penalty is alpha / ratio. Without `bands` they are not used.
+    standardise : bool
+        Whether features are divided by their standard deviation, as in `encode`. If false, they are
+        only centred, as in scikit-learn's and himalaya's ridges.
 
-    Raises
-    ------
-    ValueError
-        As for `factorise`, or if `y` has other rows, or it or its squares are
-        not finite.
+    Attributes
+    ----------
+    coef_ : array, (n_targets, n_features) or (n_features,)
+        Weights, in units of target per unit of feature.
+    intercept_ : array, (n_targets,), or float
+        In units of the target.
+    alpha_ : array, (n_targets,), or float
+    best_score_ : array, (n_targets,), or float
+        Minus the cross-validated mean squared error at the chosen alpha and ratio, in squared units
+        of the target. The choice has seen it: for scores of a model, use `encode`.
+    band_ratio_ : array, (n_targets,), or float
+        Only with two bands.
+    n_features_in_ : int
+    feature_names_in_ : array, (n_features,)
+        Only where `X` has names of columns.
+
+    See Also
+    --------
+    gradenc_core.ridge.encode.encode : held-out scores of every target, the choice of alpha nested
+
+    Notes
+    -----
+    Attributes lack the axis of targets where `y` has shape (n_stimuli,). The method and its sources
+    are in docs/ridge.md; two bands are the banded ridge of Nunez-Elizalde et al. (2019).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.standard_normal((100, 8))
+    >>> Y = X @ rng.standard_normal((8, 3)) + rng.standard_normal((100, 3))
+    >>> ridge = RidgeCV(alphas=np.logspace(0, 4, 5), cv=5).fit(X, Y)
+    >>> ridge.coef_.shape, ridge.alpha_.shape
+    ((3, 8), (3,))
+    >>> ridge.predict(X[:2]).shape
+    (2, 3)
+
+    Two bands, the second of which may be off for some targets:
+
+    >>> RidgeCV(bands=(5, 3)).fit(X, Y).band_ratio_.shape
+    (3,)
     """
-    options = RidgeOptions() if options is None else options
-    y = np.asarray(y)
-    folds = np.zeros(len(y), dtype=int) if folds is None else folds
-    coordinates = read(x, folds, weights)
-    _check_targets(coordinates, y, options)
-    features = _Features.of(coordinates, options)
-    fitted = _Fitted.empty(coordinates.x.shape[1], y.shape[1], len(features.others))
-    for columns, part in _fits(features, y):
-        fitted.fill(columns, part)
-    varied = fitted.alpha[~fitted.is_constant]
-    return Ridge(
-        alpha=fitted.alpha,
-        weights=fitted.weights,
-        intercept=fitted.intercept,
-        r=fitted.r if features.others else None,
-        constant=int(fitted.is_constant.sum()),
-        lowest_alpha=int((varied == options.alpha_grid[-1]).sum()),
-        highest_alpha=int((varied == options.alpha_grid[0]).sum()),
-    )
 
+    def __init__(
+        self,
+        alphas: Sequence[float] = RidgeOptions.alphas,
+        *,
+        cv: int | Any | Iterable[tuple[Ints, Ints]] | Literal["loo", "gcv"] = 5,
+        bands: tuple[int, int] | None = None,
+        band_ratios: Sequence[float] = RidgeOptions.ratios,
+        standardise: bool = True,
+    ) -> None:
+        self.alphas = alphas
+        self.cv = cv
+        self.bands = bands
+        self.band_ratios = band_ratios
+        self.standardise = standardise
 
-@dataclass(frozen=True)
-class _Fitted:
-    """Arrays of a `Ridge`, (..., n_targets)."""
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Choose every target's alpha and fit all stimuli with it.
 
-    alpha: Floats
-    weights: Floats
-    intercept: Floats
-    r: Floats
-    is_constant: NDArray[np.bool_]
+        Parameters
+        ----------
+        X : array, (n_stimuli, n_features)
+        y : array, (n_stimuli, n_targets) or (n_stimuli,)
+        sample_weight : array, (n_stimuli,), optional
+            Weights of the squared errors, such as numbers of repeats; a weight of 2 is a stimulus
+            that stands twice in `X`.
 
-    @classmethod
-    def empty(cls, n_features: int, n_targets: int, n_folds: int) -> _Fitted:
-        """Make room for targets that are fitted block by block."""
-        return cls(
-            alpha=np.empty(n_targets),
-            weights=np.empty((n_features, n_targets)),
-            intercept=np.empty(n_targets),
-            r=np.empty((n_folds, n_targets)),
-            is_constant=np.empty(n_targets, dtype=bool),
+        Raises
+        ------
+        ValueError
+            If shapes do not match, values are not finite, splits overlap, or parameters are out of
+            range.
+        """
+        X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=DTYPES)
+        weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        kept = weights > 0
+        folds = _assign_folds(self.cv, X, y)
+        features = _Features.of(X[kept], folds[kept], weights[kept], self._options(), self.bands)
+        targets = np.asarray(y, dtype=np.float64).reshape(len(y), -1)[kept]
+        blocks = range(0, targets.shape[1], TARGET_WIDTH)
+        fits = [features.fit(targets[:, i : i + TARGET_WIDTH]) for i in blocks]
+        fitted = {name: np.concatenate([fit[name] for fit in fits], axis=-1) for name in fits[0]}
+        if y.ndim == 1:
+            fitted = {name: values[..., 0] for name, values in fitted.items()}
+        self.coef_ = fitted["coef"].T
+        self.intercept_, self.alpha_ = fitted["intercept"], fitted["alpha"]
+        self.best_score_ = -fitted["error"]
+        if self.bands is not None:
+            self.band_ratio_ = fitted["ratio"]
+        return self
+
+    def predict(self, X: Any) -> Floats:
+        """Predict targets, (n_stimuli, n_targets) or (n_stimuli,), of new stimuli.
+
+        Parameters
+        ----------
+        X : array, (n_stimuli, n_features)
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, reset=False, dtype=DTYPES)
+        predictions: Floats = X @ self.coef_.T + self.intercept_
+        return predictions
+
+    def _options(self) -> RidgeOptions:
+        selection: Any = self.cv if isinstance(self.cv, str) else "kfold"
+        return RidgeOptions(
+            tuple(self.alphas), selection, tuple(self.band_ratios), self.standardise
         )
 
-    def fill(self, columns: Ints | slice, part: _Fitted) -> None:
-        """Write some of the targets."""
-        for f in fields(self):
-            getattr(self, f.name)[..., columns] = getattr(part, f.name)
 
-
-def _fits(features: _Features, y: NDArray[Any]) -> Iterator[tuple[Ints | slice, _Fitted]]:
-    """Yield which targets are fitted, and their fits; those given last hold."""
-    blocks: Sequence[Ints | slice] = _blocks(y.shape[1])
-    fast = features.in_float32() if y.dtype == np.float32 else None
-    if fast is not None:
-        is_decided = np.empty(y.shape[1], dtype=bool)
-        for columns in blocks:
-            # What float32 cannot hold becomes infinite or NaN, and is not decided.
-            with np.errstate(over="ignore", invalid="ignore"):
-                known, alpha, is_decided[columns] = fast.choose(y[:, columns])
-                fitted = features.fit_at(known, alpha)
-            yield columns, fitted
-        rest = np.flatnonzero(~is_decided)
-        blocks = [rest[columns] for columns in _blocks(len(rest))]
-    # One memory for all blocks: a fresh one costs as much as converting the targets.
-    memory = np.empty(len(y) * min(y.shape[1], TARGET_WIDTH))
-    for columns in blocks:
-        part = y[:, columns]
-        block = memory[: part.size].reshape(part.shape)
-        block[:] = part
-        yield columns, features.fit(block)
-
-
-def _blocks(n_targets: int) -> list[slice]:
-    return [slice(i, i + TARGET_WIDTH) for i in range(0, n_targets, TARGET_WIDTH)]
+def _assign_folds(cv: Any, X: NDArray[Any], y: NDArray[Any]) -> Ints:
+    """Return the fold that tests each stimulus, -1 for none, (n_stimuli,)."""
+    folds = np.full(len(X), UNTESTED)
+    if isinstance(cv, str):
+        if cv not in ("loo", "gcv"):
+            raise ValueError(f"cv is {cv!r}; give a number of folds, a splitter, 'loo' or 'gcv'.")
+        return folds
+    rows = np.arange(len(X))
+    for fold, (train_rows, test_rows) in enumerate(check_cv(cv).split(X, y)):
+        others = np.setdiff1d(rows, rows[test_rows])
+        if (folds[test_rows] != UNTESTED).any() or not np.array_equal(
+            np.unique(rows[train_rows]), others
+        ):
+            raise ValueError(
+                f"cv is {cv}, whose split {fold} tests stimuli that an earlier one tested, or "
+                "does not train on all others; give splits as KFold's or GroupKFold's, 'loo' or "
+                "'gcv'."
+            )
+        folds[test_rows] = fold
+    return folds
 
 
 @dataclass(frozen=True)
@@ -164,134 +191,93 @@ class _Features:
 
     coordinates: Coordinates
     options: RidgeOptions
+    scales: tuple[Floats, ...]
     whole: Training
     others: tuple[Training, ...]
+    tested: float
+    """Sum of the weights of stimuli that some fold tests, or of all."""
 
     @classmethod
-    def of(cls, coordinates: Coordinates, options: RidgeOptions) -> _Features:
-        """Factorise features."""
-        n_folds = coordinates.layout.shape[0] if options.selection == "kfold" else 0
-        sets: list[tuple[int, ...]] = [(), *((k,) for k in range(n_folds))]
-        whole, *others = train(coordinates, sets, options, None)
-        return cls(coordinates, options, whole, tuple(others))
+    def of(
+        cls,
+        x: NDArray[Any],
+        folds: Ints,
+        weights: Floats,
+        options: RidgeOptions,
+        bands: tuple[int, int] | None,
+    ) -> _Features:
+        names, folds = np.unique(folds, return_inverse=True)
+        sets: list[tuple[int, ...]] = [(), *((k,) for k, name in enumerate(names) if name >= 0)]
+        by_kfold = options.selection == "kfold"
+        if not len(x) or (by_kfold and len(names) < 2):
+            raise ValueError(
+                f"{len(x)} stimuli of positive weight are in {len(names)} fold(s) of cv; give "
+                "stimuli to test on, and others to train on."
+            )
+        coordinates = Coordinates(RowGroups.of(folds, weights), x, first_mean(x), hold=True)
+        scales = scales_of(x.shape[1], options, None if bands is None else tuple(bands))
+        whole, *others = train(coordinates, sets, scales, options.standardise)
+        tested = weights[names[folds] >= 0] if by_kfold else weights
+        return cls(coordinates, options, scales, whole, tuple(others), float(tested.sum()))
 
-    def in_float32(self) -> Float32 | None:
-        """Return what fits in float32, where that saves time.
+    def fit(self, y: Floats) -> dict[str, Floats]:
+        """Fit targets (n_stimuli, n_targets); every array's last axis is n_targets."""
+        with np.errstate(over="ignore"):
+            y = y.copy()
+            mean, scale, _ = centre(y, ROUNDING_SD)
+        if np.isinf(scale).any():
+            raise ValueError(
+                f"{np.isinf(scale).sum()} targets have squares beyond float64; use other units."
+            )
+        y /= scale
+        block = TargetBlock(y)
+        errors = self._errors(block)
+        index, ratio = least_error(errors)
+        alpha = self.options.alpha_grid[index]
+        coef, intercept = self._weights(block, alpha, ratio)
+        return {
+            "coef": coef * scale,
+            "intercept": mean + intercept * scale,
+            "alpha": alpha,
+            "ratio": self.options.ratio_grid[ratio],
+            "error": errors.min(axis=(0, 1)) * scale**2 / self.tested,
+        }
 
-        Only selection by `gcv` gains much. A kernel of stimuli (dual form) has float64's rounding
-        in the directions of its least eigenvalues, which would enlarge that of float32 unseen.
-        """
-        (factor,) = self.whole.factors
-        if self.options.selection != "gcv" or factor.combination is not None:
-            return None
-        return Float32(self.whole, self.options.alpha_grid)
+    def _errors(self, block: TargetBlock) -> Floats:
+        """Errors to choose by, (n_ratios, n_alphas, n_targets)."""
+        if self.options.selection != "kfold":
+            return errors_within(self.whole, block, self.options)
+        validations = [(t, [(t.left_out[0], 0)]) for t in self.others]
+        errors: Floats = kfold_errors(validations, block, self.options.alpha_grid)[0]
+        return errors
 
-    def fit(self, y: Floats) -> _Fitted:
-        """Fit targets, (n_stimuli, n_targets), which may be changed in place."""
-        mean, scale, is_constant = _standardise(y)
-        block = Block(y, keep=1 + len(self.others))
-        index, _ = ridge.choose(self._errors(block))
-        fitted = self.fit_at(block, self.options.alpha_grid[index])
-        weights = fitted.weights * scale
-        intercept = mean + fitted.intercept * scale
-        return replace(fitted, weights=weights, intercept=intercept, is_constant=is_constant)
+    def _weights(self, block: TargetBlock, alpha: Floats, ratio: Ints) -> tuple[Floats, Floats]:
+        """Return weights (n_features, n_targets) and intercepts in units of the features."""
+        coef = np.zeros((self.coordinates.x.shape[1], len(alpha)))
+        intercept = np.zeros(len(alpha))
+        for i, problem in enumerate(block.problems(self.whole)):
+            columns = np.flatnonzero(ratio == i)
+            if not columns.size:
+                continue
+            x = problem.factor.basis.predict(take(problem.c, columns), alpha[columns])
+            beta, offset = self._in_features(problem.factor, self.scales[i], x)
+            coef[: len(beta), columns] = beta
+            offset += problem.centred.mean[columns] - self.coordinates.shift[: len(beta)] @ beta
+            intercept[columns] = offset
+        return coef, intercept
 
-    def fit_at(self, block: Block, alpha: Floats) -> _Fitted:
-        """Fit targets that vary at given alphas, (n_targets,)."""
-        r = np.empty((len(self.others), len(alpha)))
-        for i, training in enumerate(self.others):
-            r[i] = _r(training, block, alpha)
-        weights, intercept = self._weights(block, alpha)
-        return _Fitted(alpha, weights, intercept, r, np.zeros(len(alpha), dtype=bool))
-
-    def _errors(self, block: Block) -> Floats:
-        """Errors that alphas are chosen by, (1, n_alphas, n_targets)."""
-        grid = self.options.alpha_grid
-        if self.options.selection == "kfold":
-            pairs = [(t, [(t.left_out[0], 0)]) for t in self.others]
-            errors: Floats = kfold_errors(pairs, block, grid)[0]
-            return errors
-        return {"gcv": gcv_errors, "loo": loo_errors}[self.options.selection](
-            self.whole, block, grid
-        )
-
-    def _weights(self, block: Block, alpha: Floats) -> tuple[Floats, Floats]:
-        """Return weights (n_features, n_targets) and intercept in units of the features."""
-        (problem,) = block.problems(self.whole)
-        factor = problem.factor
-        x = factor.basis.predict(problem.c, alpha)
+    def _in_features(self, factor: Factor, scale: Floats, x: Array) -> tuple[Floats, Floats]:
+        """Return weights of the features that take part, and the offset about their shift."""
         if factor.combination is None:
             found = fetch(factor.basis.vectors @ x)
-            beta, offset = found[1:], found[0]
-        else:
-            beta, offset = _weights_of_rows(
-                self.coordinates, fetch(factor.combination @ x), self.options.standardise
-            )
-        return beta, offset + problem.centred.mean - self.coordinates.shift @ beta
-
-
-def _standardise(y: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """Centre and scale targets in place, unless all are near enough to what they would become.
-
-    Returns
-    -------
-    mean, scale : array, (n_targets,)
-        What was taken off, and divided by.
-    is_constant : array of bool, (n_targets,)
-
-    Raises
-    ------
-    ValueError
-        If squares are not finite.
-    """
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = y.mean(axis=0) ** 2
-        variance = np.einsum("ij,ij->j", y, y) / len(y) - squares
-        is_near = (squares < NEAR * variance) & (variance > 1 / FAR) & (variance < FAR)
-    if is_near.all():
-        return np.zeros(y.shape[1]), np.ones(y.shape[1]), np.zeros(y.shape[1], dtype=bool)
-    mean, scale, is_constant = centre(y, ROUNDING_SD)
-    if np.isinf(scale).any():
-        raise ValueError(
-            f"{np.isinf(scale).sum()} targets have squares beyond float64; use other units."
-        )
-    y *= 1.0 / scale
-    return mean, scale, is_constant
-
-
-def _r(training: Training, block: Block, alpha: Floats) -> Floats:
-    (problem,) = block.problems(training)
-    (fold,) = training.left_out
-    d, centred, bias = problem.held(fold, block)
-    x = problem.factor.basis.predict(problem.c, alpha)
-    return score(x, problem.factor.held[fold], d, centred, bias).r
-
-
-def _weights_of_rows(
-    coordinates: Coordinates, rows: Floats, standardise: bool
-) -> tuple[Floats, Floats]:
-    """Return weights and offset about the shift from weights of the rows, (n_stimuli, n)."""
-    beta = np.empty((coordinates.x.shape[1], rows.shape[1]))
-    offset = np.zeros(rows.shape[1])
-    every = np.ones(len(rows), dtype=bool)
-    for columns, scaler, standardised in standardised_columns(coordinates, every, standardise):
-        beta[columns] = scaler.unit[:, None] * (standardised.T @ rows)
-        offset -= scaler.mean @ beta[columns]
-    return beta, offset
-
-
-def _check_targets(coordinates: Coordinates, y: Floats, options: RidgeOptions) -> None:
-    n = coordinates.x.shape[0]
-    if y.ndim != 2 or len(y) != n or not y.shape[1]:
-        raise ValueError(
-            f"targets have shape {y.shape} but the features have {n} rows; give (n_stimuli, "
-            "n_targets) for the same stimuli."
-        )
-    broken = ~np.isfinite(y).all(axis=0)
-    if broken.any():
-        raise ValueError(
-            f"{broken.sum()} of {y.shape[1]} targets hold values that are not finite, the first in "
-            f"column {broken.argmax()}; leave them out, or use encode, which gives them NaN."
-        )
-    if options.selection == "kfold" and coordinates.layout.shape[0] < 2:
-        raise ValueError("selection 'kfold' needs at least 2 folds; give `folds`.")
+            return found[1:], found[0]
+        rows = fetch(factor.combination @ x)
+        beta, offset = np.empty((len(scale), rows.shape[1])), np.zeros(rows.shape[1])
+        every = np.ones(len(rows), dtype=bool)
+        standardise = self.options.standardise
+        for columns, scaler, z in standardised_columns(self.coordinates, every, standardise):
+            within = scale[columns]
+            n = len(within)
+            beta[columns] = (scaler.unit[:n] * within**2)[:, None] * (z[:, :n].T @ rows)
+            offset -= scaler.mean[:n] @ beta[columns]
+        return beta, offset

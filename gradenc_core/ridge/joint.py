@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from gradenc_core.ridge.moments import ROWS, Rows
-
-Array = NDArray[np.float64]
+from gradenc_core.arrays import Floats, Rows
+from gradenc_core.ridge.moments import ROWS
 
 
 def joint_projection(layers: Sequence[Rows], n_dims: int, seed: int) -> NDArray[np.float32]:
@@ -44,7 +43,7 @@ def joint_projection(layers: Sequence[Rows], n_dims: int, seed: int) -> NDArray[
     return joint.astype(np.float32)
 
 
-def _scaled(layer: Rows) -> Iterator[tuple[slice, Array]]:
+def _scaled(layer: Rows) -> Iterator[tuple[slice, Floats]]:
     """Yield rows about their mean, (n, n_features), divided by the layer's root mean square."""
     n, p = layer.shape
     mean = sum((values.sum(axis=0) for _, values in _chunks(layer)), np.zeros(p)) / n
@@ -56,7 +55,7 @@ def _scaled(layer: Rows) -> Iterator[tuple[slice, Array]]:
         yield rows, values
 
 
-def _chunks(layer: Rows) -> Iterator[tuple[slice, Array]]:
+def _chunks(layer: Rows) -> Iterator[tuple[slice, Floats]]:
     for start in range(0, layer.shape[0], ROWS):
         rows = slice(start, start + ROWS)
         yield rows, np.array(layer[rows], dtype=np.float64)

@@ -1,8 +1,8 @@
 """Weighted second moments of features and targets, by fold and block of stimuli.
 
-Moments are float64 sums over rows shifted by a stored constant, so they add up over shards of
-stimuli and serve any training set as a sum of its folds. A column of ones stands before the
-features: its products are the sums of weights, features and targets.
+Moments are float64 sums over rows shifted by a stored constant, so those of any training set are
+the sum of its folds'. A column of ones stands before the features: its products are the sums of
+weights, features and targets.
 """
 
 from __future__ import annotations
@@ -11,26 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradenc_core.arrays import Array, Floats, fetch, like, namespace, put, zeros
+from gradenc_core.arrays import Array, Floats, Rows, fetch, like, namespace, put, zeros
 
 # Rows that are added at once. Part of the algorithm's version: other sums round differently.
 ROWS = 4096
-
-
-class Rows(Protocol):
-    """Rows that may be too many to hold: an array, or one on disk that is read by slices."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n_stimuli, n_columns)."""
-
-    def __getitem__(self, rows: slice, /) -> Any:
-        """Read a slice of rows."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +44,10 @@ class Cells:
     def of(
         cls,
         folds: NDArray[np.integer],
-        blocks: NDArray[np.integer] | None = None,
-        shape: tuple[int, int] | None = None,
+        blocks: NDArray[np.integer],
+        shape: tuple[int, int],
     ) -> Cells:
-        """Group rows; `shape` is needed only where a shard may lack the last fold or block."""
-        blocks = np.zeros(len(folds), dtype=np.intp) if blocks is None else blocks
-        shape = shape or (int(folds.max()) + 1, int(blocks.max()) + 1)
+        """Group rows."""
         labels = folds.astype(np.intp) * shape[1] + blocks
         order = np.argsort(labels, kind="stable")
         edges = np.searchsorted(labels[order], np.arange(shape[0] * shape[1] + 1))
@@ -89,14 +76,6 @@ class Cells:
 @dataclass(frozen=True)
 class _Moments:
     """Sums with leading axes (n_folds, n_blocks), then (n_folds,), then none."""
-
-    shift: Floats
-
-    def __add__(self, other: Self) -> Self:
-        if not np.array_equal(self.shift, other.shift):
-            raise ValueError("Moments about different shifts do not add; give shards one shift.")
-        mine, theirs = self._sums(), other._sums()
-        return replace(self, **{name: mine[name] + theirs[name] for name in mine})
 
     def weigh(self, block_weights: Floats) -> Self:
         """Sum blocks with weights (..., n_folds, n_blocks) to leading axes (..., n_folds)."""
@@ -131,16 +110,19 @@ class _Moments:
 
 @dataclass(frozen=True)
 class FeatureMoments(_Moments):
-    """Moments of features about `shift` (n_features,).
+    """Moments of features.
 
     Attributes
     ----------
+    shift : array, (n_features,)
+        Constant that was taken off the features.
     count : array, (...)
         Number of rows.
     products : array, (..., 1 + n_features, 1 + n_features)
         Weighted sums of products of the rows (1, features).
     """
 
+    shift: Floats
     count: Array
     products: Array
 
@@ -162,7 +144,7 @@ class FeatureMoments(_Moments):
 
 @dataclass(frozen=True)
 class TargetMoments(_Moments):
-    """Moments of targets about `shift` (n_targets,), with the features about their own.
+    """Moments of targets with features, the features less their shift.
 
     Attributes
     ----------
@@ -174,10 +156,6 @@ class TargetMoments(_Moments):
 
     products: Array
     yy: Array
-
-    def columns(self, wanted: slice) -> TargetMoments:
-        """Return the moments of some targets."""
-        return TargetMoments(self.shift[wanted], self.products[..., wanted], self.yy[..., wanted])
 
     @property
     def y(self) -> Array:
@@ -191,15 +169,15 @@ class TargetMoments(_Moments):
 
 
 @dataclass(frozen=True)
-class Layout:
-    """What rows are besides their values, for a whole stimulus set or a shard of it.
+class RowGroups:
+    """Fold, block and weight of each row.
 
     Attributes
     ----------
     folds, blocks : arrays of int, (n_stimuli,)
     weights : array, (n_stimuli,)
     shape : tuple of int
-        (n_folds, n_blocks) of the whole set.
+        (n_folds, n_blocks).
     """
 
     folds: NDArray[np.integer]
@@ -213,11 +191,10 @@ class Layout:
         folds: NDArray[np.integer],
         weights: NDArray[Any],
         blocks: NDArray[np.integer] | None = None,
-        shape: tuple[int, int] | None = None,
-    ) -> Layout:
-        """Describe rows; `shape` is needed only where a shard may lack the last fold or block."""
+    ) -> RowGroups:
+        """Describe rows; without `blocks` every fold is one block."""
         blocks = np.zeros(len(folds), dtype=np.intp) if blocks is None else blocks
-        shape = shape or (int(folds.max()) + 1, int(blocks.max()) + 1)
+        shape = (int(folds.max()) + 1, int(blocks.max()) + 1)
         return cls(folds, blocks, np.asarray(weights, dtype=np.float64), shape)
 
     @property
@@ -227,12 +204,6 @@ class Layout:
         counts = np.bincount(labels, minlength=self.shape[0] * self.shape[1])
         return counts.reshape(self.shape).astype(np.float64)
 
-    def only(self, kept: NDArray[np.bool_]) -> Layout:
-        """Return the layout of some of the rows."""
-        return replace(
-            self, folds=self.folds[kept], blocks=self.blocks[kept], weights=self.weights[kept]
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class Coordinates:
@@ -240,24 +211,25 @@ class Coordinates:
 
     Attributes
     ----------
-    layout : Layout
+    groups : RowGroups
         Fold, block and weight (of mean 1) of each row.
     x : Rows, (n_stimuli, n_features)
         Read `ROWS` at a time.
     shift : array, (n_features,)
-        Constant taken off each column, the same for all shards.
+        Constant taken off each column.
     hold : bool
-        Whether rows that are read at once, no more than `ROWS`, stay in memory as they are summed.
+        Whether rows that fit one read, no more than `ROWS`, stay in memory in the form they are
+        summed in.
     """
 
-    layout: Layout
+    groups: RowGroups
     x: Rows
     shift: Floats
     hold: bool = False
 
     def chunks(self) -> Iterator[Chunk]:
         """Yield rows to be read at once, in the order of their cells."""
-        if self.hold and len(self.layout.folds) <= ROWS:
+        if self.hold and len(self.groups.folds) <= ROWS:
             yield self._only_chunk
         else:
             yield from self._read_chunks()
@@ -268,11 +240,11 @@ class Coordinates:
         return chunk
 
     def _read_chunks(self) -> Iterator[Chunk]:
-        layout = self.layout
-        for start in range(0, len(layout.folds), ROWS):
+        groups = self.groups
+        for start in range(0, len(groups.folds), ROWS):
             rows = slice(start, start + ROWS)
-            cells = Cells.of(layout.folds[rows], layout.blocks[rows], layout.shape)
-            root = np.sqrt(cells.arrange(layout.weights[rows]))[:, None]
+            cells = Cells.of(groups.folds[rows], groups.blocks[rows], groups.shape)
+            root = np.sqrt(cells.arrange(groups.weights[rows]))[:, None]
             values = cells.arrange(np.asarray(self.x[rows]))
             yield Chunk(rows, cells, root, put(_augmented(values, root, self.shift)))
 
@@ -296,17 +268,11 @@ class Chunk:
     root: Floats
     scaled: Array
 
-    def scale(self, targets: NDArray[Any], shift: Floats) -> NDArray[Any]:
-        """Return these rows of targets less their shift, times the roots, in the cells' order.
-
-        Steps that change nothing are left out: each passes over all targets.
-        """
+    def scale(self, targets: NDArray[Any]) -> NDArray[Any]:
+        """Return these rows of targets times the roots, in the cells' order."""
         targets = self.cells.arrange(targets)
-        if shift.any():
-            targets = targets - shift
-        if (self.root != 1.0).any():
-            targets = targets * self.root
-        return targets
+        # Weights of 1 are left out: a product would pass over all targets.
+        return targets * self.root if (self.root != 1.0).any() else targets
 
 
 def first_mean(x: Rows) -> Floats:
@@ -316,38 +282,33 @@ def first_mean(x: Rows) -> Floats:
 
 
 def feature_moments(coordinates: Coordinates) -> FeatureMoments:
-    """Accumulate the moments of features over cells; those of shards of stimuli add up.
+    """Accumulate the moments of features over cells.
 
     Returns
     -------
     FeatureMoments
         With leading axes (n_folds, n_blocks), on this process's device.
     """
-    layout, width = coordinates.layout, len(coordinates.shift) + 1
-    products = zeros((*layout.shape, width, width))
+    groups, width = coordinates.groups, len(coordinates.shift) + 1
+    products = zeros((*groups.shape, width, width))
     for chunk in coordinates.chunks():
         chunk.cells.add_products(chunk.scaled, chunk.scaled, products)
-    return FeatureMoments(coordinates.shift, put(layout.counts), products)
+    return FeatureMoments(coordinates.shift, put(groups.counts), products)
 
 
-def target_moments(coordinates: Coordinates, y: Floats, shift: Floats) -> TargetMoments:
-    """Accumulate the moments of targets with the features over cells.
+def target_moments(coordinates: Coordinates, y: Floats) -> TargetMoments:
+    """Accumulate the moments of targets (n_stimuli, n_targets) with the features over cells.
 
-    Parameters
-    ----------
-    coordinates : Coordinates
-    y : array, (n_stimuli, n_targets)
-    shift : array, (n_targets,)
-        The targets' constant.
+    Targets are not shifted: they must be near zero mean.
     """
-    leading = coordinates.layout.shape
-    products = zeros((*leading, len(coordinates.shift) + 1, len(shift)))
-    squares = np.zeros((*leading, len(shift)))
+    leading, n_targets = coordinates.groups.shape, y.shape[1]
+    products = zeros((*leading, len(coordinates.shift) + 1, n_targets))
+    squares = np.zeros((*leading, n_targets))
     for chunk in coordinates.chunks():
-        targets = chunk.scale(y[chunk.rows], shift)
+        targets = chunk.scale(y[chunk.rows])
         chunk.cells.add_products(chunk.scaled, put(targets), products)
         chunk.cells.add_squares(targets, squares)
-    return TargetMoments(shift, products, put(squares))
+    return TargetMoments(products, put(squares))
 
 
 def _augmented(values: Floats, root: Floats, shift: Floats) -> Floats:

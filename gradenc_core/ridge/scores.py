@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from gradenc_core.arrays import Array, Floats, fetch, like, namespace
-from gradenc_core.ridge.basis import CANCELLATION, Basis, Ints, Scaler, root
+from gradenc_core.arrays import Array, Floats, Ints, fetch
+from gradenc_core.ridge.basis import CANCELLATION, Basis, Scaler, root
 from gradenc_core.ridge.moments import FeatureMoments, TargetMoments
 from gradenc_core.ridge.quadratic import Quadratic, few_rows
 
@@ -179,11 +179,6 @@ def score_by_ratio(
         for field in fields(FoldScores):
             getattr(out, field.name)[chosen] = getattr(part, field.name)[: chosen.size]
     return out
-
-
-def take(values: Array, index: Ints, axis: int = -1) -> Array:
-    """Select targets along an axis."""
-    return namespace(values).take(values, like(index, values), axis=axis)
 
 
 def statistic(fits: Sequence[FoldScores]) -> Floats:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradenc_core.ridge.moments import Rows
+from gradenc_core.arrays import Rows
 
 Floats = NDArray[np.float64]
 

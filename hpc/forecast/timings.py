@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
-from gradenc_core.ridge.basis import RidgeOptions
 from gradenc_core.ridge.cost import REPLICATES, Part, Shapes, plan_solver
-from gradenc_core.ridge.encode import bootstrap_scores, factorise, permutation_scores, score_targets
-from gradenc_core.ridge.fitting import TARGET_WIDTH
+from gradenc_core.ridge.encode import score_targets
+from gradenc_core.ridge.factorise import factorise
+from gradenc_core.ridge.options import RidgeOptions
+from gradenc_core.ridge.resample import bootstrap_scores, permutation_scores
+from gradenc_core.ridge.targets import TARGET_WIDTH
 from gradenc_core.signals.readout import Bank, Context
 from gradenc_core.signals.sizes import N_PROTOTYPES
 from gradenc_core.signals.stimulus import Stimuli

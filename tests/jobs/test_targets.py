@@ -8,7 +8,7 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradenc_core.ridge.fitting import TARGET_WIDTH
+from gradenc_core.ridge.targets import TARGET_WIDTH
 from jobs.targets import SensorColumns, SideBySide, VoxelColumns, region_means
 
 WINDOWS = ((0.0, 0.2), (0.1, 0.4))

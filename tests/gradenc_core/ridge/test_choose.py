@@ -2,21 +2,22 @@
 
 import numpy as np
 import pytest
-from himalaya.ridge import RidgeCV as HimalayaRidgeCV
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import PredefinedSplit
 
-from gradenc_core import arrays as device
+from gradenc_core import arrays
 from gradenc_core.ridge import choose as selection
 from gradenc_core.ridge import moments
-from gradenc_core.ridge.basis import RidgeOptions
-from gradenc_core.ridge.choose import Block, loo_errors
-from gradenc_core.ridge.encode import bootstrap_scores, encode, permutation_scores, score_targets
-from gradenc_core.ridge.estimator import fit_ridge
-from gradenc_core.ridge.factorise import factorise, read, train
+from gradenc_core.ridge.encode import encode, score_targets
+from gradenc_core.ridge.estimator import RidgeCV
+from gradenc_core.ridge.factorise import factorise, train
+from gradenc_core.ridge.leave_one_out import loo_errors
+from gradenc_core.ridge.moments import Coordinates, RowGroups
+from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.quadratic import squared_predictions
+from gradenc_core.ridge.resample import bootstrap_scores, permutation_scores
+from gradenc_core.ridge.targets import TargetBlock
 
 ALPHAS = tuple(np.logspace(-3, 6, 13).tolist())
 
@@ -92,9 +93,20 @@ def test_the_alpha_is_the_one_of_least_error(n, p, kind, selection, seed):
     errors = reference(x, y, folds, w / w.mean(), selection)
     best, second = np.sort(errors, axis=0)[:2]
     clear = second - best > 1e-6 * best
-    fitted = fit_ridge(x, y, folds, w, RidgeOptions(ALPHAS, selection))
     want = np.array(sorted(ALPHAS, reverse=True))[errors.argmin(axis=0)]
-    np.testing.assert_allclose(fitted.alpha[clear], want[clear])
+    np.testing.assert_allclose(chosen(x, y, folds, w, selection)[clear], want[clear])
+
+
+def chosen(x, y, folds, w, selection):
+    cv = PredefinedSplit(folds) if selection == "kfold" else selection
+    return RidgeCV(ALPHAS, cv=cv).fit(x, y, sample_weight=w / w.mean()).alpha_
+
+
+def all_rows(x, w):
+    """Standardised features, factorised without leaving out a fold."""
+    groups = RowGroups.of(np.zeros(len(x), int), w)
+    (whole,) = train(Coordinates(groups, x, x[0]), [()], [np.ones(x.shape[1])], standardise=True)
+    return whole
 
 
 @pytest.mark.parametrize(("n", "p"), [(16, 15), (16, 40)])
@@ -111,10 +123,9 @@ def test_leave_one_out_of_an_interpolating_fit_is_not_rounding(n, p):
             y[i] - y_mean - (z[i] - mean) @ np.linalg.pinv(z[kept] - mean) @ (y[kept] - y_mean)
         )
     want = (w[:, None] * left_out**2).sum(axis=0)
-    coordinates = read(x, np.zeros(n, int), w)
-    (whole,) = train(coordinates, [()], RidgeOptions(ALPHAS, "loo"), None)
+    whole = all_rows(x, w)
     for alpha in (1e-8, 1e-11, 1e-13):
-        errors = loo_errors(whole, Block(y), np.array([alpha]))[0, 0]
+        errors = loo_errors(whole, TargetBlock(y), np.array([alpha]))[0, 0]
         np.testing.assert_allclose(errors, want, rtol=1e-4)
 
 
@@ -126,11 +137,9 @@ def test_a_huge_stimulus_leaves_its_own_leverage_its_digits():
     x, y, _, w = study(90, 120, 70, 1123, "huge stimulus")
     y -= y.mean(axis=0)
     want = reference(x, y, None, w / w.mean(), "loo")
-    coordinates = read(x, np.zeros(90, int), w)
-    options = RidgeOptions(ALPHAS, "loo")
-    (whole,) = train(coordinates, [()], options, None)
-    for i, alpha in enumerate(options.alpha_grid):
-        errors = loo_errors(whole, Block(y), np.array([alpha]))[0, 0]
+    whole = all_rows(x, w / w.mean())
+    for i, alpha in enumerate(sorted(ALPHAS, reverse=True)):
+        errors = loo_errors(whole, TargetBlock(y), np.array([alpha]))[0, 0]
         np.testing.assert_allclose(errors, want[i], rtol=max(1e-8, 1e-5 / alpha))
 
 
@@ -156,81 +165,11 @@ def undecided(*arguments):
         yield squares, np.full_like(margin, np.inf)
 
 
-@pytest.mark.parametrize("selection", ["kfold", "loo", "gcv"])
-@pytest.mark.parametrize(
-    ("unit", "mean"), [(1e-25, 0.0), (1e25, 0.0), (1.0, 9.0), (1.0, 11.0), (1e3, 1e6)]
-)
-def test_targets_as_they_are_and_standardised_are_fitted_alike(selection, unit, mean):
-    """On both sides of where targets are left in their units, or about their means."""
-    x, y, folds, w = study(90, 12, 20, 0, "plain")
-    y = (y - y.mean(axis=0)) / y.std(axis=0)
-    options = RidgeOptions(ALPHAS, selection)
-    plain = fit_ridge(x, y, folds, w, options)
-    other = fit_ridge(x, unit * (y + mean), folds, w, options)
-    np.testing.assert_array_equal(other.alpha, plain.alpha)
-    np.testing.assert_allclose(other.weights / unit, plain.weights, rtol=1e-7, atol=1e-9)
-    np.testing.assert_allclose(other.intercept / unit, plain.intercept + mean, rtol=1e-9, atol=1e-9)
-    if selection == "kfold":
-        np.testing.assert_allclose(other.r, plain.r, atol=1e-8)
-
-
 def test_condition_1e6_changes_no_choice():
     x, y, folds, w = study(90, 20, 70, 0, "condition 1e6")
     errors = reference(x, y, folds, w / w.mean(), "kfold")
-    fitted = fit_ridge(x, y, folds, w, RidgeOptions(ALPHAS))
-    np.testing.assert_allclose(fitted.alpha, np.sort(ALPHAS)[::-1][errors.argmin(axis=0)])
-
-
-@pytest.mark.parametrize("p", [12, 200])
-@pytest.mark.parametrize("selection", ["kfold", "loo", "gcv"])
-def test_weights_predict_what_the_closed_form_predicts(p, selection):
-    x, y, folds, w = study(80, p, 9, 1, "plain")
-    fitted = fit_ridge(x, y * 1e-9 + 5, folds, w, RidgeOptions(ALPHAS, selection))
-    guess = x @ fitted.weights + fitted.intercept
-    every = np.ones(80, bool)
-    for t in range(9):
-        want, _ = predictions(x, y[:, [t]], w / w.mean(), every, fitted.alpha[t])
-        np.testing.assert_allclose((guess[:, t] - 5) * 1e9, want[:, 0], atol=1e-5)
-    if selection == "kfold":
-        guess, _ = predictions(x, y[:, [0]], w / w.mean(), folds != 2, fitted.alpha[0])
-        held = folds == 2
-        cov = np.cov(guess[held, 0], y[held, 0], aweights=w[held])
-        want = cov[0, 1] / np.sqrt(cov[0, 0] * cov[1, 1])
-        assert fitted.r[2, 0] == pytest.approx(want, abs=1e-6)
-
-
-def test_alphas_at_an_edge_of_the_grid_are_counted():
-    x, y, folds, _ = study(80, 12, 30, 1, "plain")
-    fitted = fit_ridge(x, y, folds, options=RidgeOptions((1e-3, 1e-2)))
-    assert fitted.lowest_alpha + fitted.highest_alpha == 30
-    assert fitted.highest_alpha == (fitted.alpha == 1e-2).sum()
-
-
-def test_targets_without_variance_are_counted_and_predicted_by_their_mean():
-    x, y, folds, _ = study(60, 8, 4, 0, "plain")
-    y[:, 1], y[:, 3] = 0.1, 0.0
-    fitted = fit_ridge(x, y, folds)
-    assert fitted.constant == 2
-    assert fitted.highest_alpha == (fitted.alpha[[0, 2]] == 1e8).sum()
-    assert not fitted.weights[:, [1, 3]].any()
-    np.testing.assert_allclose(fitted.intercept[[1, 3]], [0.1, 0.0])
-    assert np.isnan(fitted.r[:, [1, 3]]).all()
-    assert np.isfinite(fitted.r[:, [0, 2]]).all()
-
-
-def test_bad_targets_are_named():
-    x, y, folds, _ = study(40, 5, 3, 0, "plain")
-    y[3, 1] = np.nan
-    with pytest.raises(ValueError, match=r"1 of 3 targets .* column 1"):
-        fit_ridge(x, y, folds)
-    with pytest.raises(ValueError, match=r"targets have shape \(39, 3\)"):
-        fit_ridge(x, y[1:], folds)
-    with np.errstate(over="ignore"), pytest.raises(ValueError, match="1 targets have squares"):
-        fit_ridge(x, y[:, :1] * 1e160, folds)
-    with pytest.raises(ValueError, match="'kfold' needs at least 2 folds"):
-        fit_ridge(x, np.ones((40, 1)))
-    with pytest.raises(ValueError, match="alphas is"):
-        fit_ridge(x, np.ones((40, 1)), folds, options=RidgeOptions((-1.0,)))
+    want = np.sort(ALPHAS)[::-1][errors.argmin(axis=0)]
+    np.testing.assert_allclose(chosen(x, y, folds, w, "kfold"), want)
 
 
 @pytest.mark.parametrize("selection", ["kfold", "loo", "gcv"])
@@ -240,7 +179,7 @@ def test_rows_read_a_few_at_a_time_change_no_score(monkeypatch, selection, n, ba
     options = RidgeOptions(ALPHAS, selection, (0.0, 1.0))
     whole = encode(x, y, folds, w, options, bands)
     monkeypatch.setattr(moments, "ROWS", 7)
-    monkeypatch.setattr("gradenc_core.ridge.choose.ROWS", 7)
+    monkeypatch.setattr("gradenc_core.ridge.leave_one_out.ROWS", 7)
     parts = encode(x, y, folds, w, options, bands)
     np.testing.assert_allclose(parts.r, whole.r, atol=1e-6)
     assert np.array_equal(parts.alpha, whole.alpha)
@@ -262,7 +201,7 @@ def test_tensors_give_the_scores_of_arrays(monkeypatch, selection, n, bands):
         )
 
     want, want_null, want_spread = everything()
-    monkeypatch.setattr(device, "uses_tensors", lambda: True)
+    monkeypatch.setattr(arrays, "uses_tensors", lambda: True)
     scores, null, spread = everything()
     assert np.array_equal(scores.alpha, want.alpha)
     np.testing.assert_allclose(scores.r, want.r, atol=1e-6)
@@ -270,59 +209,11 @@ def test_tensors_give_the_scores_of_arrays(monkeypatch, selection, n, bands):
     np.testing.assert_allclose(spread, want_spread, atol=1e-6)
 
 
-FEW = ALPHAS[::3]
-SHAPES = given(
-    st.integers(3, 15),
-    st.integers(1, 70),
-    st.integers(1, 5),
-    st.floats(0.1, 1),
-    st.integers(0, 999),
-)
-
-
-def unstandardised(n, p, t, share, seed):
-    """Features of any rank, one of them constant, and targets of any strength."""
-    rng = np.random.default_rng(seed)
-    rank = max(1, round(share * p))
-    x = rng.standard_normal((n, rank)) @ rng.standard_normal((rank, p))
-    x[:, 0] = 2.0
-    return x, x @ rng.standard_normal((p, t)) * (seed % 3) + rng.standard_normal((n, t))
-
-
-@settings(max_examples=50, deadline=None)
-@SHAPES
-def test_without_standardisation_it_is_scikit_learns_ridge(quarter, p, t, share, seed):
-    x, y = unstandardised(4 * quarter, p, t, share, seed)
-    ours = fit_ridge(x, y, options=RidgeOptions(FEW, "loo", standardise=False))
-    theirs = RidgeCV(alphas=FEW, alpha_per_target=True, store_cv_results=True).fit(x, y)
-    clear = is_clear(theirs.cv_results_.reshape(len(x), t, -1).sum(axis=0).T)
-    np.testing.assert_allclose(ours.alpha[clear], np.ravel(theirs.alpha_)[clear])
-    coef, intercept = np.atleast_2d(theirs.coef_)[clear], np.ravel(theirs.intercept_)[clear]
-    np.testing.assert_allclose(ours.weights.T[clear], coef, rtol=1e-5, atol=1e-8)
-    np.testing.assert_allclose(ours.intercept[clear], intercept, rtol=1e-5, atol=1e-7)
-
-
-@settings(max_examples=50, deadline=None)
-@SHAPES
-def test_without_standardisation_it_chooses_as_himalaya(quarter, p, t, share, seed):
-    """On folds of one size: himalaya averages over folds, not over rows."""
-    x, y = unstandardised(4 * quarter, p, t, share, seed)
-    folds = np.random.default_rng(seed).permutation(np.arange(len(x)) % 4)
-    ours = fit_ridge(x, y, folds, options=RidgeOptions(FEW, "kfold", standardise=False))
-    cv = PredefinedSplit(folds)
-    theirs = HimalayaRidgeCV(alphas=FEW, fit_intercept=True, cv=cv).fit(x, y)
-    errors = [
-        sum(
-            ((y[test] - model.fit(x[train], y[train]).predict(x[test]).reshape(-1, t)) ** 2).sum(0)
-            for train, test in cv.split()
-        )
-        for model in [Ridge(alpha, solver="svd") for alpha in FEW]
-    ]
-    clear = is_clear(errors)
-    np.testing.assert_allclose(ours.alpha[clear], theirs.best_alphas_[clear])
-
-
-def is_clear(errors):
-    """Targets whose best two errors, (n_alphas, n_targets), differ by more than 1e-6."""
-    best, second = np.sort(errors, axis=0)[:2]
-    return second - best > 1e-6 * best
+def test_ties_go_to_the_larger_alpha_then_to_the_smaller_ratio():
+    errors = np.ones((2, 3, 4))  # ratios rising, alphas falling
+    errors[1, 2, 1] = 0.5
+    errors[0, 1, 2] = errors[1, 0, 2] = 0.5
+    errors[1, 1, 3] = errors[0, 1, 3] = 0.5
+    alpha, ratio = selection.least_error(errors)
+    assert alpha.tolist() == [0, 2, 0, 1]
+    assert ratio.tolist() == [0, 1, 1, 0]

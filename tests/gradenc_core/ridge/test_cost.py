@@ -6,14 +6,16 @@ import sys
 
 import pytest
 
-from gradenc_core.ridge.basis import RidgeOptions
 from gradenc_core.ridge.cost import Shapes, plan_solver
+from gradenc_core.ridge.options import RidgeOptions
 
 MEASURE = """
 import json, sys
 import numpy as np
-from gradenc_core.ridge.encode import bootstrap_scores, factorise, score_targets
-from gradenc_core.ridge.basis import RidgeOptions
+from gradenc_core.ridge.encode import score_targets
+from gradenc_core.ridge.factorise import factorise
+from gradenc_core.ridge.resample import bootstrap_scores
+from gradenc_core.ridge.options import RidgeOptions
 
 n, p, t, bootstraps, selection, banded = json.loads(sys.argv[1])
 

@@ -1,14 +1,10 @@
-from itertools import pairwise
-
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from gradenc_core.ridge import moments
 from gradenc_core.ridge.moments import (
     Coordinates,
-    Layout,
+    RowGroups,
     feature_moments,
     first_mean,
     target_moments,
@@ -24,7 +20,7 @@ def data(n=60, p=4, t=3, seed=0):
 
 def per_fold(x, weights, folds):
     return feature_moments(
-        Coordinates(Layout.of(folds, weights), x, np.zeros(x.shape[1]))
+        Coordinates(RowGroups.of(folds, weights), x, np.zeros(x.shape[1]))
     ).per_fold()
 
 
@@ -32,13 +28,13 @@ def per_fold(x, weights, folds):
 def test_moments_are_the_sums_they_say(monkeypatch, rows_at_once):
     monkeypatch.setattr(moments, "ROWS", rows_at_once)
     x, y, folds, blocks, w = data()
-    layout, shift, y_shift = Layout.of(folds, w, blocks), x[:5].mean(axis=0), y[:5].mean(axis=0)
-    fm = feature_moments(Coordinates(layout, x, shift))
-    tm = target_moments(Coordinates(layout, x, shift), y, y_shift)
+    groups, shift = RowGroups.of(folds, w, blocks), x[:5].mean(axis=0)
+    fm = feature_moments(Coordinates(groups, x, shift))
+    tm = target_moments(Coordinates(groups, x, shift), y)
     for k in range(3):
         for b in range(4):
             rows = (folds == k) & (blocks == b)
-            xs, ys, ws = x[rows] - shift, y[rows] - y_shift, w[rows, None]
+            xs, ys, ws = x[rows] - shift, y[rows], w[rows, None]
             assert fm.count[k, b] == rows.sum()
             assert fm.weight[k, b] == pytest.approx(ws.sum())
             np.testing.assert_allclose(fm.x[k, b], (ws * xs).sum(axis=0), atol=1e-12)
@@ -46,29 +42,6 @@ def test_moments_are_the_sums_they_say(monkeypatch, rows_at_once):
             np.testing.assert_allclose(tm.y[k, b], (ws * ys).sum(axis=0), atol=1e-12)
             np.testing.assert_allclose(tm.yy[k, b], (ws * ys**2).sum(axis=0), atol=1e-12)
             np.testing.assert_allclose(tm.xy[k, b], (ws * xs).T @ ys, atol=1e-12)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.integers(1, 59), max_size=6, unique=True), st.integers(0, 5))
-def test_any_sharding_adds_up_to_one_shard(cuts, seed):
-    x, y, folds, blocks, w = data(seed=seed)
-    shift, y_shift, shape = x[:5].mean(axis=0), y[:5].mean(axis=0), (3, 4)
-    edges = [0, *sorted(cuts), len(x)]
-
-    def shard(a, b):
-        layout = Layout.of(folds[a:b], w[a:b], blocks[a:b], shape)
-        fm = feature_moments(Coordinates(layout, x[a:b], shift))
-        return fm, target_moments(Coordinates(layout, x[a:b], shift), y[a:b], y_shift)
-
-    whole_x, whole_y = shard(0, len(x))
-    parts = [shard(a, b) for a, b in pairwise(edges)]
-    sum_x, sum_y = parts[0]
-    for part_x, part_y in parts[1:]:
-        sum_x, sum_y = sum_x + part_x, sum_y + part_y
-    for name in ("count", "weight", "x", "xx"):
-        np.testing.assert_allclose(getattr(sum_x, name), getattr(whole_x, name), atol=1e-11)
-    for name in ("y", "yy", "xy"):
-        np.testing.assert_allclose(getattr(sum_y, name), getattr(whole_y, name), atol=1e-11)
 
 
 def test_others_are_sums_and_keep_nothing_of_a_huge_held_out_stimulus():
@@ -85,25 +58,16 @@ def test_others_are_sums_and_keep_nothing_of_a_huge_held_out_stimulus():
 def test_weights_of_blocks_are_weights_of_their_rows():
     x, y, folds, blocks, w = data()
     drawn = np.random.default_rng(1).integers(0, 3, (2, 3, 4)).astype(float)
-    layout, zeros = Layout.of(folds, w, blocks), np.zeros(4)
-    fm = feature_moments(Coordinates(layout, x, zeros)).weigh(drawn)
-    tm = target_moments(Coordinates(layout, x, zeros), y, np.zeros(3)).weigh(drawn)
+    groups, zeros = RowGroups.of(folds, w, blocks), np.zeros(4)
+    fm = feature_moments(Coordinates(groups, x, zeros)).weigh(drawn)
+    tm = target_moments(Coordinates(groups, x, zeros), y).weigh(drawn)
     for b in range(2):
-        rows = Layout.of(folds, w * drawn[b][folds, blocks])
+        rows = RowGroups.of(folds, w * drawn[b][folds, blocks])
         want_x = feature_moments(Coordinates(rows, x, zeros)).per_fold()
-        want_y = target_moments(Coordinates(rows, x, zeros), y, np.zeros(3)).per_fold()
+        want_y = target_moments(Coordinates(rows, x, zeros), y).per_fold()
         np.testing.assert_allclose(fm.part(b).xx, want_x.xx, rtol=1e-12)
         np.testing.assert_allclose(fm.part(b).weight, want_x.weight, rtol=1e-12)
         np.testing.assert_allclose(tm.part(b).xy, want_y.xy, rtol=1e-11, atol=1e-10)
-
-
-def test_moments_about_different_shifts_do_not_add():
-    x, _, folds, blocks, w = data()
-    layout = Layout.of(folds, w, blocks)
-    with pytest.raises(ValueError, match="different shifts"):
-        feature_moments(Coordinates(layout, x, np.zeros(4))) + feature_moments(
-            Coordinates(layout, x, np.ones(4))
-        )
 
 
 def test_the_shift_is_the_mean_of_the_rows_that_are_read_first(monkeypatch):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from gradenc_core.ridge.basis import RidgeOptions
 from gradenc_core.ridge.cost import Shapes, plan_solver
+from gradenc_core.ridge.options import RidgeOptions
 from hpc.cli.plan import too_long
 from hpc.config.profile import Profile, StageProfile, load_profile
 from hpc.forecast import timings as calibrate

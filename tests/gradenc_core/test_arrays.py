@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController, threadpool_limits
 
+from gradenc_core.arrays import in_threads
 from gradenc_core.ridge.encode import encode
-from gradenc_core.threads import in_threads
 
 
 def blas_threads():

@@ -1,7 +1,7 @@
 """A real SLURM on one machine, for development and tests: nodes, accounting, fake GPUs.
 
 Everything is in one folder: configuration, logs, pid files, database. Several clusters run side by
-side, as root or as an ordinary user; nothing is installed, no init system is asked.
+side, as root or as an ordinary user, without an init system.
 """
 
 import json
@@ -36,19 +36,19 @@ from hpc.devcluster.processes import (
     with_descendants,
 )
 
-PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
-ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd", "sacct", "sacctmgr")
-MARIADB_TABLES = Path("/usr/share/mysql")
-LONGEST_FOLDER = 60
-"""characters; sockets lie below it, and a socket's path may have 107"""
-ACCOUNT = "dev"
-PACKAGES = "slurm-wlm slurmdbd munge mariadb-server-core"
-CGROUPS = Path("/sys/fs/cgroup/memory")
+_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
+_ACCOUNTING_PROGRAMS = ("slurmdbd", "mariadbd", "sacct", "sacctmgr")
+_MARIADB_TABLES = Path("/usr/share/mysql")
+_LONGEST_FOLDER = 60
+"""Characters of a cluster's path: sockets lie below it, and a socket's path may have 107."""
+_ACCOUNT = "dev"
+_PACKAGES = "slurm-wlm slurmdbd munge mariadb-server-core"
+_CGROUPS = Path("/sys/fs/cgroup/memory")
 
 
 @dataclass(frozen=True)
 class DevCluster:
-    """One development cluster; the methods need it to be up."""
+    """A development cluster; its methods need it to be up."""
 
     folder: Path
     nodes: int
@@ -56,7 +56,7 @@ class DevCluster:
     """of each node"""
     accounting: bool
     cgroups: bool
-    """whether memory limits are the kernel's: a job over its own ends OUT_OF_MEMORY"""
+    """whether the kernel enforces memory limits: a job over its limit ends OUT_OF_MEMORY"""
     first_port: int
 
     @property
@@ -66,12 +66,12 @@ class DevCluster:
 
     @property
     def env(self) -> dict[str, str]:
-        """The environment in which SLURM's programs talk to this cluster."""
+        """The environment in which SLURM's commands use this cluster."""
         return {**os.environ, "SLURM_CONF": str(self.conf)}
 
     @property
     def node_names(self) -> list[str]:
-        """Names of its nodes: ``n1``, ``n2``, …."""
+        """Names of its nodes: ``n1``, ``n2`` and so on."""
         return [f"n{number}" for number in range(1, self.nodes + 1)]
 
     def is_up(self) -> bool:
@@ -79,12 +79,12 @@ class DevCluster:
         return daemon(self._pid_file("slurmctld")) is not None
 
     def command(self, *words: str) -> str:
-        """Run one of SLURM's commands on this cluster and return what it prints.
+        """Run one of SLURM's commands on this cluster and return its output.
 
         Raises
         ------
         ClusterError
-            With what the command wrote to stderr.
+            If the command fails, with its stderr.
         """
         done = subprocess.run(
             words, env=self.env, capture_output=True, text=True, timeout=60, check=False
@@ -101,20 +101,20 @@ class DevCluster:
             self._run("slurmd", "-N", node, SLURMD_NODENAME=node)
 
     def fail_node(self, node: str) -> None:
-        """Switch a node off, as a power cut does: slurmd, job steps and all below them, at once."""
+        """Switch a node off as a power cut does: slurmd, job steps and their children at once."""
         pid_file = self._slurmd(node)
         kill(lambda: self._processes_of(node))
         pid_file.unlink(missing_ok=True)
-        # a job that comes back to this node must not meet what it left here
+        # a job that returns to this node must not find files of its first run
         spool = self.folder / "spool" / node
         for leftover in [*spool.glob(f"{node}_*"), *spool.glob("job*")]:
             job = re.findall(r"\d+", leftover.name.removeprefix(node))[0]
-            for group in sorted(CGROUPS.glob(f"slurm_{node}/uid_*/job_{job}/**"), reverse=True):
+            for group in sorted(_CGROUPS.glob(f"slurm_{node}/uid_*/job_{job}/**"), reverse=True):
                 remove_group(group)
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
 
     def freeze_node(self, node: str) -> None:
-        """Stop a node and its jobs in mid-air (SIGSTOP): silent to the controller, but not dead."""
+        """Suspend a node and its jobs (SIGSTOP): silent to the controller, but not dead."""
         freeze(lambda: self._processes_of(node))
 
     def thaw_node(self, node: str) -> None:
@@ -123,7 +123,7 @@ class DevCluster:
             process.resume()
 
     def wait_for_nodes(self) -> None:
-        """Wait until every node is up and without jobs."""
+        """Wait until every node is idle."""
         wait_until(
             lambda: self._idle_nodes() == self.nodes,
             f"all {self.nodes} nodes idle ({self.folder}/log)",
@@ -132,11 +132,11 @@ class DevCluster:
     # daemons
 
     def stop_slurmctld(self) -> None:
-        """Stop the controller; it saves its state."""
+        """Stop the controller, which saves its state."""
         stop(self._pid_file("slurmctld"))
 
     def start_slurmctld(self) -> None:
-        """Start the controller with the state that it saved."""
+        """Start the controller with its saved state."""
         self._run("slurmctld")
         wait_until(
             lambda: self.is_up() and not is_free(self.first_port),
@@ -144,7 +144,7 @@ class DevCluster:
         )
 
     def stop_slurmdbd(self) -> None:
-        """Stop the accounting daemon: sacct fails until it is back."""
+        """Stop the accounting daemon: sacct fails until it is started again."""
         stop(self._pid_file("slurmdbd"))
 
     def start_slurmdbd(self) -> None:
@@ -182,7 +182,7 @@ class DevCluster:
         for node in self.node_names:
             (self.folder / "spool" / node).mkdir(parents=True)
         for gpu in range(self.gpus):
-            # a device that slurmd accepts and jobs are given the number of
+            # a device that slurmd accepts, whose number jobs are given
             (self.folder / "dev" / f"gpu{gpu}").symlink_to("/dev/null")
         facts = asdict(self) | {"user": _user(), "host": socket.gethostname().split(".")[0]}
         jinja = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
@@ -222,7 +222,7 @@ class DevCluster:
             log=self.folder / "log" / "mariadbd-bootstrap.log",
             env=self.env,
             stdin="CREATE DATABASE mysql;\nUSE mysql;\n"
-            + "".join((MARIADB_TABLES / f"{name}.sql").read_text() for name in tables),
+            + "".join((_MARIADB_TABLES / f"{name}.sql").read_text() for name in tables),
         )
         start(
             [
@@ -245,13 +245,13 @@ class DevCluster:
         )
 
     def _register_users(self) -> None:
-        """Give the users that may submit an account, and a QOS with a limit on submitted jobs."""
+        """Give every user an account, and a QOS that limits the number of submitted jobs."""
         users = [_user(), *(["nobody"] if os.getuid() == 0 else [])]
         for words in (
             ["add", "qos", "small", "MaxSubmitJobsPerUser=5"],
-            ["add", "account", ACCOUNT],
-            ["add", "user", ",".join(users), f"account={ACCOUNT}", "qos=normal,small"],
-            ["modify", "user", _user(), "set", f"defaultaccount={ACCOUNT}"],  # root has another
+            ["add", "account", _ACCOUNT],
+            ["add", "user", ",".join(users), f"account={_ACCOUNT}", "qos=normal,small"],
+            ["modify", "user", _user(), "set", f"defaultaccount={_ACCOUNT}"],  # root has another
         ):
             self.command("sacctmgr", "-i", *words)
 
@@ -274,9 +274,9 @@ class DevCluster:
         return self._pid_file(f"slurmd.{node}")
 
     def _processes_of(self, node: str) -> list[psutil.Process]:
-        """Return slurmd, job steps and all that they started, however detached."""
+        """Return slurmd, job steps and all their descendants, detached ones included."""
         found = list(job_steps(self.folder / "spool" / node))
-        # SLURM sets these two for all that a job starts; slurmd was started with them
+        # SLURM sets both for every process of a job; slurmd was started with them
         found += of_environment({"SLURM_CONF": str(self.conf), "SLURMD_NODENAME": node})
         return with_descendants(found)
 
@@ -296,13 +296,13 @@ def start_cluster(
 ) -> DevCluster:
     """Start a new cluster in a folder and wait until all its nodes are idle.
 
-    What an earlier cluster left in the folder is removed. Control groups are used where they can
-    be: as root, with those of version 1; elsewhere SLURM itself watches memory and kills.
+    Files of an earlier cluster in the folder are removed. Memory is limited by control groups
+    where possible (as root, version 1); elsewhere SLURM itself watches memory and kills.
 
     Raises
     ------
     ClusterError
-        Where SLURM is not installed, the folder is not a cluster's, or a daemon does not start.
+        If SLURM is not installed, the folder belongs to no cluster, or a daemon does not start.
     """
     folder = folder.resolve()
     _refuse(folder, accounting)
@@ -328,16 +328,18 @@ def open_cluster(folder: Path) -> DevCluster:
     Raises
     ------
     ClusterError
-        If none was.
+        If there is none.
     """
     facts = folder.resolve() / "cluster.json"
     if not facts.is_file():
-        raise ClusterError(f"{folder}: no development cluster; `gradenc cluster up` starts one")
+        raise ClusterError(
+            f"{folder} holds no development cluster; `gradenc cluster up {folder}` starts one"
+        )
     return DevCluster(**{**json.loads(facts.read_text()), "folder": folder.resolve()})
 
 
 def running_cluster(folder: Path) -> DevCluster | None:
-    """Return the cluster that runs in a folder; None if none does."""
+    """Return the cluster that runs in a folder, or None."""
     if not (folder / "cluster.json").is_file():
         return None
     cluster = open_cluster(folder)
@@ -345,8 +347,8 @@ def running_cluster(folder: Path) -> DevCluster | None:
 
 
 def missing_programs(*, accounting: bool = True) -> list[str]:
-    """Return the programs that a cluster needs and this machine lacks."""
-    needed = PROGRAMS + (ACCOUNTING_PROGRAMS if accounting else ())
+    """Return the programs that a cluster needs and this machine does not have."""
+    needed = _PROGRAMS + (_ACCOUNTING_PROGRAMS if accounting else ())
     return [name for name in needed if program(name) is None]
 
 
@@ -354,19 +356,19 @@ def _refuse(folder: Path, accounting: bool) -> None:
     missing = missing_programs(accounting=accounting)
     if missing:
         raise ClusterError(
-            f"SLURM is not on this machine (no {', '.join(missing)}); as root: "
-            f"apt-get install --no-install-recommends {PACKAGES}"
+            f"SLURM is not on this machine (no {', '.join(missing)}); install it as root: "
+            f"apt-get install --no-install-recommends {_PACKAGES}"
         )
-    if len(str(folder)) > LONGEST_FOLDER:
+    if len(str(folder)) > _LONGEST_FOLDER:
         raise ClusterError(
-            f"{folder}: sockets below it would have too long a name; "
-            f"use a folder of at most {LONGEST_FOLDER} characters"
+            f"{folder}: the paths of sockets below it would be too long; "
+            f"use a folder of at most {_LONGEST_FOLDER} characters"
         )
 
 
 def _has_cgroups() -> bool:
-    """Whether this machine lets us make control groups for memory (version 1)."""
-    return os.access(CGROUPS, os.W_OK) and os.getuid() == 0
+    """Return whether we may create control groups for memory (version 1) here."""
+    return os.access(_CGROUPS, os.W_OK) and os.getuid() == 0
 
 
 def _user() -> str:

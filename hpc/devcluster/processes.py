@@ -1,4 +1,4 @@
-"""Processes of the development cluster: started, found and stopped without an init system."""
+"""Start, find and stop the processes of the development cluster, without an init system."""
 
 import os
 import shutil
@@ -14,27 +14,27 @@ import psutil
 
 from gradenc_errors import GradencError
 
-FIRST_PORT = 22000
-LAST_PORT = 32000
-"""Ports are looked for between these: below those that the kernel gives to outgoing connections."""
+_FIRST_PORT = 22000
+_LAST_PORT = 32000
+"""The ports of clusters: below those that the kernel uses for outgoing connections."""
 
 
 class ClusterError(GradencError, OSError):
-    """The development cluster cannot do what was asked; one sentence says why."""
+    """The development cluster cannot do what was asked."""
 
 
 def program(name: str) -> str | None:
-    """Return the path of a program, wherever Debian put it."""
+    """Return the path of a program, also from the folders of system programs."""
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
 def run(command: list[str], *, log: Path, env: dict[str, str], stdin: str | None = None) -> None:
-    """Run a program until it ends or has put itself into the background.
+    """Run a program until it ends or puts itself into the background.
 
     Raises
     ------
     ClusterError
-        With the end of its output, which is in `log`.
+        If the program fails, with the last line of its output.
     """
     with log.open("a") as out:
         done = subprocess.run(
@@ -67,23 +67,24 @@ def start(command: list[str], *, log: Path, env: dict[str, str]) -> None:
 
 
 def free_ports(count: int) -> int:
-    """Return the first of `count` consecutive TCP ports that nobody uses.
+    """Return the first of `count` consecutive unused TCP ports.
 
-    The search starts at a place of this process's own, so two clusters started at once do not
-    choose the same ports.
+    The search starts at a number that depends on this process, so that two clusters started at once
+    choose different ports.
     """
-    blocks = (LAST_PORT - FIRST_PORT) // count
+    blocks = (_LAST_PORT - _FIRST_PORT) // count
     for block in range(blocks):
-        first = FIRST_PORT + (os.getpid() + block) % blocks * count
+        first = _FIRST_PORT + (os.getpid() + block) % blocks * count
         if all(is_free(port) for port in range(first, first + count)):
             return first
     raise ClusterError(
-        f"no {count} free TCP ports in a row between {FIRST_PORT} and {LAST_PORT}; stop a cluster"
+        f"no {count} free TCP ports in a row between {_FIRST_PORT} and {_LAST_PORT}; "
+        "stop another cluster"
     )
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on a TCP port of this machine."""
+    """Return whether a TCP port of this machine is unused."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -94,12 +95,12 @@ def is_free(port: int) -> bool:
 
 
 def wait_until(happened: Callable[[], bool], what: str, seconds: float = 30.0) -> None:
-    """Look every 50 ms until something has happened.
+    """Check every 50 ms until a condition holds.
 
     Raises
     ------
     ClusterError
-        When it has not within `seconds`.
+        If it does not hold within `seconds`.
     """
     end = time.monotonic() + seconds
     while not happened():
@@ -109,10 +110,10 @@ def wait_until(happened: Callable[[], bool], what: str, seconds: float = 30.0) -
 
 
 def daemon(pid_file: Path) -> psutil.Process | None:
-    """Return the living process whose number is in `pid_file`; None if there is none."""
+    """Return the living process whose number is in `pid_file`, or None."""
     try:
         process = psutil.Process(int(pid_file.read_text()))
-        # the number may be another process's by now: the file carries its program's name
+        # the number may belong to another process by now, hence the program's name
         ours = process.name().startswith(pid_file.name.split(".")[0])
     except (FileNotFoundError, ValueError, psutil.NoSuchProcess):
         return None
@@ -120,7 +121,7 @@ def daemon(pid_file: Path) -> psutil.Process | None:
 
 
 def lives(process: psutil.Process) -> bool:
-    """Whether a process runs; one that only waits to be reaped does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -132,14 +133,14 @@ def stop(pid_file: Path) -> None:
     process = daemon(pid_file)
     if process is None:
         return
-    process.resume()  # a frozen one would not hear the signal
+    process.resume()  # a suspended process would not receive the signal
     process.terminate()
     wait_until(lambda: not lives(process), f"{pid_file.stem} (pid {process.pid}) ends")
     pid_file.unlink(missing_ok=True)
 
 
 def freeze(find: Callable[[], list[psutil.Process]]) -> None:
-    """Stop all processes that `find` finds in mid-air (SIGSTOP), also those just being started."""
+    """Suspend all processes that `find` returns (SIGSTOP), including those just starting."""
 
     def all_stand() -> bool:
         stand = True
@@ -154,7 +155,7 @@ def freeze(find: Callable[[], list[psutil.Process]]) -> None:
 
 
 def kill(find: Callable[[], list[psutil.Process]]) -> None:
-    """End all processes that `find` finds (SIGKILL), none of which sees another one die."""
+    """Kill all processes that `find` returns, none of which notices the death of another."""
     freeze(find)
     processes = find()
     for process in processes:
@@ -163,7 +164,7 @@ def kill(find: Callable[[], list[psutil.Process]]) -> None:
 
 
 def with_descendants(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return processes and all that they started and that live, without repeats."""
+    """Return the living ones among processes and their descendants, each once."""
     found = list(processes)
     for process in list(found):
         with suppress(psutil.NoSuchProcess):
@@ -172,7 +173,7 @@ def with_descendants(processes: Iterable[psutil.Process]) -> list[psutil.Process
 
 
 def job_steps(spool: Path) -> Iterator[psutil.Process]:
-    """Yield a node's slurmstepds: each has a socket in the node's spool folder."""
+    """Yield the slurmstepd processes of a node: each has a socket in the node's spool folder."""
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if process.name() == "slurmstepd" and lives(process):
@@ -182,7 +183,7 @@ def job_steps(spool: Path) -> Iterator[psutil.Process]:
 
 
 def of_environment(wanted: dict[str, str]) -> Iterator[psutil.Process]:
-    """Yield processes that were started with these variables and values in their environment."""
+    """Yield processes that were started with these environment variables."""
     for process in psutil.process_iter():
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             if wanted.items() <= process.environ().items() and lives(process):
@@ -190,12 +191,12 @@ def of_environment(wanted: dict[str, str]) -> Iterator[psutil.Process]:
 
 
 def remove_group(group: Path) -> None:
-    """Remove a control group with whatever process is still in it.
+    """Remove a control group and kill the processes that are still in it.
 
     Raises
     ------
     ClusterError
-        If the kernel does not let it go.
+        If the kernel does not remove it in time.
     """
 
     def removed() -> bool:

@@ -1,4 +1,4 @@
-"""Whether the cluster has and allows what a profile asks for, as the login node can tell."""
+"""Checks on the login node: whether the cluster has and permits what a profile asks for."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from hpc.slurm.options import sbatch_options
 
 @dataclass(frozen=True)
 class Cluster:
-    """What the cluster says of itself and of this user."""
+    """Partitions, accounts and limits of the cluster, for this user."""
 
     partitions: dict[str, Partition]
     associations: list[Association]
-    """empty where accounting is off or does not answer"""
+    """empty if accounting is off or does not answer"""
     default_account: str
     enforced: bool
-    """whether SLURM refuses jobs of accounts that accounting does not know"""
+    """whether SLURM refuses jobs of accounts that are not in its accounting database"""
     limits: Callable[[str, str | None, str | None], Limits]
     """of a partition, account and QOS"""
 
@@ -34,7 +34,7 @@ class Cluster:
 
 
 def check_cluster(profile: Profile) -> list[Finding]:
-    """Compare every stage of a SLURM profile with what the cluster has and allows.
+    """Compare every stage of a SLURM profile with the cluster.
 
     Raises
     ------
@@ -57,7 +57,7 @@ def check_cluster(profile: Profile) -> list[Finding]:
 
 
 def merged(findings: Iterator[Finding]) -> list[Finding]:
-    """Say once what holds for several places."""
+    """Merge equal findings of several stages into one that names all of them."""
     places: dict[Finding, list[str]] = {}
     for finding in findings:
         places.setdefault(finding.at(""), []).append(finding.where)
@@ -70,11 +70,11 @@ def _limits(config: dict[str, str]) -> Iterator[Finding]:
         remedy = "ask the cluster's administrators to allow array jobs"
         yield failure("limits", f"MaxArraySize is {size}: there are no array jobs here", remedy)
     else:
-        yield ok("limits", f"MaxArraySize is {size}: longer arrays are cut")
+        yield ok("limits", f"MaxArraySize is {size}: longer arrays are split")
 
 
 def _enforcement(config: dict[str, str]) -> set[str]:
-    """Return what AccountingStorageEnforce stands for: limits, qos and safe imply associations."""
+    """Return what AccountingStorageEnforce enforces: limits, qos, safe imply associations."""
     words = set(config.get("AccountingStorageEnforce", "none").lower().split(","))
     return words | (
         {"associations"} if words & {"limits", "qos", "safe", "wckeys", "all"} else set()
@@ -86,8 +86,8 @@ def _accounts() -> tuple[tuple[list[Association], str], list[Finding]]:
         associations, default = cluster_info.associations(), cluster_info.default_account()
     except SlurmUnavailable as error:
         remedy = (
-            "gradenc runs without accounting; if it is only down, run this again when it is back: "
-            "accounts and QOS were not checked"
+            "accounts and QOS were not checked; if accounting is only down, run the doctor again "
+            "when it is back (a run itself works without it)"
         )
         return ([], ""), [warning("accounting", str(error), remedy)]
     names = ", ".join(sorted({association.account for association in associations})) or "none"
@@ -96,7 +96,7 @@ def _accounts() -> tuple[tuple[list[Association], str], list[Finding]]:
 
 
 def check_stage(how: StageProfile, cluster: Cluster) -> list[Finding]:
-    """Compare one stage with the cluster; sbatch itself is asked last, if nothing else is wrong."""
+    """Compare one stage with the cluster; if nothing is wrong, let sbatch judge it last."""
     partition, problem = _choose(how, cluster.partitions)
     if problem:
         return [problem]
@@ -107,7 +107,7 @@ def check_stage(how: StageProfile, cluster: Cluster) -> list[Finding]:
         *_permission(how, partition, cluster),
         *_allowance(how, cluster.limits(partition.name, how.account, how.qos), partition.name),
     ]
-    # Of a partition that is down altogether sbatch only says that there are no such nodes.
+    # If all nodes of a partition are down, sbatch wrongly reports that there are no such nodes.
     in_use = any(node.usable for node in partition.nodes)
     if in_use and not any(finding.level is Level.FAILURE for finding in found):
         found.append(_ask_sbatch(how, partition))
@@ -125,7 +125,7 @@ def _choose(
         return default, None if default else failure(
             "partition", sentence, f"set partition to one of {known}"
         )
-    # sbatch takes several, comma-separated, and starts the job in the first that is free.
+    # sbatch takes several partitions and starts the job in the first that is free.
     for name in how.partition.split(","):
         if name not in partitions:
             sentence = f'partition = "{name}": the cluster has no such partition'
@@ -150,7 +150,7 @@ def _availability(partition: Partition) -> Iterator[Finding]:
 
 
 def _size(how: StageProfile, partition: Partition) -> Iterator[Finding]:
-    """Compare what one task asks for with the partition's limits and its nodes."""
+    """Compare the request of one task with the limits and nodes of its partition."""
     name = partition.name
     cpus = how.ranks_per_node * how.cpus
     memory_mb = round((how.memory_gb or 0) * 1024)
@@ -189,12 +189,12 @@ def _largest(partition: Partition, size: Callable[[Node], int], limit: int | Non
 
 
 def _permission(how: StageProfile, partition: Partition, cluster: Cluster) -> Iterator[Finding]:
-    """Compare account and QOS with the user's associations and with what the partition admits."""
+    """Compare account and QOS with the user's associations and the partition's rules."""
     account = how.account or cluster.default_account
     own = [a for a in cluster.associations if a.account == account]
     names = ", ".join(cluster.accounts)
     if how.account and cluster.associations and not own:
-        sentence = f'account = "{account}": not one of yours ({names})'
+        sentence = f'account = "{account}" is not one of yours ({names})'
         remedy = f"set account to one of yours{did_you_mean(account, cluster.accounts)}"
         said = failure if cluster.enforced else warning
         yield said("account", sentence, remedy)
@@ -224,11 +224,11 @@ def _allowance(how: StageProfile, allowed: Limits, partition: str) -> Iterator[F
         yield failure("time", sentence, remedy)
     most = allowed.max_submit_jobs
     if most is not None and most < 2:
-        remedy = "ask the administrators for two or more (MaxSubmitJobs): a task and the gate"
-        yield failure("limits", f"{most} job(s) of yours may be in the queue", remedy)
+        remedy = "ask the administrators for at least two (MaxSubmitJobs): a task and the gate"
+        yield failure("limits", f"only {most} of your jobs may be in the queue", remedy)
     elif most is not None:
-        sentence = f"{most} jobs of yours may be in the queue ({allowed.queued} are): "
-        yield ok("limits", f"{sentence}what is more is submitted later")
+        sentence = f"{most} of your jobs may be in the queue ({allowed.queued} are now)"
+        yield ok("limits", f"{sentence}: further ones are submitted later")
 
 
 def _ask_sbatch(how: StageProfile, partition: Partition) -> Finding:
@@ -236,8 +236,8 @@ def _ask_sbatch(how: StageProfile, partition: Partition) -> Finding:
         cluster_info.ask_only(sbatch_options(how))
     except SlurmUnavailable as error:
         remedy = (
-            "change the key of the stage that it names (partition, account, qos, constraint, "
-            "exclude, nodes, gpus_per_node, memory_gb, timeout_minutes)"
+            "change the key of the stage that sbatch complains about (partition, account, qos, "
+            "constraint, exclude, nodes, gpus_per_node, memory_gb, timeout_minutes)"
         )
-        return failure("sbatch", f"a job as asked for is refused: {error}", remedy)
-    return ok("sbatch", f"a job as asked for is accepted in {partition.name}")
+        return failure("sbatch", f"sbatch refuses the stage's job: {error}", remedy)
+    return ok("sbatch", f"sbatch accepts the stage's job in {partition.name}")

@@ -1,4 +1,8 @@
-"""Everything that a first submission would trip over, looked for before it."""
+"""Checks before a first submission: the run folder, this machine, the cluster and its nodes.
+
+Every problem found here would otherwise end a run hours later, so all checks run and each returns
+a finding with a remedy; nothing is left behind in the run folder.
+"""
 
 import os
 from collections.abc import Callable
@@ -14,8 +18,8 @@ from hpc.slurm.client import SlurmUnavailable
 from jobs.spec import STAGES
 from storage_schemas.files import make_folder
 
-PROCESS_GB = 2.0
-"""Memory of one process with torch or a small ridge; studies of many targets need more."""
+_PROCESS_GB = 2.0
+"""Memory of one process with torch or a small ridge; studies with many targets need more."""
 
 
 def diagnose(
@@ -29,11 +33,11 @@ def diagnose(
     Parameters
     ----------
     folder : Path
-        Where runs go; made if it is not there.
+        The folder of runs; created if it does not exist.
     limit_s : float
-        How long the probes on the nodes may take, waiting in the queue included (s).
+        Longest time for the probes on the nodes, including the wait in the queue (s).
     progress : callable
-        Told now and then what is being waited for.
+        Called with a few words whenever the doctor waits for something else.
     """
     progress("the file system")
     found = [finding.at("this machine") for finding in _check_run_folder(folder)]
@@ -42,7 +46,7 @@ def diagnose(
     try:
         found += _check_cluster(profile, folder, limit_s, progress)
     except SlurmUnavailable as error:
-        remedy = "run this on a login node of the cluster; load its module of SLURM if it has one"
+        remedy = "run the doctor on a login node; load the cluster's SLURM module if it has one"
         found.append(failure("slurm", str(error), remedy).at("login node"))
     return found
 
@@ -53,7 +57,7 @@ def _check_run_folder(folder: Path) -> list[Finding]:
         make_folder(folder)
         own.mkdir()
     except OSError as error:
-        remedy = "give --folder a folder in which you may write"
+        remedy = "give --folder a folder that you may write to"
         return [failure("run folder", f"{folder}: {error.strerror or error}", remedy)]
     try:
         return [*check_folder(own), check_space(folder)]
@@ -62,7 +66,7 @@ def _check_run_folder(folder: Path) -> list[Finding]:
 
 
 def _check_machine(profile: Profile) -> list[Finding]:
-    """Compare processors and memory with what the local stages use at once."""
+    """Compare processors and free memory with the needs of each local stage."""
     cores = len(os.sched_getaffinity(0))
     free_gb = psutil.virtual_memory().available / 1024**3
     found = []
@@ -70,15 +74,17 @@ def _check_machine(profile: Profile) -> list[Finding]:
         how = profile.stage(stage)
         if how.slots * how.cpus > cores:
             sentence = f"{stage}: {how.slots * how.cpus} threads at once on {cores} processors"
-            remedy = "lower slots, threads or dask_workers: more than there are only wait"
+            remedy = "lower slots, threads or dask_workers: threads without a processor only wait"
             found.append(warning("processors", sentence, remedy))
         processes = how.slots * how.dask_workers
-        if processes * PROCESS_GB > free_gb:
+        if processes * _PROCESS_GB > free_gb:
             sentence = (
-                f"{stage}: {processes} process(es) at once may take {processes * PROCESS_GB:g} GB, "
-                f"and {free_gb:.1f} GB are free"
+                f"{stage}: {processes} process(es) at once may take "
+                f"{processes * _PROCESS_GB:g} GB, and {free_gb:.1f} GB are free"
             )
-            found.append(warning("memory", sentence, "lower slots or dask_workers, or free some"))
+            found.append(
+                warning("memory", sentence, "lower slots or dask_workers, or free some memory")
+            )
     return found or [ok("machine", f"{cores} processors and {free_gb:.1f} GB free are enough")]
 
 

@@ -1,4 +1,4 @@
-"""A first profile for the cluster at hand: the generic one, fitted to its partitions."""
+"""A first profile for this cluster: the generic profile, fitted to the cluster's partitions."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -19,13 +19,13 @@ from hpc.slurm.options import sbatch_options
 
 Accounts = Sequence[str | None]
 
-SHARE = 0.9
-"""Of the smallest node's memory, since nodes keep some for themselves."""
+_SHARE = 0.9
+"""Share of the smallest node's memory that a job asks for: nodes keep some for themselves."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Where jobs go, and who pays for them (None: nobody is named)."""
+    """Partition of jobs and the account that pays for them (None: the default one)."""
 
     partition: Partition
     account: str | None
@@ -37,13 +37,15 @@ def draft_profile() -> str:
     Raises
     ------
     SlurmUnavailable
-        If the controller does not answer, or accepts no job at all.
+        If the controller does not answer or accepts no job at all.
     ValueError
-        If there is no partition.
+        If no partition is up.
     """
     found = [partition for partition in partitions().values() if partition.up]
     if not found:
-        raise ValueError("this cluster has no partition that you can see and that is up (`sinfo`)")
+        raise ValueError(
+            "no partition that you can see is up (`sinfo` lists them); try again when one is"
+        )
     with_gpus = [partition for partition in found if partition.gpu_nodes]
     generic = load_profile("generic-gpu" if with_gpus else "generic-cpu")
     accounts = _accounts()
@@ -58,18 +60,18 @@ def _accounts() -> list[str | None]:
     try:
         default = default_account()
         others = {association.account for association in associations()} - {default}
-    except SlurmUnavailable:  # no accounting: no accounts either
+    except SlurmUnavailable:  # without accounting there are no accounts
         return [None]
     return [default or None, *sorted(others)]
 
 
 def _ranked_for_cpu(found: Sequence[Partition]) -> list[Partition]:
-    """Put partitions first that waste no GPU on jobs without."""
+    """Return partitions without GPUs first: jobs without GPUs should not block them."""
     return sorted(_ranked(found), key=lambda partition: bool(partition.gpu_nodes))
 
 
 def _ranked(found: Sequence[Partition]) -> list[Partition]:
-    """Best first: not preemptible, the default, with long time limits and many nodes."""
+    """Sort partitions: not preemptible, default, long time limit, many usable nodes first."""
     return sorted(
         found,
         key=lambda partition: (
@@ -82,7 +84,7 @@ def _ranked(found: Sequence[Partition]) -> list[Partition]:
 
 
 def _choose(candidates: Sequence[Partition], how: StageProfile, accounts: Accounts) -> Choice:
-    """Return the first partition, and for it the first account, with which sbatch accepts a job."""
+    """Return the first pair of partition and account with which sbatch accepts a job."""
     refusals = []
     for partition, account in product(candidates, accounts):
         try:
@@ -95,7 +97,7 @@ def _choose(candidates: Sequence[Partition], how: StageProfile, accounts: Accoun
 
 
 def _fitted(how: StageProfile, choice: Choice) -> StageProfile:
-    """Lower what the generic profile asks for to what the smallest suitable node has."""
+    """Lower the requests of the generic profile to the smallest suitable node."""
     partition = choice.partition
     nodes = partition.gpu_nodes if how.gpus_per_node else partition.nodes
     memory_mb = min((node.memory_mb for node in nodes), default=0)
@@ -121,12 +123,12 @@ def _fitted(how: StageProfile, choice: Choice) -> StageProfile:
 
 
 def _gigabytes(megabytes: int) -> float:
-    return max(0.1, int(SHARE * megabytes / 1024 * 10) / 10)
+    return max(0.1, int(_SHARE * megabytes / 1024 * 10) / 10)
 
 
 def _lines(generic: Profile, chosen: dict[bool, Choice]) -> Iterator[str]:
     name = configuration().get("ClusterName", "cluster")
-    yield f"# A first profile for {name}, from what it says of itself. Look it over, then"
+    yield f"# A first profile for {name}, from its partitions and limits. Check it, then"
     yield "# run `gradenc doctor --profile FILE --folder RUNS`. All keys: docs/profiles.md."
     yield from dict.fromkeys(f"# {_describe(choice.partition)}" for choice in chosen.values())
     yield f'\nname = "{name}"\nscheduler = "slurm"\n\n[common]'

@@ -1,16 +1,15 @@
-"""What a check found, in one line, with what to do about it."""
+"""A finding: the result of one check in one sentence, with its remedy."""
 
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any
 
 
 class Level(StrEnum):
-    """How bad a finding is."""
+    """Severity of a finding."""
 
     OK = "ok"
     WARNING = "warning"
-    """It works, but costs something or holds only under a condition."""
+    """A run works, but more slowly, or only under the condition that the sentence names."""
     FAILURE = "failure"
     """A run would fail."""
 
@@ -24,32 +23,32 @@ class Finding:
     sentence: str
     remedy: str = ""
     where: str = ""
-    """The stages or the machine that it is about."""
+    """The stages or the machine that the finding is about."""
 
     def at(self, where: str) -> "Finding":
-        """Return the finding, said of a place."""
+        """Return the finding with its place."""
         return replace(self, where=where)
 
     def to_json(self) -> dict[str, str]:
-        """Return it as a JSON object."""
+        """Return the finding as a JSON object."""
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: dict[str, Any]) -> "Finding":
-        """Read what `to_json` gave."""
-        return cls(**{**value, "level": Level(value["level"])})
+    def from_json(cls, value: dict[str, str]) -> "Finding":
+        """Return the finding that `to_json` wrote."""
+        return cls(**(value | {"level": Level(value["level"])}))
 
 
 def ok(check: str, sentence: str) -> Finding:
-    """Return a finding that needs nothing."""
+    """Return a finding without a problem."""
     return Finding(check, Level.OK, sentence)
 
 
 def warning(check: str, sentence: str, remedy: str) -> Finding:
-    """Return a finding that a run survives."""
+    """Return a finding with which a run still works."""
     return Finding(check, Level.WARNING, sentence, remedy)
 
 
 def failure(check: str, sentence: str, remedy: str) -> Finding:
-    """Return a finding that a run would fail on."""
+    """Return a finding that would make a run fail."""
     return Finding(check, Level.FAILURE, sentence, remedy)

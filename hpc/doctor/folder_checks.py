@@ -1,4 +1,4 @@
-"""Whether a folder's file system keeps the promises that stores, leases and locks rest on."""
+"""Checks of a folder's file system: the operations that stores, leases and locks rely on."""
 
 import errno
 import fcntl
@@ -11,17 +11,17 @@ from pathlib import Path
 from hpc.doctor.findings import Finding, failure, ok, warning
 from storage_schemas.files import NO_LINKS, replace, sync_folder, write_exclusive
 
-LITTLE_SPACE = 10 * 1024**3
-"""Free bytes below which a run soon ends with a full disk."""
+_LITTLE_SPACE = 10 * 1024**3
+"""Free bytes below which a run is likely to fill the disk."""
 
 
 def check_folder(folder: Path) -> list[Finding]:
-    """Try in `folder` what gradenc does there; what it writes for that is removed.
+    """Try the file operations of a run in `folder` and remove the files written for it.
 
     Parameters
     ----------
     folder : Path
-        An existing folder that nobody else writes to.
+        An existing folder that no other process writes to.
     """
     checks = (_check_link, _check_exclusive, _check_rename, _check_flush, _check_lock)
     findings = [finding for check in checks if (finding := _tried(check, folder))]
@@ -47,7 +47,7 @@ def _check_link(folder: Path) -> Finding | None:
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            remedy = "nothing needs to be done: files are created exclusively under their own names"
+            remedy = "none is needed: files are then created exclusively under their own names"
             return warning("file system", f"{folder} has no hard links", remedy)
     return None
 
@@ -56,7 +56,7 @@ def _check_exclusive(folder: Path) -> None:
     path = folder / "exclusive"
     with _removed(path):
         if not write_exclusive(path, b"1") or write_exclusive(path, b"2"):
-            raise OSError(errno.EEXIST, "two writers of one name both succeeded")
+            raise OSError(errno.EEXIST, "two writers could both create the same file")
 
 
 def _check_rename(folder: Path) -> None:
@@ -65,7 +65,7 @@ def _check_rename(folder: Path) -> None:
         replace(path, b"1")
         replace(path, b"2")
         if path.read_bytes() != b"2":
-            raise OSError(errno.EIO, "a file that was replaced reads as before")
+            raise OSError(errno.EIO, "a replaced file still reads as before")
 
 
 def _check_flush(folder: Path) -> None:
@@ -81,12 +81,12 @@ def _check_lock(folder: Path) -> None:
     path = folder / "lock"
     with _removed(path), hold(path):
         if not locked_by_another(path):
-            raise OSError(errno.ENOLCK, "two processes hold the same lock (flock)")
+            raise OSError(errno.ENOLCK, "two processes held the same lock (flock)")
 
 
 @contextmanager
 def hold(path: Path) -> Iterator[None]:
-    """Hold a lock on a file, made for it, without waiting."""
+    """Create a file and hold a lock on it; fails at once if it is locked."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -96,7 +96,7 @@ def hold(path: Path) -> Iterator[None]:
 
 
 def locked_by_another(path: Path) -> bool:
-    """Return whether somebody else holds the lock on a file."""
+    """Return whether another process holds the lock on a file."""
     try:
         with hold(path):
             return False
@@ -108,9 +108,9 @@ def check_space(folder: Path) -> Finding:
     """Report the free space of a folder's file system."""
     free = shutil.disk_usage(folder).free
     sentence = f"{free / 1024**3:.0f} GB are free in {folder}"
-    if free < LITTLE_SPACE:
+    if free < _LITTLE_SPACE:
         return warning(
-            "space", sentence, "free some; `gradenc plan STUDY` says how much a run needs"
+            "space", sentence, "free some space; `gradenc plan STUDY` prints how much a run needs"
         )
     return ok("space", sentence)
 

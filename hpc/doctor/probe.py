@@ -1,6 +1,7 @@
-"""What a probe does on a node: a small job that tries there what the tasks of a run will do.
+"""The probe: a small job that tries on a node everything that the tasks of a run will do there.
 
-The login node holds a lock and answers a greeting meanwhile; each rank leaves a file of findings.
+Meanwhile the login node holds a lock and answers each rank's file with another (`probe_jobs`); each
+rank writes its findings to a file.
 """
 
 import os
@@ -27,30 +28,30 @@ from hpc.slurm.submit import submitting_environment
 from storage_schemas.files import read_json, write_exclusive
 from storage_schemas.identity import canonical_json
 
-PATIENCE_S = 60.0
-"""How long one side waits to see a file of the other; NFS may keep an old view of a folder."""
-SLOW_S = 5.0
-"""A way there and back that is longer delays every start of a stage."""
+_PATIENCE_S = 60.0
+"""How long one side waits for a file of the other (s); NFS may show an old listing."""
+_SLOW_S = 5.0
+"""A round trip of a file that takes longer than this (s) delays every start of a stage."""
 POLL_S = 0.1
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a probe is to try, besides the run folder."""
+    """What a probe tries besides the run folder."""
 
     version: str
-    """code of the login node"""
+    """version of the code on the login node"""
     python: str
     gpus: int
     scratch: bool
     dask: bool
     interface: str | None
     submits: Options | None
-    """options of a job that is submitted from here; None: none is"""
+    """options of a test submission from the node; None: no such test"""
 
 
 def run_probe(folder: str, request: Request) -> None:
-    """Try everything on this node and write what was found to `folder`; called on every rank."""
+    """Run all checks on this node and write the findings to `folder`; called on every rank."""
     rank = int(os.environ["SLURM_PROCID"])
     here = Path(folder)
     found = [
@@ -62,12 +63,11 @@ def run_probe(folder: str, request: Request) -> None:
         *(_check_port(here, rank, request.interface) if request.dask else ()),
         *(_check_submission(request.submits) if request.submits else ()),
     ]
-    report = {"node": node_name(), "findings": [finding.to_json() for finding in found]}
+    report = {"node": _node_name(), "findings": [finding.to_json() for finding in found]}
     write_exclusive(here / f"report-{rank}.json", canonical_json(report))
 
 
-def node_name() -> str:
-    """Return this node's name as SLURM has it."""
+def _node_name() -> str:
     return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
@@ -84,28 +84,34 @@ def _check_code(request: Request) -> Finding:
 
 
 def _check_sight(folder: Path, rank: int) -> Iterator[Finding]:
-    """Measure on this node's clock how long a file takes there and its answer takes back."""
+    """Measure the round trip of a file to the login node and back."""
     started = time.monotonic()
-    greeting = {"node": node_name(), "time": time.time()}
+    greeting = {"node": _node_name(), "time": time.time()}
     write_exclusive(folder / f"hello-{rank}.json", canonical_json(greeting))
-    answer = wait_for(folder / f"echo-{rank}.json")
+    answer = _wait_for(folder / f"echo-{rank}.json")
     took = time.monotonic() - started
     if answer is None:
-        sentence = f"a file of the login node did not appear here within {PATIENCE_S:.0f} s"
-        yield failure("run folder", sentence, "keep runs on a file system that both see at once")
+        sentence = f"a file of the login node did not appear on the node within {_PATIENCE_S:.0f} s"
+        yield failure(
+            "run folder",
+            sentence,
+            "keep runs on a file system that login node and compute nodes share",
+        )
         return
-    sentence = f"a file and its answer took {took:.1f} s between {node_name()} and the login node"
-    if took > SLOW_S:
-        yield warning("run folder", sentence, "a faster file system makes stages follow sooner")
+    sentence = f"a file took {took:.1f} s from {_node_name()} to the login node and back"
+    if took > _SLOW_S:
+        yield warning(
+            "run folder", sentence, "a faster shared file system would start stages sooner"
+        )
     else:
         yield ok("run folder", sentence)
 
 
-def wait_for(path: Path) -> dict[str, Any] | None:
-    """Return the JSON object in a file as soon as it is there; None after too long."""
-    end = time.monotonic() + PATIENCE_S
+def _wait_for(path: Path) -> dict[str, Any] | None:
+    """Wait for a file and return its JSON object; None if it does not appear in time."""
+    end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:
-        # A client of NFS forgets that a file was not there when it lists the folder again.
+        # Listing the folder makes an NFS client look for files that it took for missing.
         if path.name in os.listdir(path.parent) and (value := read_json(path)) is not None:
             return value
         time.sleep(POLL_S)
@@ -118,8 +124,8 @@ def _check_run_folder(folder: Path, rank: int) -> Iterator[Finding]:
     yield from check_folder(own)
     if not locked_by_another(folder.parent / "held"):
         remedy = (
-            "do not run two `gradenc` commands for one run at once, or mount the file system with "
-            "locks that hold between nodes (Lustre: -o flock)"
+            "do not start two `gradenc` commands for one run at once, or have the file system "
+            "mounted with locks that hold between nodes (Lustre: -o flock)"
         )
         yield warning("run folder", "locks of the login node do not hold on this node", remedy)
 
@@ -127,7 +133,7 @@ def _check_run_folder(folder: Path, rank: int) -> Iterator[Finding]:
 def _check_gpu() -> Iterator[Finding]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     if shutil.which("nvidia-smi") is None:
-        remedy = "ask the administrators; does the partition have GPUs, and does SLURM know them?"
+        remedy = "ask the administrators whether the partition has GPUs that SLURM knows of"
         if visible:
             yield ok("gpu", f"CUDA_VISIBLE_DEVICES is {visible}; this node has no nvidia-smi")
         else:
@@ -136,7 +142,11 @@ def _check_gpu() -> Iterator[Finding]:
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
     if listed.returncode or "GPU" not in listed.stdout:
         words = (listed.stderr or listed.stdout).strip()
-        yield failure("gpu", f"nvidia-smi -L: {words}", "exclude this node, and report it")
+        yield failure(
+            "gpu",
+            f"nvidia-smi -L: {words}",
+            "add this node to `exclude`, and report it to the administrators",
+        )
         return
     yield ok("gpu", listed.stdout.splitlines()[0].partition(" (UUID")[0])
     yield _check_torch()
@@ -148,7 +158,7 @@ def _check_torch() -> Finding:
     if torch.cuda.is_available():
         return ok("gpu", f"torch {torch.__version__} sees {torch.cuda.get_device_name(0)}")
     sentence = f"torch {torch.__version__}, built for CUDA {torch.version.cuda}, sees no GPU"
-    return failure("gpu", sentence, "install the torch that suits this node's driver (nvidia-smi)")
+    return failure("gpu", sentence, "install a torch that fits this node's driver (nvidia-smi)")
 
 
 def _check_scratch() -> Iterator[Finding]:
@@ -159,13 +169,15 @@ def _check_scratch() -> Iterator[Finding]:
             stream.flush()
     except OSError as error:
         sentence = f"scratch {folder}: {error.strerror}"
-        yield failure("scratch", sentence, "set scratch to a folder that you may write on the node")
+        yield failure(
+            "scratch", sentence, "set scratch to a folder that you may write to on the node"
+        )
         return
     yield check_space(folder)
 
 
 def _check_port(folder: Path, rank: int, interface: str | None) -> Iterator[Finding]:
-    """Open a port where Dask's scheduler would, and reach it from the last rank."""
+    """Open a port on the first rank, as Dask's scheduler does, and connect from the last."""
     from distributed.utils import get_ip, get_ip_interface
 
     place = folder / "port.json"
@@ -178,34 +190,38 @@ def _check_port(folder: Path, rank: int, interface: str | None) -> Iterator[Find
                 write_exclusive(place, canonical_json({"host": host, "port": port}))
                 if last == 0:
                     _reach(place)
-                server.settimeout(PATIENCE_S)
+                server.settimeout(_PATIENCE_S)
                 server.accept()[0].close()
         elif rank == last:
             _reach(place)
     except (OSError, ValueError) as error:
-        remedy = "set dask_interface to a network between the nodes (`ip -brief address` on a node)"
-        yield failure("dask", f"port on {interface or 'the default interface'}: {error}", remedy)
+        remedy = (
+            "set dask_interface to a network between the nodes (`ip -brief address` lists them)"
+        )
+        yield failure(
+            "dask", f"no connection on {interface or 'the default interface'}: {error}", remedy
+        )
         return
-    yield ok("dask", f"a port opened on {interface or 'the default interface'} is reached")
+    yield ok("dask", f"the first node can be reached on {interface or 'the default interface'}")
 
 
 def _reach(place: Path) -> None:
-    address = wait_for(place)
+    address = _wait_for(place)
     if address is None:
-        raise TimeoutError(f"the first node opened none within {PATIENCE_S:.0f} s")
-    socket.create_connection((address["host"], address["port"]), timeout=PATIENCE_S).close()
+        raise TimeoutError(f"the first node opened no port within {_PATIENCE_S:.0f} s")
+    socket.create_connection((address["host"], address["port"]), timeout=_PATIENCE_S).close()
 
 
 def _check_submission(options: Options) -> Iterator[Finding]:
-    """Ask from here what a gate asks: the queue, and sbatch."""
+    """Ask the queue and sbatch from this node, as a gate does."""
     try:
         with submitting_environment():
             queue(["gradenc-doctor"])
             ask_only(options)
     except SlurmUnavailable as error:
         remedy = (
-            "load SLURM's commands in the gate's `setup`; where nodes may not submit, stay with "
-            "`gradenc submit --wait` on the login node"
+            "load SLURM's commands in the gate's `setup`; where nodes may not submit, keep "
+            "`gradenc submit --wait` running on the login node"
         )
         yield failure("gate", f"jobs cannot be submitted from this node: {error}", remedy)
         return

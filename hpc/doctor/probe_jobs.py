@@ -1,4 +1,4 @@
-"""Probes seen from the login node: submitted, answered, read, and ended whatever happens."""
+"""Probes, from the login node: submit, answer and read them, and cancel them whatever happens."""
 
 import platform
 import shutil
@@ -24,49 +24,49 @@ from hpc.slurm.queue import cancel, queue
 from hpc.slurm.submit import start_job
 from storage_schemas.files import read_json, write_exclusive
 
-MEMORY_GB = 4.0
-"""What a probe needs at most: Python with torch, and a context on a GPU."""
-MINUTES = 10
-ASK_S = 3.0
-"""How often SLURM is asked for the probes' states."""
-END_S = 60.0
-"""How long cancelled probes may take to end."""
-GRACE_S = 15.0
-"""How long the report of a job that has ended may take to appear here."""
-SKEW_S = 30.0
-"""Clocks that differ by more come near the 120 s after which a lease without heartbeat is taken."""
+_MEMORY_GB = 4.0
+"""Memory of a probe at most: Python with torch, and a context on a GPU."""
+_MINUTES = 10
+_ASK_S = 3.0
+"""Pause between two questions to SLURM (s)."""
+_END_S = 60.0
+"""How long cancelled probes may take to end (s)."""
+_GRACE_S = 15.0
+"""How long the report of an ended job may take to appear on the login node (s)."""
+_SKEW_S = 30.0
+"""Difference of clocks that is reported (s); a lease without heartbeat ends after 120 s."""
 
 
 @dataclass
 class Probe:
-    """One job, for the stages that run in the same surroundings."""
+    """One job, for all stages with the same partition, account, set-up and so on."""
 
     stages: tuple[str, ...]
     how: StageProfile
     folder: Path
     job_id: str
     ended: float | None = None
-    """when SLURM was first seen to have no process of it"""
+    """when SLURM first reported no process of it (monotonic, s)"""
     state: Job | None = None
     found: list[Finding] = field(default_factory=list)
     lost: bool = False
-    """whether it ended without a report; its output is kept"""
+    """whether it ended without a report; its log is kept then"""
 
     @property
     def reports(self) -> list[Path]:
-        """Files in which its ranks leave what they found."""
+        """Files into which its ranks write their findings."""
         return [self.folder / f"report-{rank}.json" for rank in range(self.how.nodes)]
 
     @property
     def log(self) -> Path:
-        """Output of its set-up and of its first rank."""
+        """Output of the set-up and of the first rank."""
         return self.folder / "log" / f"{self.job_id}_0_log.out"
 
 
 def check_nodes(
     profile: Profile, folder: Path, limit_s: float, progress: Callable[[str], None]
 ) -> list[Finding]:
-    """Run a probe in each of the profile's surroundings, at most `limit_s` seconds.
+    """Run a probe for each distinct environment of the profile, for at most `limit_s` seconds.
 
     Raises
     ------
@@ -80,7 +80,7 @@ def check_nodes(
     found: list[Finding] = []
     with hold(home / "held"), _ended_in_order():
         try:
-            for number, (how, stages) in enumerate(surroundings(profile).items()):
+            for number, (how, stages) in enumerate(_surroundings(profile).items()):
                 probe = _submit(stages, how, home / str(number), name)
                 if isinstance(probe, Finding):
                     found.append(probe.at(", ".join(stages)))
@@ -96,7 +96,7 @@ def check_nodes(
 
 @contextmanager
 def _ended_in_order() -> Iterator[None]:
-    """Let the signals that end a session (a closed terminal) end it as ctrl-C does."""
+    """Let a closed terminal or a kill end the probes in order, as ctrl-C does."""
     before = {number: signal.signal(number, _exit) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
@@ -109,8 +109,8 @@ def _exit(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-def surroundings(profile: Profile) -> dict[StageProfile, tuple[str, ...]]:
-    """Return small forms of the stages, each with the stages that it stands for."""
+def _surroundings(profile: Profile) -> dict[StageProfile, tuple[str, ...]]:
+    """Return the distinct environments of the stages, each with its stages."""
     found: dict[StageProfile, tuple[str, ...]] = {}
     for stage in STAGES:
         how = _small(profile.stage(stage))
@@ -119,12 +119,12 @@ def surroundings(profile: Profile) -> dict[StageProfile, tuple[str, ...]]:
 
 
 def _small(how: StageProfile) -> StageProfile:
-    """Keep where and as whom a stage runs; ask for no more than a probe needs."""
+    """Return a stage's environment with no more time, nodes and memory than a probe needs."""
     return StageProfile(
-        timeout_minutes=min(MINUTES, how.timeout_minutes),
+        timeout_minutes=min(_MINUTES, how.timeout_minutes),
         nodes=min(2, how.nodes),
         gpus_per_node=min(1, how.gpus_per_node),
-        memory_gb=None if how.memory_gb is None else min(MEMORY_GB, how.memory_gb),
+        memory_gb=None if how.memory_gb is None else min(_MEMORY_GB, how.memory_gb),
         partition=how.partition,
         account=how.account,
         qos=how.qos,
@@ -151,18 +151,18 @@ def _submit(stages: tuple[str, ...], how: StageProfile, folder: Path, name: str)
         arguments = (str(folder.resolve()), request)
         job_id = start_job(name, folder / "log", run_probe, arguments, how)
     except SlurmUnavailable as error:
-        return failure("probe", str(error), "see what was found of these stages above")
+        return failure("probe", str(error), "see the findings about these stages above")
     return Probe(stages, how, folder, job_id)
 
 
 def _attend(
     probes: Sequence[Probe], name: str, limit_s: float, progress: Callable[[str], None]
 ) -> Iterator[Finding]:
-    """Answer greetings and yield what probes found, until all have ended or the time is over."""
+    """Answer the probes and yield their findings, until all have ended or time is over."""
     end, asked = time.monotonic() + limit_s, float("-inf")
     waiting = list(probes)
     while waiting:
-        if time.monotonic() - asked > ASK_S:
+        if time.monotonic() - asked > _ASK_S:
             _look(waiting, name)
             asked = time.monotonic()
             progress(", ".join(f"{'/'.join(p.stages)}: {_word(p)}" for p in waiting))
@@ -195,20 +195,20 @@ def _word(probe: Probe) -> str:
 
 
 def _answer(probe: Probe) -> Iterator[Finding]:
-    """Answer each rank's greeting, once."""
+    """Answer each rank's first file, once, and compare the clocks."""
     for rank in range(probe.how.nodes):
         greeting = read_json(probe.folder / f"hello-{rank}.json")
         if greeting is None or not write_exclusive(probe.folder / f"echo-{rank}.json", b"{}"):
             continue
         skew = abs(time.time() - greeting["time"])
-        if skew > SKEW_S:
+        if skew > _SKEW_S:
             sentence = f"the clocks of {greeting['node']} and the login node differ by {skew:.0f} s"
-            remedy = "let the administrators set the clocks (NTP): leases go by them"
+            remedy = "ask the administrators to synchronise the clocks (NTP): leases rely on them"
             yield warning("clock", sentence, remedy).at(", ".join(probe.stages))
 
 
 def _read(probe: Probe) -> bool:
-    """Take over what the ranks found, once all have left it."""
+    """Read the findings once all ranks have written them; return whether they have."""
     reports = [report for path in probe.reports if (report := read_json(path)) is not None]
     if len(reports) < len(probe.reports):
         return False
@@ -221,36 +221,42 @@ def _read(probe: Probe) -> bool:
 
 
 def _is_lost(probe: Probe, over: bool) -> bool:
-    """Return whether it has ended and no report is to be waited for."""
+    """Return whether the probe has ended and no report will come."""
     if probe.ended is None:
         return False
     failed = probe.state is not None and probe.state.state is not State.COMPLETED
-    waited = time.monotonic() - probe.ended > GRACE_S
+    waited = time.monotonic() - probe.ended > _GRACE_S
     return over or waited or (failed and probe.log.exists())
 
 
 def _explain(probe: Probe, limit_s: float) -> Finding:
-    """Say why a probe left no report."""
+    """Return a finding that explains why a probe wrote no report."""
     if probe.state is not None and probe.state.alive:
         return _explain_waiting(probe.job_id, probe.state, limit_s)
     lines = probe.log.read_text(errors="replace").splitlines() if probe.log.exists() else []
     lines = [line.strip() for line in lines if line.strip()]
-    # srun has the last word on whatever ended its task, but does not know why.
+    # The last line is srun's, which does not know why the task ended.
     lines = [line for line in lines if not line.startswith("srun: ")] or lines
     failed = next((i for i, line in enumerate(lines) if line.startswith(SETUP_FAILED)), None)
     if failed is not None:
         line = lines[failed].removeprefix(SETUP_FAILED)
         reason = f" ({lines[failed - 1]})" if failed else ""
         sentence = f"this set-up line failed on the node: {line}{reason}"
-        return failure("setup", sentence, "correct it in the profile; try it by `srun --pty bash`")
+        return failure(
+            "setup",
+            sentence,
+            "correct it in the profile; `srun --pty bash` opens a shell on a node to try it",
+        )
     ended = f"its probe, job {probe.job_id}, ended without a report"
     if lines:
         return failure("probe", f"{ended}: {lines[-1]}", f"the whole output: {probe.log}")
     remedy = (
-        "keep runs (--folder) where the nodes see and may write it: not in /tmp, nor a local disk"
+        "give --folder a folder that the nodes see and may write to: not /tmp, not a local disk"
     )
     return failure(
-        "run folder", f"{ended} or output; is {probe.folder.parent.parent} there?", remedy
+        "run folder",
+        f"{ended} or output; the node may not see {probe.folder.parent.parent}",
+        remedy,
     )
 
 
@@ -260,7 +266,7 @@ def _explain_waiting(job_id: str, job: Job, limit_s: float) -> Finding:
         sentence = (
             f"its probe, job {job_id}, did not start in {minutes}: {job.reason or 'no reason'}"
         )
-        remedy = "wait longer (--wait MINUTES); `man squeue`, JOB REASON CODES, has the words"
+        remedy = "wait longer (--wait MINUTES); `man squeue`, JOB REASON CODES, explains the reason"
     else:
         sentence = (
             f"its probe, job {job_id}, was {job.state} for longer than {minutes} on {job.node}"
@@ -270,11 +276,11 @@ def _explain_waiting(job_id: str, job: Job, limit_s: float) -> Finding:
 
 
 def _end(name: str) -> None:
-    """Cancel whatever is left, and wait until nothing writes to the probes' folders any more.
+    """Cancel all probes and wait until none of them writes to its folder any more.
 
-    By name, since a job may have been started whose id did not arrive here.
+    By name: a job may have been started whose id never arrived here.
     """
-    end = time.monotonic() + END_S
+    end = time.monotonic() + _END_S
     while time.monotonic() < end:
         left = [job.job_id for job in queue([name]) if job.alive]
         if not left:

@@ -1,4 +1,4 @@
-"""What the accounting database (sacct) remembers of jobs."""
+"""Jobs as the accounting database (sacct) records them."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ from hpc.slurm.words import (
     state,
 )
 
-# The name comes last because it alone may hold the separator.
+# The name comes last because only it may contain the separator.
 FIELDS = (
     "JobID",
     "State",
@@ -42,19 +42,19 @@ Row = dict[str, str]
 
 
 def accounting(ids: Sequence[str], since: datetime) -> list[Job]:
-    """Return what accounting knows of jobs, by one call of sacct.
+    """Return the accounting records of jobs, by one call of sacct.
 
     Parameters
     ----------
     ids : sequence of str
-        Job ids; that of an array stands for all its tasks.
+        Job ids; the id of an array stands for all its tasks.
     since : datetime
-        Jobs that ended before are left out (numbers of jobs are used again).
+        Jobs that ended earlier are left out (SLURM reuses job numbers).
 
     Returns
     -------
     list of Job
-        The newest record of each; how often it was requeued is the number of the older ones.
+        The newest record of each job; the number of older ones is its number of requeues.
 
     Raises
     ------
@@ -69,7 +69,7 @@ def accounting(ids: Sequence[str], since: datetime) -> list[Job]:
 
 
 def parse(printed: str) -> list[Job]:
-    """Return the jobs in what sacct printed, one line per job, requeued run and step."""
+    """Parse the output of sacct: one line for each job, requeued run and step."""
     runs: dict[str, list[list[Row]]] = {}
     for rows in _runs(row(line, FIELDS) for line in printed.splitlines()):
         for job_id in job_ids(rows[0]["JobID"]):
@@ -78,7 +78,7 @@ def parse(printed: str) -> list[Job]:
 
 
 def _runs(rows: Iterator[Row]) -> list[list[Row]]:
-    """Gather each job's line with those of its steps, which follow it."""
+    """Group each job's line with the lines of its steps, which follow it."""
     runs: list[list[Row]] = []
     for line in rows:
         if "." not in line["JobID"]:
@@ -112,28 +112,28 @@ def _newest(job_id: str, runs: list[list[Row]]) -> Job:
         requested_memory=memory_per_node(amounts),
         cancelled_by=own["State"].partition(" by ")[2],
     )
-    # An end without its time is half a record: the rest follows when slurmdbd was away.
+    # A state without an end time is half a record: slurmdbd was away and completes it later.
     if job.alive or own["End"] == "Unknown":
         return job
-    # The reason is still why it once waited.
+    # The reason in the record is why the job once waited.
     return replace(job, reason="", cpu_s=seconds(own["TotalCPU"]))
 
 
 def _state(job: Row, steps: list[Row]) -> State:
-    """Return the job's state; a step that ran out of memory explains a job's ordinary end."""
+    """Return the job's state, OUT_OF_MEMORY also if only a step of it ran out of memory."""
     own = state(job["State"])
     memory = any(state(step["State"]) == State.OUT_OF_MEMORY for step in steps)
     return State.OUT_OF_MEMORY if memory and own in (State.COMPLETED, State.FAILED) else own
 
 
 def _exit(text: str) -> tuple[int, int]:
-    """Return exit code and signal; a step whose node was lost has none."""
+    """Return exit code and signal; both are missing for a step whose node was lost."""
     code, _, signal = text.partition(":")
     return ending(int(code or 0), int(signal or 0))
 
 
 def _memory_used(step: Row) -> int | None:
-    """Return the largest process tree's memory, or the mean of the nodes if that is more."""
+    """Return the larger of the largest process tree's memory and the mean of the nodes."""
     nodes = max(1, int(resources(step["AllocTRES"]).get("node", "1")))
     total = size(resources(step["TRESUsageInTot"]).get("mem", ""))
     largest = size(step["MaxRSS"])

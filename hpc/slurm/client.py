@@ -1,4 +1,4 @@
-"""SLURM's commands, run with a time limit."""
+"""Run a command of SLURM with a time limit; every failure is a `SlurmUnavailable`."""
 
 import os
 import re
@@ -8,8 +8,8 @@ from textwrap import shorten
 
 from gradenc_errors import GradencError
 
-TIMEOUT_S = 60.0
-"""A controller under load answers late, and one that is down after its MessageTimeout (10 s)."""
+_TIMEOUT_S = 60.0
+"""How long a command may take (s): a busy controller answers late."""
 
 LASTING = re.compile(
     r"[Ii]nvalid (partition|account|qos|feature|generic resource|constraint|node name)"
@@ -17,19 +17,19 @@ LASTING = re.compile(
     r"|Partition \S+ not found|[Mm]ore processors requested than permitted"
     r"|not (permitted|allowed) to use|unrecognized option"
 )
-"""Refusals that another try does not change, unlike a full queue or a busy controller."""
+"""Refusals that do not pass with time, unlike a full queue or a busy controller."""
 
 
 class SlurmUnavailable(GradencError, RuntimeError):
-    """A command of SLURM is missing, did not answer or refused; the message has its own words."""
+    """A command of SLURM is missing, did not answer or refused; the message quotes it."""
 
 
 class Refused(SlurmUnavailable):
-    """SLURM will not have what it is asked for, however often it is asked."""
+    """SLURM refuses a job for good: the profile must change."""
 
 
-def run(*command: str, timeout_s: float = TIMEOUT_S) -> str:
-    """Run one of SLURM's commands and return what it printed.
+def run(*command: str, timeout_s: float = _TIMEOUT_S) -> str:
+    """Run one of SLURM's commands and return its output.
 
     Parameters
     ----------
@@ -41,8 +41,8 @@ def run(*command: str, timeout_s: float = TIMEOUT_S) -> str:
     Raises
     ------
     SlurmUnavailable
-        If it is not installed, does not end in time or ends with an error; `Refused` for one that
-        another try does not change.
+        If the command is not installed, does not end in time or ends with an error; `Refused` if
+        the error will not pass with time.
     """
     shown = shorten(" ".join(command), 60, placeholder=" ...")
     try:
@@ -74,7 +74,7 @@ def run(*command: str, timeout_s: float = TIMEOUT_S) -> str:
 
 
 def _environment(variables: Mapping[str, str]) -> dict[str, str]:
-    """Leave out the user's own filters and formats; ask for array ranges that are not cut short."""
+    """Drop the user's own filters and formats, and ask for array ranges in full."""
     own = ("SQUEUE_", "SACCT_", "SCANCEL_")
     kept = {name: value for name, value in variables.items() if not name.startswith(own)}
     return kept | {"SLURM_BITSTR_LEN": "0", "LC_ALL": "C"}

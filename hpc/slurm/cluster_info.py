@@ -1,4 +1,4 @@
-"""What the cluster is: partitions with their nodes, the user's accounts, what sbatch would say."""
+"""Partitions and nodes of the cluster, accounts of the user, and sbatch's opinion of a job."""
 
 import os
 import pwd
@@ -11,14 +11,14 @@ from hpc.slurm.client import run
 from hpc.slurm.options import Options
 from hpc.slurm.words import seconds
 
-UNUSABLE = ("down", "drain", "drng", "fail", "maint", "unk", "inval", "futr", "npc")
-"""How sinfo's words for the state of a node begin on which no job starts now."""
+_UNUSABLE = ("down", "drain", "drng", "fail", "maint", "unk", "inval", "futr", "npc")
+"""Beginnings of sinfo's words for nodes on which no job can start now."""
 _GPUS = re.compile(r"\bgpu(?::([^:,()]+))?:(\d+)")
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node as SLURM counts it."""
+    """A node with its resources."""
 
     name: str
     usable: bool
@@ -27,7 +27,7 @@ class Node:
     gpus: int
     gpu_types: frozenset[str]
     features: frozenset[str]
-    """what a job's constraint may name"""
+    """names that a job's constraint may use"""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Partition:
     max_time_s: float | None
     max_nodes: int | None
     max_memory_mb: int | None
-    """of a job on one node"""
+    """for one job on one node"""
     preemptible: bool
     settings: dict[str, str]
-    """everything that `scontrol show partition` says"""
+    """all settings that `scontrol show partition` prints"""
     nodes: tuple[Node, ...]
 
     @property
@@ -53,11 +53,11 @@ class Partition:
 
     @property
     def gpu_types(self) -> list[str]:
-        """Types of its GPUs that SLURM knows."""
+        """Types of its GPUs, as far as SLURM is configured with them."""
         return sorted({kind for node in self.nodes for kind in node.gpu_types})
 
     def admits(self, kind: str, name: str) -> bool:
-        """Return whether an account (kind `Accounts`) or QOS (kind `Qos`) may use it."""
+        """Return whether an account (kind `Accounts`) or QOS (kind `Qos`) may use the partition."""
         allowed = self.settings.get(f"Allow{kind}", "ALL")
         denied = self.settings.get(f"Deny{kind}", "").split(",")
         return (allowed == "ALL" or name in allowed.split(",")) and name not in denied
@@ -69,19 +69,19 @@ class Association:
 
     account: str
     partition: str
-    """the only one it holds for; empty: all"""
+    """the only partition that the account may be used in; empty: all"""
     qos: frozenset[str]
 
 
 def configuration() -> dict[str, str]:
-    """Return the controller's configuration: key -> value as `scontrol show config` writes them."""
+    """Return the controller's configuration as `scontrol show config` prints it."""
     lines = run("scontrol", "show", "config").splitlines()
     pairs = (line.partition("=") for line in lines if "=" in line)
     return {key.strip(): value.strip() for key, _, value in pairs}
 
 
 def version() -> str:
-    """Return SLURM's version as its client says it."""
+    """Return the version of SLURM's commands."""
     return run("sinfo", "--version").strip()
 
 
@@ -124,7 +124,7 @@ def _nodes() -> dict[str, list[Node]]:
         gpus = _GPUS.findall(gres)
         node = Node(
             name=name,
-            usable=not state.startswith(UNUSABLE),
+            usable=not state.startswith(_UNUSABLE),
             memory_mb=int(memory),
             cpus=int(cpus),
             gpus=sum(int(count) for _, count in gpus),
@@ -147,7 +147,7 @@ def _number(text: str) -> int | None:
 
 
 def associations() -> list[Association]:
-    """Return the accounts of this user; empty where accounting knows none.
+    """Return the accounts of this user; empty if accounting has none.
 
     Raises
     ------
@@ -164,7 +164,7 @@ def associations() -> list[Association]:
 
 
 def default_account() -> str:
-    """Return the account that SLURM charges where a job names none; empty if there is none."""
+    """Return the account of jobs that name none; empty if there is no default."""
     return run("sacctmgr", "-nP", "show", "user", _user(), "format=DefaultAccount").strip()
 
 
@@ -173,12 +173,12 @@ def _user() -> str:
 
 
 def ask_only(options: Options) -> None:
-    """Let the controller judge a job with these options, without submitting it.
+    """Let SLURM check a job with these options without submitting it.
 
     Raises
     ------
     SlurmUnavailable
-        With the words in which it would refuse the job.
+        If SLURM would refuse the job, with its reason.
     """
     flags = (f"--{key.replace('_', '-')}={value}" for key, value in options.items())
     run("sbatch", "--test-only", *flags, "--wrap=true")

@@ -1,11 +1,11 @@
-"""What SLURM says of a job: one record from whichever of its commands knew it."""
+"""A job of SLURM, in one form for the records of squeue and sacct."""
 
 from dataclasses import dataclass
 from enum import StrEnum
 
 
 class State(StrEnum):
-    """Every state that squeue and sacct may print, and one for a word that none of us knows."""
+    """The states that squeue and sacct print, and one for words that are not among them."""
 
     PENDING = "PENDING"
     CONFIGURING = "CONFIGURING"
@@ -48,12 +48,12 @@ ENDED = frozenset(
         State.REVOKED,
     }
 )
-"""States of a job of which no process is left, unless SLURM requeues it; all others are alive."""
+"""States in which no process of a job is left, unless SLURM requeues it."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One job, or one task of an array; of a requeued one, its newest record."""
+    """A job, or a task of an array; for a requeued job its newest record."""
 
     job_id: str
     """As SLURM writes it: ``123`` or ``123_4``."""
@@ -62,28 +62,28 @@ class Job:
     reason: str = ""
     user: str = ""
     node: str = ""
-    """Nodes it runs or ran on; empty before it started."""
+    """Nodes on which it runs or ran; empty before it started."""
     exit_code: int = 0
     signal: int = 0
-    """Number of the signal that ended it; 0 if none did."""
+    """The signal that ended it; 0 if none did."""
     restarts: int = 0
-    """How often SLURM put it back into the queue."""
+    """How often SLURM requeued it."""
     elapsed_s: float = 0.0
     earlier_s: float = 0.0
-    """Time of its runs before it was put back into the queue, where accounting knows them."""
+    """Elapsed time of its runs before it was requeued (s), if accounting has them."""
     limit_s: float | None = None
     cpus: int = 0
     cpu_s: float | None = None
-    """Processor time used; None where not known."""
+    """Processor time (s); None if unknown."""
     gpus: int = 0
     max_rss: int | None = None
-    """Largest resident memory of a step (bytes); None where not known."""
+    """Largest resident memory of a step (bytes); None if unknown."""
     requested_memory: int | None = None
-    """Memory of a node that it asked for (bytes); None where not known."""
+    """Requested memory per node (bytes); None if unknown."""
     cancelled_by: str = ""
-    """Who cancelled it (a name or uid), if somebody did."""
+    """Name or uid of the user who cancelled it; empty if nobody did."""
 
     @property
     def alive(self) -> bool:
-        """Whether it runs or may still run; a state nobody recognises counts as alive."""
+        """Whether it runs or may still run; an unrecognised state counts as alive."""
         return self.state not in ENDED

@@ -1,4 +1,4 @@
-"""How much a cluster lets one user submit."""
+"""Limits on the jobs of one user."""
 
 import os
 import pwd
@@ -16,22 +16,22 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Limits:
-    """What holds for the user's jobs of one partition, account and QOS."""
+    """Limits on the user's jobs in one partition, account and QOS together."""
 
     max_array_size: int
-    """Every index of an array is below this."""
+    """The indices of an array must be below this."""
     max_submit_jobs: int | None
-    """Jobs, or tasks of arrays, that may be in the queue; None where there is no limit."""
+    """Jobs, or tasks of arrays, that may be queued; None without a limit."""
     max_time_s: float | None
-    """How long a job may run (s); None where there is no limit."""
+    """How long a job may run (s); None without a limit."""
     queued: int
-    """Jobs and tasks of arrays that the user has in the queue now."""
+    """Jobs and tasks of arrays that the user has queued now."""
 
 
 def limits(partition: str | None, account: str | None, qos: str | None) -> Limits:
-    """Return the limits of a job that asks for these; None stands for the user's defaults.
+    """Return the limits of a job with these settings; None stands for the user's defaults.
 
-    Those of accounts and QOS are kept by accounting: where that is off or down there are none here.
+    Limits of accounts and QOS are kept by accounting: if it is off or down, they are left out.
 
     Raises
     ------
@@ -43,7 +43,7 @@ def limits(partition: str | None, account: str | None, qos: str | None) -> Limit
     row = _partition(partition)
     try:
         rules = _rules(user, row, account, qos)
-    except SlurmUnavailable:  # no accounting, so nothing that would hold anybody to its limits
+    except SlurmUnavailable:  # without accounting SLURM enforces no limits of accounts
         rules = []
     jobs = [int(number) for *numbers, _ in rules for number in numbers if number]
     times = [seconds(time) for time in (row["MaxTime"], *(time for *_, time in rules))]
@@ -56,14 +56,14 @@ def limits(partition: str | None, account: str | None, qos: str | None) -> Limit
 
 
 def _partition(name: str | None) -> Row:
-    """Return the settings of a partition, by default of the one that jobs go to by default."""
+    """Return the settings of a partition, by default of the cluster's default one."""
     shown = run("scontrol", "-o", "show", "partition", *([name] if name else []))
     rows = [dict(_PAIR.findall(line)) for line in shown.splitlines()]
     return next((row for row in rows if row["Default"] == "YES"), rows[0])
 
 
 def _rules(user: str, partition: Row, account: str | None, qos: str | None) -> list[list[str]]:
-    """Return the rules of association and QOS: numbers of jobs, then a time; empty means none."""
+    """Return rows of limits from association and QOS: numbers of jobs, then a time."""
     account = account or _sacctmgr("user", [f"name={user}"], ["DefaultAccount"])[0][0]
     association = [f"user={user}", f"account={account}"]
     columns = ["Partition", "DefaultQOS", "MaxSubmit", "GrpSubmit", "MaxWall"]

@@ -1,4 +1,4 @@
-"""From a stage's profile to sbatch's options, as submitit's `SlurmExecutor` takes them."""
+"""Options of sbatch for a stage's profile, in the form of submitit's `SlurmExecutor`."""
 
 import shlex
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ Options = dict[str, str | int]
 
 
 def sbatch_options(how: StageProfile) -> Options:
-    """Return sbatch's options for one task of a stage, dashes written as underscores."""
+    """Return sbatch's options for one task of a stage, with underscores for dashes."""
     options: Options = {
         "time": how.timeout_minutes,
         "nodes": how.nodes,
@@ -28,9 +28,10 @@ def sbatch_options(how: StageProfile) -> Options:
 
 
 def setup_lines(how: StageProfile) -> list[str]:
-    """Return the shell lines before the processes start; a job ends at the first that fails.
+    """Return the shell lines that run before the processes start.
 
-    Without that, a missing module would let the stage run in whatever environment is left.
+    The job ends at the first line that fails: otherwise a missing module would let the stage run in
+    a wrong environment.
     """
     return [part for line in _lines(how) for part in (line, _stop_unless_done(line))]
 
@@ -39,16 +40,16 @@ def _lines(how: StageProfile) -> Iterator[str]:
     yield from how.setup
     if how.scratch is not None:
         yield f'export TMPDIR="{how.scratch}"'
-        # These lines are run on the first node only, steps of srun on all.
+        # The set-up runs on the first node only; srun reaches all of them.
         everywhere = f"srun --ntasks={how.nodes} --ntasks-per-node=1 " if how.nodes > 1 else ""
         yield f'{everywhere}mkdir -p "$TMPDIR"'
 
 
 def _stop_unless_done(line: str) -> str:
-    # Not `line || ...`: the line may end with a comment.
+    # Not `line || ...`, since the line may end with a comment.
     message = shlex.quote(f"{SETUP_FAILED}{line}")
     return f"[ $? -eq 0 ] || {{ echo {message} >&2; exit 1; }}"
 
 
 SETUP_FAILED = "gradenc: this set-up line of the profile failed: "
-"""How the output of a job begins to say that."""
+"""Beginning of the line that a job prints when its set-up fails."""

@@ -1,4 +1,4 @@
-"""The jobs that the controller knows (squeue), those that accounting remembers, both as one."""
+"""Jobs in the queue (squeue), and jobs from queue and accounting merged into one record each."""
 
 import os
 import time
@@ -11,7 +11,7 @@ from hpc.slurm.client import SlurmUnavailable, run
 from hpc.slurm.jobs import Job
 from hpc.slurm.words import ending, gpus, job_ids, memory_per_node, resources, row, seconds, state
 
-# The name comes last because it alone may hold the separator.
+# The name comes last because only it may contain the separator.
 FIELDS = (
     "JobArrayID",
     "State",
@@ -28,65 +28,65 @@ FIELDS = (
 FORMAT = ",".join(f"{field}:|" for field in FIELDS)
 
 POLL_S = 2.0
-CANCELLED_AT_ONCE = 500
-"""Jobs in one call of scancel: a command line is limited."""
+_CANCELLED_AT_ONCE = 500
+"""Jobs per call of scancel: the length of a command line is limited."""
 
 
 def queue(names: Sequence[str]) -> list[Job]:
-    """Return the jobs with these names, by one call of squeue; tasks of arrays one by one.
+    """Return the jobs with these names, by one call of squeue; each task of an array is a job.
 
-    Ended ones are among them for as long as the controller remembers them (MinJobAge).
+    Ended jobs are included as long as the controller keeps them (MinJobAge).
 
     Raises
     ------
     SlurmUnavailable
         If the controller does not answer.
     """
-    if not names:  # squeue takes an empty list for all jobs
+    if not names:  # squeue would list all jobs
         return []
     wanted = f"--name={','.join(names)}"
     return parse(run("squeue", "-h", "-a", "-r", "-t", "all", wanted, "-O", FORMAT))
 
 
 def parse(printed: str) -> list[Job]:
-    """Return the jobs in what squeue printed."""
+    """Parse the output of squeue."""
     return [job for line in printed.splitlines() for job in _jobs(line)]
 
 
 def jobs_of(
     names: Sequence[str], ids: Sequence[str], since: datetime, patience_s: float = 0.0
 ) -> dict[str, Job]:
-    """Return what is known of jobs, by one call each of sacct and squeue.
+    """Return jobs from accounting and the queue, by one call each of sacct and squeue.
 
     Parameters
     ----------
     names : sequence of str
-        Their names, by which the queue is asked: it also tells of jobs nobody has noted.
+        Their names, for the queue: it also lists jobs whose ids were never recorded.
     ids : sequence of str
-        Their ids, by which accounting is asked; that of one task of an array stands for all.
+        Their ids, for accounting; the id of one task of an array stands for all.
     since : datetime
-        When the first of them was submitted, or before.
+        Not later than the submission of the first of them.
     patience_s : float
-        For how long to ask again where accounting answers but has not heard all of an end (s). It
-        lags by seconds, and it alone tells a kill for memory from others: wait before judging.
+        How long to ask again while accounting answers with incomplete records of ended jobs (s).
+        Accounting lags by seconds, and only it distinguishes a kill for memory from other ends.
 
     Returns
     -------
     dict
-        Job id (``123``, ``123_4``) -> job. One that nobody remembers is absent; so is a task of an
-        array that was cancelled by itself before it began, of which SLURM keeps no trace.
+        Job id (``123``, ``123_4``) -> job. Jobs that neither command knows are absent; among them
+        are tasks of an array that were cancelled singly before they began.
 
     Raises
     ------
     SlurmUnavailable
         If the controller does not answer. Accounting may be off or down.
     """
-    # Arrays by their number: the ids of all their tasks are longer than a command line may be.
+    # Arrays by their number: the ids of all their tasks may be too long for a command line.
     numbers = list(dict.fromkeys(job_id.partition("_")[0] for job_id in ids))
     deadline = time.monotonic() + patience_s
     while True:
         remembered = _remembered(numbers, since)
-        # Asked second, so that a job which accounting takes for alive is in the queue if it is.
+        # The queue is asked second: a job that accounting believes alive is in it if it is.
         jobs = _merged(remembered or {}, {job.job_id: job for job in queue(names)})
         late = any(_is_late(job, numbers) for job in jobs.values())
         if remembered is None or not late or time.monotonic() >= deadline:
@@ -95,19 +95,19 @@ def jobs_of(
 
 
 def cancel(ids: Sequence[str]) -> None:
-    """Cancel jobs; those that have ended, or that nobody knows, are passed over.
+    """Cancel jobs; ended and unknown ones are ignored.
 
     Raises
     ------
     SlurmUnavailable
-        If the controller does not answer, or a job is somebody else's.
+        If the controller does not answer, or a job belongs to another user.
     """
-    for start in range(0, len(ids), CANCELLED_AT_ONCE):
-        run("scancel", "--quiet", *ids[start : start + CANCELLED_AT_ONCE])
+    for start in range(0, len(ids), _CANCELLED_AT_ONCE):
+        run("scancel", "--quiet", *ids[start : start + _CANCELLED_AT_ONCE])
 
 
 def _remembered(ids: Sequence[str], since: datetime) -> dict[str, Job] | None:
-    """Return what accounting knows, or None where there is none, or not now."""
+    """Return the accounting records, or None if accounting is off or down."""
     try:
         return {job.job_id: job for job in accounting(ids, since)}
     except SlurmUnavailable:
@@ -121,12 +121,12 @@ def _merged(remembered: dict[str, Job], queued: dict[str, Job]) -> dict[str, Job
 
 
 def _is_late(job: Job, numbers: Sequence[str]) -> bool:
-    """Say whether accounting has still to tell of the end of a job that it was asked for."""
+    """Return whether accounting has not yet recorded the end of a job."""
     return not job.alive and job.cpu_s is None and job.job_id.partition("_")[0] in numbers
 
 
 def _newer(queued: Job, remembered: Job) -> Job:
-    """Return accounting's word on a job once it has all of it, unless the job is queued again."""
+    """Return the record of accounting if it is complete and the job was not requeued."""
     complete = remembered.cpu_s is not None and not queued.alive
     restarts = max(queued.restarts, remembered.restarts)
     return replace(remembered if complete else queued, restarts=restarts)
@@ -156,7 +156,7 @@ def _jobs(line: str) -> list[Job]:
 
 
 def _ending(status: int) -> tuple[int, int]:
-    """Return exit code and signal of what the controller keeps: the status that `wait` gave."""
+    """Return exit code and signal of a status of `wait`, which is what the controller keeps."""
     if os.WIFSIGNALED(status):
         return 0, os.WTERMSIG(status)
     return ending(os.WEXITSTATUS(status), 0)

@@ -1,4 +1,4 @@
-"""Array jobs and single jobs, started through submitit's public interface."""
+"""Start array jobs and single jobs, through submitit's public interface."""
 
 import os
 import shlex
@@ -16,8 +16,8 @@ from hpc.config.profile import StageProfile
 from hpc.slurm.client import LASTING, Refused, SlurmUnavailable
 from hpc.slurm.options import sbatch_options, setup_lines
 
-SIGNAL_S = 90
-"""How long before its time limit a task is told to stop after the unit at hand (s)."""
+_SIGNAL_S = 90
+"""How long before its time limit a task gets the signal to stop after its current unit (s)."""
 
 
 def start_array(
@@ -31,8 +31,8 @@ def start_array(
 ) -> list[str]:
     """Start a task for each tuple of arguments; return the tasks' job ids, in order.
 
-    Cut into several arrays where the cluster takes no index above `max_array_size` - 1; these share
-    the throttle. Where it takes the first of them only, there are fewer ids than arguments.
+    Where indices must be below `max_array_size`, several arrays are submitted that share the
+    throttle. If the cluster accepts only the first of them, fewer ids than arguments are returned.
     """
     pieces = range(0, len(arguments), max_array_size)
     parameters = _parameters(name, profile) | {"array_parallelism": max(1, throttle // len(pieces))}
@@ -46,7 +46,7 @@ def start_array(
         except SlurmUnavailable as error:
             if not ids:
                 raise
-            # What was taken is at work: not noted, it would be cancelled as nobody's.
+            # The accepted arrays run: if their ids were lost, they would be cancelled as unknown.
             print(f"{len(arguments) - start} tasks of {name} are left for later: {error}")
             break
         ids += [str(job.job_id) for job in jobs]
@@ -75,10 +75,10 @@ def call(name: str, *arguments: Any) -> None:
 
 @contextmanager
 def submitting_environment() -> Iterator[None]:
-    """Submit as from a fresh shell: what a job has from its own scheduler is not for its children.
+    """Hide this job's own SLURM variables from the jobs that it submits.
 
-    (Its memory per node beside their memory per CPU, say, ends their srun.) Files of the current
-    folder are never imported instead of a package.
+    A parent's memory per node, beside a child's memory per CPU, would end the child's srun. Files
+    in the current folder are never imported in place of a package (PYTHONSAFEPATH).
     """
     before = dict(os.environ)
     for name in before:
@@ -108,7 +108,7 @@ def _executor(
 ) -> submitit.SlurmExecutor:
     python = f"{shlex.quote(sys.executable)} -P"
     executor = submitit.SlurmExecutor(log, max_num_timeout=0, python=python)
-    # Requeue and append are asked for by name: clusters differ in their defaults.
+    # Requeueing is requested explicitly: clusters differ in their defaults.
     extra = {"requeue": True, **(options or {})}
     executor.update_parameters(**parameters, additional_parameters=extra)
     return executor
@@ -121,7 +121,7 @@ def _parameters(name: str, profile: StageProfile) -> dict[str, Any]:
         "comment": name,
         "setup": setup_lines(profile),
         "stderr_to_stdout": True,
-        "signal_delay_s": min(SIGNAL_S, profile.timeout_minutes * 60 // 4),
-        # One rank's death leaves the others at work; srun takes no CPUs from sbatch since 22.05.
+        "signal_delay_s": min(_SIGNAL_S, profile.timeout_minutes * 60 // 4),
+        # The other ranks go on when one dies; since 22.05 srun ignores the CPUs given to sbatch.
         "srun_args": ["--kill-on-bad-exit=0", "--wait=0", f"--cpus-per-task={profile.cpus}"],
     }

@@ -1,4 +1,4 @@
-"""How SLURM writes states, durations, sizes, resources and array tasks."""
+"""Parsers for SLURM's notation of states, durations, sizes, resources and array tasks."""
 
 import re
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ _TASKS = re.compile(r"(\d+)_\[([^%\]]+)(?:%\d+)?\]")
 
 
 def row(line: str, fields: Sequence[str]) -> dict[str, str]:
-    """Return a line's values by their names; the last one may hold the separator.
+    """Return a line's values by name; the last value may contain the separator.
 
     Raises
     ------
@@ -21,8 +21,8 @@ def row(line: str, fields: Sequence[str]) -> dict[str, str]:
     values = line.split("|", len(fields) - 1)
     if len(values) < len(fields):
         raise ValueError(
-            f"SLURM printed {line!r} where {len(fields)} fields were asked for: are its commands "
-            "replaced on this machine by others of the same name?"
+            f"SLURM printed {line!r} instead of {len(fields)} fields: check whether this machine has "
+            "other commands with the names of SLURM's"
         )
     return dict(zip(fields, values, strict=True))
 
@@ -46,7 +46,7 @@ def seconds(text: str) -> float | None:
 
 
 def size(text: str) -> int | None:
-    """Return an amount of memory such as ``493788K`` (bytes), or None for anything else."""
+    """Return the bytes of an amount of memory such as ``493788K``, else None."""
     match = _SIZE.fullmatch(text)
     if match is None:
         return None
@@ -54,32 +54,32 @@ def size(text: str) -> int | None:
 
 
 def ending(code: int, signal: int) -> tuple[int, int]:
-    """Return exit code and signal; a shell's code 128 + n says that signal n ended its command.
+    """Return exit code and signal; a shell's code 128 + n means that signal n ended its command.
 
-    sacct already writes 137 as 9, with the signal in the record of the step.
+    sacct itself turns 137 into 9, with the signal in the record of the step.
     """
     return (code, signal) if code <= 128 else (code - 128, signal or code - 128)
 
 
 def resources(text: str) -> dict[str, str]:
-    """Return trackable resources such as ``cpu=2,gres/gpu=1,mem=300M,node=1`` by their name."""
+    """Return trackable resources such as ``cpu=2,gres/gpu=1,mem=300M,node=1`` by name."""
     return dict(part.split("=", 1) for part in text.split(",") if "=" in part)
 
 
 def gpus(amounts: dict[str, str]) -> int:
-    """Return the number of GPUs; where only their types are tracked, of all types together."""
+    """Return the number of GPUs; if only types are tracked, their sum."""
     typed = sum(int(n) for name, n in amounts.items() if name.startswith("gres/gpu:"))
     return int(amounts.get("gres/gpu", typed))
 
 
 def memory_per_node(amounts: dict[str, str]) -> int | None:
-    """Return the memory of each node (bytes), or None if there is none among `amounts`."""
+    """Return the memory per node (bytes), or None if `amounts` has none."""
     total = size(amounts.get("mem", ""))
     return None if total is None else total // max(1, int(amounts.get("node", "1")))
 
 
 def job_ids(text: str) -> list[str]:
-    """Return a job's id, or those of the tasks of an array: ``7_[1-2,8%4]`` is 7_1, 7_2, 7_8."""
+    """Return the id of a job or of each task of an array: ``7_[1-2,8%4]`` is 7_1, 7_2, 7_8."""
     match = _TASKS.fullmatch(text)
     if match is None:
         return [text]

@@ -17,7 +17,15 @@ from hpc.node.environment import code_version
 
 HEAD = 'name = "try"\nscheduler = "slurm"\n'
 SMALL = "timeout_minutes = 5\nmemory_gb = 1\n"
-PACKAGES = ("gradenc_errors", "gradenc_core", "storage_schemas", "jobs", "hpc", "slurm_profiles")
+PACKAGES = (
+    "gradenc",
+    "gradenc_errors",
+    "gradenc_core",
+    "storage_schemas",
+    "jobs",
+    "hpc",
+    "slurm_profiles",
+)
 
 
 @pytest.fixture

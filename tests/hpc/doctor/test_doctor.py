@@ -47,9 +47,9 @@ def test_a_folder_without_hard_links_is_a_warning(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "replacement", "words"),
     [
-        ("write_exclusive", lambda path, data: True, "exclusive in .*: two writers of one name"),
-        ("replace", lambda path, data: path.write_bytes(b"1"), "rename in .*: .* reads as before"),
-        ("locked_by_another", lambda path: False, "lock in .*: two processes hold the same lock"),
+        ("write_exclusive", lambda path, data: True, "exclusive in .*: two writers could"),
+        ("replace", lambda path, data: path.write_bytes(b"1"), "rename in .*: .* still reads as"),
+        ("locked_by_another", lambda path: False, "lock in .*: two processes held the same lock"),
     ],
 )
 def test_a_file_system_that_breaks_a_promise_is_named(
@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_is_a_failure(tmp_path):
         env=os.environ | {"COLUMNS": "250"},
     )
     assert result.returncode == 1
-    assert "-> give --folder a folder in which you may write" in result.stdout
+    assert "-> give --folder a folder that you may write to" in result.stdout
     assert "1 failure(s)" in result.stdout
 
 

@@ -21,8 +21,8 @@ def row(line: str, fields: Sequence[str]) -> dict[str, str]:
     values = line.split("|", len(fields) - 1)
     if len(values) < len(fields):
         raise ValueError(
-            f"SLURM printed {line!r} instead of {len(fields)} fields: check whether this machine has "
-            "other commands with the names of SLURM's"
+            f"SLURM printed {line!r} where {len(fields)} fields were expected: check whether "
+            "another program on this machine has the name of SLURM's command"
         )
     return dict(zip(fields, values, strict=True))
 

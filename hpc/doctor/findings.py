@@ -36,7 +36,8 @@ class Finding:
     @classmethod
     def from_json(cls, value: dict[str, str]) -> "Finding":
         """Return the finding that `to_json` wrote."""
-        return cls(**(value | {"level": Level(value["level"])}))
+        rest = {name: value[name] for name in ("check", "sentence", "remedy", "where")}
+        return cls(level=Level(value["level"]), **rest)
 
 
 def ok(check: str, sentence: str) -> Finding:

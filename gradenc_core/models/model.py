@@ -94,30 +94,53 @@ def load_model(
     weights: Weights = "pretrained",
     seed: int = 0,
     image_size: int | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
 ) -> VisionModel:
-    """Load a classification model of torchvision, or any model of timm or transformers.
+    """Load a vision model of torchvision, timm or transformers, and find its blocks.
 
     Parameters
     ----------
+    library : {"torchvision", "timm", "transformers"}
+        Library that builds the network: any classification model of torchvision, any model of timm,
+        any of transformers that takes images alone.
+    architecture : str
+        The library's own name, such as "resnet18" or "vit_small_patch16_dinov3".
     weights : {"pretrained", "checkpoint", "untrained", "shuffled"}
-        `pretrained`: the library's. `checkpoint`: those of a file. `untrained`: the published
-        initialisation drawn with `seed`, with every LayerScale gamma set to 1 (docs/methods.md).
-        `shuffled`: those of the file if given, else the library's, permuted with `seed` within
-        each tensor. The global random state is left alone.
+        `pretrained`: the library's, from its cache or the internet. `checkpoint`: those of a file.
+        `untrained`: the published initialisation drawn with `seed`, with every LayerScale gamma set
+        to 1 (docs/methods.md). `shuffled`: those of the file if given, else the library's, permuted
+        with `seed` within each tensor. The global random state is left alone.
+    seed : int
+        Seed of untrained and shuffled weights.
     image_size : int, optional
         Side of the input in pixels, instead of the one that the weights were trained with.
-    checkpoint : Path, optional
-        The file, .safetensors, .pt or .pth.
+    checkpoint : str or Path, optional
+        The file of weights, .safetensors, .pt or .pth.
+
+    Returns
+    -------
+    VisionModel
+        On the CPU, in eval mode, its parameters frozen.
 
     Raises
     ------
     ValueError
         Unknown library or architecture, a size that the architecture cannot take, or weights that
-        there are not or that do not fit.
+        do not exist or do not fit.
     FileNotFoundError
         Weights that are neither here nor reachable.
+
+    References
+    ----------
+    docs/models.md lists networks, and says how untrained and shuffled weights are made.
+
+    Examples
+    --------
+    >>> model = load_model("torchvision", "resnet18", "untrained", image_size=64)
+    >>> len(model.blocks), model.blocks[-1], model.image_size
+    (8, 'layer4.1', 64)
     """
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     if weights not in get_args(Weights):
         raise ValueError(f"weights is {weights!r}: use one of {', '.join(get_args(Weights))}")
     if weights != "shuffled" and (checkpoint is not None) != (weights == "checkpoint"):

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, overload
 
 import h5py
 import numpy as np
@@ -121,6 +122,86 @@ def read_stimulus(folder: Path, name: str, digest: str) -> Image.Image:
             "back, or plan the study again"
         )
     return _decoded(content, path) if isinstance(content, bytes) else Image.fromarray(content)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Distinct images of a folder, known by their content and decoded when asked for.
+
+    `images[3]` decodes one image as RGB of 8 bits, `images[:50]` and `images[mask]` keep some.
+
+    Attributes
+    ----------
+    folder : Path
+        The folder below which the images lie.
+    ids : tuple of str, (n_images,)
+        Posix path below the folder, sorted; `<brick>/<row>` for a row of an HDF5 brick.
+    digests : tuple of str, (n_images,)
+        SHA-256 of each image's content, hexadecimal.
+    """
+
+    folder: Path
+    ids: tuple[str, ...]
+    digests: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return (self[index] for index in range(len(self)))
+
+    @overload
+    def __getitem__(self, index: int) -> Image.Image: ...
+
+    @overload
+    def __getitem__(self, index: slice | NDArray[Any]) -> Images: ...
+
+    def __getitem__(self, index: int | slice | NDArray[Any]) -> Image.Image | Images:
+        if isinstance(index, slice | np.ndarray):
+            rows = np.arange(len(self))[index]
+            ids, digests = (tuple(x[i] for i in rows) for x in (self.ids, self.digests))
+            return Images(self.folder, ids, digests)
+        return read_stimulus(self.folder, self.ids[index], self.digests[index])
+
+
+def read_images(folder: str | Path) -> Images:
+    """List the images of a folder, without keeping any of them in memory.
+
+    Every file is read once for its digest. Images of equal content count once, under the first
+    name. Hidden files and other types are passed over.
+
+    Parameters
+    ----------
+    folder : str or Path
+        Folder of PNG and JPEG files, or HDF5 bricks such as NSD's; folders within it count too.
+
+    Returns
+    -------
+    Images
+        `ids`, `digests`, and each image when it is indexed.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder, or a file is a link to nothing.
+    ValueError
+        If the folder holds no image, or a file is damaged or no image.
+
+    Examples
+    --------
+    >>> from tempfile import mkdtemp
+    >>> from PIL import Image
+    >>> folder = Path(mkdtemp())
+    >>> for name in ("cat", "dog"):
+    ...     Image.new("RGB", (48, 32), {"cat": "grey", "dog": "brown"}[name]).save(
+    ...         folder / f"{name}.png"
+    ...     )
+    >>> images = read_images(folder)
+    >>> images.ids, images[1].size
+    (('cat.png', 'dog.png'), (48, 32))
+    """
+    manifest = read_manifest(Path(folder))
+    return Images(Path(folder), manifest.ids, manifest.digests)
 
 
 @contextmanager

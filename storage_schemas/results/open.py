@@ -13,12 +13,12 @@ from storage_schemas.results.tree import build_nodes
 from storage_schemas.runs.run import read_run, run_stores
 
 
-def open_run(path: Path, partial: bool = False) -> xr.DataTree:
+def open_run(path: str | Path, partial: bool = False) -> xr.DataTree:
     """Open the results of a run as one lazy (dask) tree.
 
     Parameters
     ----------
-    path : Path
+    path : str or Path
         Folder of the run.
     partial : bool
         Also show stores that are not sealed. What is not committed there is NaN (an integer: the
@@ -42,7 +42,19 @@ def open_run(path: Path, partial: bool = False) -> xr.DataTree:
         stage: what is unfinished is never shown unasked.
     FileNotFoundError
         If the folder is no run, or a store is not where `run.json` says.
+
+    Examples
+    --------
+    A finished run has a leaf for every model and source, such as
+    ``open_run("demo/run")["features/planted/forward"]``. A folder without a run is refused:
+
+    >>> from tempfile import mkdtemp
+    >>> open_run(Path(mkdtemp()))
+    Traceback (most recent call last):
+    ...
+    FileNotFoundError: ...
     """
+    path = Path(path)
     run = read_run(path)
     stores = [store for stage in run["stores"] for store in run_stores(path, stage)]
     if not partial:

@@ -1,0 +1,90 @@
+"""A study in a notebook: run, followed, judged, exported, resumed; nothing is printed."""
+
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pandas as pd
+import pytest
+
+import gradenc as ge
+from gradenc_core.compare.verdict import Verdict
+from jobs.spec import STAGES
+
+FMRI = "scores/planted/sub-01/fmri"
+
+
+def test_a_finished_run_says_so(finished: ge.Run) -> None:
+    status = finished.status()
+    assert status.index.tolist() == list(STAGES)
+    assert status.sealed.all()
+    assert (status.committed == status.units).all()
+    assert set(status.failure) == {""}
+    assert finished.state == "complete"
+
+
+def test_verdicts_are_named_and_stand_beside_their_numbers(finished: ge.Run) -> None:
+    verdicts = finished.verdicts()
+    assert verdicts.signal.tolist() == ["unique:gradient:dino"]
+    row = verdicts.iloc[0]
+    assert row.verdict in set(Verdict)
+    assert row.sentence.endswith(".")
+    assert 0 <= row.p <= 1
+    tables = finished.results["comparisons/planted"].to_dataset().load()
+    cell = {"position": "distance", "resolution": "voxel", "kstar": "argmax"}
+    chosen = tables.sel(signal=row.signal, correlation="pearson", **cell)
+    np.testing.assert_equal(row.spatial, chosen["spatial_mean"].item())
+    np.testing.assert_equal(row.temporal_low, chosen["temporal_interval"].sel(bound="low").item())
+
+
+def test_a_selection_is_exported_as_nifti(finished: ge.Run, tmp_path: Path) -> None:
+    path = finished.export(
+        tmp_path / "r.nii.gz", FMRI, var="r", mean=["fold"], bands="forward", layer="layer4.0"
+    )
+    volume = np.asarray(nib.load(path).dataobj).ravel()
+    scores = finished.results[FMRI].to_dataset()["r"]
+    expected = scores.sel(bands="forward", layer="layer4.0").mean("fold").values
+    np.testing.assert_allclose(
+        np.sort(volume[np.isfinite(volume) & (volume != 0)]),
+        np.sort(expected[np.isfinite(expected) & (expected != 0)]),
+        rtol=1e-6,
+    )
+
+
+@pytest.mark.parametrize(
+    ("leaf", "var", "labels", "message"),
+    [
+        ("scores/planet", "r", {}, "there is no scores/planet in the results; there are"),
+        (FMRI, "rr", {}, f"{FMRI} has no rr; it has r, "),
+        (FMRI, "r", {"layer": "blocks.7"}, "blocks.7"),
+    ],
+)
+def test_a_wrong_selection_is_refused(
+    finished: ge.Run, tmp_path: Path, leaf: str, var: str, labels: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        finished.export(tmp_path / "r.nii.gz", leaf, var=var, **labels)
+
+
+def test_a_damaged_unit_is_made_again_by_resume(
+    finished: ge.Run, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = finished.results["comparisons/planted"].to_dataset().load()
+    chunk = max((finished.folder / "stores" / "compare").rglob("c/*"), key=lambda p: p.is_file())
+    chunk.write_bytes(b"")
+    heard: list[int] = []
+    run = ge.Run.open(finished.folder).resume(progress=lambda states: heard.append(len(states)))
+    assert set(heard) == {len(STAGES)}
+    assert run.status().sealed.all()
+    assert run.results["comparisons/planted"].to_dataset().load().identical(before)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_plan_counts_what_a_run_would_do(
+    small_study: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    plan = ge.Study.load(small_study).plan()
+    assert isinstance(plan, pd.DataFrame)
+    assert plan.index.tolist() == list(STAGES)
+    assert (plan.units > 0).all()
+    assert capfd.readouterr() == ("", "")

@@ -1,4 +1,7 @@
-"""The `gradenc` command: one file per noun; slow imports happen inside the commands."""
+"""The `gradenc` command. Modules that import slowly are imported inside the commands.
+
+So `gradenc --help`, `status` and `logs` answer at once: they import no torch, scikit-learn or MNE.
+"""
 
 import typer
 

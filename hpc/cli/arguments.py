@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options shared by several commands."""
 
 from pathlib import Path
 from typing import Annotated
@@ -14,25 +14,25 @@ Overrides = Annotated[
     ),
 ]
 ProfileName = Annotated[
-    str, typer.Option("--profile", help="A shipped profile's name or the path of a TOML file.")
+    str, typer.Option("--profile", help="A shipped profile's name, or the path of a TOML file.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")]
-Wait = Annotated[bool, typer.Option(help="Stay and drive the run until it ends.")]
+Wait = Annotated[bool, typer.Option(help="Stay and go on until the run ends.")]
 Notify = Annotated[
     str | None,
-    typer.Option(
-        help="A command that is run with a sentence when the run is complete or needs you."
-    ),
+    typer.Option(help="A command to call with one sentence when the run is complete or needs you."),
 ]
 Pilot = Annotated[
     bool,
     typer.Option(
-        "--pilot", help="Make one unit of each kind first; plan the others by what it took."
+        "--pilot", help="Run one unit of each kind first, then size the other tasks by its time."
     ),
 ]
 MaxGpuHours = Annotated[
     float | None,
-    typer.Option(help="Ask before the run holds GPUs for more hours than this; implies --pilot."),
+    typer.Option(
+        help="Stop and ask before the run uses more GPU hours than this; implies --pilot."
+    ),
 ]
 DaskAddress = Annotated[
     str | None,

@@ -22,14 +22,15 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.FAILURE: "red"}
 def doctor(
     profile: ProfileName = "local",
     folder: Annotated[
-        Path, typer.Option(help="Where runs go; on a cluster, where its nodes see it too.")
+        Path, typer.Option(help="The folder of runs; on a cluster, one that its nodes see.")
     ] = Path("runs"),
     wait: Annotated[
-        float, typer.Option(min=0.1, help="Minutes to wait for the small jobs that try the nodes.")
+        float,
+        typer.Option(min=0.1, help="Minutes to wait for the small jobs that check the nodes."),
     ] = 10.0,
     as_json: AsJson = False,
 ) -> None:
-    """Check everything that a first submission would trip over; exit status 1 if it would fail.
+    """Check profile, folder and cluster before a first submission; exit status 1 if it would fail.
 
     On a cluster, a job of a few seconds runs for each kind of node that the profile uses.
 
@@ -70,7 +71,7 @@ def draft(
         Path | None, typer.Option(help="The file to write; default: print it.", dir_okay=False)
     ] = None,
 ) -> None:
-    """Write a first profile from what this cluster says of its partitions and your account.
+    """Write a first profile from this cluster's partitions and your accounts.
 
     Example: `gradenc profile draft --out cluster.toml`
     """
@@ -84,15 +85,15 @@ def draft(
         with out.open("x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError as error:
-        raise ValueError(f"{out} is there already; give --out another name") from error
-    typer.echo(f"wrote {out}; look it over, then `gradenc doctor --profile {out}`")
+        raise ValueError(f"{out} exists already; give --out another name") from error
+    typer.echo(f"wrote {out}; check it, then run `gradenc doctor --profile {out}`")
 
 
 @profile_app.command(cls=Command)
 def show(
     name: Annotated[str, typer.Argument(help="A shipped profile, or a TOML file's path.")],
 ) -> None:
-    """Print a profile with its comments, to copy it.
+    """Print a profile with its comments, as a start for your own.
 
     Example: `gradenc profile show generic-gpu > my.toml`
     """

@@ -1,4 +1,4 @@
-"""`gradenc drill`: a run whose units compute nothing, to try a cluster before a study does."""
+"""`gradenc drill`: a run whose units compute nothing, to try a cluster before a study."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,13 +14,15 @@ if TYPE_CHECKING:
 def drill(
     run: Annotated[Path, typer.Argument(help="The drill's folder.", metavar="RUN")],
     profile: ProfileName = "local",
-    units: Annotated[int, typer.Option(help="Units of the stages extract and encode.")] = 8,
-    seconds: Annotated[float, typer.Option(help="How long each unit works.")] = 1.0,
+    units: Annotated[
+        int, typer.Option(help="Number of units in each of the stages extract and encode.")
+    ] = 8,
+    seconds: Annotated[float, typer.Option(help="Duration of each unit (s).")] = 1.0,
     fault: Annotated[
         list[str],
         typer.Option(
-            help="An accident, STAGE:UNIT:KIND with KIND of kill, memory, gpu_memory, error, "
-            "hang, torn; repeatable."
+            help="Let a unit fail, as STAGE:UNIT:KIND with KIND one of kill, memory, gpu_memory, "
+            "error, hang, torn; repeatable. hang and torn take the whole time limit of the task."
         ),
     ] = [],  # noqa: B006 (typer copies it)
     root: Annotated[Path | None, typer.Option(help="The store root [default: RUN/stores].")] = None,
@@ -29,9 +31,9 @@ def drill(
     pilot: Pilot = False,
     max_gpu_hours: MaxGpuHours = None,
 ) -> None:
-    """Try a profile with units that compute nothing: submission, commits, gates, and accidents.
+    """Try a profile with units that compute nothing: submission, commits, gates, and failures.
 
-    All stages run as a study's would, and the digest is the same whatever accidents are met.
+    All stages run as in a study. The digest at the end is the same with and without failures.
 
     Example: `gradenc drill drills/first --profile dev --fault extract:3:kill`
     """
@@ -61,6 +63,6 @@ def _fault(text: str) -> "Fault":
         return Fault.model_validate({"stage": stage, "unit": unit, "accident": kind})
     except ValidationError as error:
         raise ValueError(
-            f"--fault {text}: accepted: STAGE:UNIT:KIND, e.g. extract:3:kill, with KIND of "
+            f"--fault {text}: accepted: STAGE:UNIT:KIND, e.g. extract:3:kill, with KIND one of "
             f"{', '.join(ACCIDENTS)}"
         ) from error

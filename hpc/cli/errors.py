@@ -41,7 +41,7 @@ class Command(TyperCommand):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            _end("interrupted; units that are committed stay", 130)
+            _end("interrupted; committed units are kept", 130)
         except (GradencError, ValueError, OSError) as error:
             _end(sentence(error, ctx.params), 1)
 

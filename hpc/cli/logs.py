@@ -1,4 +1,4 @@
-"""`gradenc logs`: what happened to units, and what their tasks print."""
+"""`gradenc logs`: the attempts at units with their errors, and the output of tasks."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,27 +14,27 @@ from jobs.spec import STAGES
 if TYPE_CHECKING:
     from hpc.inspect.status import FailureGroup
 
-ASK_EVERY_S = {False: 1.0, True: 15.0}
-"""How often `-f` asks whether tasks are alive: on a cluster (True) its controller is asked."""
+_ASK_EVERY_S = {False: 1.0, True: 15.0}
+"""Pause between two checks by `-f` whether tasks run (s): longer on SLURM (True)."""
 
 
 def logs(
     run: RunPath,
     unit: Annotated[
         str | None,
-        typer.Argument(help="A unit id, as status prints it; default: one of each failure."),
+        typer.Argument(help="A unit's id, as status prints it; default: one unit of each failure."),
     ] = None,
     follow: Annotated[
         bool,
-        typer.Option("--follow", "-f", help="Print what the tasks at work print, until they end."),
+        typer.Option("--follow", "-f", help="Print the output of running tasks until they end."),
     ] = False,
     gate: Annotated[
-        bool, typer.Option("--gate", help="What the run's last gate printed, on a cluster.")
+        bool, typer.Option("--gate", help="Print the log of the run's last gate (on a cluster).")
     ] = False,
 ) -> None:
     """Show the attempts at a unit with their errors, tracebacks and log files.
 
-    Without a unit: of everything that failed alike one unit, and the end of the log of every stage
+    Without a unit: one unit of each group of equal failures, and the end of the log of every stage
     that was stopped.
 
     Example: `gradenc logs runs/first 3fa9c1d2e4b5-00003`
@@ -60,7 +60,7 @@ def _print_unit(folder: RunFolder, unit_id: str, console: Console) -> None:
 
 
 def _print_failures(folder: RunFolder, console: Console) -> None:
-    """Print one unit of every group that failed alike, then the stages that were stopped."""
+    """Print one unit of each group of equal failures, then the stages that were stopped."""
     from hpc.inspect.status import failed_alike
     from hpc.run.state import run_state
 
@@ -77,7 +77,7 @@ def _heading(group: "FailureGroup") -> str:
 
 
 def _print_stopped(folder: RunFolder, console: Console) -> bool:
-    """Print the end of a log of every stage that was given up: tasks may die before any unit."""
+    """Print the end of a log of each stopped stage: its tasks may have died before any unit."""
     from hpc.inspect.logs import last_lines, logs_in
     from hpc.run.submissions import given_up, of_round
 
@@ -96,7 +96,7 @@ def _print_attempt(folder: RunFolder, attempt: dict[str, Any], console: Console)
     from hpc.run.outcomes import job_of
     from storage_schemas.protocol.attempts import is_alive
 
-    alive = ", at work" if is_alive(attempt) else ""
+    alive = ", running" if is_alive(attempt) else ""
     console.print(
         f"{attempt['unit']}: attempt {attempt['n']} by {attempt['job']} on {attempt['host']} from "
         f"{attempt['started']}: {attempt['outcome']}{alive}"
@@ -112,7 +112,7 @@ def _print_gate(folder: RunFolder, console: Console) -> None:
 
     found = logs_in(folder.path / "gates")
     if not found:
-        console.print("the run has had no gate: those are jobs of runs on a cluster")
+        console.print("the run has had no gate; only runs on a cluster have one")
         return
     console.print(f"log: {found[-1]}")
     console.print(found[-1].read_text(errors="replace"))
@@ -140,7 +140,7 @@ def _follow(folder: RunFolder, unit_id: str | None, console: Console) -> None:
 
 
 def _lines_of_unit(folder: RunFolder, unit_id: str) -> Iterator[tuple[Path, str]]:
-    """Follow the job of the unit's newest attempt while it is at work on the unit."""
+    """Follow the job of the unit's newest attempt while it works on the unit."""
     from hpc.inspect.logs import follow, logs_of_job
     from hpc.run.outcomes import job_of
     from storage_schemas.protocol.attempts import is_alive
@@ -151,11 +151,11 @@ def _lines_of_unit(folder: RunFolder, unit_id: str) -> Iterator[tuple[Path, str]
     def goes_on() -> bool:
         return any(is_alive(attempt) for attempt in _attempts(folder, unit_id)[-1:])
 
-    return follow(files, goes_on, ASK_EVERY_S[False])
+    return follow(files, goes_on, _ASK_EVERY_S[False])
 
 
 def _lines_of_tasks(folder: RunFolder) -> Iterator[tuple[Path, str]]:
-    """Follow all tasks that are at work, or will be, in the submissions that have not ended."""
+    """Follow all running and later tasks, from the first submission that has not ended."""
     from hpc.inspect.logs import follow, logs_in
     from hpc.run.submissions import submissions, unsettled
     from hpc.run.tasks import tasks_of
@@ -163,11 +163,11 @@ def _lines_of_tasks(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     first = unsettled(folder)[:1]
 
     def files() -> list[Path]:
-        # Not the unsettled ones: what a task printed last is read after somebody settled it.
+        # Settled ones too: the last lines of a task are read after another process settled it.
         later = (s for s in submissions(folder) if first and s.path >= first[0].path)
         return [path for submission in later for path in logs_in(submission.path / "log")]
 
     def goes_on() -> bool:
         return any(task.alive for task in tasks_of(unsettled(folder)))
 
-    return follow(files, goes_on, ASK_EVERY_S[any(s.on_slurm for s in first)])
+    return follow(files, goes_on, _ASK_EVERY_S[any(s.on_slurm for s in first)])

@@ -1,4 +1,4 @@
-"""Bars that show how far a run is, and what the user reads when nothing more happens."""
+"""Progress bars of a run, and the message at its end."""
 
 from collections.abc import Mapping
 
@@ -28,7 +28,7 @@ def drive_with_bars(run: RunFolder, profile: Profile) -> None:
         states = _drive(run, profile, console)
     except KeyboardInterrupt:
         console.print(
-            f"\nleft; started tasks go on. `gradenc resume {run.path}` drives the run on, "
+            f"\nleft; started tasks go on. `gradenc resume {run.path}` continues the run, "
             f"`gradenc cancel {run.path}` ends it."
         )
         raise typer.Exit(130) from None

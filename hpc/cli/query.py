@@ -1,4 +1,4 @@
-"""`gradenc query`: results by their labels, printed or written to a file."""
+"""`gradenc query`: select results by their labels, print them or write them to a file."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,7 +13,7 @@ from hpc.cli.arguments import RunPath
 if TYPE_CHECKING:
     import xarray as xr
 
-ROWS = 40
+_ROWS = 40
 
 
 def query(
@@ -21,16 +21,18 @@ def query(
     node: Annotated[
         str | None,
         typer.Argument(
-            help="A leaf such as scores/dinov3/sub-01/fmri, or scores:fmri / scores:meg for all "
+            help="A leaf such as scores/dinov3/sub-01/fmri, or scores:fmri or scores:meg for all "
             "models and subjects together; default: list the leaves."
         ),
     ] = None,
     variable: Annotated[
-        str | None, typer.Option("--var", help="Which variable [default: the leaf's first].")
+        str | None, typer.Option("--var", help="A variable [default: the leaf's first].")
     ] = None,
     sel: Annotated[
         list[str],
-        typer.Option("--sel", help="A label: name=value, name=a,b or name=low:high; repeatable."),
+        typer.Option(
+            "--sel", help="Select by a label: name=value, name=a,b or name=low:high; repeatable."
+        ),
     ] = [],  # noqa: B006 (typer copies it)
     mean: Annotated[
         list[str], typer.Option("--mean", help="Average over a dimension; repeatable.")
@@ -38,17 +40,20 @@ def query(
     to: Annotated[
         Path | None,
         typer.Option(
-            help="Write to a file: .csv .parquet .nc .nii.gz .func.gii, or -ave.fif (Evoked)."
+            help="Write to a file: .csv, .parquet, .nc, .nii.gz, .func.gii, -ave.fif (Evoked)."
         ),
     ] = None,
     surface: Annotated[
         Path | None, typer.Option(help="For GIFTI: the subject's .surf.gii, in scanner space.")
     ] = None,
     partial: Annotated[
-        bool, typer.Option("--partial", help="Also show what is not finished; see `committed`.")
+        bool,
+        typer.Option(
+            "--partial", help="Also show unfinished stages; `committed` tells which rows are real."
+        ),
     ] = False,
 ) -> None:
-    """Print a selection of a run's results, or write it for other programs.
+    """Print a selection of a run's results, or write it to a file for other programs.
 
     Example: `gradenc query runs/first scores/dinov3/sub-01/fmri --var r
     --sel bands=gradient:energy --sel layer=blocks.7 --sel roi=V4 --mean fold --to v4.nii.gz`
@@ -67,7 +72,9 @@ def query(
     chosen = select(dataset, parse_selection(dataset, sel))
     name = variable or str(next(iter(dataset.data_vars)))
     if name not in chosen.data_vars:
-        raise ValueError(f"--var {name}: {node} has {', '.join(map(str, chosen.data_vars))}")
+        raise ValueError(
+            f"--var {name}: {node} has the variables {', '.join(map(str, chosen.data_vars))}"
+        )
     dims = chosen[name].dims
     if missing := [dim for dim in mean if dim not in dims]:
         raise ValueError(
@@ -79,8 +86,8 @@ def query(
         console.print(f"{name} {dict(data[name].sizes)} -> {to}")
         return
     table = to_table(data[name])
-    console.print(table.head(ROWS).to_string(index=False), soft_wrap=True)
-    if len(table) > ROWS:
+    console.print(table.head(_ROWS).to_string(index=False), soft_wrap=True)
+    if len(table) > _ROWS:
         console.print(f"… {len(table):,} rows in all; narrow it with --sel, or write it with --to")
 
 
@@ -94,7 +101,8 @@ def _dataset(tree: "xr.DataTree", node: str) -> "xr.Dataset":
     if node.strip("/") not in paths:
         near = get_close_matches(node.strip("/"), paths, n=3) or list(paths)[:3]
         raise ValueError(
-            f"there is no leaf {node}; there are {', '.join(near)}; `gradenc query RUN` lists all"
+            f"there is no leaf {node}; the nearest are {', '.join(near)} (without a leaf, "
+            "`gradenc query` lists all)"
         )
     return paths[node.strip("/")].to_dataset()
 

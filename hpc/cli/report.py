@@ -1,4 +1,4 @@
-"""`gradenc report`: the page of a finished run, and what its tasks used of what they asked for."""
+"""`gradenc report`: the page of a finished run, and how well its tasks used their resources."""
 
 import typer
 from rich.console import Console
@@ -12,9 +12,10 @@ from hpc.run.folder import RunFolder
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Write a run's page, or show what its tasks used.\n\nExample: `gradenc report page RUN`",
+    help="Write a run's page, or show how its tasks used their resources.\n\n"
+    "Example: `gradenc report page runs/first`",
 )
-UNKNOWN = "not known"
+_UNKNOWN = "not known"
 
 
 @app.command(cls=Command)
@@ -32,29 +33,29 @@ def page(run: RunPath) -> None:
 
 @app.command(cls=Command, name="efficiency")
 def show_efficiency(run: RunPath) -> None:
-    """Show processors, memory, time and GPUs against what was asked for, and what to ask for.
+    """Compare used and requested processors, memory, time and GPUs, and suggest better requests.
 
-    The last lines go into the profile.
+    The suggested lines can be copied into the profile.
 
     Example: `gradenc report efficiency runs/first`
     """
     from hpc.run.outcomes import settle_ended
 
     folder = RunFolder.open(run)
-    # A run that is complete is not advanced any more: nobody asked how its last tasks ended.
+    # A complete run is not advanced any more, so the ends of its last tasks are recorded here.
     with folder.lock():
         settle_ended(folder)
     uses = efficiency(folder)
     console = Console(highlight=False)
     console.print(_table(folder.name, uses))
     console.print(
-        "in units: time inside units that were committed, of the time of the tasks' processes"
+        "in units: share of the processes' time that was spent in units that were committed"
     )
     lines = [
         line for use in uses if use.suggestions for line in (f"[{use.stage}]", *use.suggestions)
     ]
     if lines:
-        console.print("\nfor the profile:\n")
+        console.print("\nsuggested for the profile:\n")
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
 
@@ -71,18 +72,18 @@ def _table(name: str, uses: list[StageUse]) -> Table:
             _percent(use.cpu_share),
             _of(use.memory, use.memory_asked, GB, "GB"),
             _of(use.longest_s, use.limit_s, 60, "min"),
-            UNKNOWN if use.gpu_hours is None else f"{use.gpu_hours:.2g}",
+            _UNKNOWN if use.gpu_hours is None else f"{use.gpu_hours:.2g}",
             _percent(use.unit_share),
         )
     return table
 
 
 def _percent(share: float | None) -> str:
-    return UNKNOWN if share is None else f"{share:.0%}"
+    return _UNKNOWN if share is None else f"{share:.0%}"
 
 
 def _of(used: float | None, asked: float | None, unit: float, name: str) -> str:
     if used is None:
-        return UNKNOWN
+        return _UNKNOWN
     limit = "" if asked is None else f"/{asked / unit:.3g}"
     return f"{used / unit:.2g}{limit} {name}"

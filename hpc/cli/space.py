@@ -1,4 +1,4 @@
-"""`gradenc du` and `gradenc gc`: what a store root holds, and what nobody uses."""
+"""`gradenc du` and `gc`: the stores of a root with their sizes, and those that no run uses."""
 
 import json
 from pathlib import Path
@@ -13,13 +13,13 @@ from hpc.cli.arguments import AsJson
 from storage_schemas.runs.root import Entry, entries, forget, register, remove, root_lock
 from storage_schemas.runs.run import read_run
 
-Root = Annotated[
+_Root = Annotated[
     Path, typer.Argument(metavar="ROOT", help="A folder of stores, or a run that uses one.")
 ]
 
 
-def du(root: Root, as_json: AsJson = False) -> None:
-    """Say what takes the space: every store with its size, files and the runs that use it.
+def du(root: _Root, as_json: AsJson = False) -> None:
+    """List every store with its size, its files and the runs that use it.
 
     Example: `gradenc du runs/first`
     """
@@ -33,17 +33,17 @@ def du(root: Root, as_json: AsJson = False) -> None:
 
 
 def gc(
-    root: Root,
-    delete: Annotated[bool, typer.Option("--delete", help="Remove what is listed.")] = False,
+    root: _Root,
+    delete: Annotated[bool, typer.Option("--delete", help="Remove the listed stores.")] = False,
     lost: Annotated[
         list[Path],
-        typer.Option("--forget", help="A run that is gone for good, by its folder; repeatable."),
+        typer.Option("--forget", help="The folder of a run that is gone for good; repeatable."),
     ] = [],  # noqa: B006 (typer copies it)
 ) -> None:
-    """List the stores that no run uses, and remove them if asked to.
+    """List the stores that no run uses; with --delete, remove them.
 
-    A store is used if any run ever submitted with this root still names it. Nothing is removed
-    while one of these runs cannot be read, nor a store of which a unit is being written.
+    A store is used if a run that was ever submitted with this root still lists it. Nothing is
+    removed while one of these runs cannot be read, nor a store while a unit of it is written.
 
     Example: `gradenc gc /shared/stores --delete`
     """
@@ -56,9 +56,9 @@ def gc(
         idle = [entry for entry in unused if not entry.busy]
         for entry in unused:
             if entry not in idle:
-                console.print(f"kept, a unit of it is being written: {entry.reference}")
+                console.print(f"kept {entry.reference}: a unit of it is being written")
         if not idle:
-            console.print(f"every store below {folder} is used")
+            console.print(f"every store below {folder} is used by a run")
             return
         console.print(_table(idle, "used by no run"))
         total = decimal(sum(entry.n_bytes for entry in idle))
@@ -71,13 +71,15 @@ def gc(
 
 
 def _root(path: Path) -> Path:
-    """Return the store root; a run given in its place counts as one that uses it."""
+    """Return the store root; a run given in its place is registered as a user of its root."""
     if (path / "run.json").exists():
         root = (path / read_run(path)["root"]).resolve()
         register(root, path)
         return root
     if not (path / "runs").is_dir():
-        raise ValueError(f"{path} is neither a run nor a store root (it has no folder runs/)")
+        raise ValueError(
+            f"{path} is neither a run (no run.json) nor a store root (no folder runs/)"
+        )
     return path.resolve()
 
 

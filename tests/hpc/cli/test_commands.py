@@ -1,44 +1,51 @@
 import os
+import re
+import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer.main import get_command
+
+from hpc.cli.app import app
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
-COMMANDS = (
-    "init",
-    "demo",
-    "doctor",
-    "fetch",
-    "plan",
-    "submit",
-    "status",
-    "resume",
-    "cancel",
-    "logs",
-    "verify",
-    "report",
-    "report page",
-    "report efficiency",
-    "query",
-    "why",
-    "explain",
-    "du",
-    "gc",
-)
+
+
+def walk(command: Any, *path: str) -> Iterator[tuple[str, Any]]:
+    """Yield (words after `gradenc`, command) of every command."""
+    if hasattr(command, "commands"):
+        for name, child in command.commands.items():
+            yield from walk(child, *path, name)
+    else:
+        yield " ".join(path), command
+
+
+COMMANDS = dict(walk(get_command(app)))
 
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([GRADENC, *map(str, arguments)], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help_with_an_example(command: str) -> None:
-    result = run(*command.split(), "--help")
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_an_example_that_it_accepts(name: str) -> None:
+    (example,) = re.findall(
+        rf"Example: `(?:eval \"\$\()?gradenc {name}([^`]*)`", COMMANDS[name].help
+    )
+    words = shlex.split(example.partition(">")[0].removesuffix(')"'))
+    parsed = COMMANDS[name].make_context(name, words)
+    assert not parsed.args
+
+
+def test_help_is_shown_with_all_commands() -> None:
+    result = run("--help")
     assert result.returncode == 0
-    assert f"Example: gradenc {command}" in " ".join(result.stdout.replace("│", " ").split())
+    assert {name.split()[0] for name in COMMANDS} <= set(re.findall(r"[a-z]+", result.stdout))
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_an_interrupt_is_a_sentence(tmp_path: Path) -> None:
     program.command(cls=Command)(raising(KeyboardInterrupt()))
     result = CliRunner().invoke(program)
     assert result.exit_code == 130
-    assert result.stderr == "error: interrupted; units that are committed stay\n"
+    assert result.stderr == "error: interrupted; committed units are kept\n"
 
 
 def test_every_command_ends_its_errors_so() -> None:

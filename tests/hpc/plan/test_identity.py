@@ -264,4 +264,4 @@ def test_du_and_gc(two_runs: tuple[Path, Path], tmp_path: Path) -> None:
 def test_a_folder_without_stores_is_refused(tmp_path: Path) -> None:
     result = gradenc("gc", tmp_path, "--delete")
     assert result.returncode == 1
-    assert "neither a run nor a store root" in result.stderr
+    assert "nor a store root" in result.stderr

@@ -121,8 +121,8 @@ def fit(trials: Trials, client: Client, used: list[list[float]]) -> None:
     stores = trials.stores()
     map_items(client, items(trials.run, stores), how(trials.run), lambda: False, lambda _: None)
     attempts = [attempt for store in stores for attempt in latest_attempts(store).values()]
-    assert all(attempt["outcome"] == "committed" for attempt in attempts), attempts
-    used.append([attempt["used"]["seconds"] for attempt in attempts])
+    assert all(attempt.outcome == "committed" for attempt in attempts), attempts
+    used.append([attempt.used.seconds for attempt in attempts])
 
 
 def measured(trials: Trials, pairs: int) -> dict[str, float]:

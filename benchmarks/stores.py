@@ -486,7 +486,7 @@ def _fabricate_units(store: Store) -> dict[str, int]:
     _copy_attempts(store, failed, attempt)
     attempt = begin(store, dead[0])
     # Another process had this number before: its holder is dead, as after a killed job.
-    stale = canonical_json({**attempt.record, "pid_start": 1})
+    stale = canonical_json(attempt.record.model_dump() | {"pid_start": 1})
     attempt.path.write_bytes(stale)
     _copy_attempts(store, dead, attempt)
     return {"committed": n_committed, "failed": n_failed, "running": 0, "pending": n - n_committed}

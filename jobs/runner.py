@@ -4,7 +4,6 @@ An item is the list of units that one computation serves (extraction gives all m
 shard in one pass); every other stage has items of one unit.
 """
 
-import os
 import re
 import resource
 import threading
@@ -23,7 +22,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from storage_schemas.protocol import attempts, commit
-from storage_schemas.protocol.attempts import Attempt
+from storage_schemas.protocol.attempts import Attempt, Used
 from storage_schemas.protocol.store import Store, Unit
 
 HEARTBEAT_S = 15.0
@@ -67,11 +66,14 @@ class How:
     threads : int
     memory : float or None
         Bytes that this process may use; None: no limit is known.
+    gpu : str or None
+        Type of the GPU that this process is bound to; None without one.
     """
 
     micro_batch: int
     threads: int
     memory: float | None
+    gpu: str | None = None
 
 
 @dataclass(frozen=True)
@@ -104,16 +106,31 @@ def run_items(
     micro_batch: int,
     threads: int,
     memory: float | None = None,
+    restarts: int = 0,
+    gpu: str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> None:
     """Run items one after another until all are done or `should_stop()` says so.
 
-    While an item's results are written and committed, the next one is computed. `report` is told
-    how each ended.
+    While an item's results are written and committed, the next one is computed.
+
+    Parameters
+    ----------
+    items : sequence of Item
+    root : Path
+        The store root.
+    job, round_, restarts
+        Who makes the attempts; see `storage_schemas.protocol.attempts.begin`.
+    micro_batch, threads, memory, gpu
+        See `How`.
+    should_stop : callable, optional
+        Asked between items.
+    report : callable, optional
+        Called with the outcome of every item.
     """
-    how = How(micro_batch, threads, memory)
-    make = partial(_make, root=root, job=job, round_=round_, how=how)
+    take = partial(attempts.begin, job=job, round_=round_, restarts=restarts)
+    make = partial(_make, root=root, take=take, how=How(micro_batch, threads, memory, gpu))
     with ThreadPoolExecutor(1, "commit") as writer:
         writing: Future[Outcome] | None = None
         for item in items:
@@ -141,22 +158,24 @@ def run_item(
     micro_batch: int,
     threads: int,
     memory: float | None = None,
+    restarts: int = 0,
+    gpu: str | None = None,
 ) -> Outcome:
     """Compute and commit the units of one item that nobody else holds or has committed.
 
     A failure is written to the attempt records of the units concerned and is not raised: other
     items do not depend on it, and `gradenc status` and `gradenc logs` show it.
     """
-    how = How(micro_batch, threads, memory)
-    made = _make(item, root=root, job=job, round_=round_, how=how)
+    take = partial(attempts.begin, job=job, round_=round_, restarts=restarts)
+    made = _make(item, root=root, take=take, how=How(micro_batch, threads, memory, gpu))
     return made if isinstance(made, Outcome) else made()
 
 
 def _make(
-    item: Item, *, root: Path, job: str, round_: int, how: How
+    item: Item, *, root: Path, take: Callable[[Store, Unit], Attempt | None], how: How
 ) -> Outcome | Callable[[], Outcome]:
     """Take the leases and compute; return what commits the results, or how the item ended."""
-    held = _take(item, root, job, round_)
+    held = _take(item, root, take)
     if not held:
         return Outcome(0, None)
     started = time.monotonic()
@@ -165,8 +184,8 @@ def _make(
         try:
             results = _results(held, root, how)
         except Exception as error:
-            return _failed(held, held, error, started)
-        return partial(_commit, held, results, heartbeats.pop_all(), started)
+            return _failed(held, held, error, _used(started, how))
+        return partial(_commit, held, results, heartbeats.pop_all(), started, how)
 
 
 def _results(held: Sequence[Held], root: Path, how: How) -> list[Result]:
@@ -192,7 +211,7 @@ def _results(held: Sequence[Held], root: Path, how: How) -> list[Result]:
 
 
 def _commit(
-    held: Sequence[Held], results: Sequence[Result], heartbeats: ExitStack, started: float
+    held: Sequence[Held], results: Sequence[Result], heartbeats: ExitStack, started: float, how: How
 ) -> Outcome:
     left = {id(unit): (store, unit, attempt) for store, unit, attempt in held}
     with heartbeats:
@@ -200,43 +219,40 @@ def _commit(
             for store, unit, arrays, facts in results:
                 attempt = left[id(unit)][2]
                 commit.commit(store, unit, arrays, facts, attempt)
-                attempt.finish("committed", used=_used(started))
+                attempt.finish("committed", used=_used(started, how))
                 del left[id(unit)]
         except Exception as error:
-            return _failed(held, list(left.values()), error, started)
+            return _failed(held, list(left.values()), error, _used(started, how))
     return Outcome(len(held), None)
 
 
-def _failed(
-    held: Sequence[Held], left: Sequence[Held], error: Exception, started: float
-) -> Outcome:
+def _failed(held: Sequence[Held], left: Sequence[Held], error: Exception, used: Used) -> Outcome:
     """Record the failure at the units that are left without a commit."""
     told = "".join(traceback.format_exception(error))
     print(told, flush=True)
     for _, _, attempt in left:
-        attempt.finish(
-            "failed", error=f"{type(error).__name__}: {error}", traceback=told, used=_used(started)
-        )
+        sentence = f"{type(error).__name__}: {error}"
+        attempt.finish("failed", error=sentence, traceback=told, used=used)
     return Outcome(len(held) - len(left), told)
 
 
-def _used(started: float) -> Facts:
-    """Return what this process has used since `started` (s), its memory in bytes and its GPU."""
-    return {
-        "seconds": time.monotonic() - started,
-        "max_rss": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "gpu": os.environ.get("GRADENC_GPU"),
-    }
+def _used(started: float, how: How) -> Used:
+    """Return what this process has used since `started` (s)."""
+    return Used(
+        seconds=time.monotonic() - started,
+        max_rss=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        gpu=how.gpu,
+    )
 
 
-def _take(item: Item, root: Path, job: str, round_: int) -> list[Held]:
+def _take(item: Item, root: Path, take: Callable[[Store, Unit], Attempt | None]) -> list[Held]:
     held: list[Held] = []
     for path, index in item:
         store = Store.open(root / path)
         unit = store.units[index]
         if commit.is_committed(store, unit):
             continue
-        attempt = attempts.begin(store, unit, job, round_)
+        attempt = take(store, unit)
         if attempt is None:
             continue
         # Another holder may have committed between the first look and the lease.
@@ -272,16 +288,3 @@ def _heartbeats(held: Sequence[Attempt]) -> Iterator[None]:
     finally:
         done.set()
         thread.join()
-
-
-def job_name() -> str:
-    """Return the name under which this process's attempts are recorded: its job's id.
-
-    A job that its scheduler put back into the queue adds how often: ``123_4 restart 1``.
-    """
-    if os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
-        return os.environ.get("SUBMITIT_LOCAL_JOB_ID") or f"pid-{os.getpid()}"
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    name = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
-    return f"{name} restart {restarts}" if restarts else name

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +13,7 @@ from jobs.spec import STAGES
 
 if TYPE_CHECKING:
     from hpc.inspect.status import FailureGroup
+    from storage_schemas.protocol.attempts import AttemptRecord
 
 _ASK_EVERY_S = {False: 1.0, True: 15.0}
 """Pause between two checks by `-f` whether tasks run (s): longer on SLURM (True)."""
@@ -91,19 +92,18 @@ def _print_stopped(folder: RunFolder, console: Console) -> bool:
     return bool(stopped)
 
 
-def _print_attempt(folder: RunFolder, attempt: dict[str, Any], console: Console) -> None:
+def _print_attempt(folder: RunFolder, attempt: "AttemptRecord", console: Console) -> None:
     from hpc.inspect.logs import logs_of_job
-    from hpc.run.outcomes import job_of
     from storage_schemas.protocol.attempts import is_alive
 
     alive = ", running" if is_alive(attempt) else ""
     console.print(
-        f"{attempt['unit']}: attempt {attempt['n']} by {attempt['job']} on {attempt['host']} from "
-        f"{attempt['started']}: {attempt['outcome']}{alive}"
+        f"{attempt.unit}: attempt {attempt.n} by {attempt.job_and_restarts} on {attempt.host} from "
+        f"{attempt.started}: {attempt.outcome}{alive}"
     )
-    if attempt["traceback"] or attempt["error"]:
-        console.print(attempt["traceback"] or attempt["error"])
-    for path in logs_of_job(folder, job_of(attempt)):
+    if attempt.traceback or attempt.error:
+        console.print(attempt.traceback or attempt.error)
+    for path in logs_of_job(folder, attempt.job):
         console.print(f"    log: {path}")
 
 
@@ -118,7 +118,7 @@ def _print_gate(folder: RunFolder, console: Console) -> None:
     console.print(found[-1].read_text(errors="replace"))
 
 
-def _attempts(folder: RunFolder, unit_id: str) -> list[dict[str, Any]]:
+def _attempts(folder: RunFolder, unit_id: str) -> list["AttemptRecord"]:
     from hpc.inspect.explain import find_unit
     from storage_schemas.protocol.attempts import attempts_of
 
@@ -142,11 +142,10 @@ def _follow(folder: RunFolder, unit_id: str | None, console: Console) -> None:
 def _lines_of_unit(folder: RunFolder, unit_id: str) -> Iterator[tuple[Path, str]]:
     """Follow the job of the unit's newest attempt while it works on the unit."""
     from hpc.inspect.logs import follow, logs_of_job
-    from hpc.run.outcomes import job_of
     from storage_schemas.protocol.attempts import is_alive
 
     def files() -> list[Path]:
-        return [p for a in _attempts(folder, unit_id)[-1:] for p in logs_of_job(folder, job_of(a))]
+        return [p for a in _attempts(folder, unit_id)[-1:] for p in logs_of_job(folder, a.job)]
 
     def goes_on() -> bool:
         return any(is_alive(attempt) for attempt in _attempts(folder, unit_id)[-1:])
@@ -157,8 +156,7 @@ def _lines_of_unit(folder: RunFolder, unit_id: str) -> Iterator[tuple[Path, str]
 def _lines_of_tasks(folder: RunFolder) -> Iterator[tuple[Path, str]]:
     """Follow all running and later tasks, from the first submission that has not ended."""
     from hpc.inspect.logs import follow, logs_in
-    from hpc.run.submissions import submissions, unsettled
-    from hpc.run.tasks import tasks_of
+    from hpc.run.submissions import submissions, tasks_of, unsettled
 
     first = unsettled(folder)[:1]
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from hpc.faults.triage import BREAKER, FailureClass, classify, fingerprint
 from jobs.runner import Outcome
-from storage_schemas.files import make_folder, write_exclusive
+from storage_schemas.files import make_folder, read_json, write_exclusive
 from storage_schemas.identity import canonical_json
 
 
@@ -30,7 +30,7 @@ class Breaker:
         if outcome.traceback is None:
             return
         last = outcome.traceback.strip().rpartition("\n")[2]
-        if classify({"outcome": "failed", "error": last}, None) is FailureClass.NODE:
+        if classify("failed", last, None) is FailureClass.NODE:
             # Every other unit would fail here as well; on another node they need not.
             self.node_is_bad = True
             return
@@ -46,6 +46,12 @@ class Breaker:
     def stopped(self) -> bool:
         """Whether some task said that none should go on, or this one's node is bad."""
         return self.node_is_bad or self.halt.exists()
+
+    @property
+    def sentence(self) -> str | None:
+        """Why some task said that none should go on."""
+        halt = read_json(self.halt)
+        return str(halt.get("sentence", f"{self.halt} is damaged")) if halt else None
 
     def stop(self, failure: FailureClass, sentence: str) -> None:
         """Let no task of the submission begin another unit, and say why."""

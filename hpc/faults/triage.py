@@ -21,12 +21,11 @@ import hashlib
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import takewhile
 from signal import SIGKILL, SIGTERM, SIGUSR2
-from typing import Any
 
 from hpc.config.profile import GB, StageProfile
 from hpc.slurm.jobs import Job, State
@@ -90,20 +89,20 @@ _STATES = {
 _OWN = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8,}\b|(?:[\w.~+@=-]*/)+|\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
-def classify(attempt: Mapping[str, Any] | None, job: Job | None) -> FailureClass:
+def classify(outcome: str | None, error: str | None, job: Job | None) -> FailureClass:
     """Say why a unit that nobody works at any more was not committed.
 
     Parameters
     ----------
-    attempt : mapping or None
-        The unit's attempt by this job, as read by `attempts`; None if it was not begun.
+    outcome : str or None
+        That of the unit's attempt by this job (`AttemptRecord.outcome`); None if it was not begun.
+    error : str or None
+        The error of that attempt.
     job : Job or None
-        The last job that had it; None if SLURM remembers none.
+        The last job that had the unit; None if SLURM remembers none.
     """
-    outcome = attempt["outcome"] if attempt else None
-    error = attempt["error"] or "" if attempt else ""
-    if outcome == "failed" and not re.search(_CHILD_DIED, error):
-        return _of_error(error)
+    if outcome == "failed" and not re.search(_CHILD_DIED, error or ""):
+        return _of_error(error or "")
     if outcome == "stopped":
         return _of_stop(job)
     if job is None or job.alive:
@@ -162,77 +161,107 @@ def _memory_was_full(job: Job) -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is done about one class of failures."""
+    """What is done about one class of failures, and the words in which the user reads of it."""
 
-    does: str
-    """What the next submission does with its units, for people."""
+    ended: str
+    """How tasks of this class ended: "3 tasks were" + this."""
     times: int | None
     """How many submissions in a row may end so before the user is asked; None: any number."""
     ask: str
-    """What the user is told then."""
+    """The sentence that then asks the user."""
+    key: str | None = None
+    """Key of the stage's profile that the next submission may ask differently for."""
+    now: str = ""
+    """How the new value of that key reads."""
 
 
 ANSWERS = {
     FailureClass.HOST_MEMORY: Answer(
-        "asks for 1.5 times the memory",
+        "killed for memory",
         None,
         "was killed for memory at {memory}, and max_memory_gb in [{stage}] of the profile "
         "({max_memory}) allows no more: raise it",
+        "memory_gb",
+        "{} GB",
     ),
     FailureClass.GPU_MEMORY: Answer(
-        "leaves them",
+        "ended by a full GPU",
         0,
         "does not fit into the memory of its GPU with the smallest micro-batch: ask for a larger "
         "GPU by `constraint` in [{stage}] of the profile",
     ),
     FailureClass.TIMEOUT: Answer(
-        "runs those that remain, for 1.5 times as long if a task finished none",
+        "ended by their time limit",
         4,
         "finished no unit within {minutes} minutes: raise timeout_minutes in [{stage}] of the "
         "profile, if need be in a partition that allows more",
+        "timeout_minutes",
+        "{} minutes",
     ),
     FailureClass.NODE: Answer(
-        "leaves out the node",
+        "lost with their node",
         5,
         "lost tasks on one node after the other ({nodes} now): ask the staff of the cluster "
         "whether its nodes and its file system are sound",
+        "exclude",
+        "other nodes than {}",
     ),
-    FailureClass.PREEMPTED: Answer("tries again", None, ""),
+    FailureClass.PREEMPTED: Answer("preempted", None, ""),
     FailureClass.LOST: Answer(
-        "tries again",
+        "ended without recording why",
         # As often as one unit is tried that kills its task: then it is left out, the others go on.
         3,
         "lost tasks that have not recorded why: look at their logs (`gradenc logs`)",
     ),
     FailureClass.CANCELLED: Answer(
-        "leaves them", 0, "has tasks that were cancelled (by {who}): decide whether they may run"
+        "cancelled", 0, "has tasks that were cancelled (by {who}): decide whether they may run"
     ),
     FailureClass.DISK: Answer(
-        "leaves them", 0, "met a full disk or a used-up quota: make room (`gradenc du`)"
+        "ended by a full disk",
+        0,
+        "met a full disk or a used-up quota: make room (`gradenc du`)",
     ),
     FailureClass.ERROR: Answer(
-        "leaves them", 0, "failed with an error: see it in `gradenc status` and mend its cause"
+        "ended by an error",
+        0,
+        "failed with an error: see it in `gradenc status` and mend its cause",
     ),
     FailureClass.DRIFT: Answer(
-        "leaves them", 0, "was started by other code than submitted it: install the one you want"
+        "ended because the code had changed",
+        0,
+        "was started by other code than submitted it: install the one you want",
     ),
     FailureClass.INPUT: Answer(
-        "leaves them", 0, "found an earlier stage unsealed: look at it with `gradenc verify`"
+        "ended because an input was not sealed",
+        0,
+        "found an earlier stage unsealed: look at it with `gradenc verify`",
     ),
 }
 
+UNCHARGED = (FailureClass.PREEMPTED, FailureClass.NODE)
+"""Failures that do not count against the retry limit of a unit: its node or its turn was lost."""
+RAISED = (FailureClass.HOST_MEMORY, FailureClass.TIMEOUT)
+"""Failures after which the next submission asks for more memory or time, until the profile or the
+partition allows no more. Until then they do not count against a unit either."""
 GETS_ON = (FailureClass.TIMEOUT, FailureClass.LOST)
-"""Ends of which the task's next try may be spared: what it had done before is done."""
+"""Failures that do not use up the retry budget of a stage where the task committed something."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one task of a submission, or one of its units, ended without a commit."""
+class TaskOutcome:
+    """How one task of a submission ended."""
 
-    failure: FailureClass
+    failure: FailureClass | None
+    """None if it left nothing undone but units that failed by themselves."""
     job: Job | None
+    """The job as SLURM remembered it at the end; None for a process of this machine."""
     units_done: int = 0
-    """Units that its task had committed."""
+    """Units that it had committed."""
+    units: int = 0
+    """Units that it was given."""
+    index: int = 0
+    """Its slice of the submission."""
+    job_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -240,7 +269,7 @@ class Ended:
     """A submission that has ended: what it asked for and what went wrong."""
 
     asked: StageProfile
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[TaskOutcome, ...]
 
 
 @dataclass(frozen=True)
@@ -270,9 +299,10 @@ def escalate(stage: str, history: Sequence[Ended], max_minutes: int | None = Non
         outcomes = [outcome for outcome in last.outcomes if outcome.failure == failure]
         if not outcomes:
             continue
-        changed = None if _spent(failure, history) else _change(profile, outcomes, max_minutes)
+        spent = _spent(failure, history)
+        changed = None if spent else _change(failure, profile, outcomes, max_minutes)
         if changed is None:
-            ask[failure] = _sentence(stage, last.asked, outcomes)
+            ask[failure] = _sentence(failure, stage, last.asked, outcomes)
         else:
             profile = changed
     return Escalation(profile, ask)
@@ -291,16 +321,19 @@ def _spent(failure: FailureClass, history: Sequence[Ended]) -> bool:
     return times is not None and sum(takewhile(bool, ended_so)) > times
 
 
-def _counts(outcome: Outcome) -> bool:
+def _counts(outcome: TaskOutcome) -> bool:
     """Say whether it uses up the budget of its class: not where the task got on until then."""
     return not (outcome.failure in GETS_ON and outcome.units_done)
 
 
 def _change(
-    profile: StageProfile, outcomes: Sequence[Outcome], max_minutes: int | None
+    failure: FailureClass,
+    profile: StageProfile,
+    outcomes: Sequence[TaskOutcome],
+    max_minutes: int | None,
 ) -> StageProfile | None:
     """Return what to ask for after these outcomes of one class, or None if it cannot be had."""
-    match outcomes[0].failure:
+    match failure:
         case FailureClass.HOST_MEMORY:
             return _with_more_memory(profile, outcomes)
         case FailureClass.TIMEOUT if any(map(_counts, outcomes)):
@@ -311,7 +344,9 @@ def _change(
             return profile
 
 
-def _with_more_memory(profile: StageProfile, outcomes: Sequence[Outcome]) -> StageProfile | None:
+def _with_more_memory(
+    profile: StageProfile, outcomes: Sequence[TaskOutcome]
+) -> StageProfile | None:
     asked, limit = _memory_gb(profile, outcomes), profile.max_memory_gb
     if limit is None or asked >= limit:
         return None
@@ -319,7 +354,7 @@ def _with_more_memory(profile: StageProfile, outcomes: Sequence[Outcome]) -> Sta
     return profile.model_copy(update={"memory_gb": memory})
 
 
-def _memory_gb(profile: StageProfile, outcomes: Sequence[Outcome]) -> float:
+def _memory_gb(profile: StageProfile, outcomes: Sequence[TaskOutcome]) -> float:
     """Return the memory asked for, or what SLURM gave unasked (GB of 2**30); 0 if unknown."""
     given = max((o.job.requested_memory or 0 for o in outcomes if o.job), default=0)
     return profile.memory_gb or given / GB
@@ -334,16 +369,18 @@ def _with_more_time(profile: StageProfile, max_minutes: int | None) -> StageProf
     return profile.model_copy(update={"timeout_minutes": minutes})
 
 
-def _without_nodes(profile: StageProfile, outcomes: Sequence[Outcome]) -> StageProfile:
+def _without_nodes(profile: StageProfile, outcomes: Sequence[TaskOutcome]) -> StageProfile:
     """Leave out the nodes; of a job on several nobody says which, and SLURM knows a lost one."""
     bad = {o.job.node for o in outcomes if o.job and re.fullmatch(r"[^,\[]+", o.job.node)}
     exclude = ",".join(filter(None, (profile.exclude, *sorted(bad))))
     return profile.model_copy(update={"exclude": exclude or None})
 
 
-def _sentence(stage: str, asked: StageProfile, outcomes: Sequence[Outcome]) -> str:
+def _sentence(
+    failure: FailureClass, stage: str, asked: StageProfile, outcomes: Sequence[TaskOutcome]
+) -> str:
     jobs = [outcome.job for outcome in outcomes if outcome.job]
-    told = ANSWERS[outcomes[0].failure].ask.format(
+    told = ANSWERS[failure].ask.format(
         stage=stage,
         memory=f"{_memory_gb(asked, outcomes):.4g} GB",
         max_memory="not set" if asked.max_memory_gb is None else f"{asked.max_memory_gb:g}",

@@ -117,9 +117,11 @@ def _stores(root: Path, stage: str, kind: str) -> Iterator[Store]:
 
 def _seconds(store: Store, on_gpu: bool) -> Iterator[tuple[int, float]]:
     for index, attempt in latest_attempts(store).items():
-        used = attempt["used"]
-        if attempt["outcome"] == "committed" and used and bool(used["gpu"]) == on_gpu:
-            yield index, float(used["seconds"])
+        used = attempt.used
+        if attempt.outcome != "committed" or used.seconds is None:
+            continue
+        if bool(used.gpu) == on_gpu:
+            yield index, used.seconds
 
 
 def _medians(found: dict[Key, list[float]]) -> dict[Key, Record]:

@@ -8,13 +8,14 @@ not known is None.
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from hpc.config.profile import GB, StageProfile
-from hpc.faults.triage import FailureClass
+from hpc.faults.triage import FailureClass, TaskOutcome
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import Submission, submissions
-from storage_schemas.protocol.attempts import latest_attempts
+from hpc.slurm.jobs import Job
+from jobs.runner import Item
+from storage_schemas.protocol.attempts import AttemptRecord, latest_attempts
 from storage_schemas.protocol.store import Store
 
 SPARE = 1.3
@@ -63,33 +64,26 @@ def efficiency(run: RunFolder) -> list[StageUse]:
 def _stage_use(
     run: RunFolder, stage: str, own: Sequence[Submission], profile: StageProfile
 ) -> StageUse:
-    tasks = [task for s in own for task in _tasks(s)]
+    tasks = [task for s in own for task in s.ended]
+    jobs = [task.job for task in tasks if task.job and task.job.elapsed_s]
     attempts = _attempts(run.stores(stage))
-    longest = max((t for t in tasks if t.get("elapsed_s")), key=_elapsed, default=None)
+    longest = max(jobs, key=lambda job: job.elapsed_s, default=None)
     use = StageUse(
         stage=stage,
         tasks=len(tasks),
-        cpu_share=_share(_cpu_seconds(tasks)),
+        cpu_share=_share((job.cpu_s, job.elapsed_s * job.cpus) for job in jobs),
         memory=_largest([*_of_tasks(own), *_of_attempts(own, attempts)]),
-        memory_asked=_largest(task.get("requested_memory") for task in tasks),
-        longest_s=_elapsed(longest) if longest else None,
-        limit_s=longest["limit_s"] if longest else None,
-        gpu_hours=_gpu_hours(tasks),
+        memory_asked=_largest(task.job.requested_memory for task in tasks if task.job),
+        longest_s=longest.elapsed_s if longest else None,
+        limit_s=longest.limit_s if longest else None,
+        gpu_hours=sum(job.gpus * job.elapsed_s for job in jobs) / 3600 if jobs else None,
         unit_share=_share(_unit_seconds(own, attempts)),
         suggestions=(),
     )
     return _with_suggestions(use, own, tasks, profile)
 
 
-def _tasks(submission: Submission) -> list[dict[str, Any]]:
-    return list((submission.outcome or {"tasks": ()})["tasks"])
-
-
-def _elapsed(task: dict[str, Any]) -> float:
-    return float(task["elapsed_s"])
-
-
-Attempts = dict[tuple[str, int], dict[str, Any]]
+Attempts = dict[tuple[str, int], AttemptRecord]
 """(Store below the root, unit index) -> newest attempt."""
 
 
@@ -101,11 +95,12 @@ def _attempts(stores: Iterable[Store]) -> Attempts:
     }
 
 
-def _share(pairs: Iterable[tuple[float, float]]) -> float | None:
-    """Return the sum of the first numbers over that of the second, or None without any."""
+def _share(pairs: Iterable[tuple[float | None, float]]) -> float | None:
+    """Return the sum of the first numbers, where known, over that of the second; None without."""
     used, held = 0.0, 0.0
     for one, other in pairs:
-        used, held = used + one, held + other
+        if one is not None:
+            used, held = used + one, held + other
     return used / held if held else None
 
 
@@ -113,18 +108,12 @@ def _largest(values: Iterable[int | None]) -> int | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _cpu_seconds(tasks: Iterable[dict[str, Any]]) -> Iterator[tuple[float, float]]:
-    for task in tasks:
-        if task.get("cpu_s") is not None:
-            yield task["cpu_s"], task["elapsed_s"] * task["cpus"]
-
-
 def _of_tasks(own: Iterable[Submission]) -> Iterator[int | None]:
     """Yield the memory of a node, as SLURM saw the largest of the processes on it."""
     for submission in own:
-        for task in _tasks(submission):
-            rss = task.get("max_rss")
-            yield rss and rss * submission.frozen["asked"]["ranks_per_node"]
+        for task in submission.ended:
+            rss = task.job.max_rss if task.job else None
+            yield rss and rss * submission.payload.asked.ranks_per_node
 
 
 def _of_attempts(own: Iterable[Submission], attempts: Attempts) -> Iterator[int | None]:
@@ -132,23 +121,15 @@ def _of_attempts(own: Iterable[Submission], attempts: Attempts) -> Iterator[int 
     for submission in own:
         processes = _processes(submission)
         for unit in submission.units():
-            rss = attempts.get(unit, {"used": {}})["used"].get("max_rss")
+            rss = attempts[unit].used.max_rss if unit in attempts else None
             yield rss and rss * processes
 
 
 def _processes(submission: Submission) -> int:
     """Return how many processes make units on each node of a task."""
-    asked = submission.frozen["asked"]
-    ranks = int(asked["ranks_per_node"])
-    one_rank = ranks * asked["nodes"] == 1
-    return (
-        int(asked["dask_workers"]) if submission.frozen["engine"] == "dask" and one_rank else ranks
-    )
-
-
-def _gpu_hours(tasks: Sequence[dict[str, Any]]) -> float | None:
-    held = [task["gpus"] * task["elapsed_s"] for task in tasks if task.get("elapsed_s")]
-    return sum(held) / 3600 if held else None
+    asked, engine = submission.payload.asked, submission.payload.engine
+    ranks = asked.ranks_per_node
+    return asked.dask_workers if engine == "dask" and ranks * asked.nodes == 1 else ranks
 
 
 def _unit_seconds(own: Iterable[Submission], attempts: Attempts) -> Iterator[tuple[float, float]]:
@@ -157,40 +138,33 @@ def _unit_seconds(own: Iterable[Submission], attempts: Attempts) -> Iterator[tup
     SLURM's time is that since the task's last start, so only attempts since then count.
     """
     for submission in own:
-        slices = submission.frozen["slices"]
-        processes = submission.frozen["asked"]["nodes"] * _processes(submission)
-        for task in _tasks(submission):
-            if not task.get("elapsed_s"):
+        processes = submission.payload.asked.nodes * _processes(submission)
+        for task in submission.ended:
+            if task.job is None or not task.job.elapsed_s:
                 continue
-            restarts = task.get("restarts")
-            name = f"{task['job_id']} restart {restarts}" if restarts else task["job_id"]
-            items = slices[task["task"]]
-            yield sum(_item_seconds(i, name, attempts) for i in items), processes * _elapsed(task)
+            items = submission.payload.slices[task.index]
+            inside = sum(_item_seconds(item, task.job, attempts) for item in items)
+            yield inside, processes * task.job.elapsed_s
 
 
-def _item_seconds(item: Sequence[Sequence[Any]], job: str, attempts: Attempts) -> float:
+def _item_seconds(item: Item, job: Job, attempts: Attempts) -> float:
     """Return how long the job computed an item; its units are made in one pass, side by side."""
-    made = [attempts.get((store, index)) for store, index in item]
-    return max(
-        (a["used"].get("seconds", 0.0) for a in made if a and _committed_by(a, job)), default=0.0
-    )
-
-
-def _committed_by(attempt: dict[str, Any], job: str) -> bool:
-    return bool(attempt["outcome"] == "committed" and attempt["job"] == job)
+    made = [attempts[unit] for unit in item if unit in attempts]
+    own = [a for a in made if (a.job, a.restarts) == (job.job_id, job.restarts)]
+    return max((a.used.seconds or 0.0 for a in own if a.outcome == "committed"), default=0.0)
 
 
 def _with_suggestions(
     use: StageUse,
     own: Sequence[Submission],
-    tasks: Sequence[dict[str, Any]],
+    tasks: Sequence[TaskOutcome],
     profile: StageProfile,
 ) -> StageUse:
-    raised = own[-1].frozen["asked"]
-    failures = {task["failure"] for task in tasks}
+    raised = own[-1].payload.asked
+    failures = {task.failure for task in tasks}
     lines = (
-        _memory(use, profile, raised["memory_gb"], FailureClass.HOST_MEMORY in failures),
-        _minutes(use, profile, raised["timeout_minutes"], FailureClass.TIMEOUT in failures),
+        _memory(use, profile, raised.memory_gb, FailureClass.HOST_MEMORY in failures),
+        _minutes(use, profile, raised.timeout_minutes, FailureClass.TIMEOUT in failures),
         _processors(use, profile),
     )
     found = tuple(line for line in lines if line)

@@ -56,9 +56,9 @@ def why(run: RunFolder, store: Store, unit: Unit) -> Iterator[str]:
     for attempt in attempts_of(store, unit.index):
         alive = ", alive" if is_alive(attempt) else ""
         yield (
-            f"attempt {attempt['n']} by {attempt['job']} on {attempt['host']} at "
-            f"{attempt['started']}: {attempt['outcome']}{alive}"
-            + (f": {attempt['error']}" if attempt["error"] else "")
+            f"attempt {attempt.n} by {attempt.job_and_restarts} on {attempt.host} at "
+            f"{attempt.started}: {attempt.outcome}{alive}"
+            + (f": {attempt.error}" if attempt.error else "")
         )
     state = stage_state(run, stage, [store]).units[unit.index]
     yield _next_step(run, stage, state)

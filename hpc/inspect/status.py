@@ -11,14 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
-from hpc.faults.triage import FailureClass, fingerprint
+from hpc.config.profile import StageProfile
+from hpc.faults.triage import ANSWERS, FailureClass, fingerprint
 from hpc.run.budget import gpu_seconds
 from hpc.run.folder import RunFolder
 from hpc.run.state import StageState, Status, is_complete, is_stuck, run_state
-from hpc.run.submissions import Submission, given_up, submissions
-from hpc.run.tasks import Task, tasks_among
+from hpc.run.submissions import Submission, Task, given_up, submissions, tasks_among
 from hpc.slurm.jobs import Job, State
 from storage_schemas.protocol.attempts import attempts_of
 from storage_schemas.protocol.store import Store
@@ -209,7 +208,7 @@ def _stage(
 def _units_per_hour(run: RunFolder, state: StageState, own: Sequence[Submission]) -> float | None:
     """Return the throughput of the last hour, or None if no unit was committed."""
     now = time.time()
-    begun = [(s.path / "units.json").stat().st_mtime for s in own if s.outcome is None]
+    begun = [s.units_file.stat().st_mtime for s in own if s.outcome is None]
     since = max(now - _WINDOW_S, min(begun, default=0.0))
     stores = run.stores(state.stage)
     commits = [(t, n, i) for n, s in enumerate(stores) for t, i in commits_since(s, since)]
@@ -217,7 +216,7 @@ def _units_per_hour(run: RunFolder, state: StageState, own: Sequence[Submission]
         return None
     committed, n, index = min(commits)
     # Counted from the start of the first of these units: time in the queue is not work.
-    took = attempts_of(stores[n], index)[-1]["used"].get("seconds", 0.0)
+    took = attempts_of(stores[n], index)[-1].used.seconds or 0.0
     return len(commits) / max(now - committed + took, 1.0) * 3600
 
 
@@ -244,40 +243,17 @@ def _gpu_hours(own: Sequence[Submission], alive: Sequence[Task]) -> float | None
     return seconds / 3600
 
 
-_ENDINGS = {
-    FailureClass.HOST_MEMORY: "killed for memory",
-    FailureClass.GPU_MEMORY: "ended by a full GPU",
-    FailureClass.TIMEOUT: "ended by their time limit",
-    FailureClass.NODE: "lost with their node",
-    FailureClass.PREEMPTED: "preempted",
-    FailureClass.CANCELLED: "cancelled",
-    FailureClass.DISK: "ended by a full disk",
-    FailureClass.ERROR: "ended by an error",
-    FailureClass.DRIFT: "ended because the code had changed",
-    FailureClass.INPUT: "ended because an input was not sealed",
-    FailureClass.LOST: "ended without recording why",
-}
-"""How a task ended that left units undone."""
-
-_CHANGES = {
-    FailureClass.HOST_MEMORY: ("memory_gb", "{} GB"),
-    FailureClass.TIMEOUT: ("timeout_minutes", "{} minutes"),
-    FailureClass.NODE: ("exclude", "other nodes than {}"),
-}
-"""Key of the stage's profile that the next submission changes, and how its new value reads."""
-
-
 def _ended(own: Sequence[Submission]) -> Iterator[EndedTasks]:
     """Group the tasks that left units undone by how they ended, with what is asked for now."""
-    groups: dict[tuple[str, str], list[Submission]] = {}
+    groups: dict[tuple[str, FailureClass], list[Submission]] = {}
     for submission in own:
-        for task in (submission.outcome or {"tasks": ()})["tasks"]:
-            if task["failure"] is not None:
-                groups.setdefault((submission.stage, task["failure"]), []).append(submission)
+        for task in submission.ended:
+            if task.failure is not None:
+                groups.setdefault((submission.stage, task.failure), []).append(submission)
     for (stage, failure), hit in groups.items():
         latest = [submission for submission in own if submission.stage == stage][-1]
-        answer = _answer(FailureClass(failure), hit[0].frozen["asked"], latest.frozen["asked"])
-        sentence = f"{_tasks(len(hit))} {_ENDINGS[FailureClass(failure)]}{answer}"
+        change = _change(failure, hit[0].payload.asked, latest.payload.asked)
+        sentence = f"{_tasks(len(hit))} {ANSWERS[failure].ended}{change}"
         yield EndedTasks(stage, failure, len(hit), sentence)
 
 
@@ -285,11 +261,13 @@ def _tasks(n: int) -> str:
     return "1 task was" if n == 1 else f"{n} tasks were"
 
 
-def _answer(failure: FailureClass, asked: dict[str, Any], now: dict[str, Any]) -> str:
-    key, form = _CHANGES.get(failure, (None, ""))
-    if key is None or asked[key] == now[key]:
+def _change(failure: FailureClass, asked: StageProfile, latest: StageProfile) -> str:
+    """Return what the latest submission asks for instead, or nothing if it asks for the same."""
+    answer = ANSWERS[failure]
+    if answer.key is None:
         return ""
-    return f", now asked for {form.format(now[key])}"
+    before, now = getattr(asked, answer.key), getattr(latest, answer.key)
+    return "" if now == before else f", now asked for {answer.now.format(now)}"
 
 
 def as_object(status: RunStatus) -> dict[str, object]:

@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from functools import partial
@@ -107,7 +107,7 @@ def run_items_on_dask(
 def map_items(
     client: Client,
     items: Sequence[Item],
-    how: dict[str, Any],
+    how: Mapping[str, Any],
     should_stop: Callable[[], bool],
     report: Callable[[Outcome], None],
 ) -> None:
@@ -124,7 +124,7 @@ def map_items(
 def _map(
     client: Client,
     items: Sequence[Item],
-    how: dict[str, Any],
+    how: Mapping[str, Any],
     should_stop: Callable[[], bool],
     report: Callable[[Outcome], None],
 ) -> None:

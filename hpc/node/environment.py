@@ -1,6 +1,10 @@
-"""What a task is started with: the code that is installed, and its place among its job's ranks."""
+"""What a task finds where it is started: the installed code, its job, its rank.
+
+The variables of SLURM and submitit are read here and in the rooms that run SLURM, nowhere else.
+"""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from importlib.metadata import version
@@ -26,3 +30,15 @@ def rank(environment: Mapping[str, str]) -> tuple[int, int]:
     if environment.get("SUBMITIT_EXECUTOR") != "slurm":
         return 0, 1
     return int(environment["SLURM_PROCID"]), int(environment["SLURM_NTASKS"])
+
+
+def own_job(environment: Mapping[str, str]) -> tuple[str, int]:
+    """Return the id of this process's job, and how often its scheduler has put it back.
+
+    A process of this machine has an id of its own and is never put back into a queue.
+    """
+    if environment.get("SUBMITIT_EXECUTOR") != "slurm":
+        return environment.get("SUBMITIT_LOCAL_JOB_ID") or f"pid-{os.getpid()}", 0
+    array, task = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    job_id = f"{array}_{task}" if array else environment["SLURM_JOB_ID"]
+    return job_id, int(environment.get("SLURM_RESTART_COUNT") or 0)

@@ -1,28 +1,43 @@
 """What a submitted task runs: one slice of a frozen list of units."""
 
 import errno
-import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn, TypedDict
 
 from hpc.faults.breaker import Breaker
 from hpc.faults.triage import EXIT_CODES, FailureClass
-from hpc.node.environment import code_version, rank
+from hpc.node.environment import code_version, own_job, rank
 from hpc.node.gpu import gpu_type, other_type
-from jobs.runner import Item, job_name, run_items
-from storage_schemas.protocol.attempts import attempts_of, is_alive
+from hpc.node.payload import Payload
+from jobs.runner import Item, Outcome, run_items
+from storage_schemas.protocol.attempts import AttemptRecord, attempts_of, is_alive
 from storage_schemas.protocol.commit import committed_units, is_committed
 from storage_schemas.protocol.store import Store
 
 LOOK_AGAIN_S = 2.0
 """How often a rank that has nothing left to begin looks whether others still live."""
+
+
+class How(TypedDict):
+    """Who runs a task's items and how: the keywords of `jobs.runner.run_items`."""
+
+    root: Path
+    job: str
+    restarts: int
+    round_: int
+    micro_batch: int
+    threads: int
+    memory: float | None
+    gpu: str | None
+    should_stop: Callable[[], bool]
+    report: Callable[[Outcome], None]
 
 
 class StopFlag:
@@ -48,82 +63,88 @@ def run_slice(units: str, index: int) -> None:
     leaves is made by the others.
     """
     path = Path(units)
-    payload: dict[str, Any] = json.loads(path.read_bytes())
+    payload = Payload.read(path)
     breaker = Breaker(path.parent)
     _refuse_other_code(payload, breaker, path)
-    if payload["scheduler"] == "local":
-        show_gpu(os.environ, payload["gpus"], index)
+    if payload.scheduler == "local":
+        show_gpu(os.environ, payload.gpus, index)
     bind_gpu(os.environ)
-    _refuse_other_gpu(payload, breaker)
+    gpu = gpu_type()
+    if gpu is not None:
+        _refuse_other_gpu(payload, breaker, gpu)
     stop = StopFlag()
     stop.install()
-    how = {
-        "root": (path.parent / payload["root"]).resolve(),
-        "job": job_name(),
-        "round_": payload["round"],
-        "micro_batch": payload["micro_batch"],
-        "threads": payload["threads"],
-        "memory": payload["memory"],
+    job, restarts = own_job(os.environ)
+    how: How = {
+        "root": (path.parent / payload.root).resolve(),
+        "job": job,
+        "restarts": restarts,
+        "round_": payload.round,
+        "micro_batch": payload.asked.micro_batch,
+        "threads": payload.asked.threads,
+        "memory": payload.memory,
+        "gpu": gpu,
         "should_stop": lambda: stop.requested or breaker.stopped,
         "report": breaker,
     }
-    items: list[Item] = [[(s, unit) for s, unit in item] for item in payload["slices"][index]]
     with _full_disk_stops(breaker):
-        _run(items, payload, path.parent, how)
+        _run(payload.slices[index], payload, path.parent, how)
 
 
-def _run(items: list[Item], payload: dict[str, Any], submission: Path, how: dict[str, Any]) -> None:
-    if payload["engine"] == "dask":
+def _run(items: Sequence[Item], payload: Payload, submission: Path, how: How) -> None:
+    if payload.engine == "dask":
+        # Only here: distributed takes a second to import.
         from hpc.node.dask import run_items_on_dask
 
         run_items_on_dask(
             items,
-            workers=payload["dask_workers"],
+            workers=payload.asked.dask_workers,
             submission=submission,
-            interface=payload["asked"]["dask_interface"],
-            address=payload["dask"],
+            interface=payload.asked.dask_interface,
+            address=payload.dask,
             **how,
         )
     else:
         _run_among_ranks(items, *rank(os.environ), how)
 
 
-def _run_among_ranks(items: list[Item], number: int, ranks: int, how: dict[str, Any]) -> None:
+def _run_among_ranks(items: Sequence[Item], number: int, ranks: int, how: How) -> None:
     """Run one rank's turn, then stay while others have units at hand: they may die of them."""
+    root, own = how["root"], (how["job"], how["restarts"])
     run_items(in_turn(items, number, ranks), **how)
-    left = uncommitted(items, how["root"]) if ranks > 1 else []
-    while not how["should_stop"]() and (left := at_hand(left, how["root"], how["job"])):
+    left = uncommitted(items, root) if ranks > 1 else []
+    while not how["should_stop"]() and (left := at_hand(left, root, *own)):
         time.sleep(LOOK_AGAIN_S)
-        run_items(abandoned(left, how["root"], how["job"])[:1], **how)
+        run_items(abandoned(left, root, *own)[:1], **how)
 
 
-def in_turn(items: list[Item], number: int, ranks: int) -> list[Item]:
+def in_turn(items: Sequence[Item], number: int, ranks: int) -> list[Item]:
     """Return the items in the order of one rank, which begins at its own place."""
     first = len(items) * number // ranks
     return [*items[first:], *items[:first]]
 
 
-def uncommitted(items: list[Item], root: Path) -> list[Item]:
+def uncommitted(items: Sequence[Item], root: Path) -> list[Item]:
     """Return the items with a unit that has no record, in one pass over the names of each store."""
     paths = {path for item in items for path, _ in item}
     done = {path: committed_units(Store.open(root / path)) for path in paths}
     return [item for item in items if any(unit not in done[path] for path, unit in item)]
 
 
-def at_hand(items: list[Item], root: Path, job: str) -> list[Item]:
+def at_hand(items: Sequence[Item], root: Path, job: str, restarts: int) -> list[Item]:
     """Return the items with a unit that a rank of this job has begun and not brought to its end.
 
-    The rank may be dead. What failed is not among them: it waits for the next submission.
+    The rank may be dead. A unit that failed is not among them: it waits for the next submission.
     """
-    return [item for item in items if _begun(item, root, job)]
+    return [item for item in items if _begun(item, root, job, restarts)]
 
 
-def abandoned(items: list[Item], root: Path, job: str) -> list[Item]:
+def abandoned(items: Sequence[Item], root: Path, job: str, restarts: int) -> list[Item]:
     """Return the items with a unit that was at hand when its rank died."""
-    return [item for item in items if not all(map(is_alive, _begun(item, root, job)))]
+    return [item for item in items if not all(map(is_alive, _begun(item, root, job, restarts)))]
 
 
-def _begun(item: Item, root: Path, job: str) -> list[dict[str, Any]]:
+def _begun(item: Item, root: Path, job: str, restarts: int) -> list[AttemptRecord]:
     """Return this job's attempts at an item's units that have come to no end."""
     units = [(Store.open(root / path), index) for path, index in item]
     newest = [
@@ -132,7 +153,7 @@ def _begun(item: Item, root: Path, job: str) -> list[dict[str, Any]]:
         if not is_committed(store, store.units[index])
         for attempt in attempts_of(store, index)[-1:]
     ]
-    return [a for a in newest if a["outcome"] == "running" and a["job"] == job]
+    return [a for a in newest if a.outcome == "running" and (a.job, a.restarts) == (job, restarts)]
 
 
 def bind_gpu(environment: MutableMapping[str, str]) -> None:
@@ -146,7 +167,7 @@ def bind_gpu(environment: MutableMapping[str, str]) -> None:
         environment["CUDA_VISIBLE_DEVICES"] = visible[int(local) % len(visible)]
 
 
-def show_gpu(environment: MutableMapping[str, str], gpus: list[str], index: int) -> None:
+def show_gpu(environment: MutableMapping[str, str], gpus: Sequence[str], index: int) -> None:
     """Let task `index` see one of this machine's GPUs, which submitit's local executor hides."""
     if gpus:
         environment["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
@@ -163,11 +184,8 @@ def _full_disk_stops(breaker: Breaker) -> Iterator[None]:
         raise
 
 
-def _refuse_other_gpu(payload: dict[str, Any], breaker: Breaker) -> None:
-    found, stage = gpu_type(), payload["stage"]
-    if found is None:
-        return
-    os.environ["GRADENC_GPU"] = found
+def _refuse_other_gpu(payload: Payload, breaker: Breaker, found: str) -> None:
+    stage = payload.stage
     first = other_type(breaker.submission.parents[1] / "gpus" / f"{stage}.json", found)
     if first is not None:
         sentence = (
@@ -179,11 +197,11 @@ def _refuse_other_gpu(payload: dict[str, Any], breaker: Breaker) -> None:
         _end(FailureClass.DRIFT, sentence)
 
 
-def _refuse_other_code(payload: dict[str, Any], breaker: Breaker, path: Path) -> None:
-    if payload["version"] == code_version():
+def _refuse_other_code(payload: Payload, breaker: Breaker, path: Path) -> None:
+    if payload.version == code_version():
         return
     sentence = (
-        f"{path} was submitted by gradenc {payload['version']}, its task found {code_version()}: "
+        f"{path} was submitted by gradenc {payload.version}, its task found {code_version()}: "
         "the code was changed in between, or differs on the node; install one version, then run "
         "`gradenc resume` so that the units are submitted by the code that runs them"
     )

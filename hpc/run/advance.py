@@ -6,17 +6,16 @@ and why the others have ended.
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Literal
 
 from hpc.config.profile import Profile
 from hpc.plan.store_plan import StorePlan
 from hpc.run.budget import fitted, measured, over_budget, pilots
-from hpc.run.claims import claimed_by_others
 from hpc.run.drill import read_drill
-from hpc.run.escalate import escalated
 from hpc.run.folder import RunFolder
-from hpc.run.outcomes import settle_ended
+from hpc.run.outcomes import escalated, settle_ended
 from hpc.run.state import StageState, outdated, run_state, stage_state
-from hpc.run.submissions import decide, given_up, unsettled
+from hpc.run.submissions import claimed_by_others, decide, given_up, unsettled
 from hpc.run.submit import How, submit
 from hpc.slurm.client import Refused
 from jobs.runner import Item
@@ -26,7 +25,7 @@ from storage_schemas.protocol.seal import Unsealable, claimed_units, seal
 from storage_schemas.protocol.store import Store
 from storage_schemas.runs.root import root_lock
 
-ENGINES = {"encode": "dask"}
+ENGINES: dict[str, Literal["serial", "dask"]] = {"encode": "dask"}
 """Stages that run on Dask inside their job; the others run their units one after another."""
 
 

@@ -26,8 +26,8 @@ def measured(stores: Iterable[Store]) -> dict[str, float]:
     found = {}
     for store in stores:
         sample = sorted(committed_units(store))[:SAMPLE]
-        used = [attempts_of(store, index)[-1]["used"].get("seconds") for index in sample]
-        if times := [seconds for seconds in used if seconds is not None]:
+        used = [attempts_of(store, index)[-1].used for index in sample]
+        if times := [one.seconds for one in used if one.seconds is not None]:
             found[store.reference] = mean(times)
     return found
 
@@ -79,9 +79,8 @@ def gpu_hours(run: RunFolder) -> float:
 
 def gpu_seconds(submission: Submission) -> float:
     """Return for how long the ended tasks of a submission held GPUs, preempted runs included."""
-    tasks = (submission.outcome or {"tasks": []})["tasks"]
-    held = ((t.get("gpus", 0), t.get("elapsed_s", 0.0) + t.get("earlier_s", 0.0)) for t in tasks)
-    return float(sum(gpus * seconds for gpus, seconds in held))
+    jobs = [task.job for task in submission.ended if task.job]
+    return float(sum(job.gpus * (job.elapsed_s + job.earlier_s) for job in jobs))
 
 
 def _seconds_of(item: Item, seconds: Seconds) -> float:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import psutil
 
 from hpc.run.folder import RunFolder
-from hpc.run.submissions import submissions, unsettled
-from hpc.run.tasks import Task, tasks_of
+from hpc.run.submissions import Task, submissions, tasks_of, unsettled
 from hpc.slurm.client import SlurmUnavailable
 
 GRACE_S = 3.0

@@ -50,7 +50,7 @@ def _keep_a_gate(run: RunFolder, profile: Profile, states: Mapping[str, StageSta
     """Leave a job behind that takes the next step, as long as there is something to do."""
     if is_complete(states) or is_stuck(run, states) or run.cancelled:
         return
-    jobs = [record["job_id"] for s in unsettled(run) if s.on_slurm for record in s.jobs or ()]
+    jobs = [task.job_id for s in unsettled(run) if s.on_slurm for task in s.jobs or ()]
     ensure_gate(run, profile, jobs)
 
 

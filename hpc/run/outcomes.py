@@ -1,18 +1,28 @@
-"""How submissions ended: written once, while the scheduler still remembers."""
+"""How submissions ended, recorded while the scheduler still remembers, and what follows from it.
 
-from collections.abc import Iterable, Sequence
+What follows is decided by `hpc.faults.triage`, which knows no files; here records become its types.
+"""
+
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from hpc.faults.triage import FailureClass, classify
+from hpc.config.profile import Profile, StageProfile
+from hpc.faults.triage import Ended, FailureClass, TaskOutcome, classify, escalate
 from hpc.run.folder import RunFolder
-from hpc.run.submissions import Submission, unsettled
-from hpc.run.tasks import Task, tasks_of
+from hpc.run.submissions import (
+    Submission,
+    SubmissionOutcome,
+    Task,
+    decide,
+    of_round,
+    tasks_of,
+    unsettled,
+)
 from hpc.slurm.jobs import Job
-from storage_schemas.files import write_exclusive
-from storage_schemas.identity import canonical_json
-from storage_schemas.protocol.attempts import latest_attempts
+from hpc.slurm.limits import limits
+from hpc.slurm.queue import cancel, jobs_of
+from storage_schemas.protocol.attempts import AttemptRecord, latest_attempts
 from storage_schemas.protocol.commit import committed_units
 from storage_schemas.protocol.store import Store
 
@@ -46,19 +56,17 @@ def settle(run: RunFolder, submission: Submission, tasks: Sequence[Task]) -> Non
     its tasks have committed counts.
     """
     if any(task.index < 0 for task in tasks):
-        _cancel([task for task in tasks if task.alive])
+        cancel([task.job_id for task in tasks if task.alive])
     if submission.jobs is None:
         submission.note_jobs([])
-    jobs = _jobs(submission, tasks)
-    slices = submission.frozen["slices"]
+    jobs = _jobs(submission)
     states = _UnitStates(run.root, submission)
-    ended = [
-        _task_record(index, record["job_id"], jobs.get(record["job_id"]), slices[index], states)
-        for index, record in enumerate(submission.jobs or ())
-    ]
+    ended = tuple(
+        _task_outcome(submission, index, task.job_id, jobs.get(task.job_id), states)
+        for index, task in enumerate(submission.jobs or ())
+    )
     done = sum(unit in states.committed for unit in submission.units())
-    outcome = {"units_done": done, "tasks": ended}
-    write_exclusive(submission.path / "outcome.json", canonical_json(outcome))
+    submission.note_outcome(SubmissionOutcome(units_done=done, tasks=ended))
 
 
 class _UnitStates:
@@ -66,7 +74,7 @@ class _UnitStates:
 
     def __init__(self, root: Path, submission: Submission) -> None:
         self.committed: set[Unit] = set()
-        self.attempts: dict[Unit, dict[str, Any]] = {}
+        self.attempts: dict[Unit, AttemptRecord] = {}
         for reference in {store for store, _ in submission.units()}:
             store = Store.open(root / reference)
             done = committed_units(store)
@@ -75,83 +83,75 @@ class _UnitStates:
                 self.attempts[reference, index] = attempt
 
 
-def _jobs(submission: Submission, tasks: Iterable[Task]) -> dict[str, Job]:
+def _jobs(submission: Submission) -> dict[str, Job]:
     """Return what SLURM knows of the submission's jobs; nothing for processes of this machine."""
     if not submission.on_slurm:
         return {}
-    from hpc.slurm.queue import jobs_of
-
-    ids = [record["job_id"] for record in submission.jobs or ()]
-    since = datetime.fromtimestamp((submission.path / "units.json").stat().st_mtime)
+    ids = [task.job_id for task in submission.jobs or ()]
+    since = datetime.fromtimestamp(submission.units_file.stat().st_mtime)
     return jobs_of([submission.name], ids, since, PATIENCE_S)
 
 
-def _task_record(
-    index: int, job_id: str, job: Job | None, items: Sequence[Sequence[Unit]], states: _UnitStates
-) -> dict[str, Any]:
-    units = [(store, number) for item in items for store, number in item]
-    return {
-        "task": index,
-        "job_id": job_id,
-        "units_done": sum(unit in states.committed for unit in units),
-        "units": len(units),
-        "failure": _failure(job_id, job, units, states),
-        "state": job.state if job else None,
-        **({name: getattr(job, name) for name in FACTS} if job else {}),
-    }
-
-
-FACTS = (
-    *(
-        "node",
-        "restarts",
-        "exit_code",
-        "signal",
-        "elapsed_s",
-        "earlier_s",
-        "limit_s",
-        "cpus",
-        "cpu_s",
-        "gpus",
-    ),
-    *("max_rss", "requested_memory", "cancelled_by"),
-)
-"""What is kept of a job."""
+def _task_outcome(
+    submission: Submission, index: int, job_id: str, job: Job | None, states: _UnitStates
+) -> TaskOutcome:
+    units = [unit for item in submission.payload.slices[index] for unit in item]
+    return TaskOutcome(
+        failure=_failure(job_id, job, units, states),
+        job=job,
+        units_done=sum(unit in states.committed for unit in units),
+        units=len(units),
+        index=index,
+        job_id=job_id,
+    )
 
 
 def _failure(
     job_id: str, job: Job | None, units: Sequence[Unit], states: _UnitStates
-) -> str | None:
+) -> FailureClass | None:
     """Class the end of a task; None if it left nothing undone but units that failed."""
     left = [unit for unit in units if unit not in states.committed]
     tried = [states.attempts[unit] for unit in left if unit in states.attempts]
-    own = [attempt for attempt in tried if job_of(attempt) == job_id]
+    own = [attempt for attempt in tried if attempt.job == job_id]
     if any(_met_a_bad_node(attempt) for attempt in own):
-        return FailureClass.NODE.value
-    died = [attempt for attempt in own if attempt["outcome"] == "running"]
+        return FailureClass.NODE
+    died = [attempt for attempt in own if attempt.outcome == "running"]
     if len(own) == len(left) and not died:
         return None
     # What died in an earlier run of the job was lost with its node or its turn.
-    last = [attempt for attempt in died if not job or restart_of(attempt) >= job.restarts]
-    return classify(last[0] if last else None, job).value
+    last = [attempt for attempt in died if not job or attempt.restarts >= job.restarts]
+    return classify(last[0].outcome, last[0].error, job) if last else classify(None, None, job)
 
 
-def _met_a_bad_node(attempt: dict[str, Any]) -> bool:
-    failed = attempt["outcome"] == "failed"
-    return failed and classify(attempt, None) is FailureClass.NODE
+def _met_a_bad_node(attempt: AttemptRecord) -> bool:
+    failed = attempt.outcome == "failed"
+    return failed and classify("failed", attempt.error, None) is FailureClass.NODE
 
 
-def job_of(attempt: dict[str, Any]) -> str:
-    """Return the id of the job that made an attempt, without its restarts."""
-    return str(attempt["job"]).partition(" ")[0]
+def escalated(run: RunFolder, stage: str, profile: Profile) -> StageProfile | None:
+    """Return what the stage's next submission asks for, given how the earlier ones ended.
+
+    The first of a round asks for what the profile says; None where the user must decide (see
+    `submissions.decide`).
+    """
+    history = [_ended(submission) for submission in of_round(run, stage)]
+    if not history:
+        return profile.stage(stage)
+    found = escalate(stage, history, _max_minutes(profile, history[-1].asked))
+    if found.ask:
+        decide(run, stage, "; ".join(found.ask.values()))
+        return None
+    return found.profile
 
 
-def restart_of(attempt: dict[str, Any]) -> int:
-    """Return how often its job had been put back into the queue when an attempt began."""
-    return int(str(attempt["job"]).partition(" restart ")[2] or 0)
+def _ended(submission: Submission) -> Ended:
+    failed = tuple(task for task in submission.ended if task.failure)
+    return Ended(submission.payload.asked, failed)
 
 
-def _cancel(tasks: Iterable[Task]) -> None:
-    from hpc.slurm.queue import cancel
-
-    cancel([task.job_id for task in tasks])
+def _max_minutes(profile: Profile, asked: StageProfile) -> int | None:
+    """Return how long the partition lets a job run (min); None without a limit."""
+    if profile.scheduler != "slurm":
+        return None
+    longest = limits(asked.partition, asked.account, asked.qos).max_time_s
+    return None if longest is None else int(longest // 60)

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from hpc.faults.triage import FailureClass, classify
+from hpc.faults.triage import RAISED, UNCHARGED, FailureClass, TaskOutcome, classify
 from hpc.run.folder import RunFolder, Wishes
-from hpc.run.submissions import ANSWERED, UNCHARGED, given_up, submissions, unsettled
+from hpc.run.submissions import given_up, submissions, unsettled
 from jobs.spec import STAGES
-from storage_schemas.protocol.attempts import attempts_of, is_alive, latest_attempts
+from storage_schemas.protocol.attempts import (
+    AttemptRecord,
+    attempts_of,
+    is_alive,
+    latest_attempts,
+)
 from storage_schemas.protocol.commit import committed_units
 from storage_schemas.protocol.store import Store
 
@@ -72,29 +77,27 @@ class StageState:
 
 
 class Forgiven:
-    """Whether an attempt that died says nothing against its unit.
+    """Which attempts that died do not count against their unit's retry limit.
 
-    Its node or its turn was lost, or the next one is given what it had too little of; or it was
-    not this run's, whose own tries may end otherwise.
+    Those whose node failed or whose job was preempted; those after which the next submission asks
+    for more memory or time; and those that another run made, whose own tries may end otherwise.
     """
 
     def __init__(self, run: RunFolder) -> None:
         self.run = run
 
     @cached_property
-    def _ends(self) -> dict[str, dict[str, Any]]:
+    def _ends(self) -> dict[str, TaskOutcome]:
         """How jobs ended, by their ids."""
-        outcomes = (submission.outcome or {"tasks": []} for submission in submissions(self.run))
-        return {task["job_id"]: task for outcome in outcomes for task in outcome["tasks"]}
+        return {task.job_id: task for s in submissions(self.run) for task in s.ended}
 
-    def __call__(self, attempt: dict[str, Any]) -> bool:
+    def __call__(self, attempt: AttemptRecord) -> bool:
         """Look up how the attempt's job ended."""
-        job_id, _, restart = str(attempt["job"]).partition(" restart ")
-        end = self._ends.get(job_id)
+        end = self._ends.get(attempt.job)
         if end is None:  # of a job that has not ended, or of another run that shares the store
             return True
-        forgiven = (*UNCHARGED, *ANSWERED)
-        return end["failure"] in forgiven or int(restart or 0) < (end.get("restarts") or 0)
+        requeued = end.job is not None and attempt.restarts < end.job.restarts
+        return end.failure in (*UNCHARGED, *RAISED) or requeued
 
 
 def stage_state(run: RunFolder, stage: str, stores: Sequence[Store]) -> StageState:
@@ -198,24 +201,25 @@ def _unit_states(store: Store, wishes: Wishes, forgiven: Forgiven) -> Iterator[U
 
 
 def _tried(
-    store: Store, index: int, attempt: dict[str, Any], wishes: Wishes, forgiven: Forgiven
+    store: Store, index: int, attempt: AttemptRecord, wishes: Wishes, forgiven: Forgiven
 ) -> UnitState:
     """Return the state of a unit that was tried and is not committed."""
     if is_alive(attempt):
         return UnitState(store, index, "running", None)
-    failure = classify(attempt, None)
+    pending = UnitState(store, index, "pending", None, tries=attempt.n)
+    failure = classify(attempt.outcome, attempt.error, None)
     names = _names(store, index, failure)
-    if attempt["outcome"] == "failed" and failure not in RETRIED:
+    if attempt.outcome == "failed" and failure not in RETRIED:
         # A later round than ours is another run's that shares the store.
-        if attempt["round"] > wishes.round or wishes.renewals(names, since=attempt["round"]):
-            return UnitState(store, index, "pending", None, tries=attempt["n"])
-        return UnitState(store, index, "failed", attempt["error"], failure)
+        if attempt.round > wishes.round or wishes.renewals(names, since=attempt.round):
+            return pending
+        return UnitState(store, index, "failed", attempt.error, failure)
     limit = ATTEMPTS_PER_ROUND * (1 + wishes.renewals(names))
-    if attempt["outcome"] != "stopped" and attempt["n"] >= limit:
+    if attempt.outcome != "stopped" and attempt.n >= limit:
         charged = sum(not forgiven(one) for one in attempts_of(store, index))
         if charged >= limit:
-            return UnitState(store, index, "failed", attempt["error"] or SILENT, failure)
-    return UnitState(store, index, "pending", None, tries=attempt["n"])
+            return UnitState(store, index, "failed", attempt.error or SILENT, failure)
+    return pending
 
 
 def _names(store: Store, index: int, failure: str | None) -> set[str]:

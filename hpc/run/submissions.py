@@ -1,25 +1,54 @@
-"""The submissions of a run, as its folder records them."""
+"""The submissions of a run: what each was given, its tasks, and who else has asked for its units.
 
-import json
-from collections.abc import Iterator
+A submission is a folder. Every file in it is written once, and read and written here, in
+`hpc.node.payload` and in `hpc.faults.breaker` only. A process that dies between two of them leaves
+a state that the next step understands.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from hpc.faults.triage import FailureClass
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from hpc.faults.breaker import Breaker
+from hpc.faults.triage import RAISED, UNCHARGED, TaskOutcome
+from hpc.node.payload import FILE, Payload
 from hpc.run.folder import RunFolder
-from storage_schemas.files import read_json, write_exclusive
+from hpc.slurm.client import SlurmUnavailable
+from hpc.slurm.jobs import Job
+from hpc.slurm.queue import queue
+from storage_schemas.files import read_json, replace, write_exclusive
 from storage_schemas.identity import canonical_json
+from storage_schemas.protocol.attempts import process_is_alive
+from storage_schemas.runs.root import runs_of
 
 FRUITLESS_IN_A_ROW = 5
 """Submissions of a stage that end without a new commit before the user is asked."""
 
-UNCHARGED = (FailureClass.PREEMPTED, FailureClass.NODE)
-"""Ends of a task that say nothing against its units."""
-ANSWERED = (FailureClass.HOST_MEMORY, FailureClass.TIMEOUT)
-"""Ends that are met by more memory or time until the profile or the partition allows no more; their
-units are as good as untried until then."""
+
+@dataclass(frozen=True)
+class TaskJob:
+    """The job of one task: SLURM's, or a process of this machine."""
+
+    job_id: str
+    start_time: int | None = None
+    """Of a process (`storage_schemas.protocol.attempts.start_time`), whose number is used again."""
+
+
+_JOBS = TypeAdapter(tuple[TaskJob, ...])
+
+
+class SubmissionOutcome(BaseModel):
+    """How all tasks of a submission ended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    units_done: int
+    """Units that were committed when the last task had ended, by whomever."""
+    tasks: tuple[TaskOutcome, ...]
 
 
 @dataclass(frozen=True)
@@ -36,64 +65,86 @@ class Submission:
 
     path: Path
 
+    @property
+    def units_file(self) -> Path:
+        """The file that every task reads."""
+        return self.path / FILE
+
     @cached_property
-    def frozen(self) -> dict[str, Any]:
+    def payload(self) -> Payload:
         """What was written before anything was started."""
-        return dict(json.loads((self.path / "units.json").read_bytes()))
+        return Payload.read(self.units_file)
 
     @property
     def name(self) -> str:
         """The name of its jobs, by which the scheduler finds them."""
-        return str(self.frozen["name"])
+        return self.payload.name
 
     @property
     def stage(self) -> str:
         """The stage whose units it runs."""
-        return str(self.frozen["stage"])
+        return self.payload.stage
 
     @property
     def round(self) -> int:
         """The round (see `RunFolder.round`) it belongs to."""
-        return int(self.frozen["round"])
+        return self.payload.round
 
     @property
     def on_slurm(self) -> bool:
         """Whether its tasks are SLURM's; else they are processes of the machine that started it."""
-        return bool(self.frozen["scheduler"] == "slurm")
+        return self.payload.scheduler == "slurm"
 
     @property
-    def jobs(self) -> list[dict[str, Any]] | None:
+    def jobs(self) -> tuple[TaskJob, ...] | None:
         """The job of every task; None if the submitter died before noting them."""
-        record = self.path / "jobs.json"
-        return list(json.loads(record.read_bytes())) if record.exists() else None
+        try:
+            return _JOBS.validate_json((self.path / "jobs.json").read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
 
     @property
-    def halt(self) -> dict[str, Any] | None:
+    def halt(self) -> str | None:
         """Why its tasks should not go on, if one of them said so."""
-        return read_json(self.path / "halt.json")
+        return Breaker(self.path).sentence
 
     @property
-    def outcome(self) -> dict[str, Any] | None:
-        """How its tasks ended; None while one may be alive."""
-        return read_json(self.path / "outcome.json")
+    def outcome(self) -> SubmissionOutcome | None:
+        """How its tasks ended; None while one may be alive, or where the record is damaged."""
+        try:
+            file = self.path / "outcome.json"
+            return SubmissionOutcome.model_validate_json(file.read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
 
-    def note_jobs(self, jobs: list[dict[str, Any]]) -> None:
+    @property
+    def ended(self) -> tuple[TaskOutcome, ...]:
+        """How its tasks ended; none while one may be alive."""
+        outcome = self.outcome
+        return outcome.tasks if outcome else ()
+
+    def note_jobs(self, jobs: Sequence[TaskJob]) -> None:
         """Record the job of every task."""
-        write_exclusive(self.path / "jobs.json", canonical_json(jobs))
+        write_exclusive(self.path / "jobs.json", _JOBS.dump_json(tuple(jobs)))
+
+    def note_outcome(self, outcome: SubmissionOutcome) -> None:
+        """Record how its tasks ended; the first record stays, unless it is damaged."""
+        file, data = self.path / "outcome.json", canonical_json(outcome.model_dump(mode="json"))
+        if not write_exclusive(file, data) and self.outcome is None:
+            replace(file, data)
 
     def units(self) -> Iterator[tuple[str, int]]:
         """Yield (store, unit index) of everything it was given."""
-        for items in self.frozen["slices"]:
+        for items in self.payload.slices:
             for item in items:
-                yield from ((store, index) for store, index in item)
+                yield from item
 
 
 def submissions(run: RunFolder) -> list[Submission]:
     """Return the run's submissions, oldest first."""
     folders = sorted((run.path / "submissions").glob("[0-9]*"))
-    found = [Submission(folder) for folder in folders if (folder / "units.json").exists()]
-    # Those of earlier versions have no names; whatever their tasks did is in the stores.
-    return [submission for submission in found if "name" in submission.frozen]
+    found = map(Submission, folders)
+    return [submission for submission in found if submission.units_file.exists()]
 
 
 def unsettled(run: RunFolder) -> list[Submission]:
@@ -109,15 +160,15 @@ def of_round(run: RunFolder, stage: str) -> list[Submission]:
 def given_up(run: RunFolder, stage: str) -> str | None:
     """Say why nothing more is submitted of a stage before the user asks, or None if it is.
 
-    It came to a decision; or a task of the last submission said that none should go on; or a row of
-    submissions has brought no commit. (Where tasks end before they begin a unit, no attempt tells
-    why, and only this stops the run.)
+    Either a decision of the user is needed; or a task of the last submission said that none should
+    go on; or several submissions in a row have brought no commit. (Where tasks end before they
+    begin a unit, no attempt says why, and only this stops the run.)
     """
     if decision := read_json(_decision(run, stage)):
         return str(decision["sentence"])
     own = of_round(run, stage)
     if own and (halt := own[-1].halt):
-        return str(halt["sentence"])
+        return halt
     if _fruitless(own) < FRUITLESS_IN_A_ROW:
         return None
     return (
@@ -138,12 +189,99 @@ def _decision(run: RunFolder, stage: str) -> Path:
 def _fruitless(own: list[Submission]) -> int:
     """Count the last submissions that ended without a commit.
 
-    Not those that lost nodes or their turn, nor those that the next one is given more for.
+    Those that only lost nodes or their turn do not count, nor those after which more is asked for.
     """
     n = 0
     for submission in reversed(own):
         outcome = submission.outcome
-        if outcome is None or outcome["units_done"]:
+        if outcome is None or outcome.units_done:
             break
-        n += any(task["failure"] not in (*UNCHARGED, *ANSWERED) for task in outcome["tasks"])
+        n += any(task.failure not in (*UNCHARGED, *RAISED) for task in outcome.tasks)
     return n
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of a submission that has not been settled."""
+
+    submission: Submission
+    index: int
+    """Its slice of the submission; -1 for a job whose submitter died before noting it."""
+    job_id: str
+    alive: bool
+    job: Job | None = None
+    """Its job in SLURM's queue, if it is SLURM's and still there."""
+
+
+def tasks_of(submissions: Sequence[Submission]) -> list[Task]:
+    """Return all tasks of the submissions: processes are looked up, SLURM is asked once.
+
+    Raises
+    ------
+    SlurmUnavailable
+        If some are SLURM's and its queue cannot be asked.
+    """
+    names = [submission.name for submission in submissions if submission.on_slurm]
+    return tasks_among(submissions, queue(names) if names else ())
+
+
+def tasks_among(submissions: Sequence[Submission], queued: Iterable[Job]) -> list[Task]:
+    """Return all tasks of the submissions, given the jobs in SLURM's queue."""
+    by_name: dict[str, dict[str, Job]] = {}
+    for job in queued:
+        by_name.setdefault(job.name, {})[job.job_id] = job
+    return [
+        task
+        for s in submissions
+        for task in (_slurm_tasks(s, by_name.get(s.name, {})) if s.on_slurm else _local_tasks(s))
+    ]
+
+
+def _local_tasks(submission: Submission) -> Iterator[Task]:
+    for index, process in enumerate(submission.jobs or ()):
+        alive = process_is_alive(int(process.job_id), process.start_time)
+        yield Task(submission, index, process.job_id, alive)
+
+
+def _slurm_tasks(submission: Submission, queued: Mapping[str, Job]) -> Iterator[Task]:
+    noted = submission.jobs
+    if noted is None:
+        yield from (Task(submission, -1, j.job_id, j.alive, j) for j in queued.values())
+    for index, task in enumerate(noted or ()):
+        known = queued.get(task.job_id)
+        yield Task(submission, index, task.job_id, bool(known and known.alive), known)
+
+
+def claimed_by_others(run: RunFolder, on_slurm: bool) -> frozenset[tuple[str, int]]:
+    """Return the units (store below the root, index) given to living tasks of other runs.
+
+    Runs of one store root so submit a shared unit once. The caller holds the root's lock: whoever
+    else submits meanwhile waits for it.
+
+    Parameters
+    ----------
+    run : RunFolder
+    on_slurm : bool
+        Whether the run itself is SLURM's. One that is not may be on a machine that cannot ask for
+        the jobs of others; leases keep their units from being made twice.
+
+    Raises
+    ------
+    SlurmUnavailable
+        If the run is SLURM's, others are, and its queue cannot be asked.
+    """
+    others = [
+        RunFolder(path)
+        for path in runs_of(run.root)
+        # A colleague's private run cannot be asked; leases keep its units from being made twice.
+        if path != run.path.resolve() and os.access(path / "run.json", os.R_OK)
+    ]
+    waiting = [submission for other in others for submission in unsettled(other)]
+    try:
+        tasks = tasks_of(waiting)
+    except SlurmUnavailable:
+        if on_slurm:
+            raise
+        tasks = tasks_of([submission for submission in waiting if not submission.on_slurm])
+    alive = {task.submission.path for task in tasks if task.alive}
+    return frozenset(unit for s in waiting if s.path in alive for unit in s.units())

@@ -1,7 +1,7 @@
-"""Submissions: a frozen list of units, cut into slices, one for each task.
+"""Submit units: freeze them in slices, one for each task, then start the tasks.
 
-The payload of a task is a path and an index; what it did is told by commit and attempt records,
-never by submitit's results.
+A task is given a path and an index. Commit and attempt records say what it did, never submitit's
+results.
 """
 
 import hashlib
@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Literal
 
 import submitit
 
@@ -17,25 +17,22 @@ from hpc.config.profile import StageProfile, n_tasks, process_memory
 from hpc.node import worker
 from hpc.node.environment import code_version
 from hpc.node.gpu import visible_gpus
+from hpc.node.payload import Payload
 from hpc.run.folder import RunFolder
-from hpc.run.submissions import Submission
+from hpc.run.submissions import Submission, TaskJob
+from hpc.slurm.limits import Limits, limits
 from hpc.slurm.submit import start_array, submitting_environment
 from jobs.runner import Item
-from storage_schemas.files import write_exclusive
-from storage_schemas.identity import canonical_json
 from storage_schemas.protocol.attempts import start_time
-
-if TYPE_CHECKING:
-    from hpc.slurm.limits import Limits
 
 
 @dataclass(frozen=True)
 class How:
     """How a stage is submitted."""
 
-    scheduler: str
+    scheduler: Literal["local", "slurm"]
     profile: StageProfile
-    engine: str
+    engine: Literal["serial", "dask"]
     dask: str | None = None
     """Address of a Dask scheduler that the user already has."""
 
@@ -56,13 +53,11 @@ def _submit_here(run: RunFolder, stage: str, items: Sequence[Item], how: How) ->
     with submitting_environment():
         jobs = executor.map_array(worker.run_slice, *_arguments(submission))
     ids = [str(job.job_id) for job in jobs]
-    submission.note_jobs([{"job_id": i, "start_time": start_time(int(i))} for i in ids])
+    submission.note_jobs([TaskJob(i, start_time(int(i))) for i in ids])
 
 
 def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
     """Start array jobs for as many items as the user may have in the queue, the rest later."""
-    from hpc.slurm.limits import limits
-
     profile = how.profile
     found = limits(profile.partition, profile.account, profile.qos)
     # What the user may not have in the queue now is missing again when these have ended.
@@ -79,7 +74,7 @@ def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: How
         found.max_array_size,
         profile.slots,
     )
-    submission.note_jobs([{"job_id": i} for i in ids])
+    submission.note_jobs([TaskJob(i) for i in ids])
 
 
 def _slices(items: Sequence[Item], how: How) -> list[Sequence[Item]]:
@@ -88,7 +83,7 @@ def _slices(items: Sequence[Item], how: How) -> list[Sequence[Item]]:
     return [items[i::n] for i in range(n)]
 
 
-def _free_jobs(found: "Limits") -> int | None:
+def _free_jobs(found: Limits) -> int | None:
     """Return how many tasks may be submitted, a place in the queue kept for the gate."""
     if found.max_submit_jobs is None:
         return None
@@ -104,30 +99,26 @@ def job_prefix(run: RunFolder) -> str:
 def _freeze(run: RunFolder, stage: str, slices: Sequence[Sequence[Item]], how: How) -> Submission:
     """Write what the tasks will be given, before any exists."""
     submission = _new_submission(run)
-    payload: dict[str, Any] = {
-        "version": code_version(),
-        "name": f"{job_prefix(run)}-{submission.path.name}",
-        "stage": stage,
-        "round": run.round,
-        "root": os.path.relpath(run.root, submission.path),
-        "scheduler": how.scheduler,
-        "engine": how.engine,
-        "dask": how.dask,
-        "threads": how.profile.threads,
-        "micro_batch": how.profile.micro_batch,
-        "memory": process_memory(how.scheduler, how.profile),
-        "gpus": visible_gpus() if how.scheduler == "local" else [],
-        "dask_workers": how.profile.dask_workers,
-        "asked": how.profile.model_dump(mode="json"),
-        "slices": slices,
-    }
-    write_exclusive(submission.path / "units.json", canonical_json(payload))
+    Payload(
+        version=code_version(),
+        name=f"{job_prefix(run)}-{submission.path.name}",
+        stage=stage,
+        round=run.round,
+        root=os.path.relpath(run.root, submission.path),
+        scheduler=how.scheduler,
+        engine=how.engine,
+        dask=how.dask,
+        memory=process_memory(how.scheduler, how.profile),
+        gpus=tuple(visible_gpus()) if how.scheduler == "local" else (),
+        asked=how.profile,
+        slices=slices,
+    ).write(submission.path)
     return submission
 
 
 def _arguments(submission: Submission) -> tuple[list[str], range]:
-    n = len(submission.frozen["slices"])
-    return [str((submission.path / "units.json").resolve())] * n, range(n)
+    n = len(submission.payload.slices)
+    return [str(submission.units_file.resolve())] * n, range(n)
 
 
 def _new_submission(run: RunFolder) -> Submission:

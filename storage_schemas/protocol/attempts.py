@@ -13,7 +13,9 @@ from collections.abc import Container
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gradenc_errors import GradencError
 from storage_schemas import files
@@ -26,16 +28,53 @@ FROZEN_LIMIT_S = 600.0
 """A process that is there but has been without a heartbeat for so long does not come back soon."""
 
 NAME = re.compile(r"(\d+)\.(\d+)\.json")
-UNREADABLE: dict[str, Any] = {
-    **dict.fromkeys(("unit", "job", "host", "started"), "unknown"),
-    **dict.fromkeys(("error", "traceback"), None),
-    "outcome": "running",
-    "round": 0,
-    "used": {},
-}
-"""What a damaged attempt reads as."""
+Ending = Literal["committed", "failed", "stopped"]
 
-Outcome = Literal["committed", "failed", "stopped"]
+
+class Used(BaseModel):
+    """What an attempt used; None where that is not known."""
+
+    model_config = ConfigDict(frozen=True)
+
+    seconds: float | None = None
+    max_rss: int | None = None
+    """Largest resident memory of its process so far (bytes)."""
+    gpu: str | None = None
+    """Type of the GPU; None without one."""
+
+
+class AttemptRecord(BaseModel):
+    """An attempt as its file says: who made it, and how it ended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    unit: str
+    n: int
+    """Its generation, from 1."""
+    job: str
+    """Id of the job that made it."""
+    restarts: int = 0
+    """How often the scheduler had put that job back into the queue when the attempt began."""
+    round: int
+    """How often the user had asked for failed units to be tried again."""
+    host: str
+    pid: int
+    pid_start: int | None
+    boot_id: str | None
+    started: str
+    outcome: Literal["running", "committed", "failed", "stopped"] = "running"
+    finished: str | None = None
+    error: str | None = None
+    """First line of the exception."""
+    traceback: str | None = None
+    used: Used = Used()
+    heartbeat: float = Field(default=0.0, exclude=True)
+    """When its file was last touched (s since 1970); not in the file."""
+
+    @property
+    def job_and_restarts(self) -> str:
+        """The job for people: ``123_4``, or ``123_4 restart 1``."""
+        return f"{self.job} restart {self.restarts}" if self.restarts else self.job
 
 
 class LostLease(GradencError, RuntimeError):
@@ -49,12 +88,12 @@ class Attempt:
     path: Path
     index: int
     n: int
-    record: dict[str, Any]
+    record: AttemptRecord
 
     @property
     def unit(self) -> str:
         """Identifier of the unit."""
-        return str(self.record["unit"])
+        return self.record.unit
 
     def require_lease(self) -> None:
         """Do nothing if this attempt still holds its unit.
@@ -77,10 +116,10 @@ class Attempt:
 
     def finish(
         self,
-        outcome: Outcome,
+        outcome: Ending,
         error: str | None = None,
         traceback: str | None = None,
-        used: dict[str, Any] | None = None,
+        used: Used | None = None,
     ) -> None:
         """Record how the attempt ended, which frees the unit.
 
@@ -90,28 +129,30 @@ class Attempt:
         error : str, optional
             The exception; its first line is kept.
         traceback : str, optional
-        used : dict, optional
-            What it used, JSON: seconds, memory in bytes, micro-batch, ...
+        used : Used, optional
         """
         ending = {
             "outcome": outcome,
             "finished": _now(),
             "error": error.strip().partition("\n")[0] if error else None,
             "traceback": traceback,
-            "used": used or {},
+            "used": used or Used(),
         }
-        files.replace(self.path, canonical_json({**self.record, **ending}))
+        ended = self.record.model_copy(update=ending)
+        files.replace(self.path, _as_json(ended))
 
 
-def begin(store: Store, unit: Unit, job: str, round_: int) -> Attempt | None:
+def begin(store: Store, unit: Unit, job: str, round_: int, restarts: int = 0) -> Attempt | None:
     """Take a unit, or return None if a living attempt holds it.
 
     Parameters
     ----------
     job : str
-        Name of the job that asks, for people.
+        Id of the job that asks.
     round_ : int
-        Number of the submission.
+        How often the user has asked for failed units to be tried again.
+    restarts : int
+        How often the scheduler has put the job back into the queue.
 
     Raises
     ------
@@ -122,27 +163,27 @@ def begin(store: Store, unit: Unit, job: str, round_: int) -> Attempt | None:
     latest = max(_generations(folder, unit.index), default=0)
     if latest and is_alive(_read(_path(folder, unit.index, latest))):
         return None
-    record = _first_record(store.unit_id(unit), latest + 1, job, round_)
+    record = _first_record(store.unit_id(unit), latest + 1, job, round_, restarts)
     path = _path(folder, unit.index, latest + 1)
     # Exclusive: of all that saw the same generation end, one gets the next.
-    if not files.write_exclusive(path, canonical_json(record)):
+    if not files.write_exclusive(path, _as_json(record)):
         return None
     return Attempt(path, unit.index, latest + 1, record)
 
 
-def is_alive(record: dict[str, Any]) -> bool:
-    """Say whether the process of an attempt, as read by `latest_attempts`, still runs.
+def is_alive(record: AttemptRecord) -> bool:
+    """Say whether the process of an attempt, still runs.
 
     On the same boot of the same machine the process is looked up, with its start time because
     numbers are used again; a frozen one counts as dead after a while. Anywhere else, and where it
     is hidden from us, the heartbeat decides.
     """
-    if record.get("outcome") != "running":
+    if record.outcome != "running":
         return False
-    silent_s = time.time() - float(record["heartbeat"])
+    silent_s = time.time() - record.heartbeat
     boot_id = _boot_id()
-    if boot_id and record.get("boot_id") == boot_id and not _is_hidden(record["pid"]):
-        return silent_s < FROZEN_LIMIT_S and process_is_alive(record["pid"], record["pid_start"])
+    if boot_id and record.boot_id == boot_id and not _is_hidden(record.pid):
+        return silent_s < FROZEN_LIMIT_S and process_is_alive(record.pid, record.pid_start)
     return silent_s < HEARTBEAT_LIMIT_S
 
 
@@ -161,13 +202,13 @@ def start_time(pid: int) -> int | None:
     return None if fields[0] in "ZX" else int(fields[19])
 
 
-def attempts_of(store: Store, index: int) -> list[dict[str, Any]]:
-    """Return all attempts at one unit, oldest first, as `latest_attempts` does."""
+def attempts_of(store: Store, index: int) -> list[AttemptRecord]:
+    """Return all attempts at one unit, oldest first."""
     folder = store.path / "attempts" / subfolder(index)
     return [_read(_path(folder, index, n)) for n in sorted(_generations(folder, index))]
 
 
-def latest_attempts(store: Store, skip: Container[int] = ()) -> dict[int, dict[str, Any]]:
+def latest_attempts(store: Store, skip: Container[int] = ()) -> dict[int, AttemptRecord]:
     """Return the newest attempt of every unit that has one, in one pass over the folder.
 
     Parameters
@@ -178,7 +219,7 @@ def latest_attempts(store: Store, skip: Container[int] = ()) -> dict[int, dict[s
     Returns
     -------
     dict
-        Unit index -> record, with its modification time (s since 1970) as ``heartbeat``.
+        Unit index -> record.
     """
     latest: dict[int, tuple[int, str]] = {}
     for entry in scan(store.path / "attempts"):
@@ -189,23 +230,24 @@ def latest_attempts(store: Store, skip: Container[int] = ()) -> dict[int, dict[s
     return {index: _read(Path(path)) for index, (_, path) in latest.items()}
 
 
-def _first_record(unit_id: str, n: int, job: str, round_: int) -> dict[str, Any]:
+def _first_record(unit_id: str, n: int, job: str, round_: int, restarts: int) -> AttemptRecord:
     pid = os.getpid()
-    return {
-        "unit": unit_id,
-        "n": n,
-        "job": job,
-        "round": round_,
-        "host": platform.node(),
-        "pid": pid,
-        "pid_start": start_time(pid),
-        "boot_id": _boot_id(),
-        "started": _now(),
-        "outcome": "running",
-        "error": None,
-        "traceback": None,
-        "used": {},
-    }
+    return AttemptRecord(
+        unit=unit_id,
+        n=n,
+        job=job,
+        restarts=restarts,
+        round=round_,
+        host=platform.node(),
+        pid=pid,
+        pid_start=start_time(pid),
+        boot_id=_boot_id(),
+        started=_now(),
+    )
+
+
+def _as_json(record: AttemptRecord) -> bytes:
+    return canonical_json(record.model_dump(mode="json"))
 
 
 def _path(folder: Path, index: int, n: int) -> Path:
@@ -220,10 +262,28 @@ def _generations(folder: Path, index: int) -> list[int]:
     return [int(match[2]) for match in matches if match and int(match[1]) == index]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Read an attempt; a torn one counts as running until its heartbeat is old."""
-    record = files.read_json(path) or {**UNREADABLE, "n": int(path.name.split(".")[1])}
-    return {**record, "heartbeat": path.stat().st_mtime}
+def _read(path: Path) -> AttemptRecord:
+    """Read an attempt; a damaged one counts as running until its heartbeat is old."""
+    try:
+        record = AttemptRecord.model_validate_json(path.read_bytes())
+    except ValidationError:
+        record = _damaged(path)
+    return record.model_copy(update={"heartbeat": path.stat().st_mtime})
+
+
+def _damaged(path: Path) -> AttemptRecord:
+    return AttemptRecord(
+        unit="unknown",
+        n=int(path.name.split(".")[1]),
+        job="unknown",
+        round=0,
+        host="unknown",
+        pid=0,
+        pid_start=None,
+        boot_id=None,
+        started="unknown",
+        error=f"the attempt's record {path} is damaged",
+    )
 
 
 def _now() -> str:

@@ -490,7 +490,7 @@ def test_two_submitters_at_once_make_every_unit_once(
     stores = [store for stage in STAGES for store in RunFolder.open(runs[0]).stores(stage)]
     for store in stores:
         for unit in store.units:
-            made = [a for a in attempts_of(store, unit.index) if a["used"]]
+            made = [a for a in attempts_of(store, unit.index) if a.used.seconds is not None]
             assert len(made) == 1, (store.label, made)
 
 

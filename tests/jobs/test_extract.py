@@ -410,4 +410,4 @@ def test_a_truncated_image_fails_its_unit_by_name(data: dict, tmp_path: Path) ->
     outcomes: list[Outcome] = []
     run(extraction.root, extraction.stores, outcomes.append)
     assert [outcome.committed for outcome in outcomes] == [2, 0, 2]
-    assert name in latest_attempts(extraction.stores[0])[1]["error"]
+    assert name in latest_attempts(extraction.stores[0])[1].error

@@ -64,7 +64,7 @@ def test_the_next_unit_is_computed_while_one_is_committed(tmp_path: Path) -> Non
     begun = [attempts for _, attempts in seen]
     assert begun == [{0, 1}, {0, 1, 2}, {0, 1, 2, 3}, {0, 1, 2, 3}]
     assert [committed for committed, _ in seen] == [{0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}]
-    assert {a["outcome"] for a in latest_attempts(store).values()} == {"committed"}
+    assert {a.outcome for a in latest_attempts(store).values()} == {"committed"}
 
 
 def test_a_unit_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_a_unit_that_cannot_be_written_fails_alone(tmp_path: Path) -> None:
     assert [outcome.committed for outcome in outcomes] == [1, 0, 1, 1]
     assert committed_units(store) == {0, 2, 3}
     attempt = latest_attempts(store)[1]
-    assert attempt["outcome"] == "failed"
-    assert blocked in attempt["error"]
+    assert attempt.outcome == "failed"
+    assert blocked in attempt.error
 
 
 def test_what_was_computed_is_committed_after_a_stop(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_what_was_computed_is_committed_when_the_writer_raises(
     monkeypatch.setattr(Attempt, "finish", full_disk)
     with pytest.raises(OSError, match="no space"):
         run(store)
-    assert latest_attempts(store)[1]["outcome"] == "committed"
+    assert latest_attempts(store)[1].outcome == "committed"
     assert committed_units(store) == {0, 1}
     assert "heartbeat" not in [thread.name for thread in threading.enumerate()]
 

@@ -83,7 +83,7 @@ def test_a_task_that_is_held_says_so(cluster: DevCluster, run: Path) -> None:
     held = unsettled(RunFolder.open(run))[0]
     (job,) = held.jobs or ()
     wait_until(run, lambda found: found["stages"][held.stage]["tasks"]["running"])
-    cluster.command("scontrol", "requeuehold", job["job_id"])
+    cluster.command("scontrol", "requeuehold", job.job_id)
     found = wait_until(run, lambda found: found["stages"][held.stage]["tasks"]["waiting"])
     ((reason, n),) = found["stages"][held.stage]["tasks"]["waiting"].items()
     assert ("held" in reason.lower(), n) == (True, 1)
@@ -94,7 +94,7 @@ def test_cancel_ends_tasks_gates_and_what_is_being_requeued(cluster: DevCluster,
     wait_until(run, lambda found: found["stages"]["extract"]["tasks"]["running"] == 4)
     folder = RunFolder.open(run)
     extract = next(s for s in submissions(folder) if s.stage == "extract")
-    cluster.command("scontrol", "requeue", (extract.jobs or [])[0]["job_id"])
+    cluster.command("scontrol", "requeue", (extract.jobs or ())[0].job_id)
     assert "cancelled: ended" in gradenc("cancel", run)
     deadline = time.monotonic() + 60
     while alive(folder) and time.monotonic() < deadline:

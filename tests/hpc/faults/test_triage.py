@@ -12,7 +12,7 @@ from hpc.faults.triage import (
     EXIT_CODES,
     Ended,
     FailureClass,
-    Outcome,
+    TaskOutcome,
     classify,
     escalate,
     fingerprint,
@@ -20,12 +20,12 @@ from hpc.faults.triage import (
 from hpc.slurm.jobs import ENDED, Job, State
 
 GB = 2**30
-RUNNING = {"outcome": "running", "error": None, "traceback": None}
-STOPPED = {"outcome": "stopped", "error": None, "traceback": None}
+NOT_BEGUN, RUNNING, STOPPED = (None, None), ("running", None), ("stopped", None)
+"""Outcome and error of an attempt."""
 
 
 def failed(error):
-    return {"outcome": "failed", "error": error, "traceback": f"Traceback ...\n{error}"}
+    return "failed", error
 
 
 def job(state, **more):
@@ -60,12 +60,12 @@ def job(state, **more):
     ],
 )
 def test_an_exception_tells_its_class(error, failure):
-    assert classify(failed(error), None) is failure
+    assert classify(*failed(error), None) is failure
     # What the attempt wrote counts more than how SLURM saw its job end.
-    assert classify(failed(error), job(State.NODE_FAIL)) is failure
+    assert classify(*failed(error), job(State.NODE_FAIL)) is failure
 
 
-@pytest.mark.parametrize("attempt", [None, RUNNING])
+@pytest.mark.parametrize("attempt", [NOT_BEGUN, RUNNING])
 @pytest.mark.parametrize(
     ("state", "failure"),
     [
@@ -80,7 +80,7 @@ def test_an_exception_tells_its_class(error, failure):
     ],
 )
 def test_without_a_last_word_slurms_state_tells(attempt, state, failure):
-    assert classify(attempt, job(state, signal=15)) is failure
+    assert classify(*attempt, job(state, signal=15)) is failure
 
 
 MEMORY = {"max_rss": 950, "requested_memory": 1000}
@@ -92,7 +92,7 @@ MEMORY = {"max_rss": 950, "requested_memory": 1000}
         # A kill is one for memory only if memory was full.
         (RUNNING, job(State.FAILED, exit_code=9, signal=9, **MEMORY), FailureClass.HOST_MEMORY),
         (RUNNING, job(State.FAILED, exit_code=9, **MEMORY), FailureClass.HOST_MEMORY),
-        (None, job(State.FAILED, signal=9, **MEMORY), FailureClass.HOST_MEMORY),
+        (NOT_BEGUN, job(State.FAILED, signal=9, **MEMORY), FailureClass.HOST_MEMORY),
         (RUNNING, job(State.COMPLETED, signal=9, **MEMORY), FailureClass.HOST_MEMORY),
         (
             RUNNING,
@@ -104,25 +104,25 @@ MEMORY = {"max_rss": 950, "requested_memory": 1000}
         (RUNNING, job(State.FAILED, exit_code=1, **MEMORY), FailureClass.LOST),
         (RUNNING, job(State.FAILED, signal=125), FailureClass.HOST_MEMORY),
         # The node could not open the log.
-        (None, job(State.FAILED, signal=53), FailureClass.NODE),
+        (NOT_BEGUN, job(State.FAILED, signal=53), FailureClass.NODE),
         # Ended before it began a unit.
-        (None, job(State.FAILED, exit_code=78), FailureClass.DRIFT),
-        (None, job(State.FAILED, exit_code=66), FailureClass.INPUT),
-        (None, job(State.FAILED, exit_code=1), FailureClass.LOST),
-        (None, job(State.FAILED, exit_code=11, signal=11), FailureClass.LOST),
+        (NOT_BEGUN, job(State.FAILED, exit_code=78), FailureClass.DRIFT),
+        (NOT_BEGUN, job(State.FAILED, exit_code=66), FailureClass.INPUT),
+        (NOT_BEGUN, job(State.FAILED, exit_code=1), FailureClass.LOST),
+        (NOT_BEGUN, job(State.FAILED, exit_code=11, signal=11), FailureClass.LOST),
         # Its job's exit code is another task's when a unit was begun and left without a word.
         (RUNNING, job(State.FAILED, exit_code=1), FailureClass.LOST),
         (RUNNING, job(State.COMPLETED), FailureClass.LOST),
-        (None, job(State.REVOKED), FailureClass.LOST),
+        (NOT_BEGUN, job(State.REVOKED), FailureClass.LOST),
         (RUNNING, job(State.RUNNING), FailureClass.LOST),
-        (None, job(State.PENDING), FailureClass.LOST),
+        (NOT_BEGUN, job(State.PENDING), FailureClass.LOST),
         (RUNNING, None, FailureClass.LOST),
-        (None, None, FailureClass.LOST),
+        (NOT_BEGUN, None, FailureClass.LOST),
         # Stopped when told to: near the end of its time, or before.
-        (None, job(State.COMPLETED, elapsed_s=3500.0), FailureClass.TIMEOUT),
-        (None, job(State.COMPLETED), FailureClass.PREEMPTED),
-        (None, job(State.FAILED, exit_code=15, signal=15), FailureClass.PREEMPTED),
-        (None, job(State.FAILED, signal=12, elapsed_s=3590.0), FailureClass.TIMEOUT),
+        (NOT_BEGUN, job(State.COMPLETED, elapsed_s=3500.0), FailureClass.TIMEOUT),
+        (NOT_BEGUN, job(State.COMPLETED), FailureClass.PREEMPTED),
+        (NOT_BEGUN, job(State.FAILED, exit_code=15, signal=15), FailureClass.PREEMPTED),
+        (NOT_BEGUN, job(State.FAILED, signal=12, elapsed_s=3590.0), FailureClass.TIMEOUT),
         (STOPPED, job(State.COMPLETED, elapsed_s=3500.0), FailureClass.TIMEOUT),
         (STOPPED, job(State.COMPLETED, limit_s=None), FailureClass.PREEMPTED),
         (STOPPED, job(State.CANCELLED), FailureClass.CANCELLED),
@@ -131,7 +131,7 @@ MEMORY = {"max_rss": 950, "requested_memory": 1000}
     ],
 )
 def test_exit_codes_and_silence(attempt, ended, failure):
-    assert classify(attempt, ended) is failure
+    assert classify(*attempt, ended) is failure
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_exit_codes_and_silence(attempt, ended, failure):
     ],
 )
 def test_of_a_child_that_was_killed_slurm_tells_why(error):
-    assert classify(failed(error), job(State.OUT_OF_MEMORY)) is FailureClass.HOST_MEMORY
-    assert classify(failed(error), job(State.COMPLETED)) is FailureClass.LOST
-    assert classify(failed(error), None) is FailureClass.LOST
+    assert classify(*failed(error), job(State.OUT_OF_MEMORY)) is FailureClass.HOST_MEMORY
+    assert classify(*failed(error), job(State.COMPLETED)) is FailureClass.LOST
+    assert classify(*failed(error), None) is FailureClass.LOST
 
 
 RECORDED = {
@@ -167,7 +167,7 @@ RECORDED = {
 
 @pytest.mark.parametrize("job_id", RECORDED)
 def test_recorded_endings(job_id, read_jobs):
-    assert classify(None, read_jobs("sacct-ended")[job_id]) is RECORDED[job_id]
+    assert classify(None, None, read_jobs("sacct-ended")[job_id]) is RECORDED[job_id]
 
 
 @pytest.mark.parametrize("job_id", RECORDED)
@@ -175,7 +175,7 @@ def test_recorded_endings_with_accounting_off(job_id, read_jobs):
     # Only what memory was used is unknown.
     known = {FailureClass.HOST_MEMORY: FailureClass.LOST}
     expected = known.get(RECORDED[job_id], RECORDED[job_id])
-    assert classify(None, read_jobs("squeue-ended")[job_id]) is expected
+    assert classify(None, None, read_jobs("squeue-ended")[job_id]) is expected
 
 
 TRACEBACK = """Traceback (most recent call last):
@@ -233,7 +233,7 @@ def test_every_class_has_an_answer():
 
 
 def test_memory_is_raised_up_to_the_profiles_limit():
-    killed = Outcome(FailureClass.HOST_MEMORY, job(State.OUT_OF_MEMORY))
+    killed = TaskOutcome(FailureClass.HOST_MEMORY, job(State.OUT_OF_MEMORY))
     first = after(killed)
     assert first.profile == ASKED.model_copy(update={"memory_gb": 12})
     second = after(killed, asked=first.profile)
@@ -249,16 +249,16 @@ def test_memory_is_raised_up_to_the_profiles_limit():
 def test_memory_that_was_not_asked_for_is_what_slurm_gave():
     given_ = job(State.OUT_OF_MEMORY, requested_memory=4 * GB)
     asked = StageProfile(max_memory_gb=64)
-    killed = Outcome(FailureClass.HOST_MEMORY, given_)
+    killed = TaskOutcome(FailureClass.HOST_MEMORY, given_)
     assert after(killed, asked=asked).profile.memory_gb == 6
-    unknown = Outcome(FailureClass.HOST_MEMORY, None)
+    unknown = TaskOutcome(FailureClass.HOST_MEMORY, None)
     assert after(unknown, asked=asked).profile.memory_gb == 64
     (sentence,) = after(killed, asked=StageProfile()).ask.values()
     assert "at 4 GB, and max_memory_gb in [encode] of the profile (not set)" in sentence
 
 
 def test_time_is_raised_only_for_a_task_that_finished_nothing():
-    progress = Outcome(FailureClass.TIMEOUT, job(State.TIMEOUT), units_done=3)
+    progress = TaskOutcome(FailureClass.TIMEOUT, job(State.TIMEOUT), units_done=3)
     nothing = replace(progress, units_done=0)
     assert after(progress).profile == ASKED
     assert after(progress, nothing).profile == ASKED.model_copy(update={"timeout_minutes": 90})
@@ -270,12 +270,14 @@ def test_time_is_raised_only_for_a_task_that_finished_nothing():
 
 def test_a_node_is_left_out_beside_those_of_the_profile():
     asked = ASKED.model_copy(update={"exclude": "n[7-8]"})
-    bad = [Outcome(FailureClass.NODE, job(State.NODE_FAIL, node=n)) for n in ("n2", "n1", "n2")]
+    bad = [TaskOutcome(FailureClass.NODE, job(State.NODE_FAIL, node=n)) for n in ("n2", "n1", "n2")]
     assert after(*bad, asked=asked).profile.exclude == "n[7-8],n1,n2"
     # Nobody says which of several it was; SLURM takes the one it lost out of use itself.
-    several = [Outcome(FailureClass.NODE, job(State.NODE_FAIL, node=n)) for n in ("n[1-2]", "a,b")]
+    several = [
+        TaskOutcome(FailureClass.NODE, job(State.NODE_FAIL, node=n)) for n in ("n[1-2]", "a,b")
+    ]
     assert after(*several).profile == ASKED
-    assert after(Outcome(FailureClass.NODE, None)).profile == ASKED
+    assert after(TaskOutcome(FailureClass.NODE, None)).profile == ASKED
 
 
 @pytest.mark.parametrize(
@@ -283,7 +285,7 @@ def test_a_node_is_left_out_beside_those_of_the_profile():
     [failure for failure, answer in ANSWERS.items() if answer.times == 0],
 )
 def test_what_only_the_user_can_mend_is_asked_at_once(failure):
-    escalation = after(Outcome(failure, job(State.FAILED)))
+    escalation = after(TaskOutcome(failure, job(State.FAILED)))
     assert escalation.profile == ASKED
     assert list(escalation.ask) == [failure]
     assert escalation.ask[failure].endswith(", then `gradenc resume`")
@@ -291,9 +293,9 @@ def test_what_only_the_user_can_mend_is_asked_at_once(failure):
 
 def test_it_says_who_cancelled():
     by = job(State.CANCELLED, cancelled_by="1000")
-    (sentence,) = after(Outcome(FailureClass.CANCELLED, by)).ask.values()
+    (sentence,) = after(TaskOutcome(FailureClass.CANCELLED, by)).ask.values()
     assert "cancelled (by 1000)" in sentence
-    (sentence,) = after(Outcome(FailureClass.CANCELLED, None)).ask.values()
+    (sentence,) = after(TaskOutcome(FailureClass.CANCELLED, None)).ask.values()
     assert "cancelled (by somebody)" in sentence
 
 
@@ -302,7 +304,7 @@ def test_it_says_who_cancelled():
     [failure for failure, answer in ANSWERS.items() if answer.times],
 )
 def test_a_budget_is_spent_by_submissions_not_by_tasks(failure):
-    ended = Ended(ASKED, (Outcome(failure, job(State.FAILED)),) * 40)
+    ended = Ended(ASKED, (TaskOutcome(failure, job(State.FAILED)),) * 40)
     times = ANSWERS[failure].times
     assert not escalate("encode", [ended] * times).ask
     assert list(escalate("encode", [ended] * (times + 1)).ask) == [failure]
@@ -312,14 +314,14 @@ def test_a_task_lost_now_and_then_spends_nothing():
     """A user who may have few jobs in the queue has a stage made by hundreds of submissions."""
     good = Ended(ASKED, ())
     for failure in (FailureClass.LOST, FailureClass.NODE):
-        bad = Ended(ASKED, (Outcome(failure, job(State.FAILED)),))
+        bad = Ended(ASKED, (TaskOutcome(failure, job(State.FAILED)),))
         assert not escalate("encode", [bad, good] * 50 + [bad]).ask
 
 
 def test_preemption_and_progress_spend_nothing():
     for outcome in (
-        Outcome(FailureClass.PREEMPTED, job(State.PREEMPTED)),
-        Outcome(FailureClass.TIMEOUT, job(State.TIMEOUT), units_done=1),
+        TaskOutcome(FailureClass.PREEMPTED, job(State.PREEMPTED)),
+        TaskOutcome(FailureClass.TIMEOUT, job(State.TIMEOUT), units_done=1),
     ):
         escalation = escalate("encode", [Ended(ASKED, (outcome,))] * 50)
         assert (escalation.profile, escalation.ask) == (ASKED, {})
@@ -327,9 +329,9 @@ def test_preemption_and_progress_spend_nothing():
 
 def test_classes_are_answered_beside_each_other():
     escalation = after(
-        Outcome(FailureClass.HOST_MEMORY, job(State.OUT_OF_MEMORY)),
-        Outcome(FailureClass.NODE, job(State.NODE_FAIL, node="n3")),
-        Outcome(FailureClass.ERROR, job(State.COMPLETED)),
+        TaskOutcome(FailureClass.HOST_MEMORY, job(State.OUT_OF_MEMORY)),
+        TaskOutcome(FailureClass.NODE, job(State.NODE_FAIL, node="n3")),
+        TaskOutcome(FailureClass.ERROR, job(State.COMPLETED)),
     )
     assert (escalation.profile.memory_gb, escalation.profile.exclude) == (12, "n3")
     assert list(escalation.ask) == [FailureClass.ERROR]
@@ -344,7 +346,7 @@ def test_classes_are_answered_beside_each_other():
 )
 def test_no_round_goes_on_for_ever(kinds):
     """Except where tasks get on, or others took their place, the user is asked in the end."""
-    outcomes = tuple(Outcome(failure, job(state), done) for failure, state, done in kinds)
+    outcomes = tuple(TaskOutcome(failure, job(state), done) for failure, state, done in kinds)
     free = {FailureClass.PREEMPTED, FailureClass.TIMEOUT, FailureClass.LOST}
     history = [Ended(ASKED, outcomes)]
     for _ in range(12):

@@ -4,34 +4,32 @@ import json
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hpc.config.profile import GB, Profile
+from hpc.config.profile import GB, Profile, StageProfile
 from hpc.inspect.efficiency import StageUse, efficiency
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import submissions, unsettled
-from storage_schemas.identity import canonical_json
+from hpc.slurm.jobs import Job, State
 from storage_schemas.protocol.attempts import latest_attempts
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
-TASK = {
-    "cancelled_by": "",
-    "cpu_s": 0.944,
-    "cpus": 1,
-    "elapsed_s": 10.0,
-    "exit_code": 0,
-    "gpus": 0,
-    "limit_s": 600.0,
-    "max_rss": 142487552,
-    "node": "n2",
-    "requested_memory": 1073741824,
-    "restarts": 0,
-    "signal": 0,
-    "state": "COMPLETED",
-}
+JOB = Job(
+    "7_0",
+    "gradenc-test",
+    State.COMPLETED,
+    node="n2",
+    cpu_s=0.944,
+    cpus=1,
+    elapsed_s=10.0,
+    limit_s=600.0,
+    max_rss=142487552,
+    requested_memory=1073741824,
+)
 """What was kept of a task of a drill on the development cluster."""
 
 
@@ -57,22 +55,28 @@ def told(run: RunFolder, stage: str, asked: dict[str, Any], **facts: Any) -> Sta
     """Let SLURM have told `facts` about a stage's task that asked for `asked`."""
     run.keep_profile(Profile.model_validate({"name": "x", "scheduler": "slurm", stage: asked}))
     submission = next(s for s in submissions(run) if s.stage == stage)
-    for name, record in (
-        ("units.json", submission.frozen | {"asked": submission.frozen["asked"] | asked}),
-        ("outcome.json", with_facts(submission.outcome, TASK | facts)),
-    ):
-        (submission.path / name).write_bytes(canonical_json(record))
+    payload, outcome = submission.payload, submission.outcome
+    assert outcome is not None
+    failure = facts.pop("failure", None)
+    tasks = tuple(
+        replace(task, failure=failure, job=replace(JOB, job_id=task.job_id, **facts))
+        for task in outcome.tasks
+    )
+    files = {
+        submission.units_file: payload.model_copy(
+            update={"asked": StageProfile.model_validate(payload.asked.model_dump() | asked)}
+        ),
+        submission.path / "outcome.json": outcome.model_copy(update={"tasks": tasks}),
+    }
+    for path, record in files.items():
+        path.write_text(record.model_dump_json())
     return use_of(run, stage)
-
-
-def with_facts(outcome: Any, facts: dict[str, Any]) -> dict[str, Any]:
-    return outcome | {"tasks": [task | facts for task in outcome["tasks"]]}
 
 
 def test_on_this_machine_only_the_processes_tell(finished: RunFolder) -> None:
     use = use_of(finished, "compare")
     (store,) = finished.stores("compare")
-    assert use.memory == latest_attempts(store)[0]["used"]["max_rss"] > 10 * 2**20
+    assert use.memory == latest_attempts(store)[0].used.max_rss > 10 * 2**20
     assert use.tasks == 1
     assert use.cpu_share is use.memory_asked is use.longest_s is use.limit_s is None
     assert use.gpu_hours is use.unit_share is None
@@ -82,7 +86,7 @@ def test_on_this_machine_only_the_processes_tell(finished: RunFolder) -> None:
 def test_shares_are_of_what_was_held(finished: RunFolder) -> None:
     use = told(finished, "extract", {}, gpus=2, cpus=4, cpu_s=10.0, elapsed_s=1.0)
     (store,) = finished.stores("extract")
-    inside = sum(attempt["used"]["seconds"] for attempt in latest_attempts(store).values())
+    inside = sum(attempt.used.seconds for attempt in latest_attempts(store).values())
     assert use.cpu_share == 2.5
     assert use.gpu_hours == pytest.approx(2 / 3600)
     assert use.unit_share == pytest.approx(inside)

@@ -19,7 +19,7 @@ from hpc.run.submit import How, submit
 from jobs.drill import Drill, Fault
 from jobs.runner import Item
 from jobs.spec import STAGES
-from storage_schemas.protocol.attempts import attempts_of
+from storage_schemas.protocol.attempts import AttemptRecord, attempts_of
 from storage_schemas.protocol.commit import committed_units
 from storage_schemas.protocol.store import Store
 
@@ -37,7 +37,7 @@ class Task:
 
     @property
     def job(self) -> str:
-        return str(self.submission.jobs[0]["job_id"])
+        return str(self.submission.jobs[0].job_id)
 
     @property
     def committed(self) -> set[int]:
@@ -47,7 +47,7 @@ class Task:
     def log(self) -> str:
         return "".join(p.read_text() for p in (self.submission.path / "log").glob("*.out"))
 
-    def attempts(self, unit: int) -> list[dict[str, Any]]:
+    def attempts(self, unit: int) -> list[AttemptRecord]:
         return attempts_of(self.store, unit)
 
     def until_committed(self, n: int) -> None:
@@ -115,14 +115,14 @@ class Suite:
         assert task.committed == set(range(8)), task.log
         tries = [task.attempts(unit) for unit in range(8)]
         assert [len(each) for each in tries] == [1] * 8
-        assert len({each[0]["pid"] for each in tries}) == 2
-        assert {each[0]["job"] for each in tries} == {task.job}
+        assert len({each[0].pid for each in tries}) == 2
+        assert {each[0].job for each in tries} == {task.job}
 
     def test_a_killed_worker_costs_its_unit_only(self, place: Place, tmp_path: Path) -> None:
         task = place.start(tmp_path / "run", drill(8, 0.3, 2))
         place.wait(task)
         assert task.committed == set(range(8)) - {2}, task.log
-        assert [each["outcome"] for each in task.attempts(2)] == ["running"]
+        assert [each.outcome for each in task.attempts(2)] == ["running"]
         again = place.submit(task.run, task.store)
         place.wait(again)
         assert again.committed == set(range(8)), again.log

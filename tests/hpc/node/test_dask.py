@@ -29,9 +29,7 @@ class Here(SUITE["Place"]):
 
     def wait(self, task: Any, seconds: float = 120) -> None:
         (job,) = task.submission.jobs
-        SUITE["wait_until"](
-            lambda: not process_is_alive(int(job["job_id"]), job["start_time"]), seconds
-        )
+        SUITE["wait_until"](lambda: not process_is_alive(int(job.job_id), job.start_time), seconds)
 
     def tell_to_stop(self, task: Any) -> None:
         # Not to submitit's own process, which SLURM has none of.

@@ -18,7 +18,7 @@ from hpc.run.submissions import submissions
 from jobs.drill import Drill
 from jobs.runner import Item
 from jobs.spec import STAGES
-from storage_schemas.protocol.attempts import attempts_of, begin
+from storage_schemas.protocol.attempts import AttemptRecord, attempts_of, begin
 from storage_schemas.protocol.seal import run_digest
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
@@ -53,7 +53,7 @@ def digest_of(run: Path) -> str:
     return run_digest([store for stage in STAGES for store in folder.stores(stage)])
 
 
-def tries(run: Path, stage: str, unit: int) -> list[dict]:
+def tries(run: Path, stage: str, unit: int) -> list[AttemptRecord]:
     (store,) = RunFolder.open(run).stores(stage)
     return attempts_of(store, unit)
 
@@ -70,7 +70,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_killed_task_leaves_the_same_bytes(tmp_path: Path, clean: str, stage: str) -> None:
     drill(tmp_path / "run", "--fault", f"{stage}:3:kill")
     assert digest_of(tmp_path / "run") == clean
-    assert [a["outcome"] for a in tries(tmp_path / "run", stage, 3)] == ["running", "committed"]
+    assert [a.outcome for a in tries(tmp_path / "run", stage, 3)] == ["running", "committed"]
 
 
 def test_a_full_gpu_halves_the_micro_batch_of_the_unit_alone(tmp_path: Path, clean: str) -> None:
@@ -88,7 +88,7 @@ def test_an_error_waits_for_the_user_and_the_others_go_on(tmp_path: Path, clean:
     drill(run, "--fault", "extract:2:error", status=1)
     before = states(run)["extract"]
     assert (before["committed"], before["failed"]) == (5, 1)
-    assert [a["outcome"] for a in tries(run, "extract", 2)] == ["failed"]
+    assert [a.outcome for a in tries(run, "extract", 2)] == ["failed"]
     resume(run)
     assert digest_of(run) == clean
 
@@ -128,7 +128,7 @@ def test_another_code_is_refused_before_it_touches_a_unit(tmp_path: Path, clean:
     run = tmp_path / "run"
     drill(run, "--no-wait")
     submission = submissions(RunFolder.open(run))[-1]
-    payload = submission.path / "units.json"
+    payload = submission.units_file
     payload.write_bytes(payload.read_bytes().replace(b'"version":"0', b'"version":"9'))
     result = subprocess.run(
         [
@@ -226,7 +226,7 @@ def test_what_a_rank_holds_when_it_dies_is_made_by_one_that_was_done(
     accidents = ("extract:1:error", "extract:2:error", "extract:1:hang")
     drill(run, *(word for fault in accidents for word in ("--fault", fault)), status=1)
     (submission,) = [s for s in submissions(RunFolder.open(run)) if s.stage == "extract"]
-    payload = submission.path / "units.json"
+    payload = submission.units_file
     frozen = json.loads(payload.read_bytes())
     frozen["slices"] = [sorted(item for part in frozen["slices"] for item in part)]
     payload.write_text(json.dumps(frozen))
@@ -243,13 +243,13 @@ def test_what_a_rank_holds_when_it_dies_is_made_by_one_that_was_done(
     wait_for((run / "met" / "2-0").exists)
     second = start(1)
     try:
-        wait_for(lambda: tries(run, "extract", 2)[-1]["outcome"] == "committed")
+        wait_for(lambda: tries(run, "extract", 2)[-1].outcome == "committed")
         first.kill()
         assert second.wait(timeout=60) == 0
     finally:
         first.kill()
         second.kill()
-    assert [a["outcome"] for a in tries(run, "extract", 1)] == ["failed", "running", "committed"]
+    assert [a.outcome for a in tries(run, "extract", 1)] == ["failed", "running", "committed"]
     resume(run)
     assert digest_of(run) == clean
 
@@ -263,12 +263,12 @@ def test_ranks_wait_for_what_is_at_hand_and_take_only_what_the_dead_left(tmp_pat
     living, dead = (begin(store, store.units[i], "7", 1) for i in range(2))
     assert living is not None
     assert dead is not None
-    dead.path.write_text(json.dumps(dead.record | {"pid_start": 1}))
-    assert at_hand(items, run.root, "7") == items[:2]
-    assert abandoned(items, run.root, "7") == items[1:2]
-    assert at_hand(items, run.root, "7 restart 1") == []
+    dead.path.write_text(json.dumps(dead.record.model_dump() | {"pid_start": 1}))
+    assert at_hand(items, run.root, "7", 0) == items[:2]
+    assert abandoned(items, run.root, "7", 0) == items[1:2]
+    assert at_hand(items, run.root, "7", 1) == []
     living.finish("failed", error="ValueError: no")
-    assert at_hand(items, run.root, "7") == abandoned(items, run.root, "7") == items[1:2]
+    assert at_hand(items, run.root, "7", 0) == abandoned(items, run.root, "7", 0) == items[1:2]
 
 
 def wait_for(what: Callable[[], bool], limit: float = 60.0) -> None:

@@ -1,39 +1,52 @@
 """What a run's limit of GPU hours holds, and two runs of which one cannot ask SLURM."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hpc.config.profile import Profile, StageProfile
-from hpc.run import advance, tasks
+from hpc.faults.triage import TaskOutcome
+from hpc.node.payload import Payload
+from hpc.run import advance, submissions
 from hpc.run.advance import create_stores, plan_stage
 from hpc.run.budget import gpu_hours, over_budget
-from hpc.run.claims import claimed_by_others
 from hpc.run.drill import start_drill
 from hpc.run.folder import RunFolder
-from hpc.run.submissions import given_up
+from hpc.run.submissions import Submission, SubmissionOutcome, claimed_by_others, given_up
 from hpc.slurm.client import SlurmUnavailable
+from hpc.slurm.jobs import Job, State
 from jobs.drill import Drill
 
 GPU = StageProfile.model_validate({"gpus_per_node": 1})
 
 
-def ended(run: RunFolder, **task: float) -> None:
+def payload(name: str, stage: str, slices: list) -> Payload:
+    return Payload(
+        version="0",
+        name=name,
+        stage=stage,
+        round=0,
+        root="../../stores",
+        scheduler="slurm",
+        engine="serial",
+        dask=None,
+        memory=None,
+        gpus=(),
+        asked=StageProfile(),
+        slices=slices,
+    )
+
+
+def ended(run: RunFolder, **job: float) -> Submission:
     """Leave a submission of one task that held a GPU."""
     path = run.path / "submissions" / "0001"
     path.mkdir(parents=True)
-    frozen: dict[str, Any] = {
-        "name": "gradenc-a",
-        "stage": "ingest",
-        "round": 0,
-        "scheduler": "slurm",
-    }
-    frozen["asked"] = StageProfile().model_dump(mode="json")
-    (path / "units.json").write_text(json.dumps(frozen | {"slices": []}))
-    record = {"failure": None, "job_id": "7_0", "units_done": 1, "gpus": 1} | task
-    (path / "outcome.json").write_text(json.dumps({"units_done": 1, "tasks": [record]}))
+    payload("gradenc-a", "ingest", [[]]).write(path)
+    made = Submission(path)
+    held = replace(Job("7_0", "gradenc-a", State.COMPLETED, gpus=1), **job)
+    made.note_outcome(SubmissionOutcome(units_done=1, tasks=(TaskOutcome(None, held, 1),)))
+    return made
 
 
 def test_hours_of_preempted_runs_count(tmp_path: Path) -> None:
@@ -69,10 +82,9 @@ def test_a_machine_without_slurm_does_not_wait_for_it(
     root = tmp_path / "root"
     other, own = (start_drill(tmp_path / name, Drill(), root) for name in "ab")
     create_stores(other, "prepare", plan_stage(other, "prepare"))
-    ended(other)
-    (other.path / "submissions" / "0001" / "outcome.json").unlink()
-    monkeypatch.setattr("hpc.slurm.queue.queue", queue)
-    assert tasks.tasks_of([]) == []
+    (ended(other).path / "outcome.json").unlink()
+    monkeypatch.setattr(submissions, "queue", queue)
+    assert submissions.tasks_of([]) == []
     assert claimed_by_others(own, on_slurm=False) == frozenset()
     with pytest.raises(SlurmUnavailable):
         claimed_by_others(own, on_slurm=True)

@@ -9,13 +9,22 @@ import pytest
 
 from hpc.config.profile import StageProfile
 from hpc.faults.breaker import Breaker
+from hpc.faults.triage import FailureClass, TaskOutcome
 from hpc.node.gpu import gpu_type
+from hpc.node.payload import DamagedSubmission, Payload
 from hpc.run.advance import create_stores, plan_stage
 from hpc.run.drill import start_drill
 from hpc.run.folder import RunFolder
 from hpc.run.outcomes import settle
 from hpc.run.state import is_stuck, run_state, stage_state
-from hpc.run.submissions import Submission, given_up, submissions
+from hpc.run.submissions import (
+    Submission,
+    SubmissionOutcome,
+    TaskJob,
+    given_up,
+    submissions,
+    unsettled,
+)
 from hpc.slurm.jobs import Job, State
 from jobs.drill import Drill
 from jobs.runner import Outcome
@@ -46,6 +55,7 @@ def attempt(run: RunFolder, unit: int, n: int, job: str, outcome="running", erro
         "unit": store.unit_id(store.units[unit]),
         "n": n,
         "job": job,
+        "restarts": 0,
         "round": 0,
         "host": "gone",
         "pid": 1,
@@ -62,35 +72,47 @@ def attempt(run: RunFolder, unit: int, n: int, job: str, outcome="running", erro
     os.utime(file, (0, 0))
 
 
+def payload(name: str, stage: str, slices: list) -> Payload:
+    return Payload(
+        version="0",
+        name=name,
+        stage=stage,
+        round=0,
+        root="../../stores",
+        scheduler="slurm",
+        engine="serial",
+        dask=None,
+        memory=None,
+        gpus=(),
+        asked=StageProfile(),
+        slices=slices,
+    )
+
+
 def submission(run: RunFolder, number: int, job: str, units: range = range(UNITS)) -> Submission:
     """Leave a submission of one task."""
     path = run.path / "submissions" / f"{number:04d}"
     path.mkdir(parents=True)
     reference = prepared(run).reference
-    frozen = {
-        "name": f"gradenc-test-{number:04d}",
-        "stage": "prepare",
-        "round": 0,
-        "scheduler": "slurm",
-        "asked": StageProfile().model_dump(mode="json"),
-        "slices": [[[[reference, unit]] for unit in units]],
-    }
-    (path / "units.json").write_text(json.dumps(frozen))
-    (path / "jobs.json").write_text(json.dumps([{"job_id": job}]))
-    return Submission(path)
+    slices = [[[(reference, unit)] for unit in units]]
+    payload(f"gradenc-test-{number:04d}", "prepare", slices).write(path)
+    made = Submission(path)
+    made.note_jobs([TaskJob(job)])
+    return made
 
 
 def end(made: Submission, failure: str, job: str) -> None:
-    task = {"task": 0, "job_id": job, "units_done": 0, "failure": failure, "restarts": 0}
-    (made.path / "outcome.json").write_text(json.dumps({"units_done": 0, "tasks": [task]}))
+    task = TaskOutcome(FailureClass(failure), Job(job, made.name, State.FAILED), job_id=job)
+    made.note_outcome(SubmissionOutcome(units_done=0, tasks=(task,)))
 
 
 def settled(run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch) -> str | None:
     """Settle the only submission, whose task SLURM remembers as `job`."""
-    monkeypatch.setattr("hpc.slurm.queue.jobs_of", lambda *_: {job.job_id: job})
+    monkeypatch.setattr("hpc.run.outcomes.jobs_of", lambda *_: {job.job_id: job})
     (only,) = submissions(run)
     settle(run, only, ())
-    return only.outcome["tasks"][0]["failure"]
+    (task,) = only.ended
+    return task.failure
 
 
 @pytest.mark.parametrize(
@@ -188,3 +210,28 @@ def test_a_run_that_waits_for_a_place_in_the_queue_is_not_stuck(run: RunFolder) 
     for unit in range(1, UNITS):
         attempt(run, unit, 1, "7_0", "failed", "ValueError: no")
     assert is_stuck(run, run_state(run))
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"name": "gradenc-1"}', b'{"slices": {}}'])
+def test_a_damaged_submission_is_refused_in_a_sentence(run: RunFolder, content: bytes) -> None:
+    made = submission(run, 1, "7_0")
+    made.units_file.write_bytes(content)
+    with pytest.raises(DamagedSubmission, match=r"units\.json is damaged .* remove the folder"):
+        given_up(run, "prepare")
+
+
+def test_a_damaged_outcome_is_recorded_again(
+    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = submission(run, 1, "7_0")
+    (made.path / "outcome.json").write_bytes(b'{"tasks"')
+    assert unsettled(run) == [made]
+    job = Job("7_0", made.name, State.NODE_FAIL, node="n2")
+    assert settled(run, job, monkeypatch) == "node"
+    assert unsettled(run) == []
+
+
+def test_jobs_that_were_not_noted_whole_count_as_not_noted(run: RunFolder) -> None:
+    made = submission(run, 1, "7_0")
+    (made.path / "jobs.json").write_bytes(b'[{"job_id"')
+    assert made.jobs is None

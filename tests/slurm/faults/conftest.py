@@ -22,7 +22,7 @@ from hpc.slurm.client import run as slurm
 from hpc.slurm.jobs import Job, State
 from hpc.slurm.queue import cancel, queue
 from jobs.spec import STAGES
-from storage_schemas.protocol.attempts import attempts_of
+from storage_schemas.protocol.attempts import AttemptRecord, attempts_of
 from storage_schemas.protocol.seal import run_digest
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
@@ -102,21 +102,21 @@ class Drill:
         names = [s.name for s in submissions(self.run) if s.stage == stage]
         return [job for job in queue(names) if job.state == state]
 
-    def tries(self, stage: str, unit: int) -> list[dict[str, Any]]:
+    def tries(self, stage: str, unit: int) -> list[AttemptRecord]:
         (store,) = self.run.stores(stage)
         return attempts_of(store, unit)
 
     def job_of(self, stage: str, unit: int) -> str:
         """Return the id of the job that has the unit."""
-        return str(self.tries(stage, unit)[-1]["job"]).partition(" ")[0]
+        return self.tries(stage, unit)[-1].job
 
     def submissions(self, stage: str) -> list[Submission]:
         return of_round(self.run, stage)
 
     def failures(self, stage: str) -> list[str]:
         """Return the classes of the tasks that left something undone, in order."""
-        outcomes = [s.outcome or {"tasks": []} for s in submissions(self.run) if s.stage == stage]
-        return [task["failure"] for o in outcomes for task in o["tasks"] if task["failure"]]
+        ended = [task for s in submissions(self.run) if s.stage == stage for task in s.ended]
+        return [task.failure for task in ended if task.failure]
 
     def cancel(self) -> None:
         """End whatever is left of it in the queue; its stores may be gone by now."""
@@ -179,27 +179,31 @@ def _ending(drill: Drill, fault: str, stage: str) -> dict[str, Any]:
     stores = [store for name in STAGES for store in drill.run.stores(name)]
     units = [attempts_of(store, unit.index) for store in stores for unit in store.units]
     own = [s for s in submissions(drill.run) if s.stage == stage]
-    tasks = [task for s in own for task in (s.outcome or {"tasks": []})["tasks"]]
-    keys = ("job_id", "state", "restarts", "failure")
     return {
         "fault": fault,
         "tasks": [
-            {key: task.get(key) for key in keys}
-            for task in tasks
-            if task["failure"] or task.get("restarts")
+            {
+                "job_id": task.job_id,
+                "state": task.job and task.job.state,
+                "restarts": task.job and task.job.restarts,
+                "failure": task.failure,
+            }
+            for s in own
+            for task in s.ended
+            if task.failure or (task.job and task.job.restarts)
         ],
         "submissions": len(own),
-        "memory_gb": [s.frozen["asked"]["memory_gb"] for s in own],
+        "memory_gb": [s.payload.asked.memory_gb for s in own],
         "complete": is_complete(run_state(drill.run)),
         "digest_equal": run_digest(stores) == drill.clean,
-        "lost_units": sum(not any(a["outcome"] == "committed" for a in tries) for tries in units),
+        "lost_units": sum(not any(a.outcome == "committed" for a in tries) for tries in units),
         "duplicate_units": sum(map(_written_twice, units)),
     }
 
 
-def _written_twice(tries: list[dict[str, Any]]) -> bool:
+def _written_twice(tries: list[AttemptRecord]) -> bool:
     """Say whether two attempts at a unit, both alive, got as far as its data."""
-    wrote = [a for a in tries if a["outcome"] == "committed" and a["used"]]
+    wrote = [a for a in tries if a.outcome == "committed" and a.used.seconds is not None]
     return len(wrote) > 1 and any(
-        later["started"] < earlier["finished"] for earlier, later in pairwise(wrote)
+        later.started < str(earlier.finished) for earlier, later in pairwise(wrote)
     )

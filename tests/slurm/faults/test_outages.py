@@ -47,7 +47,7 @@ def test_a_node_lost_in_mid_write(make_drill: Callable, cluster: DevCluster, rep
         cluster.fail_node(node)
         drill.finish()
         cluster.start_node(node)
-    assert [a["outcome"] for a in drill.tries("extract", 1)] == ["running", "committed"]
+    assert [a.outcome for a in drill.tries("extract", 1)] == ["running", "committed"]
     report(drill, "node down in mid-write", "extract")
 
 
@@ -147,7 +147,7 @@ def test_a_submitter_that_dies_between_sbatch_and_its_note(make_drill: Callable,
     drill.start("--fault", "extract:1:hang")
     drill.until(drill.met)
     (submission,) = drill.submissions("extract")
-    lost = [record["job_id"] for record in submission.jobs]
+    lost = [task.job_id for task in submission.jobs]
     (submission.path / "jobs.json").unlink()
     drill.command("resume", drill.path, "--no-wait", "--quick")
     drill.until(lambda: submission.outcome is not None)
@@ -162,9 +162,9 @@ def test_arrays_are_cut_to_what_the_cluster_takes(make_drill: Callable) -> None:
     drill.start("--units", "25", "--seconds", "0", profile="units_per_task = 1\n")
     drill.until(lambda: drill.submissions("encode"))
     (submission,) = drill.submissions("extract")
-    arrays = [record["job_id"].partition("_")[0] for record in submission.jobs]
+    arrays = [task.job_id.partition("_")[0] for task in submission.jobs]
     assert [arrays.count(array) for array in dict.fromkeys(arrays)] == [11, 11, 3]
-    assert submission.outcome["units_done"] == 25
+    assert submission.outcome.units_done == 25
     drill.cancel()
 
 

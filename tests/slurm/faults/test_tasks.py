@@ -43,7 +43,7 @@ def test_a_killed_task_is_submitted_again(drills: dict, report: Callable) -> Non
     drill = drills["kill"]
     drill.finish()
     assert drill.failures("extract") == ["lost"]
-    assert [a["outcome"] for a in drill.tries("extract", 1)] == ["running", "committed"]
+    assert [a.outcome for a in drill.tries("extract", 1)] == ["running", "committed"]
     report(drill, "SIGKILL of a task", "extract")
 
 
@@ -51,7 +51,7 @@ def test_out_of_memory_asks_for_more(drills: dict, report: Callable) -> None:
     drill = drills["memory"]
     drill.finish()
     assert drill.failures("extract") == ["host memory"]
-    asked = [s.frozen["asked"]["memory_gb"] for s in drill.submissions("extract")]
+    asked = [s.payload.asked.memory_gb for s in drill.submissions("extract")]
     assert asked == [0.5, pytest.approx(0.75, abs=0.06)]
     report(drill, "out of memory", "extract")
 
@@ -83,7 +83,7 @@ def test_a_preempted_task_comes_back(drills: dict, report: Callable) -> None:
     slurm("sbatch", *options.split(), "--wrap", "sleep 3")
     drill.finish()
     assert len(drill.submissions("extract")) == 1
-    assert max(t["restarts"] for t in drill.submissions("extract")[0].outcome["tasks"]) == 1
+    assert max(t.job.restarts for t in drill.submissions("extract")[0].ended) == 1
     report(drill, "preemption with requeue", "extract")
 
 
@@ -93,7 +93,7 @@ def test_a_requeued_task_mends_what_it_left_torn(drills: dict, report: Callable)
     slurm("scontrol", "requeue", drill.job_of("extract", 1))
     drill.finish()
     assert len(drill.submissions("extract")) == 1
-    assert [a["job"].endswith("restart 1") for a in drill.tries("extract", 1)] == [False, True]
+    assert [a.restarts for a in drill.tries("extract", 1)] == [0, 1]
     report(drill, "scontrol requeue", "extract")
 
 
@@ -137,9 +137,9 @@ def test_the_ranks_that_are_left_do_the_work(drills: dict, report: Callable) -> 
     drill = drills["rank"]
     drill.finish()
     assert len(drill.submissions("extract")) == 1
-    jobs = {attempt["job"] for unit in range(4) for attempt in drill.tries("extract", unit)}
+    jobs = {attempt.job for unit in range(4) for attempt in drill.tries("extract", unit)}
     assert len(jobs) == 1
-    gpus = {a["used"].get("gpu") for unit in range(4) for a in drill.tries("extract", unit)}
+    gpus = {a.used.gpu for unit in range(4) for a in drill.tries("extract", unit)}
     assert "fake" in gpus
     report(drill, "SIGKILL of one rank of two", "extract")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from storage_schemas.protocol import attempts
-from storage_schemas.protocol.attempts import HEARTBEAT_LIMIT_S, Attempt, LostLease
+from storage_schemas.protocol.attempts import HEARTBEAT_LIMIT_S, Attempt, LostLease, Used
 from storage_schemas.protocol.store import Store
 
 MakeStore = Callable[..., Store]
@@ -31,7 +31,7 @@ def held(store: Store, index: int = 0) -> Attempt:
 
 
 def edit(attempt: Attempt, **changes: Any) -> None:
-    attempt.path.write_text(json.dumps({**attempt.record, **changes}))
+    attempt.path.write_text(json.dumps(attempt.record.model_dump() | changes))
 
 
 def age(attempt: Attempt, seconds: float) -> None:
@@ -48,7 +48,7 @@ def test_record_says_who_holds_the_unit(make_store: MakeStore) -> None:
     assert (record["n"], record["job"], record["round"]) == (1, "job-7", 2)
     assert record["pid"] == os.getpid()
     assert record["outcome"] == "running"
-    assert attempts.latest_attempts(store)[3].items() >= record.items()
+    assert attempts.latest_attempts(store)[3].model_dump() == record
 
 
 def test_living_holder_keeps_its_unit_and_others_are_free(make_store: MakeStore) -> None:
@@ -68,15 +68,15 @@ def test_finishing_frees_the_unit(make_store: MakeStore, outcome: Any) -> None:
 
 def test_ending_is_recorded(make_store: MakeStore) -> None:
     store = make_store()
-    held(store).finish("failed", error="ValueError: no\nmore", traceback="Tr", used={"seconds": 2})
+    held(store).finish("failed", error="ValueError: no\nmore", traceback="Tr", used=Used(seconds=2))
     record = attempts.latest_attempts(store)[0]
-    assert (record["outcome"], record["error"], record["traceback"]) == (
+    assert (record.outcome, record.error, record.traceback) == (
         "failed",
         "ValueError: no",
         "Tr",
     )
-    assert record["used"] == {"seconds": 2}
-    assert record["started"] <= record["finished"]
+    assert record.used == Used(seconds=2)
+    assert record.started <= str(record.finished)
     assert not attempts.is_alive(record)
 
 
@@ -116,7 +116,7 @@ def _state(pid: int) -> str:
 def test_reused_process_number_is_not_the_holder(make_store: MakeStore) -> None:
     store = make_store()
     attempt = held(store)
-    edit(attempt, pid_start=attempt.record["pid_start"] - 1)
+    edit(attempt, pid_start=attempt.record.pid_start - 1)
     assert held(store).n == 2
 
 
@@ -210,7 +210,7 @@ def test_superseded_attempt_knows_it_and_disturbs_nobody(make_store: MakeStore) 
     with pytest.raises(LostLease, match=f"unit {old.unit}: attempt 1 .* by attempt 2"):
         old.require_lease()
     new.require_lease()
-    assert attempts.latest_attempts(store)[0]["outcome"] == "running"
+    assert attempts.latest_attempts(store)[0].outcome == "running"
     assert begin(store) is None
 
 
@@ -220,18 +220,31 @@ def test_generations_are_counted_as_numbers(make_store: MakeStore) -> None:
         attempt = held(store)
         assert attempt.n == n
         attempt.finish("stopped")
-    assert attempts.latest_attempts(store)[0]["n"] == 11
-    assert [record["n"] for record in attempts.attempts_of(store, 0)] == list(range(1, 12))
+    assert attempts.latest_attempts(store)[0].n == 11
+    assert [record.n for record in attempts.attempts_of(store, 0)] == list(range(1, 12))
     assert attempts.attempts_of(store, 1) == []
 
 
-def test_damaged_attempt_counts_as_running_until_it_is_old(make_store: MakeStore) -> None:
+def test_the_requeues_of_a_job_are_recorded_beside_its_id(make_store: MakeStore) -> None:
+    store = make_store()
+    attempts.begin(store, store.units[0], "123_4", 0, restarts=1)
+    (record,) = attempts.attempts_of(store, 0)
+    assert (record.job, record.restarts) == ("123_4", 1)
+    assert record.job_and_restarts == "123_4 restart 1"
+
+
+@pytest.mark.parametrize("content", [b'{"unit"', b"", b"[]", b'{"unit": "x", "n": "many"}'])
+def test_damaged_attempt_counts_as_running_until_it_is_old(
+    make_store: MakeStore, content: bytes
+) -> None:
     store = make_store()
     attempt = held(store)
-    attempt.path.write_bytes(b'{"unit"')
+    attempt.path.write_bytes(content)
     assert begin(store) is None
+    (record,) = attempts.attempts_of(store, 0)
+    assert record.error == f"the attempt's record {attempt.path} is damaged"
     age(attempt, 500)
-    assert attempts.latest_attempts(store)[0]["n"] == 1
+    assert attempts.latest_attempts(store)[0].n == 1
     assert held(store).n == 2
 
 
@@ -242,7 +255,7 @@ def test_latest_attempts_of_units_in_many_folders(make_store: MakeStore) -> None
         held(store, index)
     (store.path / "attempts" / "00" / "00000.3.json.ab.partial").touch()
     latest = attempts.latest_attempts(store)
-    assert {index: record["n"] for index, record in latest.items()} == {
+    assert {index: record.n for index, record in latest.items()} == {
         0: 2,
         255: 2,
         256: 2,

@@ -215,5 +215,5 @@ def test_two_users_at_once_make_every_unit_once(shared_root: Path) -> None:
     (store,) = (Store.open(p) for p in (shared_root / "stores" / "extract").glob("[!.]*"))
     seal(store)
     for unit in store.units:
-        done = [a["outcome"] for a in attempts.attempts_of(store, unit.index)]
+        done = [a.outcome for a in attempts.attempts_of(store, unit.index)]
         assert done.count("committed") >= 1

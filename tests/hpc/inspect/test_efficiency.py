@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hpc.config.profile import GB, Profile, StageProfile
+from hpc.faults.triage import FailureClass
 from hpc.inspect.efficiency import StageUse, efficiency
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import submissions, unsettled
@@ -123,7 +124,13 @@ def test_what_to_ask_for_instead(
 
 
 def test_tasks_that_were_killed_suggest_what_the_last_ones_asked_for(finished: RunFolder) -> None:
-    told(finished, "encode", {"memory_gb": 96}, failure="host memory", requested_memory=96 * GB)
+    told(
+        finished,
+        "encode",
+        {"memory_gb": 96},
+        failure=FailureClass.HOST_MEMORY,
+        requested_memory=96 * GB,
+    )
     profile = {"name": "x", "scheduler": "slurm", "encode": {"memory_gb": 64}}
     finished.keep_profile(Profile.model_validate(profile))
     (suggestion,) = use_of(finished, "encode").suggestions

@@ -17,6 +17,7 @@ from hpc.devcluster.cluster import DevCluster
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import submissions
 from hpc.slurm.client import run as slurm
+from storage_schemas.files import locked
 
 GROUP = 23457
 USERS = ("nobody", "daemon")
@@ -184,19 +185,26 @@ def test_no_more_is_submitted_than_the_user_may(make_drill: Callable) -> None:
 
 @pytest.fixture
 def python_for_all() -> Iterator[None]:
-    """Let everybody reach this interpreter, which may lie below root's own folder."""
-    closed = [
-        folder
-        for path in (Path(sys.executable), Path(sys.executable).resolve())
-        for folder in path.parents
-        if not folder.stat().st_mode & stat.S_IXOTH
-    ]
-    modes = {folder: stat.S_IMODE(folder.stat().st_mode) for folder in closed}
-    for folder, mode in modes.items():
-        folder.chmod(mode | stat.S_IXOTH)
-    yield
-    for folder, mode in modes.items():
-        folder.chmod(mode)
+    """Let everybody reach this interpreter, which may lie below root's own folder.
+
+    Another test run of this installation waits meanwhile: it would find the folders open, and
+    closed again in the middle of its test.
+    """
+    with locked(Path(sys.prefix) / ".python-for-all.lock"):
+        closed = [
+            folder
+            for path in (Path(sys.executable), Path(sys.executable).resolve())
+            for folder in path.parents
+            if not folder.stat().st_mode & stat.S_IXOTH
+        ]
+        modes = {folder: stat.S_IMODE(folder.stat().st_mode) for folder in closed}
+        for folder, mode in modes.items():
+            folder.chmod(mode | stat.S_IXOTH)
+        try:
+            yield
+        finally:
+            for folder, mode in modes.items():
+                folder.chmod(mode)
 
 
 @pytest.mark.skipif(

@@ -73,12 +73,13 @@ from storage_schemas.kinds.collinearity import collinearity_layout
 from storage_schemas.kinds.comparisons import comparisons_layout
 from storage_schemas.kinds.coordinates import Layers, stimulus_coords
 from storage_schemas.kinds.features import features_layout
-from storage_schemas.kinds.layouts import Layout
 from storage_schemas.kinds.prepared import prepared_layout
 from storage_schemas.kinds.responses import responses_layout
 from storage_schemas.kinds.scores import scores_layout
+from storage_schemas.layout import Layout
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit, is_committed
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store, Unit, subfolder
 from storage_schemas.runs.run import create_run, record_stores
@@ -196,15 +197,14 @@ def create(
 ) -> Store:
     return Store.create(
         root,
-        stage,
-        kind,
-        label,
-        {"label": label, "benchmark": True},
-        layout.arrays,
-        layout.coords,
-        layout.units,
-        attrs or {"model": "noise", "source": "forward"},
-        {},
+        NewStore(
+            stage,
+            kind,
+            label,
+            {"label": label, "benchmark": True},
+            layout,
+            attrs or {"model": "noise", "source": "forward"},
+        ),
     )
 
 

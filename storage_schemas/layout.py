@@ -4,13 +4,18 @@ Two writers of one shard file lose data silently, so every file has exactly one 
 checked once, when a store is created.
 """
 
+from __future__ import annotations
+
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import xarray as xr  # slow to import, and most of what looks at a layout opens no dataset
 
 Region = Sequence[tuple[int, int]]
 """(start, stop) along each dimension of an array."""
@@ -78,6 +83,30 @@ class Unit:
     """What it computes, e.g. ``{"layer": "layer4", "start": 0, "stop": 512}``."""
     regions: dict[str, list[tuple[int, int]]]
     """Array name -> (start, stop) per dimension; whole files only."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a store holds, before it exists.
+
+    It creates a store and, without creating anything, counts its units, bytes and files.
+    """
+
+    arrays: tuple[ArrayLayout, ...]
+    coords: xr.Dataset
+    units: tuple[Unit, ...]
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all arrays, uncompressed."""
+        return sum(
+            int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize for array in self.arrays
+        )
+
+    @property
+    def n_files(self) -> int:
+        """Shard files and commit records of all units."""
+        return sum(len(unit.regions) + 1 for unit in self.units)
 
 
 def check_layouts(layouts: Sequence[ArrayLayout], sizes: Mapping[Hashable, int]) -> None:

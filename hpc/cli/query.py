@@ -58,8 +58,9 @@ def query(
     Example: `gradenc query runs/first scores/dinov3/sub-01/fmri --var r
     --sel bands=gradient:energy --sel layer=blocks.7 --sel roi=V4 --mean fold --to v4.nii.gz`
     """
-    from jobs.export import average, export, parse_selection, select, to_table
+    from jobs.export import export, to_table
     from storage_schemas import open_run
+    from storage_schemas.results.select import average, parse_selection, select
 
     tree = open_run(run, partial=partial)
     console = Console(highlight=False)

@@ -42,11 +42,11 @@ from storage_schemas.kinds.collinearity import collinearity_layout
 from storage_schemas.kinds.comparisons import DISTANCE, comparisons_layout
 from storage_schemas.kinds.coordinates import stimulus_coords
 from storage_schemas.kinds.features import features_layout
-from storage_schemas.kinds.layouts import Layout
 from storage_schemas.kinds.names import unique_of
 from storage_schemas.kinds.responses import responses_layout
 from storage_schemas.kinds.scores import scores_layout
 from storage_schemas.kinds.stability import stability_layout
+from storage_schemas.layout import Layout
 
 
 def all_plans(study: Study, resolved: Resolved, subjects: Sequence[Subject]) -> list[StorePlan]:

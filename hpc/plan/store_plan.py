@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jobs import spec as specs
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.store import Store
 
 if TYPE_CHECKING:
-    from storage_schemas.kinds.layouts import Layout
+    from storage_schemas.layout import Layout
 
 References = Mapping[str, specs.Reference]
 """Sealed stores of earlier stages by `<stage>/<label>`."""
@@ -36,15 +37,13 @@ class StorePlan:
 
     def create(self, root: Path) -> Store:
         """Create the store below `root`, or open it where it exists."""
-        return Store.create(
-            root,
+        new = NewStore(
             self.stage,
             self.kind,
             self.label,
             self.spec.canonical(),
-            self.layout.arrays,
-            self.layout.coords,
-            self.layout.units,
+            self.layout,
             self.attrs,
             self.locations,
         )
+        return Store.create(root, new)

@@ -1,8 +1,9 @@
 """Reference banks: a model's readings of the bank's images, their mean and their prototypes."""
 
-from storage_schemas.kinds.layouts import Layout, one_unit, whole_arrays
+from storage_schemas.kinds.layouts import one_unit, whole_arrays
 from storage_schemas.kinds.prepared import WEIGHTS_DIGEST
 from storage_schemas.kinds.schema import ArraySchema, Kind, Schema
+from storage_schemas.layout import Layout
 
 _SCHEMA = Schema(
     {

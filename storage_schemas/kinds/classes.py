@@ -1,8 +1,9 @@
 """Classes of gradients: whether each layer's gradient carries a signal of its own."""
 
 from storage_schemas.kinds.coordinates import LAYER, Layers, layer_coords
-from storage_schemas.kinds.layouts import Layout, one_unit, whole_arrays
+from storage_schemas.kinds.layouts import one_unit, whole_arrays
 from storage_schemas.kinds.schema import ArraySchema, Kind, Schema, flags
+from storage_schemas.layout import Layout
 
 SIGNAL_CLASSES = ("ok", "zero", "constant", "identical_to_forward")
 """Classes in the order of their values in `signal_class`."""

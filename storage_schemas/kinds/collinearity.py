@@ -1,8 +1,9 @@
 """Collinearity: how alike the layers of one signal are, by linear CKA."""
 
 from storage_schemas.kinds.coordinates import LAYER, Layers, layer_coords, text_coord
-from storage_schemas.kinds.layouts import Layout, one_unit, whole_arrays
+from storage_schemas.kinds.layouts import one_unit, whole_arrays
 from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Kind, Schema
+from storage_schemas.layout import Layout
 
 _SCHEMA = Schema(
     {"cka": ArraySchema(("layer", "other_layer"), "float64", "linear CKA")},

@@ -16,8 +16,9 @@ from storage_schemas.kinds.coordinates import (
     window_coords,
     window_schema,
 )
-from storage_schemas.kinds.layouts import Layout, one_unit, whole_arrays
+from storage_schemas.kinds.layouts import one_unit, whole_arrays
 from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Kind, Schema, flags
+from storage_schemas.layout import Layout
 
 DISTANCE = "distance"
 """The position in mm from the seed region; other positions are places on ladders of regions."""

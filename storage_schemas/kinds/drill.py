@@ -1,8 +1,8 @@
 """Drills: seeded noise that the units of a drill commit, a row each."""
 
-from storage_schemas.kinds.layouts import Layout, array_layout, layout_of
+from storage_schemas.kinds.layouts import array_layout, layout_of
 from storage_schemas.kinds.schema import ArraySchema, Kind, Schema
-from storage_schemas.layout import Unit
+from storage_schemas.layout import Layout, Unit
 
 _SCHEMA = Schema(
     {"noise": ArraySchema(("unit", "value"), "float32", "seeded noise")}, attrs=("stage",)

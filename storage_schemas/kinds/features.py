@@ -16,9 +16,9 @@ from storage_schemas.kinds.coordinates import (
     layer_coords,
     stimulus_coords,
 )
-from storage_schemas.kinds.layouts import Layout, array_layout, layout_of
+from storage_schemas.kinds.layouts import array_layout, layout_of
 from storage_schemas.kinds.schema import ArraySchema, Kind, Schema
-from storage_schemas.layout import ArrayLayout, Unit
+from storage_schemas.layout import ArrayLayout, Layout, Unit
 
 if TYPE_CHECKING:
     import xarray as xr

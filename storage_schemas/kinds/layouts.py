@@ -1,42 +1,10 @@
-"""A store before it exists: the arrays, coordinates and units that follow from a schema and sizes.
-
-The same layout creates a store and, without creating anything, counts its units, bytes and files.
-"""
-
-from __future__ import annotations
+"""Layouts of stores from the schemas of their kinds and from sizes."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from storage_schemas.kinds.schema import Schema
-from storage_schemas.layout import ArrayLayout, Unit
-
-if TYPE_CHECKING:
-    import xarray as xr  # slow to import, and most of what knows a kind lays out no store
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A store before it exists."""
-
-    arrays: tuple[ArrayLayout, ...]
-    coords: xr.Dataset
-    units: tuple[Unit, ...]
-
-    @property
-    def n_bytes(self) -> int:
-        """Size of all arrays, uncompressed."""
-        return sum(
-            int(np.prod(array.shape)) * np.dtype(array.dtype).itemsize for array in self.arrays
-        )
-
-    @property
-    def n_files(self) -> int:
-        """Shard files and commit records of all units."""
-        return sum(len(unit.regions) + 1 for unit in self.units)
+from storage_schemas.layout import ArrayLayout, Layout, Unit
 
 
 def layout_of(
@@ -46,7 +14,7 @@ def layout_of(
     attrs: Mapping[Any, Any] | None = None,
 ) -> Layout:
     """Return the layout of arrays, coordinates (as xarray takes them) and units."""
-    import xarray as xr
+    import xarray as xr  # slow to import, and most of what knows a kind lays out no store
 
     return Layout(tuple(arrays), xr.Dataset(coords=coords, attrs=attrs), tuple(units))
 

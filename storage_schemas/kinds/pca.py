@@ -10,8 +10,9 @@ from storage_schemas.kinds.coordinates import (
     stimulus_coords,
 )
 from storage_schemas.kinds.features import MOST_LAYERS
-from storage_schemas.kinds.layouts import Layout, array_layout, one_unit
+from storage_schemas.kinds.layouts import array_layout, one_unit
 from storage_schemas.kinds.schema import ArraySchema, Kind, Schema
+from storage_schemas.layout import Layout
 
 
 def mean_array(index: int) -> str:

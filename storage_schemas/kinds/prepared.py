@@ -1,7 +1,8 @@
 """Prepared models: the digest of a model's weights."""
 
-from storage_schemas.kinds.layouts import Layout, one_unit, whole_arrays
+from storage_schemas.kinds.layouts import one_unit, whole_arrays
 from storage_schemas.kinds.schema import ArraySchema, Kind, Schema
+from storage_schemas.layout import Layout
 
 WEIGHTS_DIGEST = {"weights_digest": ArraySchema(("byte",), "uint8", "sha256 of weights")}
 

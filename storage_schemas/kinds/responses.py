@@ -11,9 +11,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from storage_schemas.kinds.coordinates import STIMULUS, stimulus_coords
-from storage_schemas.kinds.layouts import Layout, one_unit, whole_arrays
+from storage_schemas.kinds.layouts import one_unit, whole_arrays
 from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Kind, Schema
-from storage_schemas.layout import ArrayLayout
+from storage_schemas.layout import ArrayLayout, Layout
 
 if TYPE_CHECKING:
     import xarray as xr

@@ -11,9 +11,9 @@ from storage_schemas.kinds.coordinates import (
     text_coord,
     window_schema,
 )
-from storage_schemas.kinds.layouts import Layout, array_layout, layout_of
+from storage_schemas.kinds.layouts import array_layout, layout_of
 from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Kind, Schema
-from storage_schemas.layout import ArrayLayout, Unit
+from storage_schemas.layout import ArrayLayout, Layout, Unit
 
 TARGETS_PER_CHUNK = 16_384
 

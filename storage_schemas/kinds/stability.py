@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from storage_schemas.kinds.coordinates import LAYER, Layers, layer_coords, text_coord
-from storage_schemas.kinds.layouts import Layout, one_unit, whole_arrays
+from storage_schemas.kinds.layouts import one_unit, whole_arrays
 from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Kind, Schema
+from storage_schemas.layout import Layout
 
 _SCHEMA = Schema(
     {

@@ -14,19 +14,12 @@
 from __future__ import annotations
 
 import copy
-import re
-import shutil
-import uuid
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from os import DirEntry, scandir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import zarr
 
 from gradenc_errors import Remedy
 from storage_schemas import files
@@ -34,16 +27,14 @@ from storage_schemas.errors import DamagedStore, NoStore
 from storage_schemas.identity import canonical_json, digest
 from storage_schemas.kinds.registry import KINDS
 from storage_schemas.layout import ArrayLayout, Unit, check_layouts, check_ownership
-from storage_schemas.protocol.frame import keep_copy, lost_file
+from storage_schemas.protocol.frame import lost_file
+from storage_schemas.protocol.new_store import NewStore, Plan, build
 from storage_schemas.protocol.validate import check_data
 
 if TYPE_CHECKING:
     import xarray as xr  # slow to import, and most of what looks at a store opens no dataset
 
-__all__ = ["ArrayLayout", "Store", "Unit"]
-
-Plan = dict[str, Any]
-LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+=,@-]{0,149}")
+__all__ = ["Store", "Unit"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,37 +45,10 @@ class Store:
     plan: Plan
 
     @classmethod
-    def create(
-        cls,
-        root: Path,
-        stage: str,
-        kind: str,
-        label: str,
-        spec: dict[str, Any],
-        arrays: Sequence[ArrayLayout],
-        coords: xr.Dataset,
-        units: Sequence[Unit],
-        attrs: dict[str, Any],
-        locations: dict[str, str],
-    ) -> Store:
-        """Create the store of a specification, or open it if it exists under any label.
+    def create(cls, root: Path, new: NewStore) -> Store:
+        """Create a store below `root`, or open it if it exists under any label.
 
         An existing store keeps its units and attributes: they do not enter the identity.
-
-        Parameters
-        ----------
-        root : Path
-            Folder of all stores.
-        stage, kind, label : str
-            Subfolder of `root`; key of `KINDS`; readable end of the folder's name.
-        spec : dict
-            JSON; everything that determines the bytes. Its digest is the identity.
-        arrays, coords, attrs : sequence of ArrayLayout, xr.Dataset, dict
-            What ``data.zarr`` holds from the beginning; strings become object coordinates.
-        units : sequence of Unit
-            In order of index; they own every file of every array exactly once.
-        locations : dict
-            Absolute paths of the inputs by name. Not part of the identity; kept up to date.
 
         Raises
         ------
@@ -93,14 +57,14 @@ class Store:
         OSError
             Naming the folder that cannot be written.
         """
-        plan = _plan(kind, label, spec, arrays, units, attrs, locations)
-        path = locate(Path(root) / stage, plan["identity"])
+        plan = new.plan()
+        path = locate(Path(root) / new.stage, plan["identity"])
         if path is None:
-            path = Path(root) / stage / f"{plan['identity'][:12]}-{label}"
-            check_layouts(arrays, coords.sizes)
-            check_ownership(arrays, units)
-            _build(path, plan, arrays, coords)
-        return _open_same(path, plan).named(label, attrs)
+            path = Path(root) / new.stage / f"{plan['identity'][:12]}-{new.label}"
+            check_layouts(new.layout.arrays, new.layout.coords.sizes)
+            check_ownership(new.layout.arrays, new.layout.units)
+            build(path, plan, new.layout.arrays, new.layout.coords)
+        return _open_same(path, plan).named(new.label, new.attrs)
 
     @classmethod
     def open(cls, path: Path) -> Store:
@@ -269,101 +233,6 @@ def scan(folder: Path) -> Iterator[DirEntry[str]]:
             if subfolder_entry.is_dir():
                 with scandir(subfolder_entry.path) as entries:
                     yield from (entry for entry in entries if entry.name.endswith(".json"))
-
-
-def _plan(
-    kind: str,
-    label: str,
-    spec: dict[str, Any],
-    arrays: Sequence[ArrayLayout],
-    units: Sequence[Unit],
-    attrs: Mapping[str, Any],
-    locations: Mapping[str, str],
-) -> Plan:
-    if not LABEL.fullmatch(label):
-        raise ValueError(
-            f"label {label!r} cannot name a folder; use at most 150 letters, digits and ._:+=,@- "
-            "and begin with a letter or digit"
-        )
-    if kind not in KINDS:
-        raise ValueError(f"unknown kind of store {kind!r}; known: {', '.join(KINDS)}")
-    versions = {
-        "schema_version": KINDS[kind].schema_version,
-        "algorithm_version": KINDS[kind].algorithm_version,
-    }
-    return {
-        **versions,
-        "kind": kind,
-        "label": label,
-        "identity": digest({"kind": kind, **versions, "spec": spec}),
-        "spec": spec,
-        "attrs": dict(attrs),
-        "arrays": [asdict(layout) for layout in arrays],
-        # Positional, without the index: 100,000 units stay a few MB and parse in a second.
-        "units": [[unit.label, unit.key, unit.regions] for unit in units],
-        "locations": dict(locations),
-    }
-
-
-def _build(path: Path, plan: Plan, arrays: Sequence[ArrayLayout], coords: xr.Dataset) -> None:
-    """Build beside the final name and rename: a reader never sees half a store."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    files.make_folder(path.parent)
-    try:
-        with files.explained("create", path):
-            _write_store(temporary, plan, arrays, coords)
-        # Contents before the name: after a power cut the folder is whole or absent.
-        files.sync_tree(temporary)
-        files.relocate(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write_store(
-    folder: Path, plan: Plan, arrays: Sequence[ArrayLayout], coords: xr.Dataset
-) -> None:
-    folder.mkdir()
-    for name in ("commits", "attempts"):
-        (folder / name).mkdir()
-    (folder / "plan.json").write_bytes(canonical_json(plan))
-    described = _with_object_strings(coords).assign_attrs(
-        {name: plan[name] for name in ("kind", "identity", "schema_version")} | plan["attrs"]
-    )
-    data = folder / "data.zarr"
-    described.to_zarr(data, mode="w-", zarr_format=3, consolidated=False)
-    group = zarr.open_group(data, mode="r+")
-    for layout in arrays:
-        _create_array(group, layout)
-    with warnings.catch_warnings():
-        # Zarr warns that its specification is silent on this; here it cannot go stale, since no
-        # metadata changes after this line, and plain xarray opens the store without a warning.
-        warnings.simplefilter("ignore")
-        zarr.consolidate_metadata(data)
-    keep_copy(folder)
-
-
-def _create_array(group: zarr.Group, layout: ArrayLayout) -> None:
-    group.create_array(
-        layout.name,
-        shape=layout.shape,
-        chunks=layout.chunks,
-        shards=layout.shards,
-        dtype=layout.dtype,
-        fill_value=layout.fill_value,
-        dimension_names=layout.dims,
-        compressors="auto" if layout.compressed else None,
-        attributes={"units": layout.units, "long_name": layout.long_name, **layout.attrs},
-    )
-
-
-def _with_object_strings(coords: xr.Dataset) -> xr.Dataset:
-    """Make text coordinates objects: only these become zarr's (stable) string type."""
-    text = {
-        name: (coord.dims, np.asarray(coord.values, dtype=object), coord.attrs)
-        for name, coord in coords.coords.items()
-        if not isinstance(coord.dtype, np.dtype) or coord.dtype.kind in "UT"
-    }
-    return coords.assign_coords(text)
 
 
 def _open_same(path: Path, plan: Plan) -> Store:

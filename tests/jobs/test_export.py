@@ -1,4 +1,4 @@
-"""Selections and exports of a result that is not finished."""
+"""Exports of a result that is not finished."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jobs.export import average, export, parse_selection, select, to_table
+from jobs.export import export
 
 
 @pytest.fixture
@@ -20,22 +20,6 @@ def half() -> xr.Dataset:
     }
     where = {"volume_shape": [2, 2, 2], "affine": np.eye(4).ravel().tolist()}
     return xr.Dataset({"r": (("layer", "voxel"), r)}, coords, where)
-
-
-def test_a_mean_over_what_is_not_committed_is_not_committed(half: xr.Dataset) -> None:
-    over_layers = average(half, ["layer"])
-    assert not over_layers["committed"]
-    assert np.isnan(over_layers["r"]).all()
-    over_voxels = to_table(average(half, ["voxel"])["r"])
-    assert over_voxels["committed"].tolist() == [True, False]
-    assert over_voxels["r"][0] == 0.375
-    done = select(half, parse_selection(half, ["committed=true"]))
-    assert average(done, ["layer"])["r"].values.tolist() == [0.5, 0.25]
-
-
-def test_a_mean_of_a_finished_run_skips_folds_without_a_score(half: xr.Dataset) -> None:
-    finished = half.drop_vars("committed")
-    assert average(finished, ["layer"])["r"].values.tolist() == [0.5, 0.25]
 
 
 def test_what_cannot_say_committed_takes_nothing_else(half: xr.Dataset, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from storage_schemas.identity import canonical_json
 from storage_schemas.kinds.drill import drill_layout
 from storage_schemas.protocol.attempts import Attempt, latest_attempts
 from storage_schemas.protocol.commit import committed_units
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.store import Store
 
 N_UNITS = 4
@@ -28,15 +29,9 @@ def drill_store(folder: Path, *faults: Fault) -> Store:
     locations = {"drill": str(folder)}
     return Store.create(
         folder,
-        "extract",
-        "drill",
-        "drill",
-        spec.canonical(),
-        layout.arrays,
-        layout.coords,
-        layout.units,
-        {"stage": "extract"},
-        locations,
+        NewStore(
+            "extract", "drill", "drill", spec.canonical(), layout, {"stage": "extract"}, locations
+        ),
     )
 
 

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from storage_schemas.layout import ArrayLayout, Layout, Unit
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit
-from storage_schemas.protocol.store import ArrayLayout, Store, Unit
+from storage_schemas.protocol.new_store import NewStore
+from storage_schemas.protocol.store import Store
 
 WRITER = Path(__file__).with_name("writer.py")
 VALUES = runpy.run_path(str(WRITER))["values"]
@@ -65,15 +67,15 @@ def make_store(tmp_path: Path) -> Callable[..., Store]:
         )
         return Store.create(
             root or tmp_path / "root",
-            "extract",
-            "features",
-            "tiny-forward",
-            {"n": n, "n_features": n_features, **spec},
-            [array],
-            coords,
-            units,
-            {"model": "tiny", "source": "forward"},
-            {"stimuli": "/data/stimuli"},
+            NewStore(
+                "extract",
+                "features",
+                "tiny-forward",
+                {"n": n, "n_features": n_features, **spec},
+                Layout((array,), coords, tuple(units)),
+                {"model": "tiny", "source": "forward"},
+                {"stimuli": "/data/stimuli"},
+            ),
         )
 
     return make

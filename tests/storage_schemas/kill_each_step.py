@@ -16,9 +16,10 @@ import numpy as np
 import xarray as xr
 from writer import fill, values
 
-from storage_schemas.layout import ArrayLayout, Unit
+from storage_schemas.layout import ArrayLayout, Layout, Unit
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit, is_committed, problems
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 
@@ -29,7 +30,9 @@ def create(folder: Path) -> Store:
     array = ArrayLayout("x", ("t",), (5,), "float32", (2,), None, "1", "x")
     units = [Unit(i, "u", {}, {"x": [(2 * i, min(2 * i + 2, 5))]}) for i in range(3)]
     coords = xr.Dataset(coords={"t": np.arange(5.0)})
-    return Store.create(folder, "s", "features", "x", {}, [array], coords, units, {}, {})
+    return Store.create(
+        folder, NewStore("s", "features", "x", {}, Layout((array,), coords, tuple(units)))
+    )
 
 
 def commit_last(folder: Path) -> None:

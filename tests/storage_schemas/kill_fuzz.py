@@ -34,7 +34,7 @@ import zarr
 from writer import values
 
 from storage_schemas import files
-from storage_schemas.layout import ArrayLayout, Unit
+from storage_schemas.layout import ArrayLayout, Layout, Unit
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import (
     commit,
@@ -43,6 +43,7 @@ from storage_schemas.protocol.commit import (
     problems,
     withdraw,
 )
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import run_digest, seal
 from storage_schemas.protocol.store import Store
 
@@ -91,15 +92,14 @@ def create(root: Path, round_: int) -> Store:
     )
     return Store.create(
         root,
-        "extract",
-        "features",
-        "fuzz",
-        {"round": round_},
-        [array],
-        coords(),
-        [_unit(index) for index in range(N_UNITS)],
-        {"model": "tiny", "source": "forward"},
-        {},
+        NewStore(
+            "extract",
+            "features",
+            "fuzz",
+            {"round": round_},
+            Layout((array,), coords(), tuple(map(_unit, range(N_UNITS)))),
+            {"model": "tiny", "source": "forward"},
+        ),
     )
 
 

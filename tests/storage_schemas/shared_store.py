@@ -8,6 +8,7 @@ from writer import values
 from storage_schemas.kinds.features import features_layout
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit, is_committed
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 from storage_schemas.runs.root import root_lock
@@ -19,11 +20,8 @@ def create(root: Path) -> Store:
     names = [f"{i}.png" for i in range(12)]
     layout = features_layout(LAYERS, names, names, n_features=4, stimuli_per_shard=2)
     attrs = {"model": "tiny", "source": "forward"}
-    arrays, coords, units = layout.arrays, layout.coords, layout.units
     with root_lock(root):
-        return Store.create(
-            root, "extract", "features", "tiny", {}, arrays, coords, units, attrs, {}
-        )
+        return Store.create(root, NewStore("extract", "features", "tiny", {}, layout, attrs))
 
 
 def fill(store: Store, indices: range) -> None:

@@ -20,8 +20,9 @@ from hpc.cli.errors import Command
 from hpc.node.dask import run_items_on_dask
 from storage_schemas import files
 from storage_schemas.errors import DamagedStore, UnfinishedRun, UnreadableRun
-from storage_schemas.layout import ArrayLayout, Unit
+from storage_schemas.layout import ArrayLayout, Layout, Unit
 from storage_schemas.protocol.attempts import begin
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 
@@ -92,15 +93,17 @@ def store(tmp_path: Path) -> Store:
     """Return a drill's store of one unit, which nobody has made."""
     return Store.create(
         tmp_path,
-        "extract",
-        "drill",
-        "x",
-        {"seed": 0},
-        [ArrayLayout("values", ("item",), (1,), "float32", (1,), None, "1", "values")],
-        xr.Dataset(coords={"item": [0]}),
-        [Unit(0, "x", {}, {"values": [(0, 1)]})],
-        {},
-        {},
+        NewStore(
+            "extract",
+            "drill",
+            "x",
+            {"seed": 0},
+            Layout(
+                (ArrayLayout("values", ("item",), (1,), "float32", (1,), None, "1", "values"),),
+                xr.Dataset(coords={"item": [0]}),
+                (Unit(0, "x", {}, {"values": [(0, 1)]}),),
+            ),
+        ),
     )
 
 

@@ -16,7 +16,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage_schemas.layout import ArrayLayout, Unit
+from storage_schemas.layout import ArrayLayout, Layout, Unit
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.attempts import Attempt, LostLease
 from storage_schemas.protocol.commit import (
@@ -26,6 +26,7 @@ from storage_schemas.protocol.commit import (
     problems,
     withdraw,
 )
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 
@@ -290,7 +291,8 @@ def test_what_is_committed_is_read_back(data: st.DataObject) -> None:
     expected[::2, ::3] = np.nan
     with tempfile.TemporaryDirectory() as root:
         store = Store.create(
-            Path(root), "s", "features", "x", {}, [layout], xr.Dataset(), units, {}, {}
+            Path(root),
+            NewStore("s", "features", "x", {}, Layout((layout,), xr.Dataset(), tuple(units))),
         )
         order = data.draw(st.permutations(units))
         for unit in order:

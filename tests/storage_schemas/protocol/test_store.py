@@ -11,7 +11,8 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage_schemas.layout import ArrayLayout, Unit, check_ownership
+from storage_schemas.layout import ArrayLayout, Layout, Unit, check_ownership
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 
@@ -28,9 +29,17 @@ def parts(*bounds: tuple[int, int]) -> list[Unit]:
     return [Unit(i, f"u{i}", {}, {"x": [bound]}) for i, bound in enumerate(bounds)]
 
 
-def create(root: Path, arrays: list[ArrayLayout], units: list[Unit], **other: Any) -> Store:
-    given = {"coords": EMPTY, "spec": {}, "attrs": {}, "locations": {}, "label": "x"} | other
-    return Store.create(root, "stage", "features", arrays=arrays, units=units, **given)
+def create(
+    root: Path,
+    arrays: list[ArrayLayout],
+    units: list[Unit],
+    coords: xr.Dataset = EMPTY,
+    kind: str = "features",
+    label: str = "x",
+    **other: Any,
+) -> Store:
+    layout = Layout(tuple(arrays), coords, tuple(units))
+    return Store.create(root, NewStore("stage", kind, label, layout=layout, **{"spec": {}} | other))
 
 
 def test_created_store_is_read_back(make_store: MakeStore) -> None:
@@ -87,7 +96,7 @@ def test_identity_depends_on_specification_kind_and_nothing_else(tmp_path: Path)
     assert create(tmp_path, arrays, units, spec={"a": 1.0}).identity != base.identity
     other = create(tmp_path, arrays, parts((0, 4)), spec={"a": 1}, attrs={"b": 2}, label="y")
     assert other.identity == base.identity
-    kind = Store.create(tmp_path, "stage", "scores", "x", {"a": 1}, arrays, EMPTY, units, {}, {})
+    kind = create(tmp_path, arrays, units, spec={"a": 1}, kind="scores")
     assert kind.identity != base.identity
 
 
@@ -146,7 +155,7 @@ def test_labels_that_cannot_name_a_folder_are_refused(tmp_path: Path, label: str
 
 def test_unknown_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"unknown kind of store 'feature'; known: prepared, "):
-        Store.create(tmp_path, "s", "feature", "x", {}, [line(2, 2)], EMPTY, parts((0, 2)), {}, {})
+        create(tmp_path, [line(2, 2)], parts((0, 2)), kind="feature")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 
 from storage_schemas.kinds.responses import responses_layout
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.store import Store
 
 
@@ -101,9 +102,7 @@ def meg(root: Path) -> Store:
     )
     layout = responses_layout(["a", "b"], ["0", "1"], targets, ["sensor", "time"])
     attrs = {"subject": "01", "modality": "meg"}
-    return Store.create(
-        root, "s", "responses", "x", {}, layout.arrays, layout.coords, layout.units, attrs, {}
-    )
+    return Store.create(root, NewStore("s", "responses", "x", {}, layout, attrs))
 
 
 def test_units_of_physical_coordinates_are_checked(tmp_path: Path) -> None:

@@ -23,14 +23,15 @@ from storage_schemas.kinds.comparisons import (
 )
 from storage_schemas.kinds.coordinates import stimulus_coords, window_coords
 from storage_schemas.kinds.features import features_layout
-from storage_schemas.kinds.layouts import Layout
 from storage_schemas.kinds.prepared import prepared_layout
 from storage_schemas.kinds.responses import responses_layout
 from storage_schemas.kinds.schema import flag_value, flags
 from storage_schemas.kinds.scores import scores_layout
 from storage_schemas.kinds.stability import stability_layout
+from storage_schemas.layout import Layout
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit, withdraw
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.open import open_run
@@ -75,9 +76,7 @@ VERDICT = {"verdict": "misaligned", "sentence": "Gradients do predict the brain,
 def fill(root: Path, kind: str, label: str, layout: Layout, **attrs: Any) -> Store:
     """Create, commit and seal a store with made-up arrays."""
     stage, spec = f"stage-{kind}", {"label": label}
-    store = Store.create(
-        root, stage, kind, label, spec, layout.arrays, layout.coords, layout.units, attrs, {}
-    )
+    store = Store.create(root, NewStore(stage, kind, label, spec, layout, attrs))
     rng = np.random.default_rng(zlib.crc32(label.encode()))
     for unit in store.units:
         attempt = attempts.begin(store, unit, job="test", round_=0)
@@ -463,9 +462,7 @@ def test_two_stores_for_one_place_are_refused(tmp_path: Path) -> None:
 def test_every_kind_opens_in_plain_xarray(
     tmp_path: Path, layout: Layout, commit_all: Callable[[Store], None]
 ) -> None:
-    store = Store.create(
-        tmp_path, "s", "features", "x", {}, layout.arrays, layout.coords, layout.units, {}, {}
-    )
+    store = Store.create(tmp_path, NewStore("s", "features", "x", {}, layout))
     commit_all(store)
     tree = xr.open_datatree(store.data, engine="zarr", consolidated=False)
     for array in layout.arrays:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from storage_schemas.layout import Layout
 from storage_schemas.protocol import attempts
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.open import open_run
@@ -39,15 +41,14 @@ def test_studies_share_a_store_under_their_own_names(
     store = make_store()
     again = Store.create(
         tmp_path / "root",
-        "extract",
-        "features",
-        "mine-forward",
-        store.spec,
-        list(store.arrays.values()),
-        store.dataset()[[]],
-        store.units,
-        {"model": "mine", "source": "forward"},
-        {},
+        NewStore(
+            "extract",
+            "features",
+            "mine-forward",
+            store.spec,
+            Layout(tuple(store.arrays.values()), store.dataset()[[]], tuple(store.units)),
+            {"model": "mine", "source": "forward"},
+        ),
     )
     assert again.path == store.path
     assert (again.label, again.attrs["model"]) == ("mine-forward", "mine")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage_schemas.kinds.prepared import prepared_layout
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.open import open_run
 from storage_schemas.runs.run import create_run, read_run, record_stores
@@ -14,9 +15,7 @@ from storage_schemas.runs.run import create_run, read_run, record_stores
 def prepared(root: Path) -> Store:
     layout = prepared_layout()
     attrs = {"model": "tiny"}
-    return Store.create(
-        root, "prepare", "prepared", "x", {}, layout.arrays, layout.coords, layout.units, attrs, {}
-    )
+    return Store.create(root, NewStore("prepare", "prepared", "x", {}, layout, attrs))
 
 
 def test_creating_a_run_again_keeps_its_stores(tmp_path: Path) -> None:

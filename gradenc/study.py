@@ -25,11 +25,12 @@ from hpc.run.folder import RunFolder
 from hpc.run.start import start
 from hpc.run.state import Status
 from hpc.study import study as files
-from jobs import export as results
 from jobs.evidence import Order, judged_score
+from jobs.export import export
 from jobs.spec import STAGES
 from storage_schemas import open_run
 from storage_schemas.kinds.comparisons import NOT_JUDGED
+from storage_schemas.results.select import average, select
 from storage_schemas.runs.run import mend_stores
 
 COUNTS: tuple[Status, ...] = ("committed", "running", "failed", "pending")
@@ -282,13 +283,13 @@ class Run:
         leaves = {node.path.strip("/"): node for node in tree.leaves}
         if leaf not in leaves:
             raise ValueError(f"there is no {leaf} in the results; there are {', '.join(leaves)}")
-        chosen = results.select(leaves[leaf].to_dataset(), labels)
+        chosen = select(leaves[leaf].to_dataset(), labels)
         if var not in chosen.data_vars:
             raise ValueError(f"{leaf} has no {var}; it has {', '.join(map(str, chosen.data_vars))}")
         others = [name for name in chosen.data_vars if name != var]
         surface = None if surface is None else Path(surface)
-        data = results.average(chosen.drop_vars(others), mean)
-        results.export(data, var, Path(path), surface)
+        data = average(chosen.drop_vars(others), mean)
+        export(data, var, Path(path), surface)
         return Path(path)
 
     def resume(

@@ -110,9 +110,8 @@ def plan_solver(
         return streamed
     raise ValueError(
         f"a ridge of {n} stimuli and {p} features needs {streamed.memory / 1e9:.1f} GB of memory "
-        f"in one process beside its libraries but has {memory_limit / 1e9:.1f} GB; give the stage "
-        "encode more memory or fewer workers, or the study fewer dimensions (projection, "
-        "encoding.forward_all) or fewer encoding.band_ratios"
+        f"in one process beside its libraries but has {memory_limit / 1e9:.1f} GB; give it more "
+        "memory, fewer features, or fewer ratios of bands"
     )
 
 

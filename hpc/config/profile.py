@@ -145,8 +145,8 @@ class _ProfileFile(Profile):
     """keys of every stage that does not set them itself"""
 
 
-STAGES = tuple(name for name in Profile.model_fields if name not in ("name", "scheduler"))
-"""Stages that a profile says something about; the gate is one of them."""
+SECTIONS = tuple(name for name in Profile.model_fields if name not in ("name", "scheduler"))
+"""Sections of a profile file: the stages of a run, and the gate between them."""
 
 SLURM_KEYS = {
     name
@@ -195,7 +195,7 @@ def load_profile(name: str) -> Profile:
     lines = dict.fromkeys(
         f"{name}: {_place(data, stage, key)}: given {given(getattr(profile.stage(stage), key))}; "
         f"accepted: {accepted}"
-        for stage in STAGES
+        for stage in SECTIONS
         for key, accepted in _misfits(profile, stage)
     )
     if lines:
@@ -207,7 +207,7 @@ def _with_common(data: dict[str, Any]) -> dict[str, Any]:
     """Give every stage the keys of `[common]` that it does not set itself."""
     common = data.get("common", {})
     own = {key: value for key, value in data.items() if key != "common"}
-    return own | {stage: {**common, **data.get(stage, {})} for stage in STAGES}
+    return own | {stage: {**common, **data.get(stage, {})} for stage in SECTIONS}
 
 
 def _place(data: dict[str, Any], stage: str, key: str) -> str:

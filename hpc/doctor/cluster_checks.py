@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from gradenc_core.spelling import did_you_mean
-from hpc.config.profile import STAGES, Profile, StageProfile
+from hpc.config.profile import SECTIONS, Profile, StageProfile
 from hpc.doctor.findings import Finding, Level, failure, ok, warning
 from hpc.slurm import cluster_info
 from hpc.slurm.client import SlurmUnavailable
@@ -51,7 +51,7 @@ def check_cluster(profile: Profile) -> list[Finding]:
     cluster = Cluster(partitions, *accounts, enforced, cache(limits))
     return found + merged(
         finding.at(stage)
-        for stage in STAGES
+        for stage in SECTIONS
         for finding in check_stage(profile.stage(stage), cluster)
     )
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from hpc.config.profile import STAGES, Profile, StageProfile, load_profile
+from hpc.config.profile import SECTIONS, Profile, StageProfile, load_profile
 from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.cluster_info import (
     Partition,
@@ -134,7 +134,7 @@ def _lines(generic: Profile, chosen: dict[bool, Choice]) -> Iterator[str]:
     yield f'\nname = "{name}"\nscheduler = "slurm"\n\n[common]'
     yield '# setup = ["module load ...", "source .../bin/activate"]  # each entry a whole command'
     yield '# scratch = "/..."  # folder on the node for temporary files; may use $SLURM_JOB_ID'
-    for stage in STAGES:
+    for stage in SECTIONS:
         how = generic.stage(stage)
         choice = chosen[bool(how.gpus_per_node)]
         yield f"\n[{stage}]"

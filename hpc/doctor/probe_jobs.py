@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from uuid import uuid4
 
-from hpc.config.profile import STAGES, Profile, StageProfile
+from hpc.config.profile import SECTIONS, Profile, StageProfile
 from hpc.doctor.findings import Finding, failure, ok, warning
 from hpc.doctor.folder_checks import hold
 from hpc.doctor.probe import POLL_S, Request, run_probe
@@ -112,7 +112,7 @@ def _exit(number: int, frame: FrameType | None) -> None:
 def _surroundings(profile: Profile) -> dict[StageProfile, tuple[str, ...]]:
     """Return the distinct environments of the stages, each with its stages."""
     found: dict[StageProfile, tuple[str, ...]] = {}
-    for stage in STAGES:
+    for stage in SECTIONS:
         how = _small(profile.stage(stage))
         found[how] = (*found.get(how, ()), stage)
     return found

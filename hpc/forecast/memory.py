@@ -125,7 +125,10 @@ def _check_ridge(study: Study, resolved: Resolved, plan: StorePlan, limit: float
     try:
         plan_solver(shapes, ridge_options(encoding_spec(study)), banded, fit_memory(limit))
     except ValueError as error:
-        raise StudyError(f"{study._file}: {plan.label}: {error}") from error
+        raise StudyError(
+            f"{study._file}: {plan.label}: {error} (in the profile memory_gb or dask_workers of "
+            "[encode]; in the study projection, encoding.forward_all or encoding.band_ratios)"
+        ) from error
 
 
 def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes, bool]:

@@ -1,8 +1,8 @@
-"""What the tasks of a run used of what they asked for, and what to ask for instead.
+"""Used against requested resources of a run's tasks, and suggestions for the profile.
 
-SLURM's facts about tasks come from the submissions' outcomes, the rest from the attempts at units.
-Nobody knows everything: accounting may be off, and tasks of this machine ask for nothing. What is
-not known is None.
+SLURM's records of tasks come from the outcomes of submissions, times inside units from the attempts
+at units. Values that nobody recorded are None: accounting may be off, and tasks on this machine
+request nothing.
 """
 
 import math
@@ -18,40 +18,40 @@ from jobs.runner import Item
 from storage_schemas.protocol.attempts import AttemptRecord, latest_attempts
 from storage_schemas.protocol.store import Store
 
-SPARE = 1.3
-"""Suggested are memory and time of the largest task, times this."""
-WORTH = 0.75
-"""Less is suggested only where it is below this share of what is asked for."""
-MIN_GB = 1
-MIN_MINUTES = 10
+_SPARE = 1.3
+"""Suggested memory and time are those of the largest task, times this."""
+_WORTH = 0.75
+"""A smaller request is suggested only below this share of the current one."""
+_MIN_GB = 1
+_MIN_MINUTES = 10
 
 
 @dataclass(frozen=True)
 class StageUse:
-    """What the tasks of one stage used."""
+    """Used and requested resources of the tasks of one stage."""
 
     stage: str
     tasks: int
     cpu_share: float | None
-    """Processor time used, of that held."""
+    """Processor time used, as a share of the time that processors were held."""
     memory: int | None
-    """Most memory of a node in use (bytes)."""
+    """Largest memory in use on a node (bytes)."""
     memory_asked: int | None
-    """Most memory of a node that was asked for (bytes)."""
+    """Largest memory requested per node (bytes)."""
     longest_s: float | None
-    """The longest task."""
+    """Duration of the longest task."""
     limit_s: float | None
-    """Its time limit."""
+    """Time limit of the longest task."""
     gpu_hours: float | None
-    """GPU hours held."""
+    """GPU hours for which GPUs were held."""
     unit_share: float | None
-    """Time inside units that were committed, of the time of all processes of the tasks."""
+    """Time inside units that were committed, as a share of the time of all processes."""
     suggestions: tuple[str, ...]
-    """Lines for the stage's section of the profile (TOML)."""
+    """Suggested lines for the stage's section of the profile (TOML)."""
 
 
 def efficiency(run: RunFolder) -> list[StageUse]:
-    """Return the use of every stage that was submitted."""
+    """Return the used resources of every stage that was submitted."""
     all_ = submissions(run)
     profile = run.profile()
     found = []
@@ -96,7 +96,7 @@ def _attempts(stores: Iterable[Store]) -> Attempts:
 
 
 def _share(pairs: Iterable[tuple[float | None, float]]) -> float | None:
-    """Return the sum of the first numbers, where known, over that of the second; None without."""
+    """Return the ratio of the sums over pairs whose first number is known; None without any."""
     used, held = 0.0, 0.0
     for one, other in pairs:
         if one is not None:
@@ -109,7 +109,7 @@ def _largest(values: Iterable[int | None]) -> int | None:
 
 
 def _of_tasks(own: Iterable[Submission]) -> Iterator[int | None]:
-    """Yield the memory of a node, as SLURM saw the largest of the processes on it."""
+    """Yield the memory per node of each task, from SLURM's largest process on it."""
     for submission in own:
         for task in submission.ended:
             rss = task.job.max_rss if task.job else None
@@ -117,7 +117,7 @@ def _of_tasks(own: Iterable[Submission]) -> Iterator[int | None]:
 
 
 def _of_attempts(own: Iterable[Submission], attempts: Attempts) -> Iterator[int | None]:
-    """Yield the memory of a node, as its processes saw themselves: all like the largest."""
+    """Yield the memory per node of each unit, if all processes were as large as its own."""
     for submission in own:
         processes = _processes(submission)
         for unit in submission.units():
@@ -126,16 +126,16 @@ def _of_attempts(own: Iterable[Submission], attempts: Attempts) -> Iterator[int 
 
 
 def _processes(submission: Submission) -> int:
-    """Return how many processes make units on each node of a task."""
+    """Return the number of processes that compute units on each node of a task."""
     asked, engine = submission.payload.asked, submission.payload.engine
     ranks = asked.ranks_per_node
     return asked.dask_workers if engine == "dask" and ranks * asked.nodes == 1 else ranks
 
 
 def _unit_seconds(own: Iterable[Submission], attempts: Attempts) -> Iterator[tuple[float, float]]:
-    """Yield, for every task, the time its processes were inside units and their time in all.
+    """Yield (time inside units, total time) of each task's processes (s).
 
-    SLURM's time is that since the task's last start, so only attempts since then count.
+    SLURM reports the time since the task's last start, so only attempts since then count.
     """
     for submission in own:
         processes = submission.payload.asked.nodes * _processes(submission)
@@ -148,7 +148,7 @@ def _unit_seconds(own: Iterable[Submission], attempts: Attempts) -> Iterator[tup
 
 
 def _item_seconds(item: Item, job: Job, attempts: Attempts) -> float:
-    """Return how long the job computed an item; its units are made in one pass, side by side."""
+    """Return the job's time for an item, whose units are computed together in one pass (s)."""
     made = [attempts[unit] for unit in item if unit in attempts]
     own = [a for a in made if (a.job, a.restarts) == (job.job_id, job.restarts)]
     return max((a.used.seconds or 0.0 for a in own if a.outcome == "committed"), default=0.0)
@@ -173,15 +173,17 @@ def _with_suggestions(
 
 def _memory(use: StageUse, profile: StageProfile, raised: float | None, killed: bool) -> str | None:
     if killed:
-        # A killed task shows what it had, not what it needs: what the last ones asked for is tried.
+        # The memory of a killed task is its limit, not its need: suggest the latest request.
         if raised is None or raised == profile.memory_gb:
             return None
-        return f"memory_gb = {raised:g}  # asked for {profile.memory_gb}, tasks were killed for it"
+        return (
+            f"memory_gb = {raised:g}  # asked for {profile.memory_gb}, tasks were killed for memory"
+        )
     if use.memory is None or use.memory_asked is None:
         return None
     asked = use.memory_asked / GB
-    wanted = max(MIN_GB, math.ceil(use.memory / GB * SPARE))
-    if wanted > WORTH * asked:
+    wanted = max(_MIN_GB, math.ceil(use.memory / GB * _SPARE))
+    if wanted > _WORTH * asked:
         return None
     return f"memory_gb = {wanted}  # asked for {asked:.3g}, at most {use.memory / GB:.2g} used"
 
@@ -191,13 +193,13 @@ def _minutes(use: StageUse, profile: StageProfile, raised: int, ended: bool) -> 
         if raised == profile.timeout_minutes:
             return None
         return (
-            f"timeout_minutes = {raised}  # asked for {profile.timeout_minutes}, tasks were ended "
-            "by it"
+            f"timeout_minutes = {raised}  # asked for {profile.timeout_minutes}, tasks reached "
+            "their time limit"
         )
     if use.longest_s is None or use.limit_s is None:
         return None
-    wanted = max(MIN_MINUTES, 5 * math.ceil(use.longest_s / 60 * SPARE / 5))
-    if wanted > WORTH * use.limit_s / 60:
+    wanted = max(_MIN_MINUTES, 5 * math.ceil(use.longest_s / 60 * _SPARE / 5))
+    if wanted > _WORTH * use.limit_s / 60:
         return None
     return (
         f"timeout_minutes = {wanted}  # asked for {use.limit_s / 60:.0f}, the longest task took "
@@ -206,12 +208,12 @@ def _minutes(use: StageUse, profile: StageProfile, raised: int, ended: bool) -> 
 
 
 def _processors(use: StageUse, profile: StageProfile) -> str | None:
-    """Suggest fewer processors: those of a process, or its Dask workers, whichever are more."""
+    """Suggest fewer threads or Dask workers, whichever of the two are more."""
     cpus = max(profile.threads, profile.dask_workers)
     if use.cpu_share is None or cpus == 1:
         return None
     wanted = max(1, math.ceil(cpus * use.cpu_share))
-    if wanted > WORTH * cpus:
+    if wanted > _WORTH * cpus:
         return None
     key = "threads" if profile.threads >= profile.dask_workers else "dask_workers"
     return f"{key} = {wanted}  # asked for {cpus} CPUs a process, {cpus * use.cpu_share:.1f} used"

@@ -1,4 +1,4 @@
-"""Why a unit will or will not run, and why two stores have different identities."""
+"""Why a unit will or will not run, and which settings make two identities differ."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ from storage_schemas.protocol.attempts import attempts_of, is_alive
 from storage_schemas.protocol.commit import problems
 from storage_schemas.protocol.store import Store, Unit
 
-ABSENT = "(absent)"
+_ABSENT = "(absent)"
 
 
 def find_unit(run: RunFolder, unit_id: str) -> tuple[Store, Unit]:
@@ -30,12 +30,12 @@ def find_unit(run: RunFolder, unit_id: str) -> tuple[Store, Unit]:
             if prefix == store.identity[:12] and inside:
                 return store, store.units[int(number)]
     raise ValueError(
-        f"run {run.path} has no unit {unit_id!r}; `gradenc why {run.path}` lists those to do"
+        f"run {run.path} has no unit {unit_id!r}; `gradenc why {run.path}` lists unfinished ones"
     )
 
 
 def missing(run: RunFolder) -> Iterator[tuple[Store, Unit, str]]:
-    """Yield every unit that is not committed, with what happens next to it."""
+    """Yield every unit that is not committed, with a sentence about its next step."""
     for stage, state in run_state(run).items():
         for unit in state.units:
             if unit.status != "committed":
@@ -43,12 +43,12 @@ def missing(run: RunFolder) -> Iterator[tuple[Store, Unit, str]]:
 
 
 def why(run: RunFolder, store: Store, unit: Unit) -> Iterator[str]:
-    """Yield sentences that say what the unit is, what was found, and what happens next."""
+    """Yield sentences about a unit: its name, its files and attempts, its next step."""
     stage = store.path.parent.name
     yield f"{store.unit_id(unit)} is {unit.label} of {store.reference} (stage {stage})"
     found = problems(store, unit, deep=True)
     if not found:
-        yield "it will not run: it is committed, and its files are what its record says"
+        yield "it will not run: it is committed, and its files agree with its record"
         if store.sealed() is None:
             yield "its store is not sealed yet: other units are missing"
         return
@@ -65,12 +65,12 @@ def why(run: RunFolder, store: Store, unit: Unit) -> Iterator[str]:
 
 
 def differences(first: Store, second: Store, where: str = "") -> Iterator[str]:
-    """Yield what makes two identities differ, following references to earlier stages.
+    """Yield the differences between two identities, following references to earlier stages.
 
     Parameters
     ----------
     first, second : Store
-        Of the same root or not; earlier stages are looked up beside each.
+        Their roots may differ; earlier stages are looked up in the root of each.
     """
     if first.identity == second.identity:
         return
@@ -89,7 +89,7 @@ def _value_differences(first: Store, second: Store, a: Any, b: Any, where: str) 
         for key in sorted({*a, *b}):
             path = f"{where}.{key}" if where and not where.endswith(": ") else f"{where}{key}"
             yield from _value_differences(
-                first, second, a.get(key, ABSENT), b.get(key, ABSENT), path
+                first, second, a.get(key, _ABSENT), b.get(key, _ABSENT), path
             )
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         for position, (one, other) in enumerate(zip(a, b, strict=True)):
@@ -101,7 +101,7 @@ def _value_differences(first: Store, second: Store, a: Any, b: Any, where: str) 
 def _reference_differences(
     first: Store, second: Store, a: dict[str, str], b: dict[str, str], where: str
 ) -> Iterator[str]:
-    """Explain a reference by the stores it refers to, where they are still there."""
+    """Compare the stores that two references name, if both still exist."""
     try:
         one, other = _referred(first, a), _referred(second, b)
     except FileNotFoundError as error:
@@ -109,7 +109,7 @@ def _reference_differences(
         return
     if one.identity == other.identity:
         yield (
-            f"{where}: the same {one.reference}, but its content was another: sealed as "
+            f"{where}: the same {one.reference} with other content, sealed as "
             f"{a['seal'][:12]} -> {b['seal'][:12]}"
         )
     else:
@@ -126,12 +126,12 @@ def _shown(value: Any) -> str:
 
 
 def _next_step(run: RunFolder, stage: str, state: UnitState) -> str:
-    """Say what will happen to an uncommitted unit."""
+    """Return what will happen to an uncommitted unit."""
     resume = f"`gradenc resume {run.path}`"
     if state.status == "running":
-        return "it will not be started again: the attempt above is writing it now"
+        return "it is running now, in the attempt above"
     if run.cancelled:
-        return f"it will not run: the run is cancelled; {resume} goes on"
+        return f"it will not run: the run is cancelled; {resume} continues it"
     if state.status == "failed":
         return (
             f"it will not run by itself: it failed ({state.error}); mend the cause, then {resume}"
@@ -139,21 +139,21 @@ def _next_step(run: RunFolder, stage: str, state: UnitState) -> str:
     if why_not := given_up(run, stage):
         return f"it will not run by itself: {why_not}; {resume}"
     if any(submission.stage == stage for submission in unsettled(run)):
-        return "it will run: tasks of its stage are at work or in the queue"
-    return f"it will run when the run is next driven: {resume}"
+        return "it will run: tasks of its stage are running or in the queue"
+    return f"it will run when the run goes on: {resume}"
 
 
 def open_store(path: Path) -> Store:
-    """Open a store by its folder or anything in it (its ``data.zarr``, say).
+    """Open a store by its folder, or by a file or folder in it such as ``data.zarr``.
 
     Raises
     ------
     ValueError
-        If there is none.
+        If the path is in no store.
     """
     for folder in (path, *path.parents):
         if (folder / "plan.json").is_file():
             return Store.open(folder)
     raise ValueError(
-        f"{path} is no store: give <root>/<stage>/<hash>-<label>; `gradenc du` lists them"
+        f"{path} is no store: give <root>/<stage>/<hash>-<label>; `gradenc du ROOT` lists them"
     )

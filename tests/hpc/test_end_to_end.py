@@ -436,7 +436,7 @@ def test_why_a_unit_will_not_run(finished: Path, tmp_path: Path) -> None:
     withdraw(RunFolder.open(run).stores("extract")[0], store.units[1])
     answer = gradenc("why", run, unit_id).stdout
     assert "it is not committed" in answer
-    assert "it will run when the run is next driven" in answer
+    assert "it will run when the run goes on" in answer
     gradenc("cancel", run)
     assert "the run is cancelled" in gradenc("why", run, unit_id).stdout
     assert gradenc("why", run, "0-1", check=False).returncode == 1

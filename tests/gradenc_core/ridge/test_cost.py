@@ -94,7 +94,7 @@ def test_rows_are_read_again_where_memory_does_not_hold_them():
     streamed = plan_solver(shapes, options, False, held.memory - 1)
     assert not streamed.hold_rows
     assert streamed.memory < held.memory
-    with pytest.raises(ValueError, match=r"needs .* GB of memory .* but has .*; give the stage"):
+    with pytest.raises(ValueError, match=r"needs .* GB of memory .* but has .*; give it more"):
         plan_solver(shapes, options, False, streamed.memory - 1)
 
 

@@ -43,7 +43,7 @@ def test_local_is_shipped():
 
 def test_a_profile_has_every_stage_and_every_key_is_described():
     assert set(Profile.model_fields) == {"name", "scheduler", "gate", *STAGES}
-    assert set(profiles.STAGES) == {"gate", *STAGES}
+    assert set(profiles.SECTIONS) == {"gate", *STAGES}
     for model in (Profile, StageProfile):
         assert all(field.description for field in model.model_fields.values())
 
@@ -63,7 +63,7 @@ SLURM = HEAD.replace("local", "slurm")
 def test_generic_profiles_name_nothing_of_a_cluster(name):
     profile = load_profile(name)
     assert (profile.name, profile.scheduler) == (name, "slurm")
-    for stage in profiles.STAGES:
+    for stage in profiles.SECTIONS:
         how = profile.stage(stage)
         assert (how.partition, how.account, how.qos) == (None, None, None)
         assert how.memory_gb is not None
@@ -95,8 +95,8 @@ def test_common_keys_hold_where_a_stage_says_nothing(tmp_path):
     path = write(tmp_path, SLURM + common + '[extract]\npartition = "gpu"\n')
     profile = load_profile(path)
     assert profile.stage("extract").partition == "gpu"
-    assert {profile.stage(s).partition for s in profiles.STAGES if s != "extract"} == {"cpu"}
-    assert {profile.stage(s).setup for s in profiles.STAGES} == {("module load x",)}
+    assert {profile.stage(s).partition for s in profiles.SECTIONS if s != "extract"} == {"cpu"}
+    assert {profile.stage(s).setup for s in profiles.SECTIONS} == {("module load x",)}
     assert profile.stage("gate").timeout_minutes == GateProfile().timeout_minutes == 15
     assert profile.stage("encode").timeout_minutes == StageProfile().timeout_minutes
 

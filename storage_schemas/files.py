@@ -18,7 +18,7 @@ from gradenc_errors import Remedy
 
 BLOCK = 1 << 20
 NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK}
-"""What file systems without hard links (FAT, some FUSE and BeeGFS set-ups) answer."""
+"""Errors of file systems without hard links (FAT, some FUSE and BeeGFS set-ups)."""
 PARTIAL = ".partial"
 """Ending of files that are being written, here and in zarr's local store."""
 
@@ -74,7 +74,7 @@ def remove(path: Path) -> None:
 
 
 def remove_partials(paths: Iterable[Path]) -> None:
-    """Delete what killed writers of these files left beside them."""
+    """Delete the partial files that killed writers of these files left beside them."""
     names: dict[Path, set[str]] = {}
     for path in paths:
         names.setdefault(path.parent, set()).add(path.name)
@@ -205,9 +205,9 @@ def _temporary(path: Path, data: bytes) -> Iterator[Path]:
 
 
 def _create_in_place(path: Path, data: bytes) -> bool:
-    """Create a file exclusively under its own name; a kill may leave it torn, hence as if absent.
+    """Create a file exclusively under its own name; a kill may leave it torn.
 
-    Every reader of such a file takes one that does not parse for one that is not there.
+    Every reader of such a file treats one that does not parse as absent.
     """
     try:
         with path.open("xb") as stream:

@@ -35,7 +35,7 @@ def digest(value: Any) -> str:
 
 
 def _has_other_keys(value: Any) -> bool:
-    """Say it fast: plans hold a million values, and naming the place of each takes the time."""
+    """Find out fast: plans hold a million values, and naming the place of each takes time."""
     if isinstance(value, dict):
         return any(
             type(key) is not str or (type(item) not in _SCALARS and _has_other_keys(item))

@@ -23,9 +23,9 @@ from storage_schemas.identity import canonical_json
 from storage_schemas.protocol.store import Store, Unit, scan, subfolder
 
 HEARTBEAT_LIMIT_S = 120.0
-"""A holder that cannot be looked up here is taken for dead after so long without a heartbeat."""
+"""Time without a heartbeat after which a holder that cannot be looked up here counts as dead."""
 FROZEN_LIMIT_S = 600.0
-"""A process that is there but has been without a heartbeat for so long does not come back soon."""
+"""Time without a heartbeat after which even a process that exists counts as dead."""
 
 NAME = re.compile(r"(\d+)\.(\d+)\.json")
 Ending = Literal["committed", "failed", "stopped"]
@@ -73,7 +73,7 @@ class AttemptRecord(BaseModel):
 
     @property
     def job_and_restarts(self) -> str:
-        """The job for people: ``123_4``, or ``123_4 restart 1``."""
+        """The job as people read it: ``123_4``, or ``123_4 restart 1``."""
         return f"{self.job} restart {self.restarts}" if self.restarts else self.job
 
 
@@ -165,14 +165,14 @@ def begin(store: Store, unit: Unit, job: str, round_: int, restarts: int = 0) ->
         return None
     record = _first_record(store.unit_id(unit), latest + 1, job, round_, restarts)
     path = _path(folder, unit.index, latest + 1)
-    # Exclusive: of all that saw the same generation end, one gets the next.
+    # Exclusive: of several processes that saw the same generation end, one gets the next.
     if not files.write_exclusive(path, _as_json(record)):
         return None
     return Attempt(path, unit.index, latest + 1, record)
 
 
 def is_alive(record: AttemptRecord) -> bool:
-    """Say whether the process of an attempt, still runs.
+    """Say whether the process of an attempt still runs.
 
     On the same boot of the same machine the process is looked up, with its start time because
     numbers are used again; a frozen one counts as dead after a while. Anywhere else, and where it
@@ -291,7 +291,7 @@ def _now() -> str:
 
 
 def _boot_id() -> str | None:
-    """Name what process numbers count within: a boot, and in it a container's own numbers."""
+    """Name the boot, and the container in it, within which process numbers are unique."""
     boot = _proc("/proc/sys/kernel/random/boot_id")
     try:
         return boot and f"{boot} {os.readlink('/proc/self/ns/pid')}"

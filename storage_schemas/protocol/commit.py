@@ -26,14 +26,14 @@ Record = dict[str, Any]
 
 
 def commit(store: Store, unit: Unit, arrays: Arrays, facts: Record, attempt: Attempt) -> Record:
-    """Write a unit's arrays and prove it; return the record (the old one if there was one).
+    """Write a unit's arrays, then its record; return the record (the old one if committed).
 
     Parameters
     ----------
     arrays : mapping of str to array
         For every array of `unit.regions`, the region's values in its shape and the array's dtype.
     facts : dict
-        JSON; what is worth knowing about how it was made (micro-batch, alphas on a bound, ...).
+        JSON; how it was made (micro-batch, alphas on a bound, ...).
     attempt : Attempt
         The attempt that holds the unit.
 
@@ -74,7 +74,7 @@ def is_committed(store: Store, unit: Unit) -> bool:
 
 
 def problems(store: Store, unit: Unit, deep: bool) -> list[str]:
-    """Return what speaks against the unit being committed, a sentence each.
+    """Return why the unit does not count as committed, a sentence for each reason.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def committed_units(store: Store) -> set[int]:
     For status and planning. The records are not read: `is_committed` and `seal` do that.
     """
     stems = (entry.name.removesuffix(".json") for entry in scan(store.path / "commits"))
-    # Not others: some file systems put ``._00001.json`` beside a file.
+    # Other names are skipped: some file systems put ``._00001.json`` beside a file.
     return {int(stem) for stem in stems if stem.isdigit()}
 
 

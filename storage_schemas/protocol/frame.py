@@ -1,7 +1,7 @@
-"""What of a store is made before any unit runs: its plan, metadata and coordinates.
+"""The frame of a store: its plan, metadata and coordinates, made before any unit runs.
 
-The records of units say nothing of these, yet without them the numbers have lost their names. So a
-store keeps a copy, which they are compared with and put back from.
+Commit records do not cover these files, yet without them the numbers have no names. A store
+therefore keeps a copy of them, with which they are compared and from which they are restored.
 """
 
 import json
@@ -45,7 +45,7 @@ def lost_file(folder: Path) -> str | None:
     with zipfile.ZipFile(copy) as archive:
         kept = {info.filename: info.file_size for info in archive.infolist()}
     for name, size in kept.items():
-        # The plan is not looked at: it changes when inputs move.
+        # The plan is skipped: it changes when inputs move.
         path = folder / name
         if name != PLAN and not (path.is_file() and path.stat().st_size == size):
             return name
@@ -53,7 +53,7 @@ def lost_file(folder: Path) -> str | None:
 
 
 def mend_frame(folder: Path) -> list[str]:
-    """Put back what `frame_problems` names and touch nothing else; return the files' names.
+    """Restore the files that `frame_problems` names, and no others; return their names.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def mend_frame(folder: Path) -> list[str]:
 
 
 def _differing(folder: Path) -> dict[str, bytes]:
-    """Return name and kept content of what differs; nothing in stores older than the copy."""
+    """Return the files that differ from the copy, with its content; none where it was deleted."""
     copy = next(folder.glob("frame-*.zip"), None)
     if copy is None:
         return {}

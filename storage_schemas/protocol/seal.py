@@ -50,7 +50,7 @@ def seal(store: Store) -> dict[str, Any]:
     """
     if existing := store.sealed():
         return existing
-    # No unit makes these again, and whatever builds on the seal reads them.
+    # No unit restores the frame, and every stage that builds on the seal reads it.
     mend_frame(store.path)
     _check(store, deep=True)
     _remove_orphans(store)
@@ -69,7 +69,7 @@ def seal(store: Store) -> dict[str, Any]:
 
 
 def claimed_units(store: Store) -> list[Unit]:
-    """Return the units that are to be in order: those with a record; once sealed, all."""
+    """Return the units that should be whole: those with a record, or all of a sealed store."""
     if store.sealed():
         return store.units
     return [store.units[index] for index in sorted(committed_units(store))]
@@ -106,7 +106,7 @@ def _require_records(store: Store) -> None:
 
 
 def _remove_orphans(store: Store) -> None:
-    """Delete what writers left that were killed between naming a file and tidying up."""
+    """Delete the partial files of writers that were killed before they tidied up."""
     shards = [store.data / name for unit in store.units for name in store.owned_files(unit)]
     files.remove_partials([*shards, *map(store.record_path, store.units)])
 

@@ -3,12 +3,12 @@
 ::
 
     <root>/<stage>/<hash12>-<label>/
-      plan.json              what it holds and who owns which file
+      plan.json              its arrays and units, and which unit owns which file
       data.zarr/             arrays, coordinates, attributes; no job state
       commits/<xx>/          the only proof that a unit is done (`commit`)
-      attempts/<xx>/         who tried, and who holds the unit now (`attempts`)
+      attempts/<xx>/         every try at a unit; the newest one holds it (`attempts`)
       SEALED.json            all units deep-checked (`seal`)
-      frame-<crc32c>.zip     a copy of all that was made before any unit ran (`frame`)
+      frame-<crc32c>.zip     a copy of plan, metadata and coordinates (`frame`)
 """
 
 from __future__ import annotations

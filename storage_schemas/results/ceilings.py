@@ -10,7 +10,7 @@ LEAST_CEILING = 0.05
 """Nothing is divided by less: such a score is mostly noise divided by little."""
 
 NORMALISED = "_normalised"
-"""Ends the name of what was divided."""
+"""Ends the name of a divided variable."""
 
 
 def noise_ceiling(responses: xr.Dataset) -> xr.DataArray:

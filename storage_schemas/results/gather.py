@@ -28,7 +28,7 @@ def gather_scores(
         What `open_run` returned.
     modality : {"fmri", "meg"}
     models, subjects : sequence of str, optional
-        Which; all by default.
+        Names to gather; all by default.
 
     Returns
     -------

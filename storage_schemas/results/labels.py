@@ -43,7 +43,7 @@ class LabelIndex(Index):
         dim: Hashable,
         positions: Iterable[Iterable[int]] | None = None,
     ) -> "LabelIndex":
-        """Put the entries of several behind one another."""
+        """Join the entries of several indexes."""
         names = indexes[0].labels
         joined = {name: np.concatenate([index.labels[name] for index in indexes]) for name in names}
         if positions is not None:

@@ -58,7 +58,7 @@ def named(array: xr.DataArray, long_name: str) -> xr.DataArray:
 
 
 def in_words(dataset: xr.Dataset) -> xr.Dataset:
-    """Show arrays of flags, such as verdicts, by the names of their values; "" has none."""
+    """Show arrays of flags, such as verdicts, by the names of their values, unknown ones by ""."""
     return dataset.assign(
         {
             name: _words(array)

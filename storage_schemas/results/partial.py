@@ -15,7 +15,7 @@ COMMITTED = "committed"
 
 
 def partial_dataset(store: Store) -> xr.Dataset:
-    """Open what is committed of a store; the rest holds each array's fill value and is not read.
+    """Open a store's committed units; all else holds each array's fill value and is not read.
 
     Returns
     -------

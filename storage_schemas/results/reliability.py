@@ -15,7 +15,7 @@ DIVIDED_TABLES = ("region_profile", "curve")
 """Tables of comparisons that hold scores by signal and layer."""
 
 DISATTENUATED = "_disattenuated"
-"""Ends the name of what was divided."""
+"""Ends the name of a divided variable."""
 
 _WHERE = f"NaN where the reliability is below {LEAST_RELIABILITY} or not known"
 
@@ -52,7 +52,7 @@ def disattenuated(
     """
     known = reliability.where(reliability >= LEAST_RELIABILITY)
     divided = scores / xr.where(unique, known, known**0.5)
-    formula = "score / sqrt(reliability), of U / reliability"
+    formula = "score / sqrt(reliability), or U / reliability"
     return named(divided, f"{formula}; {_WHERE}")
 
 
@@ -64,7 +64,7 @@ def with_disattenuated_tables(
     Parameters
     ----------
     reliabilities : mapping of str to xr.DataArray, (layer,)
-        By source; NaN is shown of a source that is not there.
+        By source; a source that is missing has NaN.
     """
     signals = [str(signal) for signal in tables["signal"].values]
     unknown = not_known(tables["usable"].isel(signal=0))

@@ -94,7 +94,7 @@ def _with_reliability(
 ) -> xr.Dataset:
     """Add the reliability of the bands' source and the scores divided by it.
 
-    The r of two bands together is of no one source: there, only their unique variance is divided.
+    Two bands together have no single source: only their unique variance is divided.
     """
     if reliability is None:
         reliability = not_known(scores["unique"].isel(target=0))

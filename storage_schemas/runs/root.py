@@ -1,4 +1,4 @@
-"""The folder of all stores: which runs use it, what is in it, and what nobody uses any more.
+"""The folder of all stores: the runs that use it, its stores, and those that no run uses.
 
 Runs are listed below ``<root>/runs``, one file each. A store is unused when no listed run names it;
 so a run that cannot be read stops any removal, until the user says that it is gone for good.
@@ -100,7 +100,7 @@ class Entry:
 
 
 def entries(root: Path) -> list[Entry]:
-    """Return every store below a root, with who uses it and what it takes.
+    """Return every store below a root, with the runs that use it and its size.
 
     Raises
     ------

@@ -1,7 +1,8 @@
 """Run units: take the lease, compute, commit, and leave a record whatever happens.
 
-An item is the list of units that one computation serves (extraction gives all missing sources of a
-shard in one pass); every other stage has items of one unit.
+An item is the list of units that one computation makes (extraction makes all missing sources of a
+shard in one pass); every other stage has items of one unit. No scheduler and no variable of the
+environment is known here: the caller passes the job and the GPU.
 """
 
 import re
@@ -31,7 +32,7 @@ GPU_IS_FULL = re.compile(
     r"OutOfMemoryError|(CUDA|HIP) (error: )?out of memory|hipErrorOutOfMemory"
     r"|\b(CU|HIP|ROC)\w+_ALLOC_FAILED"
 )
-"""How CUDA and ROCm say, in `<type of exception>: <message>`, that a GPU has no memory left."""
+"""Exceptions of CUDA and ROCm, as `<type>: <message>`, for a GPU without memory left."""
 
 Arrays = dict[str, NDArray[Any]]
 Facts = dict[str, Any]
@@ -78,7 +79,7 @@ class How:
 
 @dataclass(frozen=True)
 class Work:
-    """What a stage's `compute` is given: the store root, the units of one item, how to run."""
+    """The argument of a stage's `compute`: the store root, the units of one item, how to run."""
 
     root: Path
     units: tuple[tuple[Store, Unit], ...]
@@ -189,9 +190,9 @@ def _make(
 
 
 def _results(held: Sequence[Held], root: Path, how: How) -> list[Result]:
-    """Compute all units, at half the micro-batch for as long as the GPU's memory holds no more.
+    """Compute all units; halve the micro-batch and start again while the GPU's memory is too small.
 
-    Units are made whole at one micro-batch, which is in their facts.
+    A unit is made whole at one micro-batch, which is among its facts.
     """
     units = tuple((store, unit) for store, unit, _ in held)
     while True:
@@ -266,14 +267,14 @@ def _take(item: Item, root: Path, take: Callable[[Store, Unit], Attempt | None])
 def _compute(work: Work) -> Iterator[Result]:
     kind = work.units[0][0].kind
     module = import_module(MODULES[kind])
-    # Else BLAS takes as many as the node has processors, on which the last bits of products depend.
+    # By default BLAS uses all processors of the node, and the last bits depend on how many.
     with threadpool_limits(work.how.threads, user_api="blas"):
         yield from module.compute(work)
 
 
 @contextmanager
 def _heartbeats(held: Sequence[Attempt]) -> Iterator[None]:
-    """Touch the attempts' files while the work goes on, for readers on other hosts."""
+    """Touch the attempts' files while the work goes on: readers on other hosts see it alive."""
     done = threading.Event()
 
     def beat() -> None:

@@ -1,7 +1,8 @@
-"""Stops a submission whose first units all fail alike, before it burns what it was given.
+"""The circuit breaker: stops a submission whose first units all fail alike.
 
-What its tasks share is a folder: they count there, and the one that finds enough writes
-`halt.json`, which all look at between their units.
+A hundred tasks that meet the same bug would otherwise use all of their time for nothing. The tasks
+share the submission's folder: each counts its failures there, and the one that finds enough writes
+`halt.json`, which all of them look for between their units.
 """
 
 from pathlib import Path
@@ -24,14 +25,14 @@ class Breaker:
     def __call__(self, outcome: Outcome) -> None:
         """Count how an item ended."""
         committed = self.submission / "committed.json"
-        # Looked for first: to write it again would cost every unit a file that reaches the disk.
+        # Looked for first: writing it again would sync a file to the disk for every unit.
         if outcome.committed and not committed.exists():
             write_exclusive(committed, b"{}")
         if outcome.traceback is None:
             return
         last = outcome.traceback.strip().rpartition("\n")[2]
         if classify("failed", last, None) is FailureClass.NODE:
-            # Every other unit would fail here as well; on another node they need not.
+            # Other units would fail on this node too, but not on another one.
             self.node_is_bad = True
             return
         if committed.exists():
@@ -44,15 +45,15 @@ class Breaker:
 
     @property
     def stopped(self) -> bool:
-        """Whether some task said that none should go on, or this one's node is bad."""
+        """Whether a task has stopped the submission, or this task's node is bad."""
         return self.node_is_bad or self.halt.exists()
 
     @property
     def sentence(self) -> str | None:
-        """Why some task said that none should go on."""
+        """Why the submission was stopped; None if it was not."""
         halt = read_json(self.halt)
         return str(halt.get("sentence", f"{self.halt} is damaged")) if halt else None
 
     def stop(self, failure: FailureClass, sentence: str) -> None:
-        """Let no task of the submission begin another unit, and say why."""
+        """Stop the submission: none of its tasks begins another unit."""
         write_exclusive(self.halt, canonical_json({"failure": failure, "sentence": sentence}))

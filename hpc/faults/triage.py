@@ -1,4 +1,6 @@
-"""Why units are not committed, and what the next submission changes. Pure: no files, no commands.
+"""Classes of failures: why a unit was not committed, and what the next submission changes.
+
+Pure: no files, no commands. `ANSWERS` holds the words for the user.
 
 ======================  ==========================================================================
 class                   the next submission of the stage
@@ -13,8 +15,8 @@ cancelled, disk,        none of these units until the user asks (`gradenc resume
 error, drift, input
 ======================  ==========================================================================
 
-What is known decides in this order: the attempt's record, accounting, the queue; where all are
-silent a unit is lost. Nothing here ever takes a unit for done: only a commit record says that.
+The attempt's record decides first, then accounting, then the queue; if none of them says why, the
+unit is lost. Nothing here ever takes a unit for done: only a commit record says that.
 """
 
 import hashlib
@@ -49,19 +51,21 @@ class FailureClass(StrEnum):
 
 
 EXIT_CODES = {FailureClass.DRIFT: os.EX_CONFIG, FailureClass.INPUT: os.EX_NOINPUT}
-"""With what a task ends that begins no unit: other code than was submitted; no seal upstream."""
+"""Exit codes of a task that begins no unit: its code differs from what was submitted; an earlier
+stage is not sealed."""
 
 MEMORY_SHARE = 0.9
-"""A job killed with so much of its memory in use was killed for it (without cgroups, SLURM sees
-memory in samples and says FAILED instead of OUT_OF_MEMORY)."""
+"""A killed job that used this share of its memory was killed for it (without cgroups, SLURM samples
+memory and says FAILED instead of OUT_OF_MEMORY)."""
 RAISE = 1.5
+"""Factor by which memory or time is raised."""
 WARNED_S = 180.0
-"""SLURM warns so long before the end at most: 90 s as submitit asks, 60 s of SLURM's own, spare."""
+"""SLURM warns at most this long before the end (s): 90 for submitit, 60 of its own, a margin."""
 LOG_FAILED = 53
 OUT_OF_MEMORY = 125
-"""Signals that SLURM invents: a log that cannot be opened on the node; a kill by the cgroup."""
+"""Signals that SLURM makes up: the node could not open the log; the cgroup killed the job."""
 BREAKER = 5
-"""So many units that fail alike, before any is committed, stop their submission."""
+"""This many units that fail alike before any is committed stop their submission."""
 
 _ERRORS: dict[FailureClass, str | re.Pattern[str]] = {
     FailureClass.INPUT: r"^Unsealed:",
@@ -71,9 +75,9 @@ _ERRORS: dict[FailureClass, str | re.Pattern[str]] = {
     FailureClass.NODE: r"\[Errno (5|116)\]|Stale file handle|Input/output error|uncorrectable ECC"
     r"|\bXid\b|fallen off the bus|device\(s\) is/are busy|no CUDA-capable device",
 }
-"""In this order; whatever fits none is an error of the code or of its input."""
+"""Tried in this order; an exception that fits none is an error of the code or of its input."""
 _CHILD_DIED = r"KilledWorker|BrokenProcessPool|worker .* killed by signal"
-"""An exception that only says that a process of the task was killed; SLURM may know what for."""
+"""Exceptions that only say that a process of the task was killed; SLURM may know why."""
 
 _STATES = {
     State.OUT_OF_MEMORY: FailureClass.HOST_MEMORY,
@@ -85,17 +89,18 @@ _STATES = {
     State.CANCELLED: FailureClass.CANCELLED,
 }
 
-# What one failure has of its own in every unit: addresses, digests, folders, numbers.
+# Parts of a traceback that differ between units: addresses, digests, folders, numbers.
 _OWN = re.compile(r"0x[0-9a-fA-F]+|\b[0-9a-f]{8,}\b|(?:[\w.~+@=-]*/)+|\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 def classify(outcome: str | None, error: str | None, job: Job | None) -> FailureClass:
-    """Say why a unit that nobody works at any more was not committed.
+    """Return why a unit that no process works at any more was not committed.
 
     Parameters
     ----------
     outcome : str or None
-        That of the unit's attempt by this job (`AttemptRecord.outcome`); None if it was not begun.
+        Outcome of the job's attempt at the unit (`AttemptRecord.outcome`); None if the job did not
+        begin it.
     error : str or None
         The error of that attempt.
     job : Job or None
@@ -124,7 +129,7 @@ def _of_error(error: str) -> FailureClass:
 
 
 def _of_stop(job: Job | None) -> FailureClass:
-    """Say what a task that stopped when it was told to was told for."""
+    """Return why the scheduler told a task to stop, which it did."""
     if job is None:
         return FailureClass.PREEMPTED
     late = job.limit_s is not None and job.elapsed_s >= job.limit_s - WARNED_S
@@ -132,7 +137,7 @@ def _of_stop(job: Job | None) -> FailureClass:
 
 
 def _of_exit(job: Job, begun: bool) -> FailureClass:
-    """Read a job's exit code and signal, which say more than that it COMPLETED or FAILED."""
+    """Classify by the exit code and the signal, which say more than COMPLETED or FAILED."""
     if job.signal == OUT_OF_MEMORY or (_ended_by(job, SIGKILL) and _memory_was_full(job)):
         return FailureClass.HOST_MEMORY
     if job.signal == LOG_FAILED:
@@ -149,7 +154,7 @@ def _of_exit(job: Job, begun: bool) -> FailureClass:
 
 
 def _ended_by(job: Job, signal: int) -> bool:
-    """Say whether it was this signal; sacct writes a shell's exit code 137 as 9."""
+    """Return whether this signal ended the job; sacct writes a shell's exit code 137 as 9."""
     return signal in (job.signal, job.exit_code)
 
 
@@ -282,7 +287,7 @@ class Escalation:
 
 
 def escalate(stage: str, history: Sequence[Ended], max_minutes: int | None = None) -> Escalation:
-    """Say how a stage goes on after its last submission left units uncommitted.
+    """Return what a stage submits next, after its last submission left units uncommitted.
 
     Parameters
     ----------
@@ -309,9 +314,9 @@ def escalate(stage: str, history: Sequence[Ended], max_minutes: int | None = Non
 
 
 def _spent(failure: FailureClass, history: Sequence[Ended]) -> bool:
-    """Say whether a class used up its budget.
+    """Return whether a class of failures used up its retry budget.
 
-    In a row: a stage that needs many submissions loses a task now and then, and gets on.
+    Only submissions in a row count: a stage of many submissions loses a task now and then.
     """
     times = ANSWERS[failure].times
     ended_so = (
@@ -322,7 +327,7 @@ def _spent(failure: FailureClass, history: Sequence[Ended]) -> bool:
 
 
 def _counts(outcome: TaskOutcome) -> bool:
-    """Say whether it uses up the budget of its class: not where the task got on until then."""
+    """Return whether a task uses up the budget of its class: not if it committed some units."""
     return not (outcome.failure in GETS_ON and outcome.units_done)
 
 
@@ -332,7 +337,7 @@ def _change(
     outcomes: Sequence[TaskOutcome],
     max_minutes: int | None,
 ) -> StageProfile | None:
-    """Return what to ask for after these outcomes of one class, or None if it cannot be had."""
+    """Return what to ask for after these failures, or None if the profile allows no more."""
     match failure:
         case FailureClass.HOST_MEMORY:
             return _with_more_memory(profile, outcomes)
@@ -355,7 +360,7 @@ def _with_more_memory(
 
 
 def _memory_gb(profile: StageProfile, outcomes: Sequence[TaskOutcome]) -> float:
-    """Return the memory asked for, or what SLURM gave unasked (GB of 2**30); 0 if unknown."""
+    """Return the memory asked for, or SLURM's default (GB of 2**30 bytes); 0 if unknown."""
     given = max((o.job.requested_memory or 0 for o in outcomes if o.job), default=0)
     return profile.memory_gb or given / GB
 
@@ -370,7 +375,10 @@ def _with_more_time(profile: StageProfile, max_minutes: int | None) -> StageProf
 
 
 def _without_nodes(profile: StageProfile, outcomes: Sequence[TaskOutcome]) -> StageProfile:
-    """Leave out the nodes; of a job on several nobody says which, and SLURM knows a lost one."""
+    """Exclude the nodes of these jobs.
+
+    A job on several nodes does not say which was bad; SLURM itself takes a lost one out of use.
+    """
     bad = {o.job.node for o in outcomes if o.job and re.fullmatch(r"[^,\[]+", o.job.node)}
     exclude = ",".join(filter(None, (profile.exclude, *sorted(bad))))
     return profile.model_copy(update={"exclude": exclude or None})

@@ -27,19 +27,19 @@ from hpc.node.environment import code_version, rank
 from jobs.runner import Item, Outcome, run_item
 
 SETTINGS: dict[str, Any] = {
-    # A unit that ended its worker is not given to the next one: `advance` decides about it.
+    # A unit that killed its worker is not given to another one: `advance` decides what follows.
     "distributed.scheduler.allowed-failures": 0,
     # A long call of LAPACK may keep a living worker from answering; a dead one's connection ends.
     "distributed.scheduler.worker-ttl": None,
-    # Their pages ask nobody for a certificate.
+    # The status pages would be open to everybody on the network.
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
-    # Dask has workers give memory back at every free: a fit then spends half of its time on getting
-    # the same pages again. As in any process, they keep some.
+    # Dask makes workers return memory at every free; a fit then spends half of its time on getting
+    # the same pages again. Keep malloc's default.
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
 }
 POLL_S = 1.0
-"""How soon a request to stop is noticed (s)."""
+"""How often a request to stop is looked for (s)."""
 REPLACED_S = 30
 """How long to wait for a new worker when all are gone (s); one on this machine is replaced."""
 RANKS = 3
@@ -79,9 +79,9 @@ def run_items_on_dask(
     address : str, optional
         Scheduler to use instead, e.g. ``tcp://10.0.0.1:8786``.
     should_stop : callable
-        Asked every second: whether to begin no further item.
+        Called every second; true: begin no further item.
     report : callable
-        Told how each item ended.
+        Called with the outcome of each item.
     **how
         Given to `jobs.runner.run_item`.
 
@@ -128,7 +128,7 @@ def _map(
     should_stop: Callable[[], bool],
     report: Callable[[Outcome], None],
 ) -> None:
-    """Keep every worker at one item, so that none waits on one that dies or is told to stop."""
+    """Give every worker one item at a time: no item waits on a worker that dies or stops."""
     waiting, running = deque(items), set[Future]()
     ended = threading.Event()
     while True:
@@ -182,7 +182,7 @@ def _run_alone(item: Item, **how: Any) -> Outcome:
 
 @contextmanager
 def local_workers(workers: int) -> Iterator[Client]:
-    """Start worker processes on this machine, which nobody else on it can talk to."""
+    """Start worker processes on this machine that no other user of it can talk to."""
     security = Security.temporary()
     with TemporaryDirectory(prefix="gradenc-dask-") as scratch:
         with _deaf_children():
@@ -202,9 +202,9 @@ def local_workers(workers: int) -> Iterator[Client]:
 
 @contextmanager
 def _deaf_children() -> Iterator[None]:
-    """Start children that do not hear the signals by which a scheduler announces the end.
+    """Start children that ignore the signals by which a scheduler announces the end of a job.
 
-    These go to all processes of a job; a worker, unlike this process, would end in mid-unit.
+    The signals go to all processes of a job; unlike this process, a worker would end in mid-unit.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGUSR2})
     try:
@@ -228,7 +228,7 @@ def _existing(address: str, root: Path) -> Iterator[Client]:
 
 
 def _refusals(client: Client, root: Path) -> Iterator[str]:
-    """Yield why the workers cannot be used: packages, code, threads, file system."""
+    """Yield why workers cannot be used: other packages or code, more threads, no shared files."""
     versions: Any = client.get_versions()
     own = versions["client"]["packages"]
     for worker, found in versions["workers"].items():

@@ -4,8 +4,8 @@ The ranks find each other by files in a private folder of the submission, named 
 a job that was put back into the queue never joins the scheduler of its last start. All traffic is
 encrypted with a certificate made for this start, so nobody else on the cluster can join.
 
-Importing `dask_jobqueue` makes SIGINT end the process, its way to end a rank; hence a module of its
-own, which is imported inside such jobs only.
+Importing `dask_jobqueue` makes SIGINT end the process; that is how it ends a rank. This module is
+therefore imported inside such jobs only.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ def on_ranks(work: Callable[[Client], None], submission: Path, interface: str | 
     try:
         ranks = _Ranks(_folder(submission), interface)
     except SystemExit:
-        # How the runner ends a scheduler or a worker whose cluster was closed.
+        # The runner ends a scheduler or a worker like this when its cluster was closed.
         return
     with Client(ranks.scheduler_address, security=ranks.security) as client:
         # Where the work fails, the scheduler ends with this client, and may be what was lost.
@@ -45,7 +45,7 @@ def on_ranks(work: Callable[[Client], None], submission: Path, interface: str | 
 
 
 class _Ranks(SLURMRunner):
-    """The runner, with a certificate, and with an end whoever dies."""
+    """The runner, with a certificate, and with an end even if the client or the scheduler dies."""
 
     def __init__(self, folder: Path, interface: str | None) -> None:
         self.folder = folder

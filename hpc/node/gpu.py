@@ -1,4 +1,4 @@
-"""Which type of GPU a task has; all of a stage must have one, since types round differently."""
+"""The type of a task's GPU. All tasks of a stage need the same: types round differently."""
 
 import os
 import shutil
@@ -17,8 +17,8 @@ def visible_gpus() -> list[str]:
     if not shutil.which("nvidia-smi"):
         return []
     query = ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"]
-    told = subprocess.run(query, capture_output=True, text=True)
-    return told.stdout.split() if told.returncode == 0 else []
+    result = subprocess.run(query, capture_output=True, text=True)
+    return result.stdout.split() if result.returncode == 0 else []
 
 
 def gpu_type() -> str | None:
@@ -33,7 +33,7 @@ def gpu_type() -> str | None:
 
 
 def other_type(record: Path, found: str) -> str | None:
-    """Return the type that the record keeps if it is another; the first to ask writes its own."""
+    """Return the type on record if it differs; the first caller writes its own on record."""
     if write_exclusive(record, canonical_json({"gpu": found})):
         return None
     first = (read_json(record) or {}).get("gpu")
@@ -41,7 +41,7 @@ def other_type(record: Path, found: str) -> str | None:
 
 
 def _name_by_slurm(node: str | None) -> str | None:
-    """Ask SLURM's configuration; None where the process is not SLURM's or it does not answer."""
+    """Ask SLURM's configuration; None if the process is not SLURM's or SLURM does not answer."""
     if node is None:
         return None
     from hpc.slurm.client import SlurmUnavailable
@@ -54,10 +54,10 @@ def _name_by_slurm(node: str | None) -> str | None:
 
 
 def _name_by_driver(device: str) -> str | None:
-    """Ask the driver; None where it does not know the device: a part of one, or one that is lost.
+    """Ask the driver; None if it does not know the device, as for a part of a GPU or a lost one.
 
-    A lost one makes its units fail, by which its node is left out; to fail here would not.
+    A lost GPU makes its units fail, and then its node is excluded; failing here would not do that.
     """
     query = ["nvidia-smi", f"--id={device}", "--query-gpu=name", "--format=csv,noheader"]
-    told = subprocess.run(query, capture_output=True, text=True)
-    return told.stdout.strip() if told.returncode == 0 else None
+    result = subprocess.run(query, capture_output=True, text=True)
+    return result.stdout.strip() if result.returncode == 0 else None

@@ -1,4 +1,8 @@
-"""What a submitted task runs: one slice of a frozen list of units."""
+"""The function that every submitted task runs: one slice of the submission's frozen units.
+
+A task refuses to begin with other code or another type of GPU than its submission. It never decides
+what is done next: it leaves commit and attempt records.
+"""
 
 import errno
 import os
@@ -22,7 +26,7 @@ from storage_schemas.protocol.commit import committed_units, is_committed
 from storage_schemas.protocol.store import Store
 
 LOOK_AGAIN_S = 2.0
-"""How often a rank that has nothing left to begin looks whether others still live."""
+"""How often an idle rank checks whether the other ranks are alive (s)."""
 
 
 class How(TypedDict):
@@ -41,13 +45,13 @@ class How(TypedDict):
 
 
 class StopFlag:
-    """Set by SIGTERM and SIGUSR2: stop after the unit at hand."""
+    """Set by SIGTERM and SIGUSR2: the task stops after the current unit."""
 
     def __init__(self) -> None:
         self.requested = False
 
     def install(self) -> None:
-        """Handle the signals by which schedulers announce the end."""
+        """Handle the signals by which schedulers announce the end of a job."""
         for name in (signal.SIGTERM, signal.SIGUSR2):
             signal.signal(name, self._request)
 
@@ -58,9 +62,9 @@ class StopFlag:
 def run_slice(units: str, index: int) -> None:
     """Run slice `index` of the submission whose frozen list is the file `units`.
 
-    Every rank of a task has the whole slice and begins at its own place; the leases see to it that
-    each unit is made once. A rank ends when none has a unit at hand any more, so what a dead one
-    leaves is made by the others.
+    Every rank of a task walks the whole slice from its own place; leases make sure that each unit
+    is made once. A rank ends when no rank has a unit in progress, so that the others can make the
+    units of one that died.
     """
     path = Path(units)
     payload = Payload.read(path)
@@ -109,7 +113,7 @@ def _run(items: Sequence[Item], payload: Payload, submission: Path, how: How) ->
 
 
 def _run_among_ranks(items: Sequence[Item], number: int, ranks: int, how: How) -> None:
-    """Run one rank's turn, then stay while others have units at hand: they may die of them."""
+    """Run one rank's turn, then wait while others have units in progress: they may die."""
     root, own = how["root"], (how["job"], how["restarts"])
     run_items(in_turn(items, number, ranks), **how)
     left = uncommitted(items, root) if ranks > 1 else []
@@ -132,20 +136,20 @@ def uncommitted(items: Sequence[Item], root: Path) -> list[Item]:
 
 
 def at_hand(items: Sequence[Item], root: Path, job: str, restarts: int) -> list[Item]:
-    """Return the items with a unit that a rank of this job has begun and not brought to its end.
+    """Return the items with a unit that a rank of this job has begun and not ended.
 
-    The rank may be dead. A unit that failed is not among them: it waits for the next submission.
+    The rank may be dead. Units that failed are left out: they wait for the next submission.
     """
     return [item for item in items if _begun(item, root, job, restarts)]
 
 
 def abandoned(items: Sequence[Item], root: Path, job: str, restarts: int) -> list[Item]:
-    """Return the items with a unit that was at hand when its rank died."""
+    """Return the items with a unit that was in progress when its rank died."""
     return [item for item in items if not all(map(is_alive, _begun(item, root, job, restarts)))]
 
 
 def _begun(item: Item, root: Path, job: str, restarts: int) -> list[AttemptRecord]:
-    """Return this job's attempts at an item's units that have come to no end."""
+    """Return this job's attempts at an item's units that have not ended."""
     units = [(Store.open(root / path), index) for path, index in item]
     newest = [
         attempt
@@ -175,7 +179,7 @@ def show_gpu(environment: MutableMapping[str, str], gpus: Sequence[str], index: 
 
 @contextmanager
 def _full_disk_stops(breaker: Breaker) -> Iterator[None]:
-    """Stop the submission where the stores' disk has no room even to say that a unit failed."""
+    """Stop the submission if the disk has no room even for the record of a failure."""
     try:
         yield
     except OSError as error:
@@ -210,6 +214,6 @@ def _refuse_other_code(payload: Payload, breaker: Breaker, path: Path) -> None:
 
 
 def _end(failure: FailureClass, sentence: str) -> NoReturn:
-    """End this task before it has begun a unit, so that its exit code tells why."""
+    """End this task before it has begun a unit; its exit code says why."""
     print(sentence, file=sys.stderr, flush=True)
     sys.exit(EXIT_CODES[failure])

@@ -26,7 +26,7 @@ from storage_schemas.protocol.store import Store
 from storage_schemas.runs.root import root_lock
 
 ENGINES: dict[str, Literal["serial", "dask"]] = {"encode": "dask"}
-"""Stages that run on Dask inside their job; the others run their units one after another."""
+"""Stages that run on Dask inside their task; the others run their units one after another."""
 
 
 def advance(run: RunFolder, profile: Profile) -> dict[str, StageState]:
@@ -47,7 +47,7 @@ def _advance_stage(run: RunFolder, stage: str, profile: Profile) -> None:
     stores = run.stores(stage)
     if not stores or any(outdated(run, stores)):
         stores = create_stores(run, stage, plan_stage(run, stage))
-        # Of an earlier plan, if there is one.
+        # It may show the stores of an earlier plan.
         run.report.unlink(missing_ok=True)
     state = stage_state(run, stage, stores)
     if state.sealed:
@@ -61,8 +61,8 @@ def _advance_stage(run: RunFolder, stage: str, profile: Profile) -> None:
 
 
 def _submit_missing(run: RunFolder, state: StageState, profile: Profile) -> None:
-    """Submit the units that nobody has and no other run has asked for."""
-    # Locked, so that of two runs that share units one sees what the other asks for.
+    """Submit the units that are not committed, in progress or given to a task of another run."""
+    # Locked, so that one of two runs that share units sees what the other submits.
     with root_lock(run.root):
         missing = items(state, claimed_by_others(run, profile.scheduler == "slurm"))
         if not missing:
@@ -82,19 +82,19 @@ def _submit_missing(run: RunFolder, state: StageState, profile: Profile) -> None
         try:
             submit(run, state.stage, missing, How(profile.scheduler, asked, engine, run.dask))
         except Refused as error:
-            # Kept: a gate that asked again and again would end, and nobody would be told.
+            # Recorded: a gate that tried again and again would end without the user hearing of it.
             decide(run, state.stage, f"{error}: mend the profile, then `gradenc resume`")
             raise
 
 
 def _seal_or_withdraw(stores: Iterable[Store]) -> None:
-    """Seal stores; units that fail the deep check are made again by the next advance."""
+    """Seal stores; the next advance makes units again that fail the deep check."""
     for store in stores:
         try:
             seal(store)
         except Unsealable as error:
             for unit in (store.units[index] for index in error.problems):
-                # Looked at again: another run that shares the store may have mended it by now.
+                # Checked again: another run that shares the store may have repaired it by now.
                 if problems(store, unit, deep=True):
                     withdraw(store, unit)
 
@@ -149,7 +149,7 @@ def _plan_study_stage(
 
 def create_stores(run: RunFolder, stage: str, plans: Iterable[StorePlan]) -> list[Store]:
     """Create a stage's stores and record them in the run."""
-    # Locked with `gradenc gc`: what is found here must not be removed before it is recorded.
+    # `gradenc gc` takes this lock too: it must not remove a store before the run records it.
     with root_lock(run.root):
         stores = [store_plan.create(run.root) for store_plan in plans]
         run.record(stage, stores)
@@ -168,10 +168,10 @@ def sealed_references(run: RunFolder) -> dict[str, Reference]:
 
 
 def items(state: StageState, claimed: frozenset[tuple[str, int]] = frozenset()) -> list[Item]:
-    """Return the units to submit; extraction's sources of one shard travel together.
+    """Return the items to submit; the sources of one extraction shard form one item.
 
-    Units that are `claimed` (store below the root, index) are left out. Those that were tried come
-    last: one that kills its task then keeps no other waiting.
+    Units that are `claimed` (store below the root, index) are left out. Units that were tried come
+    last, so that one that kills its task keeps no other waiting.
     """
     pending = sorted(
         (
@@ -191,7 +191,7 @@ def items(state: StageState, claimed: frozenset[tuple[str, int]] = frozenset()) 
 
 
 def _pass_of(store: Store) -> str:
-    """Name what stores must share to be filled by one pass: model, images and projection."""
+    """Return a key that is equal for stores of one pass: same model, images and projection."""
     if store.kind not in ("features", "stability"):
         return store.reference
     spec = store.spec

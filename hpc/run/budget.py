@@ -1,4 +1,4 @@
-"""What is left to do costs, judged by the units already made: pilots, GPU hours, tasks' lengths."""
+"""The cost of the missing units, estimated from committed ones: pilots, GPU hours, task lengths."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
@@ -12,7 +12,7 @@ from storage_schemas.protocol.commit import committed_units
 from storage_schemas.protocol.store import Store
 
 SAMPLE = 20
-"""Committed units of a store that are looked at."""
+"""Committed units of a store whose time is read."""
 
 FILLED = 0.8
 """Share of a task's time limit that its units may be expected to take."""
@@ -22,7 +22,7 @@ Seconds = Mapping[str, float]
 
 
 def measured(stores: Iterable[Store]) -> dict[str, float]:
-    """Return how long the units made so far took."""
+    """Return the mean time of the committed units of each store (s)."""
     found = {}
     for store in stores:
         sample = sorted(committed_units(store))[:SAMPLE]
@@ -33,7 +33,7 @@ def measured(stores: Iterable[Store]) -> dict[str, float]:
 
 
 def pilots(missing: Sequence[Item], seconds: Seconds) -> list[Item]:
-    """Return one item of every kind of which no unit was made yet."""
+    """Return one item of every kind that has no committed unit yet."""
     first: dict[tuple[str, ...], Item] = {}
     for item in missing:
         first.setdefault(tuple(store for store, _ in item), item)
@@ -41,7 +41,7 @@ def pilots(missing: Sequence[Item], seconds: Seconds) -> list[Item]:
 
 
 def fitted(profile: StageProfile, missing: Sequence[Item], seconds: Seconds) -> StageProfile:
-    """Return the profile with tasks cut so that their units fit the time limit, where known."""
+    """Return the profile with tasks small enough for the time limit, if the time is known."""
     longest = max((_seconds_of(item, seconds) for item in missing), default=0.0)
     if not longest:
         return profile
@@ -53,9 +53,9 @@ def fitted(profile: StageProfile, missing: Sequence[Item], seconds: Seconds) -> 
 def over_budget(
     run: RunFolder, stage: str, profile: StageProfile, missing: Sequence[Item], seconds: Seconds
 ) -> str | None:
-    """Say that the run's limit of GPU hours does not hold these units of a stage, or None.
+    """Return a sentence if these units would exceed the run's limit of GPU hours, else None.
 
-    A unit of a kind that was not measured yet is let through while anything is left.
+    A unit of a kind that was not measured yet may run while any GPU hours are left.
     """
     limit = run.max_gpu_hours
     if limit is None or not profile.gpus_per_node:
@@ -73,7 +73,7 @@ def over_budget(
 
 
 def gpu_hours(run: RunFolder) -> float:
-    """Return the GPU hours that the run's ended tasks held, whatever came of them."""
+    """Return the GPU hours that the run's ended tasks held, failed ones included."""
     return sum(map(gpu_seconds, submissions(run))) / 3600
 
 
@@ -84,5 +84,5 @@ def gpu_seconds(submission: Submission) -> float:
 
 
 def _seconds_of(item: Item, seconds: Seconds) -> float:
-    """Return how long an item takes: its units are made together."""
+    """Return how long an item takes (s): its units are made together."""
     return max(seconds.get(store, 0.0) for store, _ in item)

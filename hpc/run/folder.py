@@ -1,4 +1,8 @@
-"""A run's folder: the resolved study, the stores it uses, its submissions and its report."""
+"""A run's folder: the resolved study, the stores it uses, its submissions and its report.
+
+The lock in it makes one process at a time plan, seal and submit. Wishes of the user change how a
+run goes on, never a result.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
@@ -83,12 +87,12 @@ class RunFolder:
 
     @property
     def drill(self) -> Path:
-        """What the units of a drill do; a study's run has none."""
+        """File that says what the units of a drill do; a study's run has none."""
         return self.path / "drill.json"
 
     @property
     def round(self) -> int:
-        """How often the user asked for failed units to be tried again."""
+        """How often the user has asked for failed units to be tried again."""
         return self.wishes.round
 
     @property
@@ -98,12 +102,12 @@ class RunFolder:
 
     @property
     def dask(self) -> str | None:
-        """Address of the user's own Dask scheduler, where it was given one."""
+        """Address of the user's own Dask scheduler, if one was given."""
         return self.wishes.dask
 
     @property
     def notify(self) -> str | None:
-        """The command that is told when the run is complete or needs the user."""
+        """The command that is run when the run is complete or needs the user."""
         return self.wishes.notify
 
     @property
@@ -113,7 +117,7 @@ class RunFolder:
 
     @property
     def max_gpu_hours(self) -> float | None:
-        """How many GPU hours the run may hold in all."""
+        """The most GPU hours that the run may hold in all."""
         return self.wishes.max_gpu_hours
 
     def profile(self) -> Profile:
@@ -127,8 +131,8 @@ class RunFolder:
         return Profile.model_validate_json(file.read_bytes())
 
     def keep_profile(self, profile: Profile) -> None:
-        """Keep a profile for whoever advances the run when nobody is logged in."""
-        # Keys that were not set stay away: some may not be, depending on the scheduler.
+        """Keep a profile for the gates, which advance the run when nobody is logged in."""
+        # Only keys that were set: a scheduler refuses some of the others.
         kept = profile.model_dump(mode="json", exclude_unset=True)
         replace(self.path / "profile.json", canonical_json(kept))
 
@@ -150,7 +154,7 @@ class RunFolder:
         self.change(round=number, cancelled=False, only=limits)
 
     def change(self, **wishes: Any) -> None:
-        """Keep what the user wishes of the run: fields of `Wishes`."""
+        """Record wishes of the user: fields of `Wishes`."""
         state = Wishes.model_validate(self.wishes.model_dump() | wishes)
         replace(self.path / "state.json", canonical_json(state.model_dump(mode="json")))
 
@@ -162,7 +166,7 @@ class RunFolder:
 
 
 class Wishes(BaseModel):
-    """What the user wishes of a run beyond its study; nothing here changes a result."""
+    """Wishes of the user beyond the study; none of them changes a result."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

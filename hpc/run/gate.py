@@ -20,7 +20,7 @@ JOB = "hpc.run.gate_job:run_gate"
 """The function that a gate runs. It advances the run and so keeps the next gate: named, not
 imported, because that way back would be a circle."""
 LATER = "now+60"
-"""When a gate looks again that has no job to wait for (SLURM's form)."""
+"""When a gate starts that has no job to wait for (SLURM's form)."""
 
 
 def living_gate(run: RunFolder) -> Job | None:
@@ -39,14 +39,14 @@ def _gates(run: RunFolder, queued: Iterable[Job]) -> Iterator[Job]:
 
 
 def _is_to_come(run: RunFolder, gate: Job) -> bool:
-    """Say whether a gate will still look at the run, and is not about to end after it did."""
+    """Return whether a gate will still read the run's state, and has not done so already."""
     if gate.state == State.COMPLETING:
         return False
     return not begun_mark(run, gate.job_id, gate.restarts).exists()
 
 
 def ensure_gate(run: RunFolder, profile: Profile, waits_for: Iterable[str]) -> None:
-    """Start a gate that runs when these jobs have ended, unless one will; the lock is held."""
+    """Start a gate that runs when these jobs have ended, unless one waits; the lock is held."""
     if any(_is_to_come(run, gate) for gate in _gates(run, queue([gate_name(run)]))):
         return
     arrays = dict.fromkeys(job_id.partition("_")[0] for job_id in waits_for)
@@ -67,5 +67,5 @@ def gate_name(run: RunFolder) -> str:
 
 
 def begun_mark(run: RunFolder, job_id: str, restarts: int) -> Path:
-    """Return the file by which a gate says that it has begun: it may miss later changes."""
+    """Return the file that a gate leaves when it begins: it may miss changes after that."""
     return run.path / "gates" / f"{job_id}.{restarts}.begun.json"

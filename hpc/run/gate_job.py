@@ -19,9 +19,9 @@ POLL_S = 15.0
 
 
 def run_gate(path: str) -> None:
-    """Advance the run in folder `path` one step, waiting out a scheduler that does not answer.
+    """Take the run in folder `path` one step further, with patience for SLURM.
 
-    Where that lasts, as with a queue that is full for hours, the gate puts itself back into it.
+    If SLURM refuses for long, as with a queue that is full for hours, the gate requeues itself.
     """
     run = RunFolder.open(Path(path))
     _go_on_when_warned(run.profile().gate.timeout_minutes * 60)
@@ -38,9 +38,9 @@ def run_gate(path: str) -> None:
 
 
 def _go_on_when_warned(limit_s: float) -> None:
-    """Let the signal before a preemption pass, and the one before the time limit say so.
+    """Ignore the signal before a preemption; end with a sentence at that before the time limit.
 
-    submitit would end the gate at either; SLURM requeues one that it has to kill for its place.
+    submitit would end the gate at either, but SLURM requeues a preempted gate that it has to kill.
     """
     began = time.monotonic()
 
@@ -56,7 +56,7 @@ def _go_on_when_warned(limit_s: float) -> None:
 
 def _advance(run: RunFolder) -> None:
     profile = run.profile()
-    # Half its time at most: it must end by itself to go on later.
+    # Half of its time limit at most: only a gate that ends by itself can requeue itself.
     deadline = time.monotonic() + min(PATIENCE_S, profile.gate.timeout_minutes * 60 / 2)
     while True:
         try:

@@ -15,7 +15,7 @@ LIMIT_S = 60.0
 def notify(run: RunFolder, sentence: str) -> None:
     """Run the user's command with one more argument, the sentence; once per sentence and round.
 
-    A command that fails is reported and not tried again: the run is as it is.
+    A command that fails is logged and not tried again; the run goes on.
     """
     if run.notify is None:
         return

@@ -1,6 +1,6 @@
 """How submissions ended, recorded while the scheduler still remembers, and what follows from it.
 
-What follows is decided by `hpc.faults.triage`, which knows no files; here records become its types.
+`hpc.faults.triage` decides what follows and knows no files; here records become its arguments.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ from storage_schemas.protocol.commit import committed_units
 from storage_schemas.protocol.store import Store
 
 PATIENCE_S = 60.0
-"""How long accounting is waited for: it alone knows why a task ended, and hears of it late."""
+"""How long to wait for accounting (s): it alone knows why a task ended, and learns it late."""
 
 Unit = tuple[str, int]
 """Store below the root, unit index."""
 
 
 def settle_ended(run: RunFolder) -> None:
-    """Record how submissions ended of which no task is alive any more; the lock is held.
+    """Record how the submissions without a living task ended; the lock is held.
 
     Raises
     ------
@@ -52,8 +52,8 @@ def settle_ended(run: RunFolder) -> None:
 def settle(run: RunFolder, submission: Submission, tasks: Sequence[Task]) -> None:
     """Record how every task of a submission ended, once none is alive.
 
-    A submission whose submitter died before it noted its jobs is cancelled by its name; whatever
-    its tasks have committed counts.
+    If the submitter died before it noted the jobs, they are cancelled by their name; units that
+    they have committed count.
     """
     if any(task.index < 0 for task in tasks):
         cancel([task.job_id for task in tasks if task.alive])
@@ -84,7 +84,7 @@ class _UnitStates:
 
 
 def _jobs(submission: Submission) -> dict[str, Job]:
-    """Return what SLURM knows of the submission's jobs; nothing for processes of this machine."""
+    """Return the submission's jobs as SLURM knows them; none for processes of this machine."""
     if not submission.on_slurm:
         return {}
     ids = [task.job_id for task in submission.jobs or ()]
@@ -109,7 +109,7 @@ def _task_outcome(
 def _failure(
     job_id: str, job: Job | None, units: Sequence[Unit], states: _UnitStates
 ) -> FailureClass | None:
-    """Class the end of a task; None if it left nothing undone but units that failed."""
+    """Classify the end of a task; None if all units that it left undone failed by themselves."""
     left = [unit for unit in units if unit not in states.committed]
     tried = [states.attempts[unit] for unit in left if unit in states.attempts]
     own = [attempt for attempt in tried if attempt.job == job_id]
@@ -118,7 +118,7 @@ def _failure(
     died = [attempt for attempt in own if attempt.outcome == "running"]
     if len(own) == len(left) and not died:
         return None
-    # What died in an earlier run of the job was lost with its node or its turn.
+    # Attempts before the job was requeued died with its node or its turn.
     last = [attempt for attempt in died if not job or attempt.restarts >= job.restarts]
     return classify(last[0].outcome, last[0].error, job) if last else classify(None, None, job)
 

@@ -1,6 +1,7 @@
-"""What a run's stores say: which units are committed, running, failed or still to do.
+"""The state of a run: which units are committed, running, failed or pending.
 
-The stores say what is done; attempt records only say why something is not. Imports nothing slow.
+Commit records alone say what is done; attempt records only say why a unit is not. The module is
+imported by every command and imports nothing slow.
 """
 
 from collections import Counter
@@ -25,7 +26,7 @@ from storage_schemas.protocol.store import Store
 Status = Literal["committed", "running", "failed", "pending"]
 
 ATTEMPTS_PER_ROUND = 3
-"""How often a unit whose task died is tried before the user is asked; see `Forgiven`."""
+"""How often a unit whose task died is tried before the user is asked (see `Forgiven`)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class UnitState:
 
     @property
     def names(self) -> set[str]:
-        """What `gradenc resume --only` may call it."""
+        """The names that `gradenc resume --only` accepts for it."""
         return _names(self.store, self.index, self.failure)
 
 
@@ -132,7 +133,7 @@ def is_stuck(run: RunFolder, states: Mapping[str, StageState]) -> bool:
 
 
 def _waits(run: RunFolder, state: StageState, states: Mapping[str, StageState]) -> bool:
-    """Say whether units wait for a place in the queue, or for another run that was given them."""
+    """Return whether units wait for room in the queue, or for another run that makes them."""
     ready = all(states[name].sealed for name in STAGES[state.stage])
     return bool(ready and state.count("pending") and not given_up(run, state.stage))
 
@@ -170,7 +171,7 @@ def is_reference(value: Any) -> bool:
 
 
 def check_only(run: RunFolder, only: Sequence[str]) -> None:
-    """Refuse names by which no failed unit goes.
+    """Refuse names that fit no failed unit.
 
     Raises
     ------
@@ -228,5 +229,5 @@ def _names(store: Store, index: int, failure: str | None) -> set[str]:
 
 
 RETRIED = (FailureClass.NODE,)
-"""Failures of an attempt that another node may not meet: tried again without asking."""
+"""Failures that may not occur on another node: such units are tried again without asking."""
 SILENT = "the task died without a message, every time it was tried"

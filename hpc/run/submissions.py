@@ -105,7 +105,7 @@ class Submission:
 
     @property
     def halt(self) -> str | None:
-        """Why its tasks should not go on, if one of them said so."""
+        """Why its tasks begin no further unit, if one of them stopped it."""
         return Breaker(self.path).sentence
 
     @property
@@ -158,11 +158,11 @@ def of_round(run: RunFolder, stage: str) -> list[Submission]:
 
 
 def given_up(run: RunFolder, stage: str) -> str | None:
-    """Say why nothing more is submitted of a stage before the user asks, or None if it is.
+    """Return why nothing more of a stage is submitted before the user resumes the run, or None.
 
-    Either a decision of the user is needed; or a task of the last submission said that none should
-    go on; or several submissions in a row have brought no commit. (Where tasks end before they
-    begin a unit, no attempt says why, and only this stops the run.)
+    Either the user must decide something; or a task stopped the last submission; or several
+    submissions in a row brought no commit. (If tasks end before they begin a unit, no attempt says
+    why, and only this stops the run.)
     """
     if decision := read_json(_decision(run, stage)):
         return str(decision["sentence"])
@@ -178,7 +178,7 @@ def given_up(run: RunFolder, stage: str) -> str | None:
 
 
 def decide(run: RunFolder, stage: str, sentence: str) -> None:
-    """Submit nothing more of a stage in this round, and say what the user must decide."""
+    """Record what the user must decide: nothing more of the stage is submitted in this round."""
     write_exclusive(_decision(run, stage), canonical_json({"sentence": sentence}))
 
 

@@ -1,8 +1,8 @@
 """Attempts at a unit; the newest one's file is the lease on it.
 
 An attempt of generation n is a file created exclusively, so one of two racing processes gets it.
-The holder of a unit is its highest generation. A holder that has died is superseded by n + 1, never
-removed; should it only have been stalled, it finds at its commit that it no longer holds the unit.
+The holder of a unit is its highest generation. A dead holder is superseded by n + 1, never removed;
+if it was only stalled, it notices at its commit that it no longer holds the unit.
 """
 
 import os

@@ -31,6 +31,7 @@ import xarray as xr
 from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
+from gradenc_core.digests import KnownDigests
 from gradenc_core.recordings.repeats import (
     ResponseDescription,
     Responses,
@@ -105,6 +106,7 @@ def describe(
     normalise: str = "session",
     rois: Sequence[str] | None = None,
     sessions: Sequence[str] | None = None,
+    known: KnownDigests | None = None,
 ) -> ResponseDescription:
     """Describe a subject's responses from headers, events and labels, without the betas.
 
@@ -122,6 +124,8 @@ def describe(
         The regions whose voxels are targets; all by default.
     sessions : sequence of str, optional
         Names of the sessions' folders, such as "ses-01", to read; all by default.
+    known : KnownDigests, optional
+        Digests of files that need not be read again.
 
     Raises
     ------
@@ -138,7 +142,7 @@ def describe(
     for session in opened:
         paths += [session.betas, session.events]
     return ResponseDescription(
-        subject, "fmri", stimuli, n_repeats, _coords(voxels), hash_files(folder, paths)
+        subject, "fmri", stimuli, n_repeats, _coords(voxels), hash_files(folder, paths, known)
     )
 
 

@@ -25,6 +25,7 @@ import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
+from gradenc_core.digests import KnownDigests
 from gradenc_core.recordings.repeats import (
     STIMULUS,
     ResponseDescription,
@@ -88,6 +89,7 @@ def describe(
     picks: str = "meg",
     tmin: float | None = None,
     tmax: float | None = None,
+    known: KnownDigests | None = None,
 ) -> ResponseDescription:
     """Describe a subject's responses from header and metadata, without the epochs' data.
 
@@ -104,6 +106,8 @@ def describe(
         Whether each sensor and time is z-scored over the used epochs of a session.
     tmin, tmax : float, optional
         First and last time that are targets, in s after stimulus onset; all by default.
+    known : KnownDigests, optional
+        Digests of files that need not be read again.
 
     Raises
     ------
@@ -115,7 +119,7 @@ def describe(
     check_normalise(normalise)
     recording = _open(folder, subject, manifest, picks, tmin, tmax)
     stimuli, n_repeats = count_repeats(recording.rows, manifest, recording.file)
-    files = hash_files(folder, _parts(recording.file))
+    files = hash_files(folder, _parts(recording.file), known)
     return ResponseDescription(subject, "meg", stimuli, n_repeats, _coords(recording), files)
 
 

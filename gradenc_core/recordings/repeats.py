@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gradenc_core.digests import KnownDigests, NothingKnown
 from gradenc_core.recordings.ceilings import RepeatMoments
 from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.images import Manifest
@@ -175,13 +176,19 @@ def check_normalise(normalise: str) -> None:
         raise ValueError(f"normalise is {normalise!r}; give one of {', '.join(NORMALISATIONS)}")
 
 
-def hash_files(folder: Path, paths: Iterable[Path]) -> dict[str, str]:
+def hash_files(
+    folder: Path, paths: Iterable[Path], known: KnownDigests | None = None
+) -> dict[str, str]:
     """Return path below `folder` -> SHA-256, sorted by path."""
+    known = known or NothingKnown()
     digests = {}
     for path in paths:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        digests[path.relative_to(folder).as_posix()] = digest
+        found = known.get(path)
+        if found is None:
+            with path.open("rb") as file:
+                found = [hashlib.file_digest(file, "sha256").hexdigest()]
+            known.keep(path, found)
+        (digests[path.relative_to(folder).as_posix()],) = found
     return dict(sorted(digests.items()))
 
 

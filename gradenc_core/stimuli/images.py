@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from gradenc_core.digests import KnownDigests, NothingKnown
+
 FORMATS = ("PNG", "JPEG")
 SUFFIXES = (".png", ".jpg", ".jpeg")
 BRICKS = (".hdf5", ".h5")
@@ -47,7 +49,9 @@ class Manifest:
 
 
 def read_manifest(
-    folder: Path, progress: Callable[[int, int], None] = lambda done, total: None
+    folder: Path,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+    known: KnownDigests | None = None,
 ) -> Manifest:
     """List the images below a folder; hidden files and other types are passed over.
 
@@ -58,7 +62,9 @@ def read_manifest(
     ----------
     folder : Path
     progress : callable
-        Told, after each image, how many of how many have been read.
+        Called after each image with the images done and their total number.
+    known : KnownDigests, optional
+        Digests of files that need not be read again; what is read is kept there.
 
     Raises
     ------
@@ -72,7 +78,9 @@ def read_manifest(
             f"there is no stimulus folder {folder}; name the folder that holds the images"
         )
     paths = sorted(_files(folder), key=lambda path: path.relative_to(folder).as_posix())
-    total = sum(_n_images(path) for path in paths)
+    known = known or NothingKnown()
+    found = {path: known.get(path) for path in paths}
+    total = sum(_n_images(path) if read is None else len(read) for path, read in found.items())
     if not total:
         raise ValueError(
             f"the stimulus folder {folder} holds no image; put PNG or JPEG files or HDF5 bricks "
@@ -81,9 +89,14 @@ def read_manifest(
     first: dict[str, str] = {}
     first_of: dict[str, str] = {}
     for path in paths:
-        for name, digest in _digests(path, path.relative_to(folder).as_posix()):
+        digests = []
+        for row, digest in enumerate(found[path] or _digests(path)):
+            name = path.relative_to(folder).as_posix() + (f"/{row}" if _is_brick(path) else "")
             first_of[name] = first.setdefault(digest, name)
+            digests.append(digest)
             progress(len(first_of), total)
+        if found[path] is None:
+            known.keep(path, digests)
     return Manifest(tuple(first.values()), tuple(first), first_of)
 
 
@@ -109,7 +122,7 @@ def read_stimulus(folder: Path, name: str, digest: str) -> Image.Image:
         If its content has another digest, or cannot be decoded.
     """
     path = folder / name
-    brick = path.parent if path.parent.suffix.lower() in BRICKS and path.parent.is_file() else None
+    brick = path.parent if _is_brick(path.parent) and path.parent.is_file() else None
     if not (brick or path).is_file():
         raise FileNotFoundError(
             f"the stimulus {path} that the study was planned with is gone; put it back, or "
@@ -249,20 +262,24 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _n_images(path: Path) -> int:
-    if path.suffix.lower() not in BRICKS:
+    if not _is_brick(path):
         return 1
     with _brick(path) as images:
         return len(images)
 
 
-def _digests(path: Path, name: str) -> Iterator[tuple[str, str]]:
-    """Yield id and digest of the image or images that a file holds."""
-    if path.suffix.lower() not in BRICKS:
-        yield name, _digest(_verified(path))
+def _is_brick(path: Path) -> bool:
+    return path.suffix.lower() in BRICKS
+
+
+def _digests(path: Path) -> Iterator[str]:
+    """Yield the digest of the image or images that a file holds."""
+    if not _is_brick(path):
+        yield _digest(_verified(path))
         return
     with _brick(path) as images:
         for row in range(len(images)):
-            yield f"{name}/{row}", _digest(images[row])
+            yield _digest(images[row])
 
 
 def _digest(content: bytes | NDArray[np.uint8]) -> str:

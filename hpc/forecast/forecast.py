@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from hpc.config.profile import Profile, StageProfile, n_tasks
 from hpc.forecast.memory import check_memory
 from hpc.forecast.sizes import StudyShapes, shaped
-from hpc.forecast.workload import Tell, Work, workload
+from hpc.forecast.workload import NetworkPasses, StageWork, Tell, time_passes, workload
 from hpc.plan.stages import all_plans
 from hpc.plan.store_plan import StorePlan
-from hpc.study.checks import check_models, check_objectives, check_paths
-from hpc.study.resolve import resolve
-from hpc.study.resolved import Resolved, Subject
+from hpc.study.resolve import NetworkTurn, resolve
+from hpc.study.resolved import Resolved
 from hpc.study.study import Study
 from jobs.spec import STAGES
 
@@ -34,13 +33,13 @@ class StageForecast:
     array_jobs: int
     """0 where tasks are processes of this machine."""
     seconds: float
-    """Wall time, waiting in a queue not counted."""
+    """Wall time, without waits in a queue."""
     gpu_hours: float
     """GPU hours held."""
     longest_s: float
-    """Of one task with its longest unit alone."""
+    """Time of a task that has the longest unit and no other (s)."""
     basis: str
-    """Where `seconds`, and with it `gpu_hours`, is from; all else is counted."""
+    """Where `seconds`, and with it `gpu_hours`, comes from; all else is counted."""
 
 
 def forecast(study: Study, profile: Profile, tell: Tell = lambda _: None) -> list[StageForecast]:
@@ -48,31 +47,48 @@ def forecast(study: Study, profile: Profile, tell: Tell = lambda _: None) -> lis
 
     `tell` is called with what is being timed.
     """
-    check_paths(study)
-    check_objectives(study)
-    check_models(study)
-    resolved, subjects = resolve(study)
-    return _forecast(study, profile, resolved, subjects, tell)
+    turns = _Turns(profile, tell)
+    resolved, _ = resolve(study, turns)
+    return turns.forecast(study, resolved)
 
 
 def forecast_shapes(
     study: Study, profile: Profile, shapes: StudyShapes, tell: Tell = lambda _: None
 ) -> list[StageForecast]:
     """Do so for stimuli and recordings of which only the sizes are known."""
-    with shaped(study, shapes) as (untrained, resolved, subjects):
-        return _forecast(untrained, profile, resolved, subjects, tell)
+    turns = _Turns(profile, tell)
+    with shaped(study, shapes, turns) as (untrained, resolved, _):
+        return turns.forecast(untrained, resolved)
 
 
-def _forecast(
-    study: Study, profile: Profile, resolved: Resolved, subjects: Sequence[Subject], tell: Tell
-) -> list[StageForecast]:
-    plans = all_plans(study, resolved, subjects)
-    check_memory(study, resolved, plans, profile)
-    work = workload(study, resolved, plans, profile, tell)
-    return [_stage(stage, plans, work[stage], profile) for stage in STAGES]
+class _Turns:
+    """Plans and times each network of a study while it is in memory."""
+
+    def __init__(self, profile: Profile, tell: Tell) -> None:
+        self._profile, self._tell = profile, tell
+        self._plans: list[StorePlan] = []
+        self._passes: dict[str, NetworkPasses] = {}
+
+    def __call__(self, turn: NetworkTurn) -> None:
+        plans = all_plans(turn.study, turn.resolved, turn.subjects)
+        check_memory(turn.study, turn.resolved, plans, self._profile)
+        name = turn.built.described.name
+        self._tell(f"timing model {name}")
+        first = not self._passes
+        self._passes[name] = time_passes(turn, plans, self._profile.stage("extract"))
+        # Recordings are ingested once, whatever the number of networks.
+        self._plans += [plan for plan in plans if first or plan.stage != "ingest"]
+
+    def forecast(self, study: Study, resolved: Resolved) -> list[StageForecast]:
+        """Return the forecast of every stage, after the last network's turn."""
+        plans, profile = self._plans, self._profile
+        work = workload(study, resolved, plans, profile, self._passes, self._tell)
+        return [_stage(stage, plans, work[stage], profile) for stage in STAGES]
 
 
-def _stage(stage: str, plans: Sequence[StorePlan], work: Work, profile: Profile) -> StageForecast:
+def _stage(
+    stage: str, plans: Sequence[StorePlan], work: StageWork, profile: Profile
+) -> StageForecast:
     chosen = [p.layout for p in plans if p.stage == stage]
     how = profile.stage(stage)
     tasks = n_tasks(profile.scheduler, how, work.items)
@@ -96,7 +112,7 @@ def _stage(stage: str, plans: Sequence[StorePlan], work: Work, profile: Profile)
 
 
 def n_processes(stage: str, how: StageProfile) -> int:
-    """Return how many processes of one task compute; of Dask's ranks two do not."""
+    """Return how many processes of one task compute; two of Dask's ranks do not."""
     if stage != "encode":
         return how.ranks
     return how.dask_workers if how.ranks == 1 else how.ranks - 2

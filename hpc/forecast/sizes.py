@@ -12,19 +12,22 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
-import torch
 import xarray as xr
 from PIL import Image
 from pydantic import Field, ValidationError, model_validator
 
+from gradenc_core.digests import NothingKnown
 from gradenc_core.recordings.repeats import ResponseDescription
 from gradenc_core.stimuli.generated import dead_leaves
 from hpc.config.fields import Count, Positive, Real, Section
 from hpc.config.refusals import refusals
 from hpc.config.yaml import read_yaml
 from hpc.forecast.timings import MICRO_BATCH
-from hpc.study.resolve import resolve_bank, resolve_model, resolve_sources
+from hpc.study.networks import resolve_networks
+from hpc.study.plugins import find_losses
+from hpc.study.resolve import Visit, refuse, resolve_sources, turns
 from hpc.study.resolved import Resolved, Subject
+from hpc.study.stimuli import read_bank
 from hpc.study.study import Study, StudyError
 from storage_schemas.identity import digest
 
@@ -124,11 +127,19 @@ def load_shapes(path: Path) -> StudyShapes:
 
 
 @contextmanager
-def shaped(study: Study, shapes: StudyShapes) -> Iterator[tuple[Study, Resolved, list[Subject]]]:
-    """Yield what `hpc.study.resolve.resolve` would, from shapes: models are built without weights.
+def shaped(
+    study: Study, shapes: StudyShapes, visit: Visit | None = None
+) -> Iterator[tuple[Study, Resolved, list[Subject]]]:
+    """Yield what `hpc.study.resolve.resolve` would find, from shapes; networks are untrained.
 
     The first stimuli are generated images in a temporary folder, for as long as the context lasts.
+
+    Parameters
+    ----------
+    visit : callable, optional
+        Called with each network while it is in memory, as by `resolve`.
     """
+    problems: list[str] = []
     models = tuple(m.model_copy(update=UNTRAINED) for m in study.models)
     study = study.model_copy(update={"models": models, "bank": None, "labels": None})
     seed_region = study.comparisons.seed_region
@@ -143,27 +154,27 @@ def shaped(study: Study, shapes: StudyShapes) -> Iterator[tuple[Study, Resolved,
         for s in range(recordings.subjects)
     ]
     ids = tuple(dict.fromkeys(name for s in subjects for name in s.description.stimuli))
-    bank, class_images = resolve_bank(study)
-    with torch.device("meta"):
-        resolved_models = tuple(resolve_model(study, model) for model in models)
+    losses = find_losses(study, problems)
+    bank = read_bank(study, NothingKnown(), problems)
+    assert bank is not None  # of generated images
     with TemporaryDirectory() as folder:
         digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ids}
         for name in ids[:MICRO_BATCH]:
             digests[name] = _write_image(Path(folder) / name, shapes.image_size)
-        yield (
-            study,
-            Resolved(
-                study=study.model_dump(mode="json"),
-                stimuli=folder,
-                stimulus_ids=ids,
-                stimulus_digests=tuple(digests.values()),
-                models=resolved_models,
-                gradients=resolve_sources(study),
-                bank=bank,
-                class_images=class_images,
-            ),
-            subjects,
+        resolved = Resolved(
+            study=study.model_dump(mode="json"),
+            stimuli=folder,
+            stimulus_ids=ids,
+            stimulus_digests=tuple(digests.values()),
+            models=(),
+            gradients=resolve_sources(study, losses, None),
+            bank=bank[0],
+            class_images=bank[1],
         )
+        each = None if visit is None else turns(visit, study, resolved, subjects, losses)
+        networks = resolve_networks(study, losses, None, problems, each)
+        refuse(study, problems)
+        yield study, resolved.model_copy(update={"models": tuple(networks)}), subjects
 
 
 def _write_image(path: Path, size: int) -> str:

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 from torch.utils.flop_counter import FlopCounterMode
 
+from gradenc_core.arrays import device
 from gradenc_core.ridge.cost import REPLICATES, Part, Shapes, plan_solver
 from gradenc_core.ridge.encode import score_targets
 from gradenc_core.ridge.factorise import factorise
@@ -32,10 +33,8 @@ from gradenc_core.signals.sizes import N_PROTOTYPES
 from gradenc_core.signals.stimulus import Stimuli
 from hpc.config.profile import StageProfile
 from hpc.plan.store_plan import StorePlan
-from hpc.study.plugins import all_objectives, find_sources, loaded_head
-from hpc.study.resolved import Resolved, ResolvedModel, signal_spec
-from hpc.study.study import Study
-from jobs import models
+from hpc.study.resolve import NetworkTurn
+from hpc.study.resolved import signal_spec
 from jobs.extract import build_extractor, load
 from storage_schemas.protocol.attempts import begin
 from storage_schemas.protocol.commit import commit
@@ -106,14 +105,8 @@ def _seconds_until_ready(code: str) -> float:
     return taken
 
 
-def time_extract(
-    study: Study,
-    resolved: Resolved,
-    model: ResolvedModel,
-    plans: Sequence[StorePlan],
-    how: StageProfile,
-) -> ExtractSpeed:
-    """Time a pass of a model, after a first one, and the commit of one shard.
+def time_extract(turn: NetworkTurn, plans: Sequence[StorePlan], how: StageProfile) -> ExtractSpeed:
+    """Time a pass of a network, after a first one, and the commit of one shard.
 
     Parameters
     ----------
@@ -123,14 +116,11 @@ def time_extract(
     with TemporaryDirectory() as folder, _threads(how.threads):
         stores = [p.create(Path(folder)) for p in plans]
         commit_s = sum(_seconds_to_commit(store) for store in stores)
-        models.load.cache_clear()
-        load_s = _seconds(lambda: models.load(model.spec, model.checkpoint))
-        timed = _Passes(study, resolved, model, stores[0], min(how.micro_batch, FEW), how)
+        timed = _Passes(turn, stores[0], min(how.micro_batch, FEW), how)
         if timed.run_s < SLOW_S:
-            most = min(how.micro_batch, MICRO_BATCH)
-            timed = _Passes(study, resolved, model, stores[0], most, how)
+            timed = _Passes(turn, stores[0], min(how.micro_batch, MICRO_BATCH), how)
         return ExtractSpeed(
-            load_s=load_s + timed.first_s,
+            load_s=turn.built.build_s + timed.first_s,
             decode_s=timed.decode_s / timed.n,
             image_s=timed.run_s / timed.n,
             commit_s=commit_s,
@@ -141,28 +131,21 @@ def time_extract(
 class _Passes:
     """Passes of the first images of a store."""
 
-    def __init__(
-        self,
-        study: Study,
-        resolved: Resolved,
-        model: ResolvedModel,
-        store: Store,
-        most: int,
-        how: StageProfile,
-    ) -> None:
-        loaded, _ = models.load(model.spec, model.checkpoint)
+    def __init__(self, turn: NetworkTurn, store: Store, most: int, how: StageProfile) -> None:
+        sources, network = turn.resolved.sources, turn.built.network
+        network.module.to(device())
         unit = store.units[0]
         start = unit.key["start"]
         self.n = min(most, unit.key["stop"] - start)
         self._unit = replace(unit, key=unit.key | {"stop": start + self.n})
         self._store, self._threads = store, how.threads
         self._extractor = build_extractor(
-            loaded,
-            resolved.sources,
-            signal_spec(study, model, resolved.sources[-1]),
+            network,
+            sources,
+            signal_spec(turn.study, turn.built.described, sources[-1]),
             self.n,
-            _placeholder_context(study, resolved, model),
-            all_objectives(find_sources(study)),
+            _placeholder_context(turn),
+            turn.losses.objectives,
         )
         with FlopCounterMode(display=False) as counted:
             first_s = _seconds(self._run)
@@ -178,16 +161,16 @@ class _Passes:
         self._extractor.stream(self._images(), self.n)
 
 
-def _placeholder_context(study: Study, resolved: Resolved, model: ResolvedModel) -> Context:
+def _placeholder_context(turn: NetworkTurn) -> Context:
     """Return noise in the shape of the bank, which does not exist at plan time."""
     rng = torch.Generator().manual_seed(0)
     items, prototypes = (
-        torch.randn(n, model.n_channels, generator=rng)
-        for n in (resolved.bank.n_images, N_PROTOTYPES)
+        torch.randn(n, turn.built.described.n_channels, generator=rng)
+        for n in (turn.resolved.bank.n_images, N_PROTOTYPES)
     )
     digests = tuple(str(number) for number in range(len(items)))
     bank = Bank(digests, items, items, items.mean(dim=0), prototypes)
-    return Context(study.seed, bank, loaded_head(study))
+    return Context(turn.study.seed, bank, turn.losses.head)
 
 
 def time_commit(planned: StorePlan) -> float:

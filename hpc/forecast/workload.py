@@ -23,7 +23,8 @@ from hpc.forecast.timings import (
 )
 from hpc.plan import stages as plan
 from hpc.plan.store_plan import StorePlan
-from hpc.study.resolved import Resolved, ResolvedModel, signal_spec
+from hpc.study.resolve import NetworkTurn
+from hpc.study.resolved import Resolved, signal_spec
 from hpc.study.study import Study
 from jobs.encode import ridge_options
 
@@ -47,46 +48,50 @@ GPU_ASSUMED = f"assumed: a GPU of {GPU_FLOPS:.0e} operations/s; decoding measure
 
 
 @dataclass(frozen=True)
-class Work:
+class StageWork:
     """What the processes of a stage have to do."""
 
     items: int
     seconds: float
-    """Of one process for all items together."""
+    """Time that one process would need for all items (s)."""
     start_s: float
-    """Of a process before its first item."""
+    """Time of a process before its first item (s)."""
     basis: tuple[str, ...]
-    """Where the seconds are from."""
+    """Where the times come from."""
     longest_s: float = UNIT_S
-    """Of the longest item."""
+    """Time of the longest item (s)."""
 
 
 @dataclass(frozen=True)
-class Pass:
-    """Passes of one model with all its sources, by one process; seconds."""
+class NetworkPasses:
+    """Speed of one network with all its sources, in one process."""
 
     image_s: float
+    """Time of one image (s)."""
     commit_s: float
-    """Of a shard, where an image's time does not hold it."""
+    """Time to commit a shard, where it is not part of an image's time (s)."""
     load_s: float
+    """Time before the first image (s)."""
     basis: str
+    """Where the times come from."""
 
 
 Tell = Callable[[str], None]
-"""Shows what is being timed."""
+"""Hears what is being timed."""
 
 
 def workload(
-    study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile, tell: Tell
-) -> dict[str, Work]:
-    """Return the work of every stage."""
+    study: Study,
+    resolved: Resolved,
+    plans: Sequence[StorePlan],
+    profile: Profile,
+    passes: Mapping[str, NetworkPasses],
+    tell: Tell,
+) -> dict[str, StageWork]:
+    """Return the work of every stage, given the speed of each network by its name."""
     how = profile.stage("extract")
     tell("timing the start of processes")
     start_s = time_start(model.spec.library for model in resolved.models)
-    passes = {}
-    for model in resolved.models:
-        tell(f"timing model {model.name}")
-        passes[model.name] = _time_pass(study, resolved, model, plans, how)
     tell("timing the ridge")
     return {
         "prepare": _prepare(resolved, plans, passes, start_s),
@@ -101,14 +106,17 @@ def _units(plans: Sequence[StorePlan], stage: str) -> int:
     return sum(len(p.layout.units) for p in plans if p.stage == stage)
 
 
-def _short(plans: Sequence[StorePlan], stage: str, start_s: float) -> Work:
+def _short(plans: Sequence[StorePlan], stage: str, start_s: float) -> StageWork:
     units = _units(plans, stage)
-    return Work(units, units * UNIT_S, start_s, (ASSUMED,))
+    return StageWork(units, units * UNIT_S, start_s, (ASSUMED,))
 
 
 def _prepare(
-    resolved: Resolved, plans: Sequence[StorePlan], passes: dict[str, Pass], start_s: float
-) -> Work:
+    resolved: Resolved,
+    plans: Sequence[StorePlan],
+    passes: Mapping[str, NetworkPasses],
+    start_s: float,
+) -> StageWork:
     """Count a forward pass of the bank, and what classes and components pass.
 
     Classes take four passes of one gradient, components a pass of their stimuli.
@@ -121,27 +129,21 @@ def _prepare(
     images = (bank + classes + 2 * components / len(passes)) / (1 + len(gradients))
     short = _short(plans, "prepare", start_s)
     seconds = short.seconds + sum(p.load_s + images * p.image_s for p in passes.values())
-    return Work(short.items, seconds, start_s, short.basis)
+    return StageWork(short.items, seconds, start_s, short.basis)
 
 
-def _time_pass(
-    study: Study,
-    resolved: Resolved,
-    model: ResolvedModel,
-    plans: Sequence[StorePlan],
-    how: StageProfile,
-) -> Pass:
-    """Look the model up in records, else time it."""
+def time_passes(turn: NetworkTurn, plans: Sequence[StorePlan], how: StageProfile) -> NetworkPasses:
+    """Return the speed of a network from records of earlier runs, or else by timing it here."""
+    study, resolved, model = turn.study, turn.resolved, turn.built.described
     root, on_gpu = _root(study), how.gpus_per_node > 0
     records = extract_records(root, on_gpu or _gpu_is_here()) if root else {}
     signal = signal_spec(study, model, "forward")
     record = records.get(pass_key(model.spec, signal, resolved.sources))
     if record is not None:
-        return Pass(record.seconds, 0.0, 0.0, RECORDS.format(record.units))
-    features = _features(plans, model.name)[: len(resolved.sources)]
-    speed = time_extract(study, resolved, model, features, how)
+        return NetworkPasses(record.seconds, 0.0, 0.0, RECORDS.format(record.units))
+    speed = time_extract(turn, _features(plans, model.name)[: len(resolved.sources)], how)
     image_s, basis = image_seconds(speed, on_gpu and not _gpu_is_here())
-    return Pass(image_s, speed.commit_s, speed.load_s, basis)
+    return NetworkPasses(image_s, speed.commit_s, speed.load_s, basis)
 
 
 def image_seconds(speed: ExtractSpeed, on_assumed_gpu: bool) -> tuple[float, str]:
@@ -166,10 +168,10 @@ def _features(plans: Sequence[StorePlan], model: str) -> list[StorePlan]:
 def _extract(
     resolved: Resolved,
     plans: Sequence[StorePlan],
-    passes: dict[str, Pass],
+    passes: Mapping[str, NetworkPasses],
     how: StageProfile,
     start_s: float,
-) -> Work:
+) -> StageWork:
     """Count the shards and each model's stability, whose sources share their passes."""
     items, seconds, longest = len(passes), 0.0, 0.0
     for name, timed in passes.items():
@@ -182,7 +184,7 @@ def _extract(
         longest = max(longest, largest * timed.image_s + timed.commit_s)
     load_s = sum(timed.load_s for timed in passes.values())
     basis = tuple(timed.basis for timed in passes.values())
-    return Work(items, seconds, start_s + load_s, basis, longest)
+    return StageWork(items, seconds, start_s + load_s, basis, longest)
 
 
 def _padded(planned: StorePlan, micro_batch: int) -> Iterator[int]:
@@ -197,7 +199,7 @@ def stability_images(resolved: Resolved) -> int:
 
 
 @dataclass(frozen=True)
-class Fit:
+class ScoreFit:
     """A scores store and what each of its units fits."""
 
     plan: StorePlan
@@ -208,11 +210,11 @@ class Fit:
 
 def _encode(
     study: Study, resolved: Resolved, plans: Sequence[StorePlan], how: StageProfile
-) -> Work:
+) -> StageWork:
     """Add up the parts of all units, at the rates of their kinds of bands."""
     root = _root(study)
     records = encode_records(root) if root else {}
-    kinds: dict[Key, list[Fit]] = {}
+    kinds: dict[Key, list[ScoreFit]] = {}
     for fit in _fits(study, resolved, plans):
         diagnostic = plan.is_diagnostic(fit.plan.attrs["bands"])
         kinds.setdefault(fit_key(fit.banded, diagnostic), []).append(fit)
@@ -234,11 +236,11 @@ def _encode(
     # As many workers as this machine has processors for start at once.
     workers = min(how.dask_workers, os.cpu_count() or 1, items)
     basis.append(_largest_part(seconds))
-    return Work(items, sum(seconds.values()), time_cluster(workers), tuple(basis), longest)
+    return StageWork(items, sum(seconds.values()), time_cluster(workers), tuple(basis), longest)
 
 
 def _rates(
-    study: Study, fits: Sequence[Fit], record: Record | None
+    study: Study, fits: Sequence[ScoreFit], record: Record | None
 ) -> tuple[Mapping[Part, float], float, str]:
     """Return seconds per operation of every part, seconds of a commit, and where they are from."""
     largest = max(fits, key=lambda fit: sum(fit.parts.values()))
@@ -255,12 +257,12 @@ def _largest_part(seconds: Mapping[str, float]) -> str:
     return f"{seconds[part] / sum(seconds.values()):.0%} for {PARTS[part]}"
 
 
-def _fits(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Iterator[Fit]:
+def _fits(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Iterator[ScoreFit]:
     options = ridge_options(plan.encoding_spec(study))
     for p in plans:
         if p.kind == "scores":
             shapes, banded = shapes_of(study, resolved, p)
-            yield Fit(p, shapes, banded, plan_solver(shapes, options, banded).parts)
+            yield ScoreFit(p, shapes, banded, plan_solver(shapes, options, banded).parts)
 
 
 def _collinearity_operations(study: Study, resolved: Resolved, planned: StorePlan) -> float:

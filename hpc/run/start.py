@@ -9,9 +9,9 @@ from hpc.plan.prepare import prepare_plans
 from hpc.plan.stages import all_plans, ingest_plans
 from hpc.run.advance import create_stores
 from hpc.run.folder import RunFolder
-from hpc.study.checks import check_models, check_objectives, check_paths
 from hpc.study.resolve import resolve
-from hpc.study.study import Study, dump_study
+from hpc.study.resolved import Resolved
+from hpc.study.study import Study, anchored, dump_study
 
 
 def start(study: Study, path: Path, profile: Profile | None = None) -> RunFolder:
@@ -28,9 +28,6 @@ def start(study: Study, path: Path, profile: Profile | None = None) -> RunFolder
         If a process's memory is too small, or the folder holds a run of another study, or
         of stimuli or models that have changed.
     """
-    check_paths(study)
-    check_objectives(study)
-    check_models(study)
     resolved, subjects = resolve(study)
     units: Counter[str] = Counter()
     plans = all_plans(study, resolved, subjects)
@@ -42,9 +39,9 @@ def start(study: Study, path: Path, profile: Profile | None = None) -> RunFolder
     run = RunFolder.create(path, study.name, root, units)
     with run.lock():
         if not run.resolved.exists():
-            (path / "study.yaml").write_text(dump_study(study))
+            (path / "study.yaml").write_text(dump_study(anchored(study)))
             resolved.write(run.resolved)
-        elif type(resolved).read(run.resolved) != resolved:
+        elif _wherever(Resolved.read(run.resolved)) != _wherever(resolved):
             raise ValueError(
                 f"{path} holds the run of another version of this study (its file, its stimuli or "
                 "its models differ); give this one a folder of its own with --run"
@@ -56,3 +53,8 @@ def start(study: Study, path: Path, profile: Profile | None = None) -> RunFolder
             create_stores(run, "prepare", prepare_plans(study, resolved))
             create_stores(run, "ingest", ingest_plans(resolved, subjects))
     return run
+
+
+def _wherever(resolved: Resolved) -> Resolved:
+    """Return what a study means without the folder of its file: every path in it is absolute."""
+    return resolved.model_copy(update={"study": resolved.study | {"paths_from": None}})

@@ -1,40 +1,81 @@
-"""Whether a study's stimuli have what its keys ask of them."""
+"""A study's images and their true classes: the stimuli, the bank of the objectives, the labels."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
+from gradenc_core.digests import KnownDigests
+from gradenc_core.signals.sizes import N_ITEMS, N_PROTOTYPES
+from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.classes import read_labels
-from gradenc_core.stimuli.images import Manifest
+from gradenc_core.stimuli.images import Manifest, read_manifest
 from hpc.config.phrases import given
-from hpc.study.study import Study, StudyError
+from hpc.study.study import Study
+from jobs.spec import BankImages
+from storage_schemas.files import file_digest
+from storage_schemas.identity import digest
+
+N_CLASS_IMAGES = 16
 
 
-def check_stimuli(study: Study, manifest: Manifest) -> None:
-    """Refuse true classes that do not fit the stimuli, and more components than stimuli.
+@dataclass(frozen=True)
+class Labels:
+    """The study's file of true classes."""
 
-    Raises
-    ------
-    StudyError
-        With a line for every problem.
-    """
-    problems = [*_component_problems(study, manifest)]
-    if study.labels is not None:
-        problems += _label_problems(study, study.labels, manifest)
-    if problems:
-        raise StudyError("\n".join(f"{study._file}: {problem}" for problem in problems))
+    path: Path
+    digest: str
+    classes: Mapping[str, int]
+    """Class of each stimulus."""
 
 
-def _component_problems(study: Study, manifest: Manifest) -> Iterator[str]:
+def find_folder(study: Study, key: str, path: str, kind: str, problems: list[str]) -> Path | None:
+    """Return a folder that the study names, or None and a line of `problems` without one."""
+    folder = study.folder / path
+    if folder.is_dir():
+        return folder
+    siblings = folder.parent.iterdir() if folder.parent.is_dir() else []
+    near = did_you_mean(folder.name, [p.name for p in siblings if p.is_dir()])
+    problems.append(
+        f"{key}: given {given(path)}; accepted: {kind}; there is none at {folder}{near}"
+    )
+    return None
+
+
+def find_labels(study: Study, problems: list[str]) -> Labels | None:
+    """Read the true classes, if the study gives any."""
+    if study.labels is None:
+        return None
+    path = study.folder / study.labels
+    try:
+        return Labels(path.resolve(), file_digest(path), read_labels(path))
+    except (ValueError, OSError) as error:
+        problems.append(f"labels: given {given(study.labels)}; {error}")
+        return None
+
+
+def read_stimuli(
+    study: Study, labels: Labels | None, known: KnownDigests, problems: list[str]
+) -> Manifest | None:
+    """Return the distinct stimuli; refuse too many components, and labels that do not fit them."""
+    try:
+        manifest = read_manifest(study.folder / study.stimuli, known=known)
+    except (ValueError, OSError) as error:
+        problems.append(f"stimuli: given {given(study.stimuli)}; {error}")
+        return None
     n_stimuli = len(manifest.digests)
     if study.projection_kind == "pca" and (study.projection or 0) >= n_stimuli:
-        yield (
+        problems.append(
             f"projection: given {study.projection}; accepted with projection_kind pca: fewer than "
             f"the {n_stimuli} distinct stimuli"
         )
+    if labels is not None:
+        problems += _misfits(study, labels.classes, manifest)
+    return manifest
 
 
-def _label_problems(study: Study, path: str, manifest: Manifest) -> Iterator[str]:
-    """Name what the file of true classes lacks, or has that no stimulus has."""
-    labels, first_of = read_labels(study.folder / path), manifest.first_of
+def _misfits(study: Study, labels: Mapping[str, int], manifest: Manifest) -> list[str]:
+    """Name stimuli without a label, labels without a stimulus, and one image of two classes."""
+    first_of, lines = manifest.first_of, []
     without = [name for name in manifest.ids if name not in labels]
     unknown = sorted(set(labels) - set(first_of))
     torn = [
@@ -42,10 +83,35 @@ def _label_problems(study: Study, path: str, manifest: Manifest) -> Iterator[str
         for name in sorted(set(labels) & set(first_of))
         if labels[name] != labels.get(first_of[name], labels[name])
     ]
-    accepted = f"labels: given {given(path)}; accepted: one class for every stimulus;"
+    accepted = f"labels: given {given(study.labels)}; accepted: one class for every stimulus;"
     if without:
-        yield f"{accepted} {len(without)} stimuli have none, such as {without[0]}"
+        lines.append(f"{accepted} {len(without)} stimuli have none, such as {without[0]}")
     if unknown:
-        yield f"{accepted} {len(unknown)} names are of no stimulus, such as {unknown[0]}"
+        lines.append(f"{accepted} {len(unknown)} names are of no stimulus, such as {unknown[0]}")
     if torn:
-        yield f"{accepted} {torn[0]} is the same image as {first_of[torn[0]]}, of another class"
+        same = f"{torn[0]} is the same image as {first_of[torn[0]]}"
+        lines.append(f"{accepted} {same}, of another class")
+    return lines
+
+
+def read_bank(
+    study: Study, known: KnownDigests, problems: list[str]
+) -> tuple[BankImages, BankImages] | None:
+    """Return the images of the study's bank, and the first, on which gradients are classed."""
+    if study.bank is None:
+        return BankImages(n_images=N_ITEMS), BankImages(n_images=N_CLASS_IMAGES)
+    try:
+        digests = list(read_manifest(study.folder / study.bank, known=known).digests)
+    except (ValueError, OSError) as error:
+        problems.append(f"bank: given {given(study.bank)}; {error}")
+        return None
+    if len(digests) < N_PROTOTYPES:
+        problems.append(
+            f"bank: given {given(study.bank)}; accepted: at least {N_PROTOTYPES} distinct images, "
+            f"as many as there are prototypes; it holds {len(digests)}"
+        )
+    whole, first = (
+        BankImages(manifest=digest(part), n_images=len(part))
+        for part in (digests, digests[:N_CLASS_IMAGES])
+    )
+    return whole, first

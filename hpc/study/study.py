@@ -1,14 +1,18 @@
 """The study file: what a user writes, validated in full before anything runs.
 
-`load_study` refuses a file with one message that names every problem; `hpc.study.checks` looks for
-what it names. `template.yaml` explains every key.
+`load_study` refuses a file with one message that names every problem of its keys and values;
+`hpc.study.resolve` then looks for the files, networks and functions that it names. This module
+imports nothing slow. `template.yaml` explains every key.
 """
 
+import re
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     Field,
     PrivateAttr,
@@ -24,7 +28,13 @@ from hpc.config.overrides import apply_overrides
 from hpc.config.refusals import refusals
 from hpc.config.yaml import dump_yaml, read_yaml
 from hpc.study.encoding import Encoding
-from hpc.study.objective_names import Objective, Signal
+
+OBJECTIVES = ("classification", "contrastive", "dino", "energy", "masked", "random")
+ENTRY_POINTS = "gradenc.objectives"
+"""Group of entry points in which an installed package offers objectives."""
+SIGNAL_ENTRY_POINTS = "gradenc.signals"
+"""Group of entry points in which an installed package offers signals."""
+_MODULE_FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 LADDERS = {
     "ventral": ("V1", "V2", "V3", "V4", "LO", "VO", "PHC", "FFA"),
@@ -35,6 +45,26 @@ LADDERS = {
 
 class StudyError(GradencError, ValueError):
     """A study that cannot be run; its message has one line for every problem."""
+
+
+def _signal(name: str) -> str:
+    return _offered(name, ["forward", "gradient"], SIGNAL_ENTRY_POINTS)
+
+
+def _objective(name: str) -> str:
+    return _offered(name, OBJECTIVES, ENTRY_POINTS)
+
+
+def _offered(name: str, shipped: Sequence[str], group: str) -> str:
+    """Return a name that is shipped, an installed package's, or `module:function`."""
+    known = [*shipped, *sorted(set(entry_points(group=group).names))]
+    if name in known or _MODULE_FUNCTION.fullmatch(name):
+        return name
+    raise ValueError(f"{', '.join(known)}, module:function{did_you_mean(name, known)}")
+
+
+Objective = Annotated[str, Field(strict=True), AfterValidator(_objective)]
+Signal = Annotated[str, Field(strict=True), AfterValidator(_signal)]
 
 
 class Model(Section):
@@ -210,13 +240,15 @@ class Study(Section):
     """how features are stored"""
     store_root: Text | None = None
     """folder of stores that studies share, relative to the study file; null: inside the run"""
+    paths_from: Text | None = None
+    """folder that relative paths and own modules count from; null: the study file's"""
 
     _file: Path = PrivateAttr(default=Path("study.yaml"))
 
     @property
     def folder(self) -> Path:
-        """Folder of the study file, which its paths are relative to."""
-        return self._file.parent
+        """Folder that the study's paths are relative to."""
+        return self._file.parent / (self.paths_from or "")
 
     def checkpoint_of(self, model: Model) -> Path | None:
         """Return the absolute path of a model's file of weights."""
@@ -327,6 +359,14 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> Study:
 def dump_study(study: Study) -> str:
     """Return the study as canonical YAML: every key, in the order of the models."""
     return dump_yaml(study.model_dump(mode="json"))
+
+
+def anchored(study: Study) -> Study:
+    """Return the study with the folder that its paths count from written into it.
+
+    A copy of its file means the same study wherever it lies.
+    """
+    return study.model_copy(update={"paths_from": str(study.folder.absolute())})
 
 
 _DEFAULTS = {

@@ -28,9 +28,8 @@ from gradenc_core.stimuli.generated import dead_leaves
 from gradenc_core.stimuli.images import read_image
 from hpc.plan.stages import encode_plans, extract_plans, prepare_plans
 from hpc.plan.targets import Targets
-from hpc.study.checks import check_models, check_objectives, check_paths
 from hpc.study.resolve import resolve
-from hpc.study.study import Study, StudyError, load_study
+from hpc.study.study import StudyError, load_study
 from jobs import pca, plugins
 from jobs.bank import bank_images, open_bank
 from jobs.runner import Outcome, run_items
@@ -47,13 +46,6 @@ SOURCES = ["forward", "gradient:energy"]
 def run(root: Path, stores: list[Store], report: Callable[[Outcome], None] = lambda _: None):
     items = [[(s.reference, unit.index) for s in stores] for unit in stores[0].units]
     run_items(items, root=root, job="test", round_=1, micro_batch=8, threads=1, report=report)
-
-
-def check_all(study: Study) -> None:
-    check_paths(study)
-    check_objectives(study)
-    check_models(study)
-    resolve(study)
 
 
 class Extraction:
@@ -120,7 +112,7 @@ def test_bytes_do_not_depend_on_the_shards(data: dict, tmp_path: Path) -> None:
 def test_components_are_those_of_a_layers_own_signal(data: dict, tmp_path: Path) -> None:
     changes = {"projection": 8, "extraction": {"stimuli_per_shard": 20}}
     extraction = Extraction(tmp_path, data, projection_kind="pca", **changes)
-    check_all(extraction.study)
+    resolve(extraction.study)
     components = {s.attrs["source"]: s.dataset() for s in extraction.prepared if s.kind == "pca"}
     assert list(components) == SOURCES
     stores = extraction.extract()
@@ -184,7 +176,7 @@ def test_too_many_components_are_refused(
     study = data | {"projection": projection, "projection_kind": "pca", "layers": layers}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
     with pytest.raises(StudyError, match=message):
-        check_all(load_study(tmp_path / "study.yaml"))
+        resolve(load_study(tmp_path / "study.yaml"))
 
 
 def test_without_projection_every_layer_is_as_wide_as_it_is(data: dict, tmp_path: Path) -> None:
@@ -213,7 +205,7 @@ def test_true_labels_take_the_place_of_the_argmax(data: dict, tmp_path: Path) ->
     changes = {"objectives": ["energy", "classification"], "projection": "none"}
     without = Extraction(tmp_path, data, **changes)
     extraction = Extraction(tmp_path, data, labels="labels.csv", **changes)
-    check_all(extraction.study)
+    resolve(extraction.study)
     changed = {
         new.attrs["source"]
         for old, new in zip(without.stores, extraction.stores, strict=True)
@@ -258,13 +250,13 @@ def test_labels_that_do_not_fit_are_refused(
     changes = {"labels": "labels.csv", "objectives": ["classification"]}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(data | changes))
     with pytest.raises(StudyError, match=message):
-        check_all(load_study(tmp_path / "study.yaml"))
+        resolve(load_study(tmp_path / "study.yaml"))
 
 
 def test_labels_that_no_objective_takes_are_refused(data: dict, tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(data | {"labels": "labels.csv"}))
     with pytest.raises(StudyError, match=r"classification .* among the objectives"):
-        check_objectives(load_study(tmp_path / "study.yaml"))
+        resolve(load_study(tmp_path / "study.yaml"))
 
 
 def test_alikeness_of_unprojected_layers_is_stored(data: dict, tmp_path: Path) -> None:

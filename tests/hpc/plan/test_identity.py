@@ -179,7 +179,7 @@ def test_other_preprocessing_of_a_library_is_a_new_store(
         loaded = load_model(*arguments, **options)
         return replace(loaded, preprocessing=replace(loaded.preprocessing, mean=(0.5, 0.5, 0.5)))
 
-    monkeypatch.setattr("hpc.study.resolve.load_model", load_other)
+    monkeypatch.setattr("jobs.models.load_model", load_other)
     assert {"prepare", "extract"} <= changed(before, identities(data, tmp_path))
 
 

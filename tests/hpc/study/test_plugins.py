@@ -15,8 +15,7 @@ from hpc.plan.prepare import prepare_plans
 from hpc.plan.stages import extract_plans
 from hpc.plan.store_plan import StorePlan
 from hpc.plan.targets import Targets
-from hpc.study.checks import check_models, check_objectives, check_paths
-from hpc.study.plugins import find_objective
+from hpc.study.plugins import find_losses
 from hpc.study.resolve import resolve
 from hpc.study.study import Study, StudyError, load_study
 from jobs.runner import run_items
@@ -102,11 +101,6 @@ def load(folder: Path, *overrides: str) -> Study:
     return load_study(folder / "study.yaml", overrides)
 
 
-def check_all(study: Study) -> None:
-    for check in (check_paths, check_objectives, check_models):
-        check(study)
-
-
 def run_all(plans: list[StorePlan], root: Path, micro_batch: int = 16) -> dict[str, Store]:
     """Make every unit of the planned stores, in this process, and seal them."""
     stores = {f"{p.stage}/{p.label}": p.create(root) for p in plans}
@@ -126,7 +120,6 @@ def run_all(plans: list[StorePlan], root: Path, micro_batch: int = 16) -> dict[s
 def made(folder: Path) -> dict[str, Store]:
     """Return the stores of prepare and extract of a study with every kind of need."""
     study = load(folder)
-    check_all(study)
     resolved, subjects = resolve(study)
     targets = [Targets.of_subject(subject) for subject in subjects]
     prepared = run_all(list(prepare_plans(study, resolved)), folder)
@@ -280,7 +273,7 @@ def test_what_an_objective_is_made_of_is_in_its_identity(folder: Path, tmp_path:
 def test_what_cannot_run_is_refused(folder: Path, overrides: list[str], message: str) -> None:
     study = load(folder, *overrides)
     with pytest.raises(StudyError, match=message):
-        check_all(study)
+        resolve(study)
 
 
 @pytest.mark.parametrize(
@@ -301,7 +294,7 @@ def test_a_module_that_cannot_be_imported_is_refused(
     (folder / "broken.py").write_text(source)
     study = load(folder, override)
     with pytest.raises(StudyError, match=rf"broken.py cannot be imported \({error}.*\); correct"):
-        check_objectives(study)
+        resolve(study)
 
 
 def test_a_module_of_a_package_that_cannot_be_imported_is_refused(
@@ -313,19 +306,17 @@ def test_a_module_of_a_package_that_cannot_be_imported_is_refused(
     monkeypatch.syspath_prepend(tmp_path)
     study = load(folder, "objectives=['broken_lab.losses:sparsity']")
     with pytest.raises(StudyError, match=r"installed \(ZeroDivisionError: .*; put its file"):
-        check_objectives(study)
+        resolve(study)
 
 
 def test_a_small_bank_is_refused(folder: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "few", 3, 16, 0)
     with pytest.raises(StudyError, match=r"bank: .*at least 256 distinct images.*it holds 3"):
-        check_paths(load(folder, f"bank={tmp_path / 'few'}"))
+        resolve(load(folder, f"bank={tmp_path / 'few'}"))
 
 
 def test_a_head_of_a_module_is_used(folder: Path) -> None:
     study = load(folder, "dino_head='losses:head'")
-    check_objectives(study)
-    check_models(study)
     source = resolve(study)[0].gradients["gradient:dino"]
     assert source.head is not None
     assert source.head.entry == "losses:head"
@@ -341,8 +332,9 @@ def test_an_installed_package_offers_objectives(
     (tmp_path / "their_lab.py").write_text(LOSSES)
     monkeypatch.syspath_prepend(tmp_path)
     study = load(folder, "objectives=[energy, quiet]", GRADIENTS)
-    check_objectives(study)
-    found = find_objective(study, "quiet")
+    problems: list[str] = []
+    found = find_losses(study, problems).found["quiet"]
+    assert not problems
     assert found.path == (tmp_path / "their_lab.py").resolve()
     assert found.objective.sources == ("gradient:quiet",)
     assert "quiet" not in OBJECTIVES

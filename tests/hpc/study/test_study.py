@@ -19,10 +19,12 @@ from gradenc_core.models.tokens import Tokens
 from gradenc_core.signals.objectives import OBJECTIVES
 from gradenc_core.signals.sizes import Scale
 from hpc.config.yaml import dump_yaml, parse_yaml
-from hpc.study import objective_names
-from hpc.study.checks import check_models, check_paths
+from hpc.study import study as study_module
 from hpc.study.encoding import Alphas, Encoding, Windows
-from hpc.study.resolve import layers_of
+from hpc.study.networks import layers_of, resolve_networks
+from hpc.study.plugins import find_losses
+from hpc.study.recordings import find_subjects
+from hpc.study.resolve import refuse, resolve
 from hpc.study.study import (
     BidsResponses,
     Comparisons,
@@ -145,7 +147,7 @@ def test_the_choices_are_those_of_the_science_package():
     assert choices(Model, "weights") == get_args(Weights)
     assert choices(Study, "tokens") == get_args(Tokens)
     assert choices(Study, "gradient_scale") == get_args(Scale)
-    assert set(objective_names.OBJECTIVES) == set(OBJECTIVES)
+    assert set(study_module.OBJECTIVES) == set(OBJECTIVES)
 
 
 def test_numbers_written_with_an_exponent_are_numbers(tmp_path):
@@ -564,8 +566,14 @@ BOTH = "[{{reader: bids, path: bids{}}}, {{reader: epochs, path: meg{}}}]"
 
 def paths_refusal(path):
     with pytest.raises(StudyError) as caught:
-        check_paths(load_study(path))
+        resolve(load_study(path))
     return str(caught.value)
+
+
+def check_paths(study):
+    problems = []
+    find_subjects(study, problems)
+    refuse(study, problems)
 
 
 def test_paths_that_are_there_pass(study_folder, monkeypatch):
@@ -612,6 +620,13 @@ def test_a_folder_without_subjects_is_refused(study_folder):
 
 
 # Models
+
+
+def check_models(study):
+    problems = []
+    losses = find_losses(study, problems)
+    resolve_networks(study, losses, None, problems)
+    refuse(study, problems)
 
 
 def models_refusal(path):

@@ -1,0 +1,220 @@
+"""A study's networks, one in memory at a time: built, checked and described in one turn."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import torch
+
+from gradenc_core.models.model import Layer, VisionModel, layers_at, output_shape, resolve_layers
+from gradenc_core.models.tokens import layer_layout
+from gradenc_core.signals.objectives import supported_objectives
+from gradenc_core.signals.readout import Head
+from hpc.config.phrases import given
+from hpc.study.plugins import Losses
+from hpc.study.resolved import ResolvedModel
+from hpc.study.stimuli import Labels
+from hpc.study.study import Depths, Model, Study
+from jobs import models
+from jobs.spec import ModelSpec
+
+
+@dataclass(frozen=True)
+class BuiltNetwork:
+    """A network while it is in memory."""
+
+    network: VisionModel
+    described: ResolvedModel
+    build_s: float
+    """Time that building took, its weights loaded and hashed (s)."""
+
+
+Visit = Callable[[BuiltNetwork], None]
+
+
+def resolve_networks(
+    study: Study,
+    losses: Losses,
+    labels: Labels | None,
+    problems: list[str],
+    visit: Visit | None = None,
+) -> list[ResolvedModel]:
+    """Build each network once, refuse what does not fit it, describe it and let go of it.
+
+    Parameters
+    ----------
+    visit : callable, optional
+        Called with each network before the next is built, unless there are problems. Without it,
+        untrained networks are built without memory for weights (torch's meta device).
+    """
+    described = []
+    for i, model in enumerate(study.models):
+        started = time.perf_counter()
+        built = _build(study, i, problems, skeleton=visit is None)
+        if built is None:
+            continue
+        network, spec = built
+        build_s = time.perf_counter() - started
+        found = list(_problems(study, network, model.name, losses, labels))
+        problems += found
+        if not found:
+            described.append(_describe(study, model, network, spec))
+        if visit is not None and not problems:
+            visit(BuiltNetwork(network, described[-1], build_s))
+        del network, built  # the next one is built when this one's memory is free
+    return described
+
+
+def _build(
+    study: Study, i: int, problems: list[str], skeleton: bool
+) -> tuple[VisionModel, ModelSpec] | None:
+    model = study.models[i]
+    on_meta = skeleton and model.weights == "untrained"
+    try:
+        with torch.device("meta" if on_meta else "cpu"):
+            return _built(model, study)
+    except (ValueError, OSError) as error:
+        keys = ("checkpoint", "image_size", "weights", "architecture")
+        named = next((key for key in keys if key in str(error)), None)
+        key = f"models[{i}].{named}" if named else f"models[{i}]"
+        value = getattr(model, named) if named else model.name
+        problems.append(f"{key}: given {given(value)}; {error}")
+        return None
+
+
+def _built(model: Model, study: Study) -> tuple[VisionModel, ModelSpec]:
+    try:
+        return models.build(
+            model.library,
+            model.architecture,
+            model.weights,
+            model.seed,
+            model.image_size,
+            study.checkpoint_of(model),
+        )
+    except (RuntimeError, AssertionError) as error:  # how networks refuse an image's size
+        if model.image_size is None:
+            raise
+        raise ValueError(f"image_size does not fit {model.architecture}: {error}") from error
+
+
+def _describe(study: Study, model: Model, network: VisionModel, spec: ModelSpec) -> ResolvedModel:
+    layers, tokens = layers_of(study.layers, network), study.tokens
+    checkpoint = study.checkpoint_of(model)
+    return ResolvedModel(
+        name=model.name,
+        control=model.control,
+        spec=spec,
+        layers=tuple((layer.name, layer.depth) for layer in layers),
+        widths=tuple(layer_layout(network, x.name, tokens).n_features(tokens) for x in layers),
+        n_channels=layer_layout(network, network.blocks[-1], "mean").n_features("mean"),
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        n_parameters=sum(p.numel() for p in network.module.parameters()),
+        layer_values=tuple(prod(output_shape(network, layer.name)) for layer in layers),
+    )
+
+
+def layers_of(layers: str | Sequence[str] | Depths, network: VisionModel) -> tuple[Layer, ...]:
+    """Return the layers of a network that a study's key `layers` means, in order of execution."""
+    if isinstance(layers, Depths):
+        return layers_at(network, layers.depths)
+    return resolve_layers(network, layers)
+
+
+def _problems(
+    study: Study, network: VisionModel, name: str, losses: Losses, labels: Labels | None
+) -> Iterator[str]:
+    about = f"model {name}"
+    yield from _layer_problems(study, network, about)
+    yield from _objective_problems(study, network, about, losses)
+    yield from _class_problems(study, network, about, labels)
+    if losses.head is not None:
+        yield from _head_problems(study, network, about, losses.head)
+
+
+def _layer_problems(study: Study, network: VisionModel, about: str) -> Iterator[str]:
+    names = []
+    listed = isinstance(study.layers, tuple)
+    for j, layers in enumerate(study.layers if listed else [study.layers]):
+        try:
+            names += [layer.name for layer in layers_of(layers, network)]
+        except ValueError as error:
+            key = f"layers[{j}]" if listed else "layers"
+            yield f"{key}: given {given(layers)}; {about}: {error}"
+    for name in names:
+        try:
+            width = layer_layout(network, name, study.tokens).n_features(study.tokens)
+        except ValueError as error:
+            yield f"tokens: given {given(study.tokens)}; {about}: {error}"
+            return
+        if study.projection_kind == "pca" and width < (study.projection or 0):
+            yield (
+                f"projection: given {study.projection}; accepted with projection_kind pca for "
+                f"{about}: at most {width}, the features of its layer {name}"
+            )
+            return
+
+
+def _objective_problems(
+    study: Study, network: VisionModel, about: str, losses: Losses
+) -> Iterator[str]:
+    supported = supported_objectives(network, losses.objectives)
+    lacking = set(losses.found) - set(supported)
+    about = f"{about} ({network.architecture})"
+    for j, name in enumerate(study.objectives):
+        if name.rpartition(":")[2] in lacking:
+            accepted = f"accepted for {about}: {', '.join(supported)}"
+            yield f"objectives[{j}]: given {given(name)}; {accepted}"
+    for name in study.own_signals:
+        if name.rpartition(":")[2] in lacking:
+            yield (
+                f"signals[{study.signals.index(name)}]: given {given(name)}; {about} lacks what "
+                f"its objective needs; accepted: signals of {', '.join(supported)}"
+            )
+
+
+def _class_problems(
+    study: Study, network: VisionModel, about: str, labels: Labels | None
+) -> Iterator[str]:
+    """Refuse true classes that the network's head does not have."""
+    if labels is None or not network.n_classes:
+        return
+    highest = max(labels.classes.values(), default=0)
+    if highest >= network.n_classes:
+        yield (
+            f"labels: given {given(study.labels)}; accepted for {about}: classes from 0 to "
+            f"{network.n_classes - 1}, the outputs of its head; the highest is {highest}"
+        )
+
+
+def _head_problems(study: Study, network: VisionModel, about: str, head: Head) -> Iterator[str]:
+    """Try the study's DINO head on embeddings of the network's width."""
+    width = layer_layout(network, network.blocks[-1], "mean").n_features("mean")
+    noise = np.random.default_rng(0).standard_normal((3, width), dtype=np.float32)
+    embeddings = torch.from_numpy(noise)
+    given_head = f"dino_head: given {given(study.dino_head)}; accepted for {about}: a head "
+    if isinstance(head, torch.nn.Module):
+        head.eval()
+    try:
+        with torch.no_grad():
+            logits = head(embeddings)
+            alone = head(embeddings[:1])
+    except (RuntimeError, ValueError) as error:
+        yield f"{given_head}that maps embeddings (n, {width}) to logits (n, n_logits); {error}"
+        return
+    if embeddings._version:
+        yield f"{given_head}that does not work in place on the embeddings; copy them first"
+    elif logits.ndim != 2 or len(logits) != len(embeddings):
+        yield (
+            f"{given_head}that maps embeddings (n, {width}) to logits (n, n_logits); of "
+            f"(3, {width}) it made {tuple(logits.shape)}"
+        )
+    elif not bool(logits.isfinite().all()):
+        yield f"{given_head}whose logits are finite; of noise they are not"
+    elif not torch.allclose(logits[:1], alone, rtol=1e-4, atol=1e-5):
+        yield (
+            f"{given_head}whose logits of an embedding depend on nothing else in the batch; take "
+            "no statistic over the first axis"
+        )

@@ -25,7 +25,11 @@ _SHOWN = 50
 def verify(
     run: RunPath,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also read every file and compare its checksum.")
+        bool,
+        typer.Option(
+            "--deep",
+            help="Also read every file, images and recordings too, and compare its checksum.",
+        ),
     ] = False,
 ) -> None:
     """Check every committed unit of a run; exit status 1 if one is damaged.
@@ -51,6 +55,8 @@ def verify(
     found += outdated(folder, stores)
     if found:
         _fail(console, run, found)
+    if deep:
+        _refuse_changed_inputs(console, folder)
     console.print(f"{checked} committed unit(s) in {len(stores)} store(s) are whole.")
     if len(stores) and all(store.sealed() for store in stores) and folder.stores("compare"):
         console.print(f"digest of the run: {run_digest(stores)}")
@@ -106,6 +112,23 @@ def explain(
         console.print(f"{label}: {one.identity[:12]} -> {other.identity[:12]}")
         for sentence in dict.fromkeys(differences(one, other)):
             console.print(f"    {sentence}", markup=False)
+
+
+def _refuse_changed_inputs(console: Console, run: RunFolder) -> None:
+    """Read the run's images and recordings again, and end here if they are not the planned ones."""
+    from hpc.inspect.inputs import read_inputs
+
+    inputs = read_inputs(run)
+    for folder in inputs.absent:
+        console.print(f"{escape(str(folder))} is not here, and its files were not read again.")
+    for line in inputs.changed:
+        console.print(f"[red]changed since the run was planned:[/red] {escape(line)}")
+    if inputs.changed:
+        console.print(
+            "The stores are whole, but of other files than these: put the old files back, or "
+            "submit the study again into a new run."
+        )
+        raise typer.Exit(1)
 
 
 def _fail(console: Console, run: Path, found: list[str]) -> NoReturn:

@@ -38,13 +38,15 @@ def plan(
     Example: `gradenc plan study.yaml --profile generic-gpu --set encoding.folds=4`
     """
     from hpc.config.profile import load_profile
+    from hpc.study.study import load_study
+
+    # Files with mistakes are refused before torch is imported, which takes seconds.
+    loaded, how = load_study(study, overrides), load_profile(profile)
     from hpc.forecast.forecast import forecast, forecast_shapes
     from hpc.forecast.sizes import load_shapes
-    from hpc.study.study import load_study
 
     console = Console()
     with console.status("reading stimuli, recordings and models") as status:
-        loaded, how = load_study(study, overrides), load_profile(profile)
         if shapes:
             stages = forecast_shapes(loaded, how, load_shapes(shapes), status.update)
         else:

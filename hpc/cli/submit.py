@@ -42,11 +42,12 @@ def submit(
     Example: `gradenc submit study.yaml --run runs/first`
     """
     from hpc.config.profile import load_profile
-    from hpc.run.start import start
     from hpc.study.study import load_study
 
-    loaded = load_study(study, overrides)
-    how = load_profile(profile)
+    # Files with mistakes are refused before torch is imported, which takes seconds.
+    loaded, how = load_study(study, overrides), load_profile(profile)
+    from hpc.run.start import start
+
     folder = start(loaded, run or Path("runs") / loaded.name, how)
     with folder.lock():
         folder.change(notify=notify, dask=dask, pilot=pilot, max_gpu_hours=max_gpu_hours)

@@ -27,6 +27,7 @@ from hpc.plan.targets import (
     check_fit,
     common_windows,
     encode_groups,
+    group_label,
     in_order,
     stimulus_sets,
     target_groups,
@@ -394,8 +395,8 @@ def n_features(study: Study, model: ResolvedModel, source: str) -> int | list[in
 
 
 def score_label(model: ResolvedModel, bands: str, group: Sequence[Targets]) -> str:
-    """Return the label of a scores store, after the first subject of its group."""
-    return f"{model.name}-{safe(bands)}-{group[0].label}"
+    """Return the label of a scores store, after the group of subjects that it holds."""
+    return f"{model.name}-{safe(bands)}-{group_label(group)}"
 
 
 def feature_label(model: str, source: str, number: int) -> str:

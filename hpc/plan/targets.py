@@ -155,6 +155,12 @@ def encode_groups(targets: Iterable[Targets]) -> list[list[Targets]]:
     return list(groups.values())
 
 
+def group_label(group: Sequence[Targets]) -> str:
+    """Return the name of a group: its first subject, and how many more there are."""
+    more = f"-and-{len(group) - 1}-more" if len(group) > 1 else ""
+    return f"{group[0].label}{more}"
+
+
 def in_order(regions: Iterable[str], ladders: Iterable[Sequence[str]]) -> list[str]:
     """Return regions in the order of the ladders that name them, then the rest by name."""
     known = list(regions)

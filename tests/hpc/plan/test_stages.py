@@ -11,6 +11,7 @@ from hpc.plan.targets import (
     Targets,
     common_windows,
     encode_groups,
+    group_label,
     in_order,
     stimulus_sets,
     summaries,
@@ -71,6 +72,15 @@ def test_subjects_with_the_same_rows_share_a_factorisation() -> None:
     groups = encode_groups([a, b, other_weights, other_stimuli])
     assert [[t.subject for t in group] for group in groups] == [["a", "b"], ["c"], ["d"]]
     assert list(stimulus_sets([a, b, other_weights, other_stimuli])) == [("x", "y"), ("x", "z")]
+
+
+def test_a_store_of_several_subjects_is_not_called_after_one() -> None:
+    group = [voxels(f"sub-{i:02d}", ("a", "b"), [1, 1]) for i in range(1, 16)]
+    assert group_label(group) == "sub-01-fmri-and-14-more"
+    assert group_label(group[:1]) == "sub-01-fmri"
+    assert (
+        group_label([*group[:1], sensors("sub-01", ("a", "b"), [1, 1])]) == "sub-01-fmri-and-1-more"
+    )
 
 
 def test_targets_and_summaries_stand_side_by_side() -> None:

@@ -3,7 +3,7 @@
 Features are read by rows and responses by columns, so that memory does not grow with either.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from gradenc_core.ridge.resample import bootstrap_scores, permutation_scores
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import SAME_LAYER, EncodingSpec, Reference, ScoresSpec
 from jobs.targets import Recorded
-from storage_schemas.kinds.features import layer_features
+from storage_schemas.kinds.features import layer_array, layer_features
 from storage_schemas.protocol.store import Store, Unit
 
 LIBRARIES = 8e8
@@ -49,21 +49,16 @@ def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
     targets = Recorded.of(spec.responses, store, work.root)
     x, bands = features(spec, unit.key["layer"], work.root)
     options = ridge_options(encoding)
-    n_stimuli, n_features = x.shape
-    joint = spec.forward if bands and not spec.bands.startswith(SAME_LAYER) else None
-    shapes = Shapes(
-        n_stimuli=n_stimuli,
-        n_features=n_features,
+    shapes = fit_shapes(
+        spec,
+        layer_widths(spec.forward, work.root),
+        layer_widths(spec.gradient, work.root),
+        n_stimuli=x.shape[0],
         n_targets=targets.responses.shape[1],
-        n_folds=encoding.folds,
         n_summaries=targets.summaries.shape[1],
-        n_bootstraps=encoding.bootstrap,
-        n_permutations=encoding.permutations,
-        n_blocks=encoding.blocks,
-        n_in_memory=bands[0] if bands and joint else 0,
-        n_projected=_widest(joint, work.root) if joint else 0,
+        layer=unit.key["layer"],
     )
-    plan = plan_solver(shapes, options, bands is not None, fit_memory(work.how.memory))
+    plan = plan_solver(shapes, options, spec.banded, fit_memory(work.how.memory))
     rows = x[slice(None)] if plan.hold_rows else x
     folds, blocks = coords["stimulus_fold"].values, coords["stimulus_block"].values
     design = factorise(rows, folds, targets.weights, options, bands)
@@ -76,6 +71,59 @@ def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
         "permutation": permutation_scores(design, summaries, encoding.permutations, seed)[None],
     }
     return arrays, asdict(scores.counts)
+
+
+def fit_shapes(
+    spec: ScoresSpec,
+    forward: Sequence[int],
+    gradient: Sequence[int],
+    *,
+    n_stimuli: int,
+    n_targets: int,
+    n_summaries: int,
+    layer: int | None = None,
+) -> Shapes:
+    """Return what a unit of a scores store fits: of one layer, or of the widest of each source.
+
+    Parameters
+    ----------
+    spec : ScoresSpec
+    forward, gradient : sequence of int
+        Features of every layer of the two stores; empty where the spec has none.
+    n_stimuli, n_targets, n_summaries : int
+    layer : int, optional
+    """
+    own = [0 if not w else max(w) if layer is None else w[layer] for w in (forward, gradient)]
+    if spec.joint:
+        own[0] = min(sum(forward), spec.encoding.forward_all)
+    return Shapes(
+        n_stimuli=n_stimuli,
+        n_features=sum(own),
+        n_targets=n_targets,
+        n_folds=spec.encoding.folds,
+        n_summaries=n_summaries,
+        n_bootstraps=spec.encoding.bootstrap,
+        n_permutations=spec.encoding.permutations,
+        n_blocks=spec.encoding.blocks,
+        n_in_memory=own[0] if spec.joint else 0,
+        n_projected=max(forward) if spec.joint else 0,
+    )
+
+
+def layer_widths(reference: Reference | None, root: Path) -> list[int]:
+    """Return the number of features of every layer of a features store; empty without one.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the store is gone.
+    """
+    if reference is None:
+        return []
+    arrays = Store.find(root, reference.stage, reference.identity).arrays
+    if (projected := arrays.get("features")) is not None:
+        return [projected.shape[-1]] * projected.shape[0]
+    return [arrays[layer_array(layer)].shape[-1] for layer in range(len(arrays))]
 
 
 def fit_memory(process: float | None) -> float | None:
@@ -144,11 +192,6 @@ def layers(reference: Reference, root: Path) -> list[LayerRows]:
     """Return the features of every layer of a store."""
     data = reference.open(root).dataset(dask=False)
     return [LayerRows(layer_features(data, layer)) for layer in range(data.sizes["layer"])]
-
-
-def _widest(reference: Reference, root: Path) -> int:
-    """Return the features of a store's widest layer."""
-    return max(layer.shape[1] for layer in layers(reference, root))
 
 
 @lru_cache(maxsize=1)

@@ -271,6 +271,16 @@ class ScoresSpec(Spec):
     """Digest of the folds and blocks of the stimuli (coordinates of the store)."""
     encoding: EncodingSpec
 
+    @property
+    def banded(self) -> bool:
+        """Whether forward features and a gradient are fitted as two bands."""
+        return self.forward is not None and self.gradient is not None
+
+    @property
+    def joint(self) -> bool:
+        """Whether the forward band is a projection of the features of all layers."""
+        return self.banded and not self.bands.startswith(SAME_LAYER)
+
 
 class CompareOptions(Spec):
     """Hierarchy comparisons (docs/methods.md)."""

@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from math import ceil
 
-import numpy as np
-
 from gradenc_core.arrays import device
 from gradenc_core.ridge.cost import FLOAT32, FLOAT64, Shapes, plan_solver
 from hpc.config.profile import GB, Profile, process_memory
 from hpc.plan.prepare import has_components
-from hpc.plan.stages import encoding_spec, is_diagnostic, n_features, split_bands
+from hpc.plan.stages import encoding_spec, n_features, split_bands
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolved import Resolved, ResolvedModel
 from hpc.study.study import Study, StudyError
-from jobs.encode import fit_memory, ridge_options
+from jobs.encode import fit_memory, fit_shapes, ridge_options
+from jobs.spec import ScoresSpec
 
 
 def check_memory(
@@ -102,7 +101,7 @@ def extraction_bytes(
     weights = FLOAT32 * model.n_parameters
     signals = FLOAT32 * micro_batch * sum(model.layer_values) * (1 + len(resolved.gradients))
     rows = max(min(n_stimuli, study.extraction.stimuli_per_shard) - micro_batch, 0)
-    features = FLOAT32 * rows * sum(_width(study, model, s) for s in resolved.sources)
+    features = FLOAT32 * rows * sum(sum(_widths(study, model, s)) for s in resolved.sources)
     fitted = sum(has_components(study, source) for source in resolved.sources)
     components = FLOAT32 * fitted * (study.projection or 0) * sum(model.widths)
     if on_gpu:
@@ -114,10 +113,10 @@ def _most_stimuli(plans: Sequence[StorePlan]) -> int:
     return max(p.layout.coords.sizes["stimulus"] for p in plans if p.kind == "features")
 
 
-def _width(study: Study, model: ResolvedModel, source: str) -> int:
-    """Return the features of all layers together."""
+def _widths(study: Study, model: ResolvedModel, source: str) -> list[int]:
+    """Return the features of every layer."""
     widths = n_features(study, model, source)
-    return widths * len(model.layers) if isinstance(widths, int) else sum(widths)
+    return [widths] * len(model.layers) if isinstance(widths, int) else widths
 
 
 def _check_ridge(study: Study, resolved: Resolved, plan: StorePlan, limit: float | None) -> None:
@@ -132,47 +131,21 @@ def _check_ridge(study: Study, resolved: Resolved, plan: StorePlan, limit: float
 
 
 def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes, bool]:
-    """Return what one unit of a scores store fits, and whether it has two bands."""
+    """Return what the largest unit of a scores store fits, and whether it has two bands."""
+    assert isinstance(plan.spec, ScoresSpec)
     arrays = {array.name: array.shape for array in plan.layout.arrays}
-    model = _model(resolved, plan)
-    width, banded = _fitted_width(study, model, plan.attrs["bands"])
-    encoding, resampled = study.encoding, not is_diagnostic(plan.attrs["bands"])
-    source = split_bands(plan.attrs["bands"])[1] or "forward"
-    joint = banded and resampled
-    return (
-        Shapes(
-            n_stimuli=plan.layout.coords.sizes["stimulus"],
-            n_features=width,
-            n_targets=arrays["scores"][-1],
-            n_folds=encoding.folds,
-            n_summaries=arrays["bootstrap"][-1],
-            n_bootstraps=encoding.bootstrap * resampled,
-            n_permutations=encoding.permutations * resampled,
-            n_blocks=encoding.blocks,
-            n_in_memory=width - _widest(n_features(study, model, source)) if joint else 0,
-            n_projected=_widest(n_features(study, model, "forward")) if joint else 0,
-        ),
-        banded,
+    model, spec = _model(resolved, plan), plan.spec
+    source = split_bands(spec.bands)[1]
+    shapes = fit_shapes(
+        spec,
+        _widths(study, model, "forward") if spec.forward else [],
+        _widths(study, model, source) if source else [],
+        n_stimuli=plan.layout.coords.sizes["stimulus"],
+        n_targets=arrays["scores"][-1],
+        n_summaries=arrays["bootstrap"][-1],
     )
+    return shapes, spec.banded
 
 
 def _model(resolved: Resolved, plan: StorePlan) -> ResolvedModel:
     return next(m for m in resolved.models if m.name == plan.attrs["model"])
-
-
-def _fitted_width(study: Study, model: ResolvedModel, bands: str) -> tuple[int, bool]:
-    """Return the features of all bands together, of the widest layer, and whether they are two."""
-    forward, source = split_bands(bands)
-    if source is None:
-        return _widest(n_features(study, model, "forward")), False
-    own = _widest(n_features(study, model, source))
-    if not forward:
-        return own, False
-    every = n_features(study, model, "forward")
-    if is_diagnostic(bands):
-        return own + _widest(every), True
-    return own + min(study.encoding.forward_all, _width(study, model, "forward")), True
-
-
-def _widest(widths: int | list[int]) -> int:
-    return int(np.max(widths))

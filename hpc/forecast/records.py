@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from gradenc_core.ridge.cost import Shapes, plan_solver
-from jobs.encode import ridge_options
-from jobs.spec import SAME_LAYER, FeaturesSpec, ModelSpec, Reference, ScoresSpec, SignalSpec
+from jobs.encode import fit_shapes, layer_widths, ridge_options
+from jobs.spec import SAME_LAYER, FeaturesSpec, ModelSpec, ScoresSpec, SignalSpec
 from storage_schemas.protocol.attempts import latest_attempts
 from storage_schemas.protocol.store import Store
 
@@ -66,11 +66,10 @@ def encode_records(root: Path) -> dict[Key, Record]:
             spec = ScoresSpec.model_validate(store.spec)
         except ValidationError:  # an earlier version's
             continue
-        banded = spec.forward is not None and spec.gradient is not None
         shapes = _shapes(store, spec, root)
         if shapes is not None:
-            operations = plan_solver(shapes, ridge_options(spec.encoding), banded).operations
-            key = fit_key(banded, spec.bands.startswith(SAME_LAYER))
+            operations = plan_solver(shapes, ridge_options(spec.encoding), spec.banded).operations
+            key = fit_key(spec.banded, spec.bands.startswith(SAME_LAYER))
             rates = found.setdefault(key, [])
             rates.extend(seconds / operations for _, seconds in _seconds(store, on_gpu=False))
     return _medians(found)
@@ -79,32 +78,16 @@ def encode_records(root: Path) -> dict[Key, Record]:
 def _shapes(store: Store, spec: ScoresSpec, root: Path) -> Shapes | None:
     """Return what a unit of a scores store fitted; None where its features are gone."""
     try:
-        forward, gradient = _widths(spec.forward, root), _widths(spec.gradient, root)
+        widths = layer_widths(spec.forward, root), layer_widths(spec.gradient, root)
     except FileNotFoundError:
         return None
-    encoding = spec.encoding
-    joint = bool(gradient and forward) and not spec.bands.startswith(SAME_LAYER)
-    first = min(sum(forward), encoding.forward_all) if joint else max(forward, default=0)
-    return Shapes(
+    return fit_shapes(
+        spec,
+        *widths,
         n_stimuli=store.dataset().sizes["stimulus"],
-        n_features=first + max(gradient, default=0),
         n_targets=store.arrays["scores"].shape[-1],
-        n_folds=encoding.folds,
         n_summaries=store.arrays["bootstrap"].shape[-1],
-        n_bootstraps=encoding.bootstrap,
-        n_permutations=encoding.permutations,
-        n_blocks=encoding.blocks,
     )
-
-
-def _widths(reference: Reference | None, root: Path) -> list[int]:
-    """Return the features of every layer of a store, none without a store."""
-    if reference is None:
-        return []
-    store = Store.find(root, reference.stage, reference.identity)
-    if (array := store.arrays.get("features")) is not None:
-        return [array.shape[-1]] * array.shape[0]
-    return [array.shape[-1] for array in store.arrays.values()]
 
 
 def _stores(root: Path, stage: str, kind: str) -> Iterator[Store]:

@@ -2,7 +2,6 @@
 
 import tarfile
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +76,4 @@ def test_records_are_of_the_shapes_that_were_planned(
             store = plan.create(tmp_path)
             spec = ScoresSpec.model_validate(store.spec)
             planned, _ = shapes_of(study, resolved, plan)
-            assert found._shapes(store, spec, tmp_path) == replace(
-                planned, n_in_memory=0, n_projected=0
-            )
+            assert found._shapes(store, spec, tmp_path) == planned

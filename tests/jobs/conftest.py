@@ -1,0 +1,519 @@
+"""A study small enough for paper, whose stores the project's own writers put on disk.
+
+Six layers, six regions, two people in the scanner, two in the MEG. What every layer predicts is
+written here by hand; the tests say what follows from it.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from jobs.runner import run_items
+from jobs.spec import CompareOptions, ComparisonsSpec, Reference
+from storage_schemas.identity import digest
+from storage_schemas.kinds.classes import SIGNAL_CLASSES, classes_layout
+from storage_schemas.kinds.collinearity import collinearity_layout
+from storage_schemas.kinds.comparisons import comparisons_layout
+from storage_schemas.kinds.coordinates import stimulus_coords
+from storage_schemas.kinds.layouts import Layout
+from storage_schemas.kinds.responses import responses_layout
+from storage_schemas.kinds.scores import BANDED_MEASURES, SINGLE_MEASURES, scores_layout
+from storage_schemas.protocol import attempts
+from storage_schemas.protocol.commit import commit
+from storage_schemas.protocol.seal import seal
+from storage_schemas.protocol.store import Store
+from storage_schemas.runs.run import create_run, record_stores
+
+LAYERS = [("l1", 0.5), ("l2", 0.6), ("l3", 0.7), ("l4", 0.8), ("l5", 0.9), ("l6", 1.0)]
+REGIONS = ["V1", "V2", "V3", "V4", "LO", "FFA"]
+LADDER = ("V1", "V2", "V3", "V4", "FFA")
+SIGNALS = ["forward", "gradient:energy", "unique:energy"]
+WINDOWS = [(f"w{i}", 0.1 * i - 0.05, 0.1 * i + 0.05) for i in range(1, 8)]
+"""Centres 0.1, 0.2, ... 0.7 s; the search window ends before the last."""
+EARLY_WINDOW = ("w0", -0.05, 0.05)
+"""A window that only the first MEG subject has."""
+TIMES = [0.1 * i for i in range(8)]
+N_STIMULI, N_FOLDS, N_BOOTSTRAP, N_PERMUTATIONS = 300, 2, 4, 19
+
+Profile = Mapping[str, float]
+"""Score by layer; 0.2 (r) or 0.02 (U) in layers that are not named."""
+
+
+@dataclass(frozen=True)
+class Voxel:
+    """A voxel, with its profile in r and in U."""
+
+    roi: str
+    hemisphere: str
+    xyz: tuple[float, float, float]
+    r: Profile
+    u: Profile
+
+
+@dataclass(frozen=True)
+class Fmri:
+    """One person in the scanner; `higher` permutations exceed the largest U."""
+
+    voxels: Sequence[Voxel]
+    higher: int = 0
+
+
+@dataclass(frozen=True)
+class Meg:
+    """One person in the MEG: peak latency of each layer in s, None without a peak.
+
+    `replicates` are those of the bootstrap, by signal; signals that are not listed repeat what was
+    observed.
+    """
+
+    peaks: Mapping[str, Sequence[float | None]]
+    replicates: Mapping[str, Sequence[Sequence[float | None]]] = field(default_factory=dict)
+    windows: Sequence[tuple[str, float, float]] = tuple(WINDOWS)
+    higher: int = 0
+
+
+def simple(*places: tuple[str, str | None, str | None]) -> Fmri:
+    """One voxel a region in the left hemisphere, 10 mm apart: region, best layer in r and in U."""
+    return Fmri(
+        [
+            Voxel(
+                roi,
+                "L",
+                (10.0 * REGIONS.index(roi), 0, 0),
+                {of_r: 0.6} if of_r else {},
+                {of_u: 0.08} if of_u else {},
+            )
+            for roi, of_r, of_u in places
+        ]
+    )
+
+
+FIRST = Fmri(
+    [
+        Voxel("V1", "L", (0, 3, 0), {"l1": 0.6}, {"l1": 0.08}),
+        Voxel("V1", "L", (0, -3, 0), {"l2": 0.5}, {"l1": 0.07}),
+        # z = 2.2 of its best layer: significant but for the correction for six layers.
+        Voxel("V1", "R", (100, 0, 0), {"l6": 0.22}, {"l5": 0.03}),
+        Voxel("V2", "L", (10, 0, 0), {"l2": 0.6}, {"l2": 0.08}),
+        Voxel("V2", "R", (100, 15, 0), {"l2": 0.6}, {"l2": 0.08}),
+        Voxel("V3", "L", (20, 0, 0), {"l3": 0.6, "l4": 0.4}, {"l3": 0.08, "l4": 0.05}),
+        Voxel("V4", "L", (30, 0, 0), {"l4": 0.6}, {"l4": 0.08}),
+        Voxel("LO", "L", (40, 0, 0), {"l5": 0.6}, {"l5": 0.08}),
+        Voxel("FFA", "L", (50, 0, 0), {"l6": 0.6}, {"l5": 0.03}),
+    ]
+)
+SECOND = simple(
+    ("V1", "l1", "l1"),
+    ("V2", "l2", "l2"),
+    ("V3", "l3", "l3"),
+    ("V4", "l4", "l4"),
+    ("LO", "l6", "l5"),
+    ("FFA", "l5", None),
+)
+RISING, FALLING = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6), (0.5, 0.4, 0.3, 0.2, 0.1, None)
+
+
+OPTIONS = CompareOptions(
+    search_window=(0.0, 0.65),
+    ladders={"ventral": LADDER},
+    seed_region="V1",
+    significance=0.05,
+    smallest_effect=0.5,
+    folds=N_FOLDS,
+    seed=0,
+)
+
+
+@dataclass(frozen=True)
+class HandMade:
+    """The study; `cka` by source and stimulus set, entries above the diagonal that are not 0.5."""
+
+    fmri: Mapping[str, Fmri] = field(
+        default_factory=lambda: {"01": FIRST, "02": Fmri(SECOND.voxels, higher=1)}
+    )
+    meg: Mapping[str, Meg] = field(
+        default_factory=lambda: {
+            "01": Meg(
+                {"forward": RISING, "gradient:energy": FALLING, "unique:energy": FALLING},
+                {
+                    "forward": [
+                        RISING,
+                        (0.2, 0.1, 0.3, 0.4, 0.5, 0.6),
+                        (0.1, 0.2, 0.3, 0.4, 0.6, 0.5),
+                        (None, None, 0.3, 0.4, 0.5, 0.6),
+                    ],
+                    "unique:energy": [FALLING, FALLING, (0.5, 0.4, 0.2, 0.3, 0.1, None), FALLING],
+                },
+                windows=(EARLY_WINDOW, *WINDOWS),
+            ),
+            "03": Meg(
+                {
+                    "forward": (0.1, None, 0.3, 0.4, 0.6, 0.5),
+                    "gradient:energy": FALLING,
+                    "unique:energy": FALLING,
+                },
+                {
+                    "forward": [
+                        (0.1, None, 0.3, 0.4, 0.6, 0.5),
+                        (0.1, None, 0.3, 0.4, 0.5, 0.6),
+                        (0.2, None, 0.1, 0.4, 0.6, 0.5),
+                        (0.1, None, 0.3, 0.4, 0.6, 0.5),
+                    ]
+                },
+            ),
+        }
+    )
+    classes: Sequence[str] = ("ok", "ok", "ok", "ok", "ok", "identical_to_forward")
+    cka: Mapping[str, Sequence[Mapping[tuple[int, int], float]]] = field(
+        default_factory=lambda: {
+            # Layers 5 and 6 of the gradient are alike, but the sixth does not enter.
+            "forward": [{}, {}],
+            "gradient:energy": [{(4, 5): 0.999}, {(0, 5): 0.99}],
+        }
+    )
+    options: CompareOptions = OPTIONS
+
+    def write(self, root: Path) -> list[Store]:
+        """Write all stores, the comparisons last and empty."""
+        responses = {
+            (subject, modality): _responses(root, subject, modality, person)
+            for modality, people in (("fmri", self.fmri), ("meg", self.meg))
+            for subject, person in people.items()
+        }
+        # Two groups of people, as if the second had seen other stimuli.
+        groups = [
+            [key for key in responses if (key[0] == "01") == first] for first in (True, False)
+        ]
+        groups = [group for group in groups if group]
+        bands = ["forward", "gradient:energy", "forward_all+gradient:energy"]
+        scores = {b: [self._scores(root, b, group) for group in groups] for b in bands}
+        classes = _fill(
+            root,
+            "prepare",
+            "classes",
+            "tiny-gradient-energy",
+            classes_layout(LAYERS),
+            {"signal_class": np.array(list(map(SIGNAL_CLASSES.index, self.classes)), np.int8)},
+            {"model": "tiny", "source": "gradient:energy"},
+        )
+        cka = {
+            source: [_collinearity(root, source, i, entries) for i, entries in enumerate(sets)]
+            for source, sets in self.cka.items()
+        }
+        spec = ComparisonsSpec(
+            scores={name: tuple(map(_reference, stores)) for name, stores in scores.items()},
+            classes={"gradient:energy": _reference(classes)},
+            collinearity={name: tuple(map(_reference, stores)) for name, stores in cka.items()},
+            responses=tuple(map(_reference, responses.values())),
+            options=self.options,
+        )
+        layout = comparisons_layout(
+            SIGNALS,
+            LAYERS,
+            REGIONS,
+            ["distance", "ventral"],
+            list(self.fmri),
+            list(self.meg),
+            WINDOWS if self.meg else [],
+        )
+        comparisons = _create(
+            root,
+            "compare",
+            "comparisons",
+            "tiny",
+            spec.canonical(),
+            layout,
+            {"model": "tiny", "control": False},
+        )
+        of_encode = [store for stores in (*scores.values(), *cka.values()) for store in stores]
+        return [classes, *responses.values(), *of_encode, comparisons]
+
+    def _scores(self, root: Path, bands: str, group: Sequence[tuple[str, str]]) -> Store:
+        signal = "unique:energy" if "+" in bands else bands
+        parts = [
+            _fmri_scores(self.fmri[subject], signal)
+            if modality == "fmri"
+            else _meg_scores(self.meg[subject], signal)
+            for subject, modality in group
+        ]
+        values, bootstrap, permutation = (
+            np.concatenate([part[i] for part in parts], axis=-1) for i in range(3)
+        )
+        arrays = _banded(values) if "+" in bands else _single(values)
+        names = [_names(self, *key) for key in group]
+        coords = stimulus_coords(_STIMULI, _DIGESTS) | {
+            f"stimulus_{part}": ("stimulus", np.arange(N_STIMULI) % 2) for part in ("fold", "block")
+        }
+        layout = scores_layout(
+            LAYERS,
+            coords,
+            banded="+" in bands,
+            n_folds=N_FOLDS,
+            n_targets=values.shape[-1],
+            n_summaries=bootstrap.shape[-1],
+            n_bootstrap=N_BOOTSTRAP,
+            n_permutations=N_PERMUTATIONS,
+        )
+        attrs = {
+            "model": "tiny",
+            "bands": bands,
+            "groups": _groups(group, [part[0].shape[-1] for part in parts], [(None, None)] * 9),
+            "summary_groups": _groups(group, [part[1].shape[-1] for part in parts], names),
+        }
+        label = f"tiny-{bands}-{group[0][0]}".replace(":", "-").replace("+", "-")
+        resampled = {
+            "bootstrap": np.moveaxis(bootstrap, 0, 1).astype(np.float32),
+            "permutation": np.moveaxis(permutation, 0, 1).astype(np.float32),
+        }
+        return _fill(
+            root, "encode", "scores", label, layout, {"scores": arrays, **resampled}, attrs
+        )
+
+
+_STIMULI = [f"{i:03d}.png" for i in range(N_STIMULI)]
+_DIGESTS = [f"{i:064x}" for i in range(N_STIMULI)]
+
+
+def _fmri_scores(person: Fmri, signal: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Voxels' scores (n_layers, n_voxels) and resampled region means, (n, n_layers, n_regions)."""
+    unique = signal.startswith("unique")
+    base = 0.02 if unique else 0.2
+    values = np.full((len(LAYERS), len(person.voxels)), base)
+    for column, voxel in enumerate(person.voxels):
+        for layer, score in (voxel.u if unique else voxel.r).items():
+            values[[name for name, _ in LAYERS].index(layer), column] = score
+    n_regions = len({(v.roi, v.hemisphere) for v in person.voxels})
+    bootstrap = np.zeros((N_BOOTSTRAP + 1, len(LAYERS), n_regions))
+    permutation = np.full((N_PERMUTATIONS + 1, len(LAYERS), n_regions), 0.01)
+    permutation[0, 2, 0] = 0.06
+    permutation[1:, 1] = 0.05
+    permutation[1 : 1 + person.higher, 3, 1] = 0.065
+    return values, bootstrap, permutation
+
+
+def _meg_scores(person: Meg, signal: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Three sensors: the first two see 1.2 and 0.8 times the layer's curve, the third nothing."""
+    observed = person.peaks[signal]
+    replicates = person.replicates.get(signal, [observed] * N_BOOTSTRAP)
+    curves = [_curves(observed, person.windows), *(_curves(r, person.windows) for r in replicates)]
+    seen = np.stack(curves)[:, :, None] * np.array([1.2, 0.8, 0])[:, None] + np.array(
+        [[0], [0], [0.02]]
+    )
+    null = np.full((N_PERMUTATIONS + 1, *seen.shape[1:]), 0.15)
+    null[0] = seen[0]
+    null[1 : 1 + person.higher] = 2.0
+    flat = [array.reshape(*array.shape[:2], -1) for array in (seen, null)]
+    return np.full((len(LAYERS), 3 * len(TIMES)), 0.3), flat[0], flat[1]
+
+
+def _curves(
+    peaks: Sequence[float | None], windows: Sequence[tuple[str, float, float]]
+) -> np.ndarray:
+    """Return 0.5 at each layer's peak and 0.1 elsewhere; 0 for a layer without one.
+
+    Layer 3 keeps 96 % of its peak in the next window, layer 5 is at 60 % in the one before.
+    """
+    curves = np.full((len(peaks), len(windows)), 0.1)
+    first = next(i for i, window in enumerate(windows) if window[0] == "w1")
+    for layer, peak in enumerate(peaks):
+        if peak is None:
+            curves[layer] = 0
+            continue
+        at = first + round(peak * 10) - 1
+        curves[layer, at] = 0.5
+        if layer == 2:
+            curves[layer, at + 1] = 0.48
+        if layer == 4 and at > first:
+            curves[layer, at - 1] = 0.3
+    # Neither a window that others lack nor one after the search window has a say.
+    curves[:, :first] = 0.9
+    curves[:, -1] = 0.8
+    return curves
+
+
+def _single(values: np.ndarray) -> np.ndarray:
+    """Return the measures of r, which lies 0.05 above and below its mean in the two folds."""
+    r = np.stack([values - 0.05, values + 0.05], axis=1)
+    return _measures(SINGLE_MEASURES, r=r)
+
+
+def _banded(values: np.ndarray) -> np.ndarray:
+    """Return the measures of U, nine tenths of which lie in the fold with three times the SST."""
+    ones = np.ones_like(values)
+    sse = np.stack([40 * ones, 100 * ones], axis=1)
+    sst = np.stack([100 * ones, 300 * ones], axis=1)
+    gained = np.stack([0.1 * 400 * values, 0.9 * 400 * values], axis=1)
+    return _measures(BANDED_MEASURES, sse=sse, sst=sst, sse_off=sse + gained)
+
+
+def _measures(names: Sequence[str], **given: np.ndarray) -> np.ndarray:
+    """Return (layer, measure, fold, target); 7 in measures that are not given."""
+    rest = np.full_like(next(iter(given.values())), 7)
+    return np.stack([given.get(name, rest) for name in names], axis=1).astype(np.float32)
+
+
+def _names(study: HandMade, subject: str, modality: str) -> tuple[list[str], Any]:
+    if modality == "meg":
+        return ["MEG 1", "MEG 2", "MEG 3"], list(study.meg[subject].windows)
+    voxels = study.fmri[subject].voxels
+    return sorted({f"{v.roi}:{v.hemisphere}" for v in voxels}), None
+
+
+def _groups(
+    group: Sequence[tuple[str, str]], sizes: Sequence[int], names: Sequence[tuple[Any, Any]]
+) -> list[dict[str, Any]]:
+    entries, start = [], 0
+    for (subject, modality), size, (own, windows) in zip(group, sizes, names, strict=False):
+        entry = {"subject": subject, "modality": modality, "start": start, "stop": start + size}
+        entries.append(entry | {"names": own, "windows": windows})
+        start += size
+    return entries
+
+
+def _responses(root: Path, subject: str, modality: str, person: Fmri | Meg) -> Store:
+    rng = np.random.default_rng(0)
+    if isinstance(person, Fmri):
+        sites = [(v.roi, v.hemisphere, *v.xyz, i, i, i) for i, v in enumerate(person.voxels)]
+        names = ("roi", "hemisphere", *"xyz", *"ijk")
+        units = {axis: {"units": "mm"} for axis in "xyz"}
+        columns = [list(column) for column in zip(*sites, strict=True)]
+        targets = xr.Dataset(
+            coords={
+                name: ("voxel", np.array(c, object if name in names[:2] else None), units.get(name))
+                for name, c in zip(names, columns, strict=True)
+            },
+            attrs={"volume_shape": [9, 9, 9], "affine": np.eye(4).ravel().tolist()},
+        )
+        for axis in "xyz":
+            targets[axis] = targets[axis].astype(float)
+        dims: tuple[str, ...] = ("voxel",)
+    else:
+        places = {f"sensor_{axis}": ("sensor", np.arange(3.0), {"units": "m"}) for axis in "xyz"}
+        targets = xr.Dataset(
+            coords={
+                "sensor": ("sensor", ["MEG 1", "MEG 2", "MEG 3"]),
+                **places,
+                "sensor_type": ("sensor", ["mag"] * 3),
+                "sensor_loc": (("sensor", "loc"), np.zeros((3, 12))),
+                "time": ("time", np.array(TIMES), {"units": "s"}),
+            }
+        )
+        dims = ("sensor", "time")
+    layout = responses_layout(_STIMULI, _DIGESTS, targets, dims)
+    shapes = {array.name: array.shape for array in layout.arrays}
+    arrays = {
+        "responses": rng.standard_normal(shapes["responses"]).astype(np.float32),
+        "n_repeats": np.full(N_STIMULI, 4, np.float32),
+        "ncsnr": np.full(shapes["ncsnr"], 1, np.float32),
+    }
+    attrs = {"subject": subject, "modality": modality, **targets.attrs}
+    facts = {"n_nan_targets": 0, "n_constant_targets": 1}
+    label = f"{subject}-{modality}"
+    return _fill(root, "ingest", "responses", label, layout, arrays, attrs, facts)
+
+
+def _collinearity(
+    root: Path, source: str, number: int, entries: Mapping[tuple[int, int], float]
+) -> Store:
+    cka = np.where(np.eye(len(LAYERS), dtype=bool), 1.0, 0.5)
+    for (i, j), value in entries.items():
+        cka[i, j] = cka[j, i] = value
+    label = f"cka-{source.replace(':', '-')}-{number}"
+    attrs = {"model": "tiny", "source": source}
+    return _fill(
+        root, "encode", "collinearity", label, collinearity_layout(LAYERS), {"cka": cka}, attrs
+    )
+
+
+def _create(
+    root: Path,
+    stage: str,
+    kind: str,
+    label: str,
+    spec: dict[str, Any],
+    layout: Layout,
+    attrs: dict[str, Any],
+) -> Store:
+    return Store.create(
+        root, stage, kind, label, spec, layout.arrays, layout.coords, layout.units, attrs, {}
+    )
+
+
+def _fill(
+    root: Path,
+    stage: str,
+    kind: str,
+    label: str,
+    layout: Layout,
+    arrays: Mapping[str, np.ndarray],
+    attrs: dict[str, Any],
+    facts: Mapping[str, Any] | None = None,
+) -> Store:
+    """Create a store, commit each unit's share of the arrays, and seal it; once if all is equal."""
+    content = {name: array.tobytes().hex() for name, array in arrays.items()}
+    spec = {"label": label, "content": digest([content, attrs])}
+    store = _create(root, stage, kind, label, spec, layout, attrs)
+    if store.sealed():
+        return store
+    for unit in store.units:
+        attempt = attempts.begin(store, unit, job="test", round_=0)
+        assert attempt is not None
+        own = {
+            name: arrays[name][tuple(slice(start, stop) for start, stop in region)]
+            for name, region in unit.regions.items()
+        }
+        commit(store, unit, own, dict(facts or {}), attempt)
+        attempt.finish("committed")
+    seal(store)
+    return store
+
+
+def _reference(store: Store) -> Reference:
+    reference = Reference.of(store)
+    assert reference is not None
+    return reference
+
+
+@pytest.fixture(scope="session")
+def hand_made() -> HandMade:
+    """The study as it stands above; `dataclasses.replace` makes others of it."""
+    return HandMade()
+
+
+@pytest.fixture(scope="session")
+def compare(tmp_path_factory: pytest.TempPathFactory) -> Callable[[HandMade], Path]:
+    """Write a study's stores and compare them as a task does; return the folder of the run.
+
+    All studies share one store root, so that what they have in common is written once.
+    """
+    root = tmp_path_factory.mktemp("stores")
+
+    def run(study: HandMade) -> Path:
+        folder = tmp_path_factory.mktemp("run")
+        stores = study.write(root)
+        item = [(stores[-1].reference, 0)]
+        failed: list[str] = []
+        run_items(
+            [item],
+            root=root,
+            job="test",
+            round_=0,
+            micro_batch=1,
+            threads=1,
+            report=lambda outcome: failed.append(outcome.traceback or ""),
+        )
+        assert failed == [""]
+        seal(stores[-1])
+        create_run(folder, "by hand", root)
+        for stage in ("prepare", "ingest", "encode", "compare"):
+            own = [store for store in stores if store.path.parent.name == stage]
+            record_stores(folder, stage, own)
+        (folder / "study.yaml").write_text("name: by hand\n")
+        return folder
+
+    return run

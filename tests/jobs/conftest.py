@@ -25,6 +25,7 @@ from storage_schemas.kinds.responses import responses_layout
 from storage_schemas.kinds.scores import BANDED_MEASURES, SINGLE_MEASURES, scores_layout
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit
+from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 from storage_schemas.runs.run import create_run, record_stores
@@ -221,15 +222,9 @@ class HandMade:
             list(self.meg),
             WINDOWS if self.meg else [],
         )
-        comparisons = _create(
-            root,
-            "compare",
-            "comparisons",
-            "tiny",
-            spec.canonical(),
-            layout,
-            {"model": "tiny", "control": False},
-        )
+        attrs = {"model": "tiny", "control": False}
+        new = NewStore("compare", "comparisons", "tiny", spec.canonical(), layout, attrs)
+        comparisons = Store.create(root, new)
         of_encode = [store for stores in (*scores.values(), *cka.values()) for store in stores]
         return [classes, *responses.values(), *of_encode, comparisons]
 
@@ -430,20 +425,6 @@ def _collinearity(
     )
 
 
-def _create(
-    root: Path,
-    stage: str,
-    kind: str,
-    label: str,
-    spec: dict[str, Any],
-    layout: Layout,
-    attrs: dict[str, Any],
-) -> Store:
-    return Store.create(
-        root, stage, kind, label, spec, layout.arrays, layout.coords, layout.units, attrs, {}
-    )
-
-
 def _fill(
     root: Path,
     stage: str,
@@ -457,7 +438,7 @@ def _fill(
     """Create a store, commit each unit's share of the arrays, and seal it; once if all is equal."""
     content = {name: array.tobytes().hex() for name, array in arrays.items()}
     spec = {"label": label, "content": digest([content, attrs])}
-    store = _create(root, stage, kind, label, spec, layout, attrs)
+    store = Store.create(root, NewStore(stage, kind, label, spec, layout, attrs))
     if store.sealed():
         return store
     for unit in store.units:

@@ -1,4 +1,4 @@
-"""Whether one process of stage prepare, extract or encode can hold what it works on."""
+"""Memory that one process of stage prepare, extract or encode needs, compared with its limit."""
 
 from collections.abc import Sequence
 from math import ceil
@@ -18,12 +18,12 @@ from jobs.spec import ScoresSpec
 def check_memory(
     study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile
 ) -> None:
-    """Refuse a study that a process of a stage cannot hold under a profile.
+    """Refuse a study whose units need more memory than a profile gives a process.
 
     Raises
     ------
     StudyError
-        With what it needs, what there is, and the keys that change either.
+        With the memory needed, the memory given, and the keys that change either.
     """
     for model in resolved.models:
         _check_extraction(study, resolved, model, _most_stimuli(plans), profile)
@@ -56,9 +56,9 @@ def _check_components(study: Study, resolved: Resolved, plan: StorePlan, profile
 def _refuse(
     study: Study, profile: Profile, stage: str, what: str, needed: int, smaller: str
 ) -> None:
-    """Refuse what needs more bytes than a process of a stage can be given."""
+    """Refuse a need for more bytes than a process of a stage can be given."""
     how, on_slurm = profile.stage(stage), profile.scheduler == "slurm"
-    # These start no Dask workers, and a task that is killed for memory is given more.
+    # These stages start no Dask workers, and a task that is killed for memory is given more.
     most = {"dask_workers": 1, "memory_gb": how.max_memory_gb or how.memory_gb}
     limit = process_memory(profile.scheduler, how.model_copy(update=most))
     if limit is None or needed <= limit:
@@ -73,7 +73,7 @@ def _refuse(
 
 
 def components_bytes(n_stimuli: int, widths: Sequence[int]) -> int:
-    """Return what fitting principal components takes: all layers' rows, and one's in float64."""
+    """Return the memory to fit principal components: rows of all layers, one layer's in float64."""
     return n_stimuli * (FLOAT32 * sum(widths) + FLOAT64 * max(widths))
 
 
@@ -85,18 +85,18 @@ def extraction_bytes(
     micro_batch: int,
     on_gpu: bool,
 ) -> int:
-    """Return what extracting a shard takes at the least in one process's memory (not a GPU's).
+    """Return the least memory that a process needs to extract a shard (bytes; not a GPU's memory).
 
-    That is, in the shard's last pass: the weights, the layers' whole outputs for a micro-batch and
-    every objective's gradients of them, and the features of all sources of the stimuli before it;
-    with `projection_kind: pca` the components of every source.
-    What the network itself keeps, and the libraries, come on top. On a GPU, weights pass through
-    the process's memory, and features are held there later.
+    The shard's last pass needs most: the weights, the layers' whole outputs for a micro-batch and
+    their gradients of every objective, and the features of all sources for the earlier stimuli;
+    with `projection_kind: pca` also the components of every source. The network's other
+    activations and the libraries come on top. On a GPU, the weights pass through the process's
+    memory before the features are held there.
 
     Parameters
     ----------
     n_stimuli : int
-        Of the largest stimulus set.
+        Stimuli of the largest stimulus set.
     """
     weights = FLOAT32 * model.n_parameters
     signals = FLOAT32 * micro_batch * sum(model.layer_values) * (1 + len(resolved.gradients))

@@ -1,4 +1,4 @@
-"""Speed that earlier runs left in a store root: what attempts say of committed units."""
+"""Speed of earlier runs, from the attempt records of committed units in a store root."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Record:
-    """Median over units: seconds per image, or seconds per operation."""
+    """Median over units of the seconds per image, or per operation."""
 
     seconds: float
     units: int
 
 
 def pass_key(model: ModelSpec, signal: SignalSpec, sources: Iterable[str]) -> Key:
-    """Return what passes that cost the same are known by: weights and scale do not matter."""
+    """Return a key that passes of equal cost share; weights, seed and scale do not change it."""
     size = model.preprocessing.image_size
     how = signal.model_copy(update={"gradient_scale": None, "seed": 0})
     return model.library, model.architecture, size, how, *sorted(sources)
 
 
 def fit_key(banded: bool, diagnostic: bool) -> Key:
-    """Return what fits of the same rate are known by."""
+    """Return a key that fits of equal cost per operation share."""
     return banded, diagnostic
 
 

@@ -1,7 +1,7 @@
-"""Studies that are planned before there are any data: their recordings' sizes alone.
+"""Studies that are planned before there are any data, from the sizes of their recordings.
 
 A file of shapes stands in for a study's folders of stimuli and recordings; models and options are
-the study's own. What it describes is planned by the same functions as a real study.
+the study's own. The functions that plan a real study plan this one.
 """
 
 import hashlib
@@ -101,7 +101,7 @@ class Recordings(Section):
 
 
 class StudyShapes(Section):
-    """What a study will be run on."""
+    """Sizes of the stimuli and recordings of a study."""
 
     responses: tuple[Recordings, ...] = Field(min_length=1)
     """a list of recordings, each with modality, subjects, stimuli and sizes"""

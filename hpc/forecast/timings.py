@@ -1,8 +1,8 @@
 """Speed of this machine: short timings of what the units of a study are made of.
 
-Nothing is multiplied by a factor from elsewhere: images are decoded, passed through the network and
-committed, and a ridge is fitted, by the functions that the units call. Stores lie in a temporary
-folder.
+The functions that the units call are timed as they stand: they decode images, pass them through the
+network, commit a shard and fit a ridge. No factor measured elsewhere enters. Stores lie in a
+temporary folder.
 """
 
 import subprocess
@@ -42,15 +42,20 @@ from storage_schemas.protocol.store import Store
 
 MICRO_BATCH = 16
 """Most images in a timed pass."""
-FEW, SLOW_S, LONG_S = 1, 1.0, 5.0
-"""Images of the first pass, how many seconds it may take for more to be timed, and after how many
-it counts itself: what only happens once is then little of it."""
-REPEATS, REPEATED_S = 4, 3.0
-"""How often something is timed at most, and after how many seconds no further time."""
+FEW = 1
+"""Images in the first timed pass of a network."""
+SLOW_S = 1.0
+"""If that pass takes less than this (s), a pass of more images is timed too."""
+LONG_S = 5.0
+"""A first pass that takes longer than this (s) is not repeated: its start-up is a small part."""
+REPEATS = 4
+"""Most repeats of a timing."""
+REPEATED_S = 3.0
+"""A timing is not repeated once its repeats took this long together (s)."""
 OPERATIONS = 2e11
-"""Most in a timed fit: a few seconds of one core."""
+"""Most operations in a timed fit: a few seconds of one core."""
 LEAST_FEATURES = 64
-"""Fewest of a timed fit that is made smaller; with fewer, calls take longer than products."""
+"""A timed fit is not made smaller than this: calls would take longer than matrix products."""
 OPENED = 3
 """Stores that a unit of stage encode opens: its own, features, responses."""
 EXTRACT = "import submitit, hpc.node.worker, jobs.extract, jobs.stability, {libraries}"
@@ -66,16 +71,16 @@ with local_workers({workers}) as client:
 
 @dataclass(frozen=True)
 class ExtractSpeed:
-    """Extraction of one model with all its sources by one process; seconds."""
+    """Extraction of one network with all its sources by one process."""
 
     load_s: float
-    """Before its first image: weights, first pass."""
+    """Time before the first image: loading of the weights, start of the first pass (s)."""
     decode_s: float
-    """Decoding of one image."""
+    """Time to decode one image (s)."""
     image_s: float
-    """Decoding and passes of one image."""
+    """Time to decode one image and pass it through the network (s)."""
     commit_s: float
-    """Writing of one shard of every source."""
+    """Time to write one shard of every source (s)."""
     flops: float
     """Floating-point operations of one image."""
 
@@ -174,7 +179,7 @@ def _placeholder_context(turn: NetworkTurn) -> Context:
 
 
 def time_commit(planned: StorePlan) -> float:
-    """Return the seconds to commit one unit of a store, and to open what it is made of."""
+    """Return the time to open the stores that a unit reads and to commit the unit (s)."""
     with TemporaryDirectory() as folder:
         store = planned.create(Path(folder))
         commit_s = _seconds_to_commit(store)
@@ -201,7 +206,8 @@ def _seconds_to_commit(store: Store) -> float:
 def time_fit(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[Part, float]:
     """Return the seconds per operation of every part of a fit in these shapes.
 
-    By one thread, as a unit of stage encode, and in smaller shapes where these would take long.
+    One thread is timed, as in a unit of stage encode; a fit that would take long is timed in
+    smaller shapes.
     """
     small = _few_replicates(shapes)
     while (
@@ -217,7 +223,7 @@ def time_fit(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[Part, 
 
 
 def _few_replicates(shapes: Shapes) -> Shapes:
-    """Return shapes with one block of targets, one of orders and one of replicates."""
+    """Return shapes with one block of targets, one of permutations and one of replicates."""
     width = max(1, min(shapes.n_summaries, TARGET_WIDTH))
     return replace(
         shapes,
@@ -264,8 +270,9 @@ def _responses(
 ) -> NDArray[np.float32]:
     """Return targets, (n_stimuli, n_targets), that choose many alphas and ratios.
 
-    Each half of the features predicts every target by a strength of its own. Replicates of a
-    bootstrap are solved alpha by alpha: of noise alone, which chooses one, they would cost less.
+    Each half of the features predicts every target with a strength of its own. A bootstrap solves
+    its replicates alpha by alpha, so targets of pure noise, which all choose one alpha, would cost
+    less than real ones.
     """
     noise = rng.standard_normal((len(x), n_targets), dtype=np.float32)
     halves = np.array_split(x, 2, axis=1)
@@ -277,7 +284,7 @@ def _responses(
 
 
 def _best_seconds(call: Callable[[], object]) -> float:
-    """Return the least of several timings, which others on the machine disturb least."""
+    """Return the shortest of several timings, which other processes disturbed least."""
     timed = [_seconds(call)]
     while len(timed) < REPEATS and sum(timed) < REPEATED_S:
         timed.append(_seconds(call))

@@ -1,4 +1,4 @@
-"""How long the processes of each stage compute: measured here, from records, or assumed."""
+"""Computing time of each stage: measured here, taken from records of earlier runs, or assumed."""
 
 import os
 from collections import defaultdict
@@ -29,9 +29,9 @@ from hpc.study.study import Study
 from jobs.encode import ridge_options
 
 GPU_FLOPS = 1e13
-"""Assumed of a GPU where there is none: half of what an A100 is sold for in float32 (1/s)."""
+"""Assumed speed of a GPU where this machine has none: half of an A100's in float32 (1/s)."""
 UNIT_S = 1.0
-"""Assumed of a unit of the stages that are short, its passes not counted."""
+"""Assumed time of a unit of the short stages, without its passes (s)."""
 
 MEASURED = "measured here"
 RECORDS = "from records of {} units"
@@ -43,7 +43,7 @@ PARTS = {
     "commit": "writing",
     "collinearity": "collinearity",
 }
-"""Parts of stage encode, by a study's keys where there are any."""
+"""Parts of stage encode, named by the key of the study that makes them smaller."""
 GPU_ASSUMED = f"assumed: a GPU of {GPU_FLOPS:.0e} operations/s; decoding measured here"
 
 
@@ -117,9 +117,10 @@ def _prepare(
     passes: Mapping[str, NetworkPasses],
     start_s: float,
 ) -> StageWork:
-    """Count a forward pass of the bank, and what classes and components pass.
+    """Count the passes of the bank's images, of classes and of principal components.
 
-    Classes take four passes of one gradient, components a pass of their stimuli.
+    The bank takes a forward pass, classes take four passes of each gradient, and components take a
+    pass of their stimuli.
     """
     gradients = resolved.gradients.values()
     bank = resolved.bank.n_images * any(source.needs_bank for source in gradients)
@@ -147,7 +148,7 @@ def time_passes(turn: NetworkTurn, plans: Sequence[StorePlan], how: StageProfile
 
 
 def image_seconds(speed: ExtractSpeed, on_assumed_gpu: bool) -> tuple[float, str]:
-    """Return the seconds of an image and where they are from."""
+    """Return the time of an image (s) and where it comes from."""
     if not on_assumed_gpu:
         return speed.image_s, MEASURED
     return max(speed.decode_s, speed.flops / GPU_FLOPS), GPU_ASSUMED
@@ -172,7 +173,7 @@ def _extract(
     how: StageProfile,
     start_s: float,
 ) -> StageWork:
-    """Count the shards and each model's stability, whose sources share their passes."""
+    """Count the shards and each network's stability; all sources of a shard share its passes."""
     items, seconds, longest = len(passes), 0.0, 0.0
     for name, timed in passes.items():
         sets = _features(plans, name)[:: len(resolved.sources)]
@@ -194,13 +195,13 @@ def _padded(planned: StorePlan, micro_batch: int) -> Iterator[int]:
 
 
 def stability_images(resolved: Resolved) -> int:
-    """Return the images that pass for stability: as they are, and with each perturbation."""
+    """Return the images passed for stability: each as it is, and with every perturbation."""
     return resolved.class_images.n_images * (1 + len(PERTURBATIONS))
 
 
 @dataclass(frozen=True)
 class ScoreFit:
-    """A scores store and what each of its units fits."""
+    """A store of scores with the shapes and operations of the fit in each of its units."""
 
     plan: StorePlan
     shapes: Shapes
@@ -211,7 +212,7 @@ class ScoreFit:
 def _encode(
     study: Study, resolved: Resolved, plans: Sequence[StorePlan], how: StageProfile
 ) -> StageWork:
-    """Add up the parts of all units, at the rates of their kinds of bands."""
+    """Add up the parts of all fits, each at the rate measured for its kind of bands."""
     root = _root(study)
     records = encode_records(root) if root else {}
     kinds: dict[Key, list[ScoreFit]] = {}
@@ -242,7 +243,7 @@ def _encode(
 def _rates(
     study: Study, fits: Sequence[ScoreFit], record: Record | None
 ) -> tuple[Mapping[Part, float], float, str]:
-    """Return seconds per operation of every part, seconds of a commit, and where they are from."""
+    """Return seconds per operation of each part, the time of a commit (s), and their basis."""
     largest = max(fits, key=lambda fit: sum(fit.parts.values()))
     if record is not None:
         return dict.fromkeys(largest.parts, record.seconds), 0.0, RECORDS.format(record.units)
@@ -252,7 +253,7 @@ def _rates(
 
 
 def _largest_part(seconds: Mapping[str, float]) -> str:
-    """Say what takes most of the time, which a user may want to do with less of."""
+    """Name the part that takes most of the time, so that a user can reduce it."""
     part = max(seconds, key=lambda part: seconds[part])
     return f"{seconds[part] / sum(seconds.values()):.0%} for {PARTS[part]}"
 

@@ -27,7 +27,7 @@ class ResolvedModel(BaseModel):
     widths: tuple[int, ...]
     """Features of each layer before projection."""
     n_channels: int
-    """Of the last block, which objectives read."""
+    """Channels of the last block, which objectives read."""
     checkpoint: str | None = None
     """Absolute path of its file of weights."""
     n_parameters: int = 0
@@ -37,7 +37,7 @@ class ResolvedModel(BaseModel):
 
 
 class ResolvedSource(BaseModel):
-    """What a gradient source's loss is made of."""
+    """The parts of a gradient source's loss and where their files lie."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -53,7 +53,7 @@ class ResolvedSource(BaseModel):
 
 
 class Resolved(BaseModel):
-    """What a study means on this machine; written once into the run folder."""
+    """A study with its files, networks and functions found; written once into the run folder."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

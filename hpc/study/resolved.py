@@ -30,10 +30,10 @@ class ResolvedModel(BaseModel):
     """Channels of the last block, which objectives read."""
     checkpoint: str | None = None
     """Absolute path of its file of weights."""
-    n_parameters: int = 0
-    """Of the whole network; runs of earlier versions do not say."""
-    layer_values: tuple[int, ...] = ()
-    """Values of each layer's whole output for one image; runs of earlier versions do not say."""
+    n_parameters: int
+    """Parameters of the whole network."""
+    layer_values: tuple[int, ...]
+    """Values of each layer's whole output for one image."""
 
 
 class ResolvedSource(BaseModel):

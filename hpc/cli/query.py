@@ -69,7 +69,7 @@ def query(
     if node is None:
         console.print(_leaves(tree))
         return
-    dataset = _dataset(tree, node)
+    dataset = _dataset(tree, run, node)
     chosen = select(dataset, parse_selection(dataset, sel))
     name = variable or str(next(iter(dataset.data_vars)))
     if name not in chosen.data_vars:
@@ -92,7 +92,7 @@ def query(
         console.print(f"… {len(table):,} rows in all; narrow it with --sel, or write it with --to")
 
 
-def _dataset(tree: "xr.DataTree", node: str) -> "xr.Dataset":
+def _dataset(tree: "xr.DataTree", run: Path, node: str) -> "xr.Dataset":
     from storage_schemas import gather_scores
 
     kind, _, modality = node.partition(":")
@@ -102,8 +102,8 @@ def _dataset(tree: "xr.DataTree", node: str) -> "xr.Dataset":
     if node.strip("/") not in paths:
         near = get_close_matches(node.strip("/"), paths, n=3) or list(paths)[:3]
         raise ValueError(
-            f"there is no leaf {node}; the nearest are {', '.join(near)} (without a leaf, "
-            "`gradenc query` lists all)"
+            f"there is no leaf {node}; the nearest are {', '.join(near)} "
+            f"(`gradenc query {run}` lists all)"
         )
     return paths[node.strip("/")].to_dataset()
 

@@ -216,7 +216,7 @@ ANSWERS = {
         "ended without recording why",
         # As often as one unit is tried that kills its task: then it is left out, the others go on.
         3,
-        "lost tasks that have not recorded why: look at their logs (`gradenc logs`)",
+        "lost tasks that have not recorded why: look at their logs",
     ),
     FailureClass.CANCELLED: Answer(
         "cancelled", 0, "has tasks that were cancelled (by {who}): decide whether they may run"
@@ -224,12 +224,12 @@ ANSWERS = {
     FailureClass.DISK: Answer(
         "ended by a full disk",
         0,
-        "met a full disk or a used-up quota: make room (`gradenc du`)",
+        "met a full disk or a used-up quota: make room",
     ),
     FailureClass.ERROR: Answer(
         "ended by an error",
         0,
-        "failed with an error: see it in `gradenc status` and mend its cause",
+        "failed with an error: mend its cause",
     ),
     FailureClass.DRIFT: Answer(
         "ended because the code had changed",
@@ -239,7 +239,7 @@ ANSWERS = {
     FailureClass.INPUT: Answer(
         "ended because an input was not sealed",
         0,
-        "found an earlier stage unsealed: look at it with `gradenc verify`",
+        "found an earlier stage unsealed: verify the run",
     ),
 }
 
@@ -396,4 +396,4 @@ def _sentence(
         nodes=", ".join(sorted({job.node for job in jobs if job.node})) or "unknown",
         who=", ".join(sorted({job.cancelled_by for job in jobs} - {""})) or "somebody",
     )
-    return f"stage {stage} {told}, then `gradenc resume`"
+    return f"stage {stage} {told}, then resume the run"

@@ -206,8 +206,8 @@ def _refuse_other_code(payload: Payload, breaker: Breaker, path: Path) -> None:
         return
     sentence = (
         f"{path} was submitted by gradenc {payload.version}, its task found {code_version()}: "
-        "the code was changed in between, or differs on the node; install one version, then run "
-        "`gradenc resume` so that the units are submitted by the code that runs them"
+        "the code was changed in between, or differs on the node; install one version, then "
+        "resume the run so that the units are submitted by the code that runs them"
     )
     breaker.stop(FailureClass.DRIFT, sentence)
     _end(FailureClass.DRIFT, sentence)

@@ -83,7 +83,7 @@ def _submit_missing(run: RunFolder, state: StageState, profile: Profile) -> None
             submit(run, state.stage, missing, How(profile.scheduler, asked, engine, run.dask))
         except Refused as error:
             # Recorded: a gate that tried again and again would end without the user hearing of it.
-            decide(run, state.stage, f"{error}: mend the profile, then `gradenc resume`")
+            decide(run, state.stage, f"{error}: mend the profile, then `gradenc resume {run.path}`")
             raise
 
 

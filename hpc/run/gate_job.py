@@ -48,7 +48,7 @@ def _go_on_when_warned(limit_s: float) -> None:
         if time.monotonic() - began > limit_s / 2:
             raise TimeoutError(
                 f"its {limit_s / 60:.0f} minutes are over: raise timeout_minutes in [gate] of the "
-                "profile, then `gradenc resume`"
+                "profile, then resume the run"
             )
 
     signal.signal(signal.SIGUSR2, warned)

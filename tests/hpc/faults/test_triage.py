@@ -242,7 +242,7 @@ def test_memory_is_raised_up_to_the_profiles_limit():
     assert third.profile == second.profile
     assert third.ask == {
         FailureClass.HOST_MEMORY: "stage encode was killed for memory at 16 GB, and max_memory_gb "
-        "in [encode] of the profile (16) allows no more: raise it, then `gradenc resume`"
+        "in [encode] of the profile (16) allows no more: raise it, then resume the run"
     }
 
 
@@ -288,7 +288,7 @@ def test_what_only_the_user_can_mend_is_asked_at_once(failure):
     escalation = after(TaskOutcome(failure, job(State.FAILED)))
     assert escalation.profile == ASKED
     assert list(escalation.ask) == [failure]
-    assert escalation.ask[failure].endswith(", then `gradenc resume`")
+    assert escalation.ask[failure].endswith(", then resume the run")
 
 
 def test_it_says_who_cancelled():

@@ -22,6 +22,7 @@ import csv
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ from gradenc_core.recordings.repeats import (
 )
 from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.images import Manifest
+from gradenc_core.text import read_text
 
 BETAS = "task-images_desc-betas_stat.nii.gz"
 EVENTS = "task-images_events.tsv"
@@ -338,15 +340,15 @@ def _coords(voxels: _Voxels) -> xr.Dataset:
 
 
 def _read_tsv(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    with file.open(encoding="utf-8-sig", newline="") as lines:
-        reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        missing = [name for name in columns if name not in (reader.fieldnames or ())]
-        if missing:
-            raise ValueError(
-                f"{file} lacks the column {', '.join(missing)}; write the tab-separated columns "
-                f"{', '.join(columns)}"
-            )
-        rows: list[dict[str, Any]] = list(reader)
+    lines = StringIO(read_text(file), newline="")
+    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
+    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+    if missing:
+        raise ValueError(
+            f"{file} lacks the column {', '.join(missing)}; write the tab-separated columns "
+            f"{', '.join(columns)}"
+        )
+    rows: list[dict[str, Any]] = list(reader)
     for number, row in enumerate(rows, start=1):
         if None in row or None in row.values():
             raise ValueError(

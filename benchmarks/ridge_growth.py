@@ -1,6 +1,7 @@
 """How the cost of `encode` grows: seconds against stimuli, features, targets, alphas, subjects.
 
-    python benchmarks/ridge_growth.py [figure.png]
+    python benchmarks/ridge_growth.py [figure.png]   # minutes
+    python benchmarks/ridge_growth.py --toy          # seconds: shows that it runs
 
 One quantity varies at a time from n 2,000, p 256, T 1,024, A 10, 5 folds, nested k-fold, one thread
 (as a worker of stage encode has it); a second subject with the same stimuli shares the factors; two
@@ -9,7 +10,7 @@ operations over the rate that the base case reached. One line of JSON last: per 
 and the ratio of the model's to the measured growth at its end.
 """
 
-import sys
+import argparse
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -44,25 +45,42 @@ WORKERS = (1, 2)
 REPEATS = 3
 
 
+TOY = 0.05
+"""Share of every size, except alphas, that a toy run has."""
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("figure", nargs="?", help="file that the figure is written to")
+    parser.add_argument("--toy", action="store_true", help="small sizes: shows that it runs")
+    arguments = parser.parse_args()
+    share = TOY if arguments.toy else 1.0
+    base = {name: scaled(name, value, share) for name, value in BASE.items()}
     with threadpool_limits(1):
-        measured = {name: axis(name, values) for name, values in AXES.items()}
-        measured["subjects"] = subjects()
-        measured["workers"] = workers()
+        measured = {
+            name: axis(base, name, [scaled(name, value, share) for value in values])
+            for name, values in AXES.items()
+        }
+        measured["subjects"] = subjects(base)
+        measured["workers"] = workers(base)
     for name, rows in measured.items():
         print_rows(f"seconds against {LABELS[name]}", rows)
-    if len(sys.argv) > 1:
-        draw(measured, sys.argv[1])
+    if arguments.figure:
+        draw(measured, arguments.figure)
     ends = {name: rows[-1]["model"] / rows[-1]["seconds"] for name, rows in measured.items()}
     one, two = (row["seconds"] for row in measured["workers"])
     print_json({"growth": measured, "model_over_measured": ends, "speedup_2_workers": one / two})
 
 
-def axis(name: str, values: tuple[int, ...]) -> list[dict[str, Any]]:
-    rate = operations(**BASE) / fit(**BASE)
+def scaled(name: str, value: int, share: float) -> int:
+    return value if name == "alphas" else round(value * share)
+
+
+def axis(base: dict[str, int], name: str, values: list[int]) -> list[dict[str, Any]]:
+    rate = operations(**base) / fit(**base)
     rows = []
     for value in values:
-        shape = BASE | {name: value}
+        shape = base | {name: value}
         taken = fit(**shape)
         rows.append({name: value, "seconds": taken, "model": operations(**shape) / rate})
     return rows
@@ -84,9 +102,9 @@ def operations(n: int, p: int, t: int, alphas: int) -> float:
     return plan_solver(Shapes(n, p, t, 5), RidgeOptions(grid(alphas)), banded=False).operations
 
 
-def subjects() -> list[dict[str, Any]]:
+def subjects(base: dict[str, int]) -> list[dict[str, Any]]:
     """Time subjects who saw the same stimuli on one factorisation."""
-    x, y = study(BASE["n"], BASE["p"], BASE["t"])
+    x, y = study(base["n"], base["p"], base["t"])
     folds, rows = np.arange(len(x)) % 5, []
     one = factor = 0.0
     for count in SUBJECTS:
@@ -100,21 +118,21 @@ def subjects() -> list[dict[str, Any]]:
     return rows
 
 
-def workers() -> list[dict[str, Any]]:
+def workers(base: dict[str, int]) -> list[dict[str, Any]]:
     """Time one process and two that fit four layers; the model is half the time by two."""
     rows, one = [], 0.0
     for count in WORKERS:
         with ProcessPoolExecutor(count) as pool:
-            list(pool.map(one_layer, range(count)))
-            taken = seconds(lambda pool=pool: list(pool.map(one_layer, range(4))))
+            list(pool.map(one_layer, [base] * count))
+            taken = seconds(lambda pool=pool: list(pool.map(one_layer, [base] * 4)))
         one = one or taken
         rows.append({"workers": count, "seconds": taken, "model": one / count})
     return rows
 
 
-def one_layer(_: int) -> None:
+def one_layer(base: dict[str, int]) -> None:
     with threadpool_limits(1):
-        fit(**BASE)
+        fit(**base)
 
 
 def draw(measured: dict[str, list[dict[str, Any]]], path: str) -> None:

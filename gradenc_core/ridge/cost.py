@@ -1,6 +1,6 @@
-"""What fitting a layer will take, and which form it takes: decided from shapes alone.
+"""Memory and operations of a ridge fit, and the form it takes, predicted from shapes alone.
 
-`docs/ridge.md` derives the terms; `benchmarks/ridge.py` measures them.
+`docs/ridge.md` derives the terms; `benchmarks/ridge_growth.py` compares them with measurements.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gradenc_core.ridge.quadratic import TRIANGLE_BLOCKS
 from gradenc_core.ridge.targets import TARGET_WIDTH
 
 FLOAT32, FLOAT64 = 4, 8
-"""Bytes of what is stored (a weight, an activation, a feature), and of what is fitted with it."""
+"""Bytes of a number as it is stored (weights, activations, features), and as it is fitted."""
 TRIANGLE = (TRIANGLE_BLOCKS + 1) / (2 * TRIANGLE_BLOCKS)
 """Share of a symmetric matrix that is stored and multiplied."""
 EIGH = 10.0
@@ -24,12 +24,12 @@ REPLICATES = 4
 """Bootstrap replicates whose moments are summed in one product; bounds memory."""
 
 Part = Literal["fit", "bootstrap", "permutations"]
-"""What is computed of a layer, each at a rate of its own."""
+"""Parts of a unit of encode; each runs at a rate of its own."""
 
 
 @dataclass(frozen=True)
 class Shapes:
-    """What there is to fit.
+    """Sizes of a fit.
 
     Attributes
     ----------
@@ -37,13 +37,13 @@ class Shapes:
         Features of all bands together.
     n_folds : int
     n_summaries, n_bootstraps, n_permutations : int
-        Targets that are resampled, and how often.
+        Number of targets that are resampled, of bootstrap replicates and of permutations.
     n_blocks : int
         Blocks of stimuli per fold that the bootstrap draws.
     n_in_memory : int
-        Features that lie in memory in any case, as those of all layers jointly do.
+        Features that lie in memory in any case: the joint projection of all layers.
     n_projected : int
-        Features of the widest layer that those are projected from.
+        Features of the widest layer from which that projection is computed.
     """
 
     n_stimuli: int
@@ -65,14 +65,14 @@ class SolverPlan:
     Attributes
     ----------
     form : {"primal", "dual"}
-        Moments of features, or kernels of stimuli where there are fewer of those.
+        Moments of features, or kernels of stimuli where there are fewer stimuli than features.
     hold_rows : bool
         Whether features stay in memory; if not, they are read again for every block of targets.
     memory : int
-        Bytes at the peak, the interpreter and its libraries not counted.
+        Bytes at the peak, without the interpreter and its libraries.
     parts : dict
-        Multiplications and additions of the fit, and of its bootstrap and its permutations where
-        there are any; those in float32 count half.
+        Multiplications and additions of the fit, and of bootstrap and permutations if the shapes
+        have any; operations in float32 count half.
     """
 
     form: Literal["primal", "dual"]
@@ -82,7 +82,7 @@ class SolverPlan:
 
     @property
     def operations(self) -> float:
-        """Of all parts together."""
+        """Multiplications and additions of all parts together."""
         return sum(self.parts.values())
 
 
@@ -96,7 +96,7 @@ def plan_solver(
     Raises
     ------
     ValueError
-        If the limit is less than the fit needs at the least.
+        If the fit needs more than the limit in every form.
     """
     n, p = shapes.n_stimuli, shapes.n_features
     form: Literal["primal", "dual"] = "dual" if is_dual((n, p)) else "primal"
@@ -116,13 +116,13 @@ def plan_solver(
 
 
 def n_trainings(n_folds: int, options: RidgeOptions) -> int:
-    """Return how many training sets are factorised, at every ratio."""
+    """Return the number of training sets that are factorised at every ratio."""
     pairs = n_folds * (n_folds - 1) // 2 if options.selection == "kfold" else 0
     return n_folds + pairs
 
 
 def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> float:
-    """Peak of the two phases: all factors with one block of targets, or with a bootstrap's sums."""
+    """Peak memory (bytes): all factors with one block of targets, or with a bootstrap's sums."""
     n, p = shapes.n_stimuli, shapes.n_features
     rank = min(n, p)
     square = FLOAT64 * rank**2
@@ -151,14 +151,14 @@ def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> 
 
 
 def _projecting(shapes: Shapes) -> float:
-    """Features of all layers jointly, before the fit: the sum, the projection, rows of a layer."""
+    """Memory of the joint projection (bytes): its sum, its matrix and rows of one layer."""
     n, width = shapes.n_stimuli, shapes.n_projected
     joint = (FLOAT64 + FLOAT32) * n * shapes.n_in_memory
     return joint + FLOAT64 * width * (shapes.n_in_memory + 4 * min(n, ROWS))
 
 
 def _results(shapes: Shapes, n_ratios: int) -> float:
-    """Scores and resampled scores: of every block, joined, and stacked by measure."""
+    """Memory of scores and resampled scores (bytes): per block, joined, and stacked by measure."""
     n_measures = 4 if n_ratios == 1 else 7
     scores = 3 * shapes.n_targets * shapes.n_folds * n_measures
     resampled = 2 * shapes.n_summaries * (shapes.n_bootstraps + shapes.n_permutations + 2)
@@ -166,9 +166,9 @@ def _results(shapes: Shapes, n_ratios: int) -> float:
 
 
 def _sums(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> float:
-    """Products that are kept of each target: with features, or in dual form with every basis.
+    """Numbers kept of each target: products with features, or in dual form with every basis.
 
-    Targets that need float64 hold those of pairs of folds a second time.
+    Where bounds do not decide the choice, the products of pairs of folds are held a second time.
     """
     n, folds = shapes.n_stimuli, shapes.n_folds
     if form == "primal":

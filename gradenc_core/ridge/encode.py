@@ -23,9 +23,10 @@ from gradenc_core.ridge.targets import StandardisedTargets, standardised_blocks
 
 @dataclass(frozen=True)
 class EncodingCounts:
-    """What a reader of the scores must know; the last four count (fold, target) pairs.
+    """Irregular targets; the last four count (fold, target) pairs.
 
-    `constant_folds` are those without r, of targets that vary elsewhere.
+    `constant_folds` counts folds in which a target does not vary, so that it has no r there,
+    although it varies in others.
     """
 
     nan_targets: int
@@ -162,7 +163,7 @@ def _scores(
     for block, fits in fitted:
         measures.append(_measures(block, design.options, fits))
         counts.append(_counts(block, design.options, fits))
-        del block, fits  # not to be held while the next block is fitted
+        del block, fits  # free their memory before the next block is fitted
     joined = {name: np.concatenate([m[name] for m in measures], axis=1) for name in measures[0]}
     return EncodingScores(
         r=joined["r"],
@@ -205,7 +206,7 @@ def _measures(
 def _counts(
     block: StandardisedTargets, options: RidgeOptions, fits: Sequence[Fit]
 ) -> EncodingCounts:
-    """Count what is odd of a block without its padding."""
+    """Count the irregular targets of a block, without its padding."""
     n_targets = block.rows.shape[1]
     scores, alpha = fits[0].scores, fits[0].alpha[:, :n_targets]
     return EncodingCounts(

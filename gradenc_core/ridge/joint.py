@@ -12,8 +12,8 @@ from gradenc_core.ridge.moments import ROWS
 def joint_projection(layers: Sequence[Rows], n_dims: int, seed: int) -> NDArray[np.float32]:
     """Project the features of all layers jointly (docs/methods.md).
 
-    Every layer is centred and divided by its root mean square, so that none drowns the others; the
-    projection is Gaussian with variance 1 / n_dims. Responses do not enter.
+    Every layer is centred and divided by its root mean square, so that none outweighs the others;
+    the projection is Gaussian with variance 1 / n_dims. Responses are not used.
 
     Parameters
     ----------

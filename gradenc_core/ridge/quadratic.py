@@ -10,15 +10,16 @@ import numpy as np
 
 from gradenc_core.arrays import Array, namespace, zeros
 
-# Blocks of rows of a symmetric matrix; what lies above their diagonal is never multiplied.
+# Number of blocks of rows of a symmetric matrix; entries above the diagonal blocks are never
+# multiplied.
 TRIANGLE_BLOCKS = 4
 # Eigenvalues nearer to each other than this share are neighbours: see `squared_predictions`.
 NEIGHBOURS = 1e-4
-# Pairs of neighbours whose products are made at once, and the share of all pairs above which every
-# alpha by itself costs less.
+# PAIRS of neighbours are multiplied at once. Where more than the share MANY of all pairs are
+# neighbours, computing every alpha by itself costs less.
 PAIRS, MANY = 1024, 1 / 16
-# Rounding errors of n products add up to this times sqrt(n) units (Higham & Mary 2019), but for
-# one case in 10^13.
+# The sum of n products has a rounding error below this times sqrt(n) units in the last place
+# (Higham & Mary 2019), except in one case in 10^13.
 ROUNDING = 8.0
 
 
@@ -88,8 +89,8 @@ def squared_predictions(
     For eigenvalues L_i and L_j, `s_i s_j = L_i L_j (g_j - g_i) / (L_i - L_j)` with
     `g = 1 / (L + alpha)`, so that alpha leaves the sum over pairs: with the antisymmetric
     `N_ij = M_ij L_i L_j / (L_i - L_j)`, it is `2 sum_j g_j c_j (N'c)_j`, and the diagonal of M.
-    Pairs of neighbours, whose difference would lose digits, are summed as they are; where these are
-    many, as with features that are all orthogonal, the predictions are squared alpha by alpha.
+    For neighbours the difference would lose digits, so their pairs are summed directly. Where there
+    are many of them, as with orthogonal features, predictions are squared alpha by alpha.
 
     Parameters
     ----------
@@ -105,7 +106,7 @@ def squared_predictions(
     ------
     squares : array, (n_alphas, n_targets)
     margin : array, (n_alphas, n_targets)
-        How far rounding may have moved them.
+        Bound on their rounding errors.
     """
     xp = namespace(c)
     quotients, neighbours = _pairs(values)

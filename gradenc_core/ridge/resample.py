@@ -60,7 +60,8 @@ def permutation_scores(
     y : array, (n_stimuli, n_targets)
     n_permutations : int
     seed : int
-        The same for all layers, signals and targets, so that maxima over layers are of one null.
+        The same for all layers, signals and targets, so that a maximum over layers belongs to one
+        null.
     groups : array, (n_stimuli,), optional
         Stimuli are permuted only within a group, such as a session.
 
@@ -92,7 +93,7 @@ def permutations(
 def _orders(
     n_stimuli: int, n_permutations: int, seed: int, groups: NDArray[Any] | None
 ) -> Iterator[Ints]:
-    """Yield orders one by one: all of them are as large as a thousand targets."""
+    """Yield orders one by one: all together take as much memory as a thousand targets."""
     generator = np.random.default_rng(seed)
     groups = np.zeros(n_stimuli) if groups is None else np.asarray(groups)
     if groups.shape != (n_stimuli,):
@@ -135,7 +136,7 @@ def bootstrap_scores(
 ) -> NDArray[np.float32]:
     """Scores refitted on resampled blocks of stimuli, at each target's own alphas and ratios.
 
-    Keeps moments of n_folds x n_blocks x n_features x (n_features + TARGET_WIDTH) x 8 bytes.
+    The moments take n_folds x n_blocks x n_features x (n_features + TARGET_WIDTH) x 8 bytes.
 
     Parameters
     ----------

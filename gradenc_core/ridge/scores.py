@@ -15,7 +15,7 @@ from gradenc_core.ridge.basis import CANCELLATION, Basis, Scaler, root
 from gradenc_core.ridge.moments import FeatureMoments, TargetMoments
 from gradenc_core.ridge.quadratic import Quadratic, few_rows
 
-# Variance of predictions, as a share of the target's, below which they are called flat.
+# Predictions whose variance is a smaller share of the target's than this are flat.
 FLAT_PREDICTION = 1e-12
 # Columns of a product are padded to a multiple of this, so that a column's bits do not depend on
 # how many columns stand beside it.
@@ -161,12 +161,12 @@ def score_by_ratio(
     Parameters
     ----------
     score_columns : function
-        Of a ratio's index and the indices of targets; their scores.
+        Takes a ratio's index and indices of targets; returns their scores.
     ratio : array of int, (n_targets,)
         Ratio's index of each target.
     n_ratios : int
     off : FoldScores, optional
-        Scores at ratio index 0, where they are known already.
+        Scores at ratio index 0, if they are computed already.
     """
     blank = np.zeros(len(ratio))
     known = off or FoldScores(blank, blank, blank, blank.astype(bool))
@@ -209,7 +209,7 @@ def analytic_p(r: NDArray[Any], n_stimuli: int, n_folds: int) -> Floats:
     array, (n_targets,)
     """
     spread = np.sqrt(n_folds * (1 / n_folds + 1 / (n_folds - 1)))
-    # Of `scipy.special`: `scipy.stats`, which names it norm.sf, is slow to import.
+    # scipy.stats has this as norm.sf, but is slow to import.
     p: Floats = ndtr(-np.asarray(r, dtype=np.float64) * np.sqrt(n_stimuli) / spread)
     return p
 

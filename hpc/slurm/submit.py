@@ -1,5 +1,6 @@
 """Start array jobs and single jobs, through submitit's public interface."""
 
+import logging
 import os
 import shlex
 import sys
@@ -15,6 +16,8 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from hpc.config.profile import StageProfile
 from hpc.slurm.client import LASTING, Refused, SlurmUnavailable
 from hpc.slurm.options import sbatch_options, setup_lines
+
+logger = logging.getLogger(__name__)
 
 _SIGNAL_S = 90
 """How long before its time limit a task gets the signal to stop after its current unit (s)."""
@@ -47,7 +50,8 @@ def start_array(
             if not ids:
                 raise
             # The accepted arrays run: if their ids were lost, they would be cancelled as unknown.
-            print(f"{len(arguments) - start} tasks of {name} are left for later: {error}")
+            left = len(arguments) - start
+            logger.warning("%d tasks of %s are left for later: %s", left, name, error)
             break
         ids += [str(job.job_id) for job in jobs]
     return ids

@@ -134,6 +134,7 @@ def _groups(subjects: Sequence[str]) -> list[Values]:
             "modality": "fmri",
             "start": i * N_VOXELS,
             "stop": (i + 1) * N_VOXELS,
+            "windows": None,
         }
         for i, subject in enumerate(subjects)
     ]

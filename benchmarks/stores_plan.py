@@ -31,7 +31,7 @@ from hpc.run.advance import create_stores
 from hpc.run.folder import RunFolder
 from hpc.study.resolved import Resolved, ResolvedModel
 from hpc.study.study import Model, Study
-from jobs.spec import ModelSpec, Reference
+from jobs.spec import BankImages, ModelSpec, Reference
 
 LINES = [
     Line("plan_100k_units_s", "plan of one store, many units (s)", 10),
@@ -59,7 +59,9 @@ def _time_planning(folder: Path, n_models: int, n_units: int) -> float:
         stimulus_ids=tuple(stimuli),
         stimulus_digests=tuple(f"{i:064x}" for i in range(n_units)),
         models=tuple(_resolved_model(model) for model in study.models),
-        sources=("forward",),
+        gradients={},
+        bank=BankImages(n_images=16),
+        class_images=BankImages(n_images=16),
     )
     seen = Targets("sub-01", "fmri", tuple(stimuli), np.ones(n_units), xr.Dataset())
     prepared = {
@@ -89,7 +91,7 @@ def _study(n_models: int) -> Study:
 
 
 def _resolved_model(model: Model) -> ResolvedModel:
-    """Return what `resolve` would find, without building the network."""
+    """Return a resolved model without building the network."""
     preprocessing = Preprocessing(
         image_size=224,
         resize_size=256,
@@ -99,7 +101,7 @@ def _resolved_model(model: Model) -> ResolvedModel:
         std=(0.25, 0.25, 0.25),
     )
     spec = ModelSpec(
-        **model.model_dump(exclude={"name", "control"}),
+        **model.model_dump(exclude={"name", "control", "checkpoint"}),
         weights_digest=None,
         preprocessing=preprocessing,
     )
@@ -109,6 +111,7 @@ def _resolved_model(model: Model) -> ResolvedModel:
         spec=spec,
         layers=tuple(layers_of(24)),
         widths=(384,) * 24,
+        n_channels=384,
     )
 
 

@@ -1,6 +1,7 @@
 """What `gradenc plan` predicts of the demo's run on this machine, against the run itself.
 
-    python benchmarks/plan.py     # about five minutes on 2 cores; one line of JSON last
+    python benchmarks/plan.py          # about five minutes on 2 cores; one line of JSON last
+    python benchmarks/plan.py --toy    # a tiny study, to see that it runs; its figures mean nothing
 
 Seconds of the stages whose units are timed, extract and encode, on the profile `local`: predicted
 before anything runs, and from the submission of a stage to the end of its last task.
@@ -9,6 +10,7 @@ factor
     Of either stage, the larger of real / predicted and predicted / real. To reach: 1.5.
 """
 
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -24,13 +26,26 @@ from hpc.run.submissions import submissions
 from hpc.study.study import load_study
 
 STAGES = ("extract", "encode")
+TOY_STIMULI = 64
+TOY_KEYS = (
+    "layers=[layer1.0, layer4.1]",
+    "encoding.bootstrap=3",
+    "encoding.permutations=3",
+    "encoding.forward_all=16",
+    "encoding.blocks=5",
+)
 
 
 def main() -> None:
     profile, scenario = load_profile("local"), "plausible_backprop"
     with TemporaryDirectory() as name:
         folder = Path(name) / "demo"
-        study = load_study(write_demo_study(folder, scenario))
+        if "--toy" in sys.argv:
+            study = load_study(
+                write_demo_study(folder, scenario, n_stimuli=TOY_STIMULI), list(TOY_KEYS)
+            )
+        else:
+            study = load_study(write_demo_study(folder, scenario))
         predicted = {stage.stage: stage.seconds for stage in forecast(study, profile)}
         run = start(study, folder / "run", profile)
         run.keep_profile(profile)

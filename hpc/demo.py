@@ -10,7 +10,10 @@ SEED = 0
 
 
 def write_demo_study(
-    folder: Path, scenario: str, progress: Callable[[str], None] = lambda step: None
+    folder: Path,
+    scenario: str,
+    progress: Callable[[str], None] = lambda step: None,
+    n_stimuli: int = N_STIMULI,
 ) -> Path:
     """Write the planted study into `folder/study`, whole or not at all; return its study file.
 
@@ -22,6 +25,8 @@ def write_demo_study(
         What is planted (`gradenc_core.planted.truth.SCENARIOS`).
     progress : callable, optional
         Called with the name of every step.
+    n_stimuli : int, optional
+        Images that are written and seen by every subject.
 
     Raises
     ------
@@ -45,7 +50,7 @@ def write_demo_study(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     write_planted_study(
-        partial, folder / "truth.json", scenario, SEED, N_STIMULI, progress=progress
+        partial, folder / "truth.json", scenario, SEED, n_stimuli, progress=progress
     )
     (partial / "study.yaml").write_text(files("hpc").joinpath("demo_study.yaml").read_text())
     (partial / "scenario.txt").write_text(scenario)

@@ -112,6 +112,8 @@ def _resolved_model(model: Model) -> ResolvedModel:
         layers=tuple(layers_of(24)),
         widths=(384,) * 24,
         n_channels=384,
+        n_parameters=22_000_000,
+        layer_values=(197 * 384,) * 24,
     )
 
 

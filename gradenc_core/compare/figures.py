@@ -38,7 +38,7 @@ def profile_heatmaps(
             axis.plot(column, np.nanargmax(profile[:, column]), "o", mfc="none", mec="w", ms=8)
         axis.set_xticks(range(len(regions)), regions, rotation=45)
         axis.set_yticks(range(len(layers)), layers)
-        axis.set(title=signal, xlabel="region, from V1 upwards", ylabel="layer")
+        axis.set(title=signal, xlabel="region", ylabel="layer")
     return figure
 
 
@@ -112,14 +112,16 @@ def depth_against_latency(latency: Array, depths: Array, signals: Sequence[str])
 
 
 def position_against_latency(
-    position: Array, latency: Array, depths: Array, signals: Sequence[str]
+    position: Array, latency: Array, depths: Array, signals: Sequence[str], label: str
 ) -> Figure:
     """Draw where in the cortex and when in the response each layer is found, coloured by depth.
 
     Parameters
     ----------
     position, latency : array, (n_signals, n_layers)
-        Mean over subjects: mm from V1 of the regions a layer predicts, and peak latency in s.
+        Mean over subjects: position of the regions that a layer predicts, and peak latency in s.
+    label : str
+        What the position is, with its unit.
     """
     figure, axes = _panels(len(signals))
     for axis, x, y, signal in zip(axes, position, latency, signals, strict=True):
@@ -129,7 +131,7 @@ def position_against_latency(
                 axis.annotate(
                     f"{depth:.2f}", (u, v), xytext=(5, 4), textcoords="offset points", fontsize=7
                 )
-        axis.set(title=signal, xlabel="position (mm from V1)", ylabel="peak latency (s)")
+        axis.set(title=signal, xlabel=label, ylabel="peak latency (s)")
     return figure
 
 

@@ -145,7 +145,7 @@ def test_layers_that_are_not_divided_are_counted(
     said = "layer(s) whose scores are not divided by reliability"
     assert said not in (seeded / "report.html").read_text()
     first, second = open_run(seeded)[f"stability/vit/{SOURCE}"]["reliability"].values
-    monkeypatch.setattr("jobs.report.page.LEAST_RELIABILITY", (first + second) / 2)
+    monkeypatch.setattr("jobs.report.counts.LEAST_RELIABILITY", (first + second) / 2)
     write_report(seeded, tmp_path / "report.html")
     page = (tmp_path / "report.html").read_text()
     layer, low = min(("blocks.0", first), ("blocks.3", second), key=lambda pair: pair[1])

@@ -1,8 +1,23 @@
-"""What the report calls what it shows."""
+"""What the page says of the hand-made study (`tests/jobs/conftest.py`) in each situation."""
 
+import html
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import pytest
 
-from jobs.report.page import signal_title
+from gradenc_core.compare.verdict import Verdict
+from jobs import evidence
+from jobs.report.page import COLOURS, TITLES, write_report
+from jobs.report.words import number, p_value, signal_title
+from storage_schemas.runs.run import run_stores
+
+SCORE = r"\S+ \[\S+ \S+\]"
+"""A mean with its interval, as the page prints it."""
 
 
 @pytest.mark.parametrize(
@@ -17,3 +32,115 @@ from jobs.report.page import signal_title
 )
 def test_a_signal_is_not_called_a_gradient(signal: str, title: str) -> None:
     assert signal_title(signal) == title
+
+
+def test_numbers_that_do_not_exist_are_undefined() -> None:
+    assert (number(0.126), number(np.nan)) == ("0.13", "undefined")
+    assert (p_value(0.0004), p_value(0.0126), p_value(np.nan)) == ("< 0.001", "0.013", "undefined")
+
+
+def test_every_verdict_has_a_title_and_a_colour() -> None:
+    assert set(TITLES) == set(COLOURS) == set(Verdict)
+
+
+def page_of(run: Path) -> str:
+    """Write a run's page and return its text, one blank between words; figures by their title."""
+    path = run / "report.html"
+    write_report(run, path)
+    body = path.read_text(encoding="utf-8").split("<body>")[1]
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+@pytest.fixture(scope="module")
+def page(hand_made: Any, compare: Callable) -> str:
+    return page_of(compare(hand_made))
+
+
+def test_the_verdict_stands_first_with_its_sentence(page: str) -> None:
+    first = page.split("What each hypothesis predicts")[0]
+    assert f"tiny, objective energy: {TITLES[Verdict.BACKPROP_LIKE]}" in first
+    assert "in the order that backpropagation needs: spatial score" in first
+    assert "recordings of 01 (fmri, 300 stimuli), 01 (meg, 300 stimuli), 02 (fmri" in page
+
+
+def test_what_was_found_is_what_was_judged(page: str) -> None:
+    (judged,) = re.findall(
+        r"spatial score (\S+ \[\S+ \S+\]), temporal score (\S+ \[\S+ \S+\])", page
+    )
+    found = page.split("found (mean over subjects, 95 % interval)")[1].split("✓")[0]
+    forward_space, space, forward_time, time = re.findall(SCORE, found)
+    assert (space, time) == judged
+    assert forward_space.startswith("0.9")
+    assert forward_time.startswith("0.9")
+
+
+def test_the_page_explains_the_cell_that_the_verdict_reads(
+    hand_made: Any, compare: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = compare(hand_made)
+    before = page_of(run)
+    (store,) = run_stores(run, "compare")
+    tables = store.dataset().load()
+    cell = {"position": "ventral", "resolution": "region", "kstar": "centre_of_mass"}
+    for dim, label in cell.items():
+        monkeypatch.setitem(evidence.SPATIAL_CELL, dim, label)
+    after = page_of(run)
+    mean = tables["spatial_mean"].sel(signal="forward", correlation="pearson", **cell)
+    found = "found (mean over subjects, 95 % interval)"
+    assert f"{found} {mean.item():.2f} [" in after
+    assert f"{found} {mean.item():.2f} [" not in before
+    # Every subject's row moves with it.
+    score = tables["spatial_score"].sel(signal="forward", correlation="pearson", **cell)
+    row = f"01 activations (r) spatial {score.sel(fmri_subject='01').item():.2f} undefined"
+    assert row in after
+    assert row not in before
+
+
+def test_predictions_are_marked_by_the_interval(page: str) -> None:
+    table = page.split("hypothesis forward, space")[1]
+    row = table.split("biologically plausible backpropagation")[1].split("reported finding")[0]
+    marked = "> 0 ✓ > 0 ✓ > 0 ✓ < 0 (deep layers first) ✓ > 0, larger for early layers"
+    assert row.strip() == marked
+
+
+def test_subjects_are_listed_with_how_many_are_significant(page: str) -> None:
+    rows = page.split("Every subject")[1]
+    assert "02 activations (r) spatial 0.94 0.008" in rows
+    together = rf"all 2 \(descriptive\) activations \(r\) spatial {SCORE} 2 of 2 below 0.05"
+    assert re.search(together, rows)
+
+
+def test_the_level_is_the_studys(hand_made: Any, compare: Callable) -> None:
+    options = hand_made.options.model_copy(update={"significance": 0.06})
+    assert "of 2 below 0.06" in page_of(compare(replace(hand_made, options=options)))
+
+
+def test_layers_that_were_left_out_are_named(page: str) -> None:
+    assert (
+        "layers without a gradient of their own: gradient:energy, l6: identical_to_forward" in page
+    )
+    assert "01-fmri: 0 target(s) with missing values and 1 constant ones" in page
+
+
+def test_without_reliability_nothing_is_shown_divided(page: str) -> None:
+    for title in ("Layer by region.", "Depth against position.", "Layer by time."):
+        assert title in page
+    assert "divided by reliability" not in page
+    assert "Stability" not in page
+
+
+@pytest.mark.parametrize(
+    ("missing", "gone", "left"),
+    [
+        ("fmri", ["Layer by region", "Depth against position"], "Layer by time"),
+        ("meg", ["Layer by time", "Depth against latency"], "Layer by region"),
+    ],
+)
+def test_a_modality_that_was_not_recorded_is_said_and_not_drawn(
+    hand_made: Any, compare: Callable, missing: str, gone: list[str], left: str
+) -> None:
+    page = page_of(compare(replace(hand_made, **{missing: {}})))
+    found = page.split("found (mean over subjects, 95 % interval)")[1].split("✓")[0]
+    assert found.count("not recorded") == (3 if missing == "meg" else 2)
+    assert left in page
+    assert not [title for title in (*gone, "Place and time together") if title in page]

@@ -1,0 +1,52 @@
+"""What a run counted and left out, a sentence for each store."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from jobs.compare import labels
+from jobs.report.words import number
+from storage_schemas.protocol.commit import facts_of
+from storage_schemas.protocol.store import Store
+from storage_schemas.results.ceilings import noise_ceiling
+from storage_schemas.results.reliability import LEAST_RELIABILITY
+
+
+def counts(stores: Sequence[Store]) -> Iterator[str]:
+    """Yield a sentence for every store that has something to count."""
+    for store in stores:
+        if store.kind == "responses":
+            facts = facts_of(store, store.units[0])
+            yield (
+                f"{store.label}: {facts['n_nan_targets']} target(s) with missing values and "
+                f"{facts['n_constant_targets']} constant ones, which have no score; "
+                f"noise ceiling: the median target's greatest r is {_median_ceiling(store):.2f}"
+            )
+        elif store.kind == "comparisons":
+            left_out = facts_of(store, store.units[0])["left_out"] or ["none"]
+            yield f"{store.label}: layers without a gradient of their own: {', '.join(left_out)}"
+        elif store.kind == "scores":
+            yield f"{store.label}: {_encoding_counts(store)}"
+        elif store.kind == "stability" and (layers := _unreliable(store)):
+            yield (
+                f"{store.label}: {len(layers)} layer(s) whose scores are not divided by "
+                f"reliability, which is below {LEAST_RELIABILITY} or not known: {', '.join(layers)}"
+            )
+
+
+def _unreliable(store: Store) -> list[str]:
+    data = store.dataset().load()
+    pairs = zip(labels(data, "layer"), data["reliability"].values, strict=True)
+    return [f"{layer} ({number(r)})" for layer, r in pairs if not r >= LEAST_RELIABILITY]
+
+
+def _median_ceiling(store: Store) -> float:
+    return float(np.sqrt(np.nanmedian(noise_ceiling(store.dataset()).values)))
+
+
+def _encoding_counts(store: Store) -> str:
+    totals: dict[str, int] = {}
+    for unit in store.units:
+        for name, value in facts_of(store, unit).items():
+            totals[name] = totals.get(name, 0) + value
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in totals.items())

@@ -91,7 +91,7 @@ def _responses_store(root: Path, subject: str) -> Store:
     }
     grid = {"volume_shape": [9, 9, 9], "affine": np.eye(4).ravel().tolist()}
     targets = xr.Dataset(coords=coords, attrs=grid)
-    layout = responses_layout(stimuli, stimuli, targets, ["voxel"])
+    layout = responses_layout(stimuli, stimuli, [""] * len(stimuli), targets, ["voxel"])
     attrs = {"subject": subject, "modality": "fmri"}
     return finish_store(create(root, "ingest", "responses", f"{subject}-fmri", layout, attrs))
 
@@ -119,7 +119,8 @@ def _model_stores(
         yield "encode", made("encode", "collinearity", f"cka-{source}", cka, more)
     for bands in ("forward", gradient, f"forward_all+{gradient}"):
         scores = scores_of(layers, N_VOXELS * len(subjects), banded="+" in bands)
-        groups: Values = {"bands": bands, "groups": _groups(subjects), "summary_groups": []}
+        groups: Values = {"groups": _groups(subjects), "summary_groups": []}
+        groups |= {"bands": bands, "fold_rule": "stimulus", "permute_within": "all"}
         yield "encode", made("encode", "scores", f"scores-{bands}", scores, groups)
     tables = comparisons_layout(
         ["forward", gradient], layers, ["V1"], ["distance"], list(subjects), [], []

@@ -63,7 +63,8 @@ def _time_planning(folder: Path, n_models: int, n_units: int) -> float:
         bank=BankImages(n_images=16),
         class_images=BankImages(n_images=16),
     )
-    seen = Targets("sub-01", "fmri", tuple(stimuli), np.ones(n_units), xr.Dataset())
+    sessions = ("",) * n_units
+    seen = Targets("sub-01", "fmri", tuple(stimuli), np.ones(n_units), sessions, xr.Dataset())
     prepared = {
         f"prepare/{model.name}": Reference(stage="prepare", identity="planned", seal="planned")
         for model in study.models

@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_limits
 from gradenc_core.arrays import Rows
 from gradenc_core.ridge.cost import Shapes, plan_solver
 from gradenc_core.ridge.encode import score_targets
-from gradenc_core.ridge.factorise import factorise
+from gradenc_core.ridge.factorise import Design, factorise
 from gradenc_core.ridge.joint import joint_projection
 from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.resample import bootstrap_scores, permutation_scores
@@ -68,7 +68,7 @@ def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
     arrays = {
         "scores": np.stack(measures)[None],
         "bootstrap": bootstrap_scores(design, summaries, blocks, encoding.bootstrap, seed)[None],
-        "permutation": permutation_scores(design, summaries, encoding.permutations, seed)[None],
+        "permutation": _permutation_scores(design, targets, encoding)[None],
     }
     return arrays, asdict(scores.counts)
 
@@ -124,6 +124,24 @@ def layer_widths(reference: Reference | None, root: Path) -> list[int]:
     if (projected := arrays.get("features")) is not None:
         return [projected.shape[-1]] * projected.shape[0]
     return [arrays[layer_array(layer)].shape[-1] for layer in range(len(arrays))]
+
+
+def _permutation_scores(
+    design: Design, recorded: Recorded, encoding: EncodingSpec
+) -> NDArray[np.float32]:
+    """Return null scores, (n_permutations + 1, n_summaries), permuted within each one's sessions.
+
+    Subjects with the same sessions share all permutations; others have their own, because an order
+    that stays within the sessions of one leaves those of the other.
+    """
+    within = encoding.permute_within == "session"
+    scores = [
+        permutation_scores(
+            design, part, encoding.permutations, encoding.seed, sessions if within else None
+        )
+        for part, sessions in zip(recorded.summaries.parts, recorded.sessions, strict=True)
+    ]
+    return np.concatenate(scores, axis=1)
 
 
 def fit_memory(process: float | None) -> float | None:

@@ -245,6 +245,7 @@ class EncodingSpec(Spec):
     """The ridge fit, its folds and its resampling (docs/methods.md)."""
 
     folds: int
+    fold_rule: Literal["stimulus", "spread_categories", "keep_categories"]
     blocks: int
     seed: int
     alphas: tuple[float, ...]
@@ -253,6 +254,7 @@ class EncodingSpec(Spec):
     band_ratios: tuple[float, ...]
     bootstrap: int
     permutations: int
+    permute_within: Literal["session", "all"]
     windows: tuple[tuple[str, float, float], ...]
     """MEG windows: name, start and stop (s), in order of start."""
     meg_targets: Literal["samples", "windows"]

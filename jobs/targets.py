@@ -101,18 +101,21 @@ class SideBySide:
 
 @dataclass(frozen=True)
 class Recorded:
-    """What the subjects of one scores store are fitted on.
+    """The recordings of the subjects of one scores store.
 
     Attributes
     ----------
-    responses, summaries : Columns, (n_stimuli, n_targets) and (n_stimuli, n_summaries)
-        Of all subjects, in the order of the store's groups.
+    responses, summaries : SideBySide, (n_stimuli, n_targets) and (n_stimuli, n_summaries)
+        One part per subject, in the order of the store's groups.
+    sessions : tuple of array of str, (n_stimuli,)
+        Per subject, the session in which each stimulus was shown; "" where it was in several.
     weights : array, (n_stimuli,)
         Repeats averaged in each row, of mean 1.
     """
 
-    responses: Columns
-    summaries: Columns
+    responses: SideBySide
+    summaries: SideBySide
+    sessions: tuple[NDArray[np.str_], ...]
     weights: Array
 
     @classmethod
@@ -125,6 +128,7 @@ class Recorded:
         return cls(
             SideBySide(tuple(_targets(data, group) for data, group in groups)),
             SideBySide(tuple(_summaries(data, group) for data, group in summaries)),
+            tuple(np.array(data["stimulus_session"].values.tolist()) for data in opened),
             weights / weights.mean(),
         )
 

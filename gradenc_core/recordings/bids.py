@@ -41,6 +41,7 @@ from gradenc_core.recordings.repeats import (
     check_normalise,
     count_repeats,
     hash_files,
+    session_of_stimuli,
     stimulus_rows,
 )
 from gradenc_core.spelling import did_you_mean
@@ -66,6 +67,7 @@ _UNREADABLE = (
 
 @dataclass(frozen=True)
 class _Session:
+    name: str
     betas: Path
     events: Path
     rows: Rows
@@ -140,11 +142,18 @@ def describe(
     opened, voxels = _inspect(folder, subject, manifest, rois, sessions)
     rows = np.concatenate([session.rows for session in opened])
     stimuli, n_repeats = count_repeats(rows, manifest, opened[0].events)
+    names = [session.name for session in opened for _ in session.rows]
     paths = [voxels.file, _tsv_beside(voxels.file)]
     for session in opened:
         paths += [session.betas, session.events]
     return ResponseDescription(
-        subject, "fmri", stimuli, n_repeats, _coords(voxels), hash_files(folder, paths, known)
+        subject,
+        "fmri",
+        stimuli,
+        n_repeats,
+        session_of_stimuli(rows, names),
+        _coords(voxels),
+        hash_files(folder, paths, known),
     )
 
 
@@ -183,7 +192,7 @@ def _inspect(
     pairs = dict(_session_files(folder / subject, subject))
     chosen = pairs if sessions is None else _known_sessions(sessions, pairs, folder / subject)
     voxels = _read_voxels(folder / subject / "anat" / f"{subject}_desc-rois_dseg.nii.gz", rois)
-    return [_open_session(*pairs[name], voxels, manifest) for name in chosen], voxels
+    return [_open_session(name, *pairs[name], voxels, manifest) for name in chosen], voxels
 
 
 def _session_files(folder: Path, subject: str) -> Iterator[tuple[str, tuple[Path, Path]]]:
@@ -222,7 +231,9 @@ def _refuse_strays(folder: Path, *expected: Path) -> None:
             raise ValueError(f"{path} would not be read; a session's files are {names}")
 
 
-def _open_session(betas: Path, events: Path, voxels: _Voxels, manifest: Manifest) -> _Session:
+def _open_session(
+    name: str, betas: Path, events: Path, voxels: _Voxels, manifest: Manifest
+) -> _Session:
     image = _load(betas)
     if len(image.shape) != 4 or image.shape[:3] != voxels.shape:
         raise ValueError(
@@ -242,7 +253,7 @@ def _open_session(betas: Path, events: Path, voxels: _Voxels, manifest: Manifest
         )
     names = [row["stim_file"] for row in table]
     kinds = [row["trial_type"] for row in table]
-    return _Session(betas, events, stimulus_rows(names, kinds, manifest, events))
+    return _Session(name, betas, events, stimulus_rows(names, kinds, manifest, events))
 
 
 def _betas(session: _Session, voxels: _Voxels) -> NDArray[np.float32]:

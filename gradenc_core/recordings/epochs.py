@@ -35,6 +35,7 @@ from gradenc_core.recordings.repeats import (
     check_normalise,
     count_repeats,
     hash_files,
+    session_of_stimuli,
     stimulus_rows,
 )
 from gradenc_core.spelling import did_you_mean
@@ -119,8 +120,15 @@ def describe(
     check_normalise(normalise)
     recording = _open(folder, subject, manifest, picks, tmin, tmax)
     stimuli, n_repeats = count_repeats(recording.rows, manifest, recording.file)
-    files = hash_files(folder, _parts(recording.file), known)
-    return ResponseDescription(subject, "meg", stimuli, n_repeats, _coords(recording), files)
+    return ResponseDescription(
+        subject,
+        "meg",
+        stimuli,
+        n_repeats,
+        session_of_stimuli(recording.rows, recording.sessions.tolist()),
+        _coords(recording),
+        hash_files(folder, _parts(recording.file), known),
+    )
 
 
 def read(

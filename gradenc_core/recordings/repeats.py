@@ -37,6 +37,8 @@ class ResponseDescription:
         Ids of the images that were shown, in the manifest's order.
     n_repeats : array, (n_stimuli,)
         Trials of each.
+    sessions : tuple of str, (n_stimuli,)
+        Session of each stimulus whose trials are all of one, else "" (`session_of_stimuli`).
     coords : Dataset
         Only coordinates of the targets, and attrs of JSON's types. fmri, along voxel: roi,
         hemisphere ("L", "R"), x, y, z (mm) and i, j, k (int64, index in the volume); attrs
@@ -51,6 +53,7 @@ class ResponseDescription:
     modality: Modality
     stimuli: tuple[str, ...]
     n_repeats: NDArray[np.float64]
+    sessions: tuple[str, ...]
     coords: xr.Dataset
     files: dict[str, str]
 
@@ -131,6 +134,28 @@ def count_repeats(
             f"{file} has no trial of an image; give trial_type {STIMULUS!r} to those that show one"
         )
     return tuple(manifest.ids[i] for i in seen), counts[seen].astype(np.float64)
+
+
+def session_of_stimuli(rows: Rows, sessions: Sequence[str]) -> tuple[str, ...]:
+    """Return the session of every stimulus that was shown, in the manifest's order.
+
+    Parameters
+    ----------
+    rows : array of int, (n_trials,)
+        `stimulus_rows` of all sessions.
+    sessions : sequence of str, (n_trials,)
+        Session of each trial.
+
+    Returns
+    -------
+    tuple of str, (n_stimuli,)
+        "" for a stimulus that was shown in several sessions, whose mean belongs to none of them.
+    """
+    names: dict[int, str] = {}
+    for row, session in zip(rows.tolist(), sessions, strict=True):
+        if row >= 0:
+            names[row] = session if names.get(row, session) == session else ""
+    return tuple(names[row] for row in sorted(names))
 
 
 def average(

@@ -1,6 +1,11 @@
-"""Folds and blocks of stimuli: a property of a stimulus's content, never of its row."""
+"""Folds and blocks of stimuli: properties of a stimulus's content or category, never of its row.
+
+All subjects, models and shards therefore share folds, and copies of an image are never both trained
+on and tested.
+"""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -15,8 +20,8 @@ def assign_folds(
 ) -> NDArray[np.int64]:
     """Deal stimuli to folds, round-robin over a seeded hash of their content.
 
-    Within a test category the folds differ by at most one distinct stimulus. Stimuli of equal
-    digest share a fold, so no content is both trained on and tested.
+    Within a category the folds differ by at most one distinct stimulus. Stimuli of equal digest
+    share a fold.
 
     Parameters
     ----------
@@ -27,7 +32,8 @@ def assign_folds(
     seed : int
         Seed of the hash that orders the stimuli.
     categories : sequence of str, (n_stimuli,), optional
-        Test category of each stimulus; content listed under several belongs to the first by name.
+        Category of each stimulus, over which folds are spread evenly; content listed under several
+        belongs to the first by name.
 
     Returns
     -------
@@ -44,34 +50,64 @@ def assign_folds(
     if len(labels) != len(digests):
         raise ValueError(f"categories has {len(labels)} rows but digests has {len(digests)}.")
     distinct = _first_label(zip(digests, labels, strict=True))
-    if n_folds < 2:
-        raise ValueError(f"n_folds is {n_folds}; give at least 2.")
-    if len(distinct) < n_folds:
-        raise ValueError(
-            f"{len(distinct)} distinct stimuli cannot fill {n_folds} folds; lower n_folds or add "
-            "stimuli."
-        )
+    _check_n_folds(n_folds, len(distinct), "distinct stimuli")
     # One deal runs through all categories, so small categories do not pile up in the first folds.
     order = sorted(distinct, key=lambda digest: (distinct[digest], _key("fold", seed, digest)))
     fold_of = {digest: place % n_folds for place, digest in enumerate(order)}
     return np.array([fold_of[digest] for digest in digests], dtype=np.int64)
 
 
+def assign_category_folds(categories: Sequence[str], n_folds: int, seed: int) -> NDArray[np.int64]:
+    """Deal whole categories to folds, so that every fold tests on categories not trained on.
+
+    The largest category goes first, always to the fold with the fewest stimuli; categories of one
+    size follow a seeded hash of their name.
+
+    Parameters
+    ----------
+    categories : sequence of str, (n_stimuli,)
+        Category of each stimulus, equal for stimuli of equal content.
+    n_folds : int
+        Number of folds, at least 2.
+    seed : int
+        Seed of the hash.
+
+    Returns
+    -------
+    array of int, (n_stimuli,)
+        Fold of each row, from 0; it does not depend on the order of the rows.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than 2 folds, or fewer categories than folds.
+    """
+    sizes = Counter(categories)
+    _check_n_folds(n_folds, len(sizes), "categories")
+    filled = [0] * n_folds
+    fold_of: dict[str, int] = {}
+    for name in sorted(sizes, key=lambda name: (-sizes[name], _key("fold", seed, name))):
+        fold_of[name] = filled.index(min(filled))
+        filled[fold_of[name]] += sizes[name]
+    return np.array([fold_of[name] for name in categories], dtype=np.int64)
+
+
 def assign_blocks(
-    digests: Sequence[str], folds: NDArray[np.integer], n_blocks: int = 20, *, seed: int
+    keys: Sequence[str], folds: NDArray[np.integer], n_blocks: int = 20, *, seed: int
 ) -> NDArray[np.int64]:
     """Deal the stimuli of each fold to blocks, the units that a bootstrap resamples.
 
     Parameters
     ----------
-    digests : sequence of str, (n_stimuli,)
-        Content digests.
+    keys : sequence of str, (n_stimuli,)
+        Content digests; or categories, where folds keep these together: a resample then draws whole
+        categories, as the folds do.
     folds : array of int, (n_stimuli,)
-        Fold of each row, equal for equal digests.
+        Fold of each row, equal for equal keys.
     n_blocks : int
-        Blocks per fold; with fewer stimuli in a fold, its last blocks stay empty.
+        Blocks per fold; with fewer keys in a fold, its last blocks stay empty.
     seed : int
-        Seed of the hash that orders the stimuli.
+        Seed of the hash that orders the keys.
 
     Returns
     -------
@@ -81,22 +117,27 @@ def assign_blocks(
     Raises
     ------
     ValueError
-        If `folds` has another length than `digests` or parts stimuli of equal digest.
+        If `folds` has another length than `keys` or separates rows of one key.
     """
-    if len(digests) != len(folds):
-        raise ValueError(f"folds has {len(folds)} rows but digests has {len(digests)}.")
-    fold_of = dict(zip(digests, map(int, folds), strict=True))
-    for digest, fold in zip(digests, folds, strict=True):
-        if fold_of[digest] != fold:
-            raise ValueError(
-                f"Stimuli of digest {digest} are in different folds; use assign_folds."
-            )
+    if len(keys) != len(folds):
+        raise ValueError(f"folds has {len(folds)} rows but keys has {len(keys)}.")
+    fold_of = dict(zip(keys, map(int, folds), strict=True))
+    for key, fold in zip(keys, folds, strict=True):
+        if fold_of[key] != fold:
+            raise ValueError(f"Stimuli of {key} are in different folds; use assign_folds.")
     block_of: dict[str, int] = {}
     for fold in sorted(set(fold_of.values())):
-        members = [digest for digest in fold_of if fold_of[digest] == fold]
-        members.sort(key=lambda digest: _key("block", seed, digest))
-        block_of |= {digest: place % n_blocks for place, digest in enumerate(members)}
-    return np.array([block_of[digest] for digest in digests], dtype=np.int64)
+        members = [key for key in fold_of if fold_of[key] == fold]
+        members.sort(key=lambda key: _key("block", seed, key))
+        block_of |= {key: place % n_blocks for place, key in enumerate(members)}
+    return np.array([block_of[key] for key in keys], dtype=np.int64)
+
+
+def _check_n_folds(n_folds: int, n: int, things: str) -> None:
+    if n_folds < 2:
+        raise ValueError(f"there are {n_folds} folds; give at least 2.")
+    if n < n_folds:
+        raise ValueError(f"{n} {things} cannot fill {n_folds} folds; give fewer folds.")
 
 
 def _first_label(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -107,6 +148,6 @@ def _first_label(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     return labels
 
 
-def _key(purpose: str, seed: int, digest: str) -> str:
+def _key(purpose: str, seed: int, name: str) -> str:
     # The purpose keeps blocks from repeating the order that dealt the folds.
-    return hashlib.sha256(f"{purpose}:{seed}:{digest}".encode()).hexdigest()
+    return hashlib.sha256(f"{purpose}:{seed}:{name}".encode()).hexdigest()

@@ -6,8 +6,10 @@ from math import ceil
 from gradenc_core.arrays import device
 from gradenc_core.ridge.cost import FLOAT32, FLOAT64, Shapes, plan_solver
 from hpc.config.profile import GB, Profile, process_memory
+from hpc.plan.bands import split_bands
+from hpc.plan.encode import encoding_spec
 from hpc.plan.prepare import has_components
-from hpc.plan.stages import encoding_spec, n_features, split_bands
+from hpc.plan.stages import n_features
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolved import Resolved, ResolvedModel
 from hpc.study.study import Study, StudyError

@@ -195,6 +195,7 @@ def _description(
         modality=recordings.modality,
         stimuli=tuple(f"{number}/{row:06d}" for row in moved),
         n_repeats=np.full(recordings.stimuli, REPEATS),
+        sessions=("",) * recordings.stimuli,
         coords=recordings.coords(seed_region),
         files={"planned": digest(recordings.model_dump(mode="json"))},
     )

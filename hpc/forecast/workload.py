@@ -21,7 +21,9 @@ from hpc.forecast.timings import (
     time_fit,
     time_start,
 )
-from hpc.plan import stages as plan
+from hpc.plan.bands import is_diagnostic
+from hpc.plan.encode import encoding_spec
+from hpc.plan.stages import n_features
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolve import NetworkTurn
 from hpc.study.resolved import Resolved, signal_spec
@@ -217,7 +219,7 @@ def _encode(
     records = encode_records(root) if root else {}
     kinds: dict[Key, list[ScoreFit]] = {}
     for fit in _fits(study, resolved, plans):
-        diagnostic = plan.is_diagnostic(fit.plan.attrs["bands"])
+        diagnostic = is_diagnostic(fit.plan.attrs["bands"])
         kinds.setdefault(fit_key(fit.banded, diagnostic), []).append(fit)
     seconds: defaultdict[str, float] = defaultdict(float)
     longest, least, basis = 0.0, inf, []
@@ -247,7 +249,7 @@ def _rates(
     largest = max(fits, key=lambda fit: sum(fit.parts.values()))
     if record is not None:
         return dict.fromkeys(largest.parts, record.seconds), 0.0, RECORDS.format(record.units)
-    options = ridge_options(plan.encoding_spec(study))
+    options = ridge_options(encoding_spec(study))
     rates = time_fit(largest.shapes, options, largest.banded)
     return rates, time_commit(largest.plan), MEASURED
 
@@ -259,7 +261,7 @@ def _largest_part(seconds: Mapping[str, float]) -> str:
 
 
 def _fits(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Iterator[ScoreFit]:
-    options = ridge_options(plan.encoding_spec(study))
+    options = ridge_options(encoding_spec(study))
     for p in plans:
         if p.kind == "scores":
             shapes, banded = shapes_of(study, resolved, p)
@@ -269,6 +271,6 @@ def _fits(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Itera
 def _collinearity_operations(study: Study, resolved: Resolved, planned: StorePlan) -> float:
     """Return the operations of the products of all pairs of layers."""
     model = next(m for m in resolved.models if m.name == planned.attrs["model"])
-    widths = plan.n_features(study, model, planned.attrs["source"])
+    widths = n_features(study, model, planned.attrs["source"])
     total = widths * len(model.layers) if isinstance(widths, int) else sum(widths)
     return float(len(resolved.stimulus_ids)) * total**2

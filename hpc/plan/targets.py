@@ -1,5 +1,6 @@
 """The targets of a study: who saw which stimuli, and how targets and summaries are laid out."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ class Targets:
     modality: str
     stimuli: tuple[str, ...]
     n_repeats: NDArray[np.float64]
+    sessions: tuple[str, ...]
+    """Session in which each stimulus was shown; "" where it was in several."""
     coords: xr.Dataset
 
     @property
@@ -49,6 +52,7 @@ class Targets:
             described.modality,
             tuple(described.stimuli),
             np.asarray(described.n_repeats, dtype=np.float64),
+            described.sessions,
             described.coords,
         )
 
@@ -62,6 +66,7 @@ class Targets:
             store.attrs["modality"],
             tuple(data["stimulus"].values.tolist()),
             data["n_repeats"].values.astype(np.float64),
+            tuple(data["stimulus_session"].values.tolist()),
             data.drop_vars([*data.data_vars, *stimulus]),
         )
 
@@ -169,7 +174,8 @@ def in_order(regions: Iterable[str], ladders: Iterable[Sequence[str]]) -> list[s
 
 
 def check_fit(study: Study, targets: Sequence[Targets]) -> None:
-    """Refuse a seed region that no label volume has, and windows that hold no sample."""
+    """Refuse what no recording has: a seed region, samples in a window, stimuli to permute."""
+    _check_sessions(study, targets)
     seed = study.comparisons.seed_region
     for item in targets:
         if item.modality == "fmri" and seed not in (known := set(item.coords["roi"].values)):
@@ -191,3 +197,18 @@ def check_fit(study: Study, targets: Sequence[Targets]) -> None:
             "encoding.windows: no window holds a sample of every MEG subject's epochs; give start "
             "and stop inside the epochs, in s"
         )
+
+
+def _check_sessions(study: Study, targets: Iterable[Targets]) -> None:
+    """Refuse to permute within sessions where a stimulus is the only one of its session."""
+    if study.encoding.permute_within != "session":
+        return
+    for item in targets:
+        for session, n_stimuli in Counter(item.sessions).items():
+            if n_stimuli == 1 and len(item.sessions) > 1:
+                where = f"in session {session} alone" if session else "in several sessions"
+                raise StudyError(
+                    f"encoding.permute_within: given 'session'; accepted for {item.label}: all, "
+                    f"because only one stimulus was shown {where} and has no other to change "
+                    "places with"
+                )

@@ -131,7 +131,9 @@ def _plan_study_stage(
             f"a store of stage {stage} was deleted; submit the study again into this run: "
             f"`gradenc submit STUDY --run {run.path}`"
         )
-    from hpc.plan import stages as plan
+    from hpc.plan.compare import compare_plans
+    from hpc.plan.encode import encode_plans
+    from hpc.plan.stages import extract_plans
     from hpc.plan.targets import Targets
     from hpc.study.resolved import Resolved
     from hpc.study.study import Study
@@ -140,9 +142,9 @@ def _plan_study_stage(
     study = Study.model_validate(resolved.study)
     targets = [Targets.of_store(store) for store in run.stores("ingest")]
     planners = {
-        "extract": plan.extract_plans,
-        "encode": plan.encode_plans,
-        "compare": plan.compare_plans,
+        "extract": extract_plans,
+        "encode": encode_plans,
+        "compare": compare_plans,
     }
     return list(planners[stage](study, resolved, targets, references))
 

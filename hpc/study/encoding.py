@@ -65,6 +65,10 @@ class Encoding(Section):
 
     folds: Annotated[Count, Field(ge=3)] = 5
     """outer folds that score; the penalty is chosen in the others"""
+    fold_rule: Literal["stimulus", "spread_categories", "keep_categories"] = "stimulus"
+    """how stimuli are dealt to folds: stimulus (each by itself), or by the study's categories:
+    spread_categories (evenly over each) or keep_categories (each in one fold, so that scores say
+    how a model generalises to new categories)"""
     alphas: Alphas = Alphas()
     """grid of penalties"""
     alpha_choice: Literal["kfold", "gcv", "loo"] = "kfold"
@@ -86,6 +90,9 @@ class Encoding(Section):
     """bootstrap replicates over blocks of stimuli"""
     permutations: Count = 1000
     """permutations of stimuli before fitting"""
+    permute_within: Literal["session", "all"] = "session"
+    """which stimuli change places: session (those shown in the same session alone; stimuli shown in
+    several sessions with each other) or all"""
     windows: Annotated[
         Annotated[Windows, Tag("sliding")] | Annotated[NamedWindows, Tag("named")],
         Discriminator(_form_of_windows),

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from gradenc_core.stimuli.images import Manifest
+from hpc.study.categories import find_categories
 from hpc.study.digests import DigestCache
 from hpc.study.networks import BuiltNetwork, resolve_networks
 from hpc.study.plugins import Losses, find_losses
@@ -111,13 +112,15 @@ def _read(
     known = DigestCache(study)
     manifest = read_stimuli(study, named.labels, known, problems)
     bank = read_bank(study, known, problems)
-    subjects = []
+    categories, subjects = None, []
     if manifest is not None:
+        categories = find_categories(study, manifest, problems)
         subjects = describe_subjects(study, named.subjects, manifest, known, problems)
     known.save()
     if manifest is None or bank is None:
         return None
-    return _without_networks(study, manifest, bank, named), subjects
+    resolved = _without_networks(study, manifest, bank, named)
+    return resolved.model_copy(update={"categories": categories}), subjects
 
 
 def _without_networks(

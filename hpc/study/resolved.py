@@ -62,6 +62,8 @@ class Resolved(BaseModel):
     """Absolute path of the stimulus folder."""
     stimulus_ids: tuple[str, ...]
     stimulus_digests: tuple[str, ...]
+    categories: tuple[str, ...] | None = None
+    """Category of each stimulus; None where folds know no categories."""
     models: tuple[ResolvedModel, ...]
     gradients: dict[str, ResolvedSource]
     """By gradient source, in the study's order."""

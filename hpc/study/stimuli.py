@@ -10,6 +10,7 @@ from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.classes import read_labels
 from gradenc_core.stimuli.images import Manifest, read_manifest
 from hpc.config.phrases import given
+from hpc.study.categories import misfits
 from hpc.study.study import Study
 from jobs.spec import BankImages
 from storage_schemas.files import file_digest
@@ -68,30 +69,9 @@ def read_stimuli(
             f"projection: given {study.projection}; accepted with projection_kind pca: fewer than "
             f"the {n_stimuli} distinct stimuli"
         )
-    if labels is not None:
-        problems += _misfits(study, labels.classes, manifest)
+    if labels is not None and study.labels is not None:
+        problems += misfits("labels", study.labels, "class", labels.classes, manifest)
     return manifest
-
-
-def _misfits(study: Study, labels: Mapping[str, int], manifest: Manifest) -> list[str]:
-    """Name stimuli without a label, labels without a stimulus, and one image of two classes."""
-    first_of, lines = manifest.first_of, []
-    without = [name for name in manifest.ids if name not in labels]
-    unknown = sorted(set(labels) - set(first_of))
-    torn = [
-        name
-        for name in sorted(set(labels) & set(first_of))
-        if labels[name] != labels.get(first_of[name], labels[name])
-    ]
-    accepted = f"labels: given {given(study.labels)}; accepted: one class for every stimulus;"
-    if without:
-        lines.append(f"{accepted} {len(without)} stimuli have none, such as {without[0]}")
-    if unknown:
-        lines.append(f"{accepted} {len(unknown)} names are of no stimulus, such as {unknown[0]}")
-    if torn:
-        same = f"{torn[0]} is the same image as {first_of[torn[0]]}"
-        lines.append(f"{accepted} {same}, of another class")
-    return lines
 
 
 def read_bank(

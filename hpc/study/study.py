@@ -224,6 +224,8 @@ class Study(Section):
     """the model's own DINO head: module:function or a safetensors file; null: prototypes"""
     labels: Text | None = None
     """CSV of stimulus,label: true classes for classification; null: the model's own argmax"""
+    categories: Text | None = None
+    """CSV of stimulus,category, which encoding.fold_rule spreads over folds or keeps together"""
     gradient_scale: Literal["unit", "raw", "norm_only"] = "unit"
     """unit: divided by each stimulus's norm, its logarithm kept; raw; or norm_only (a control)"""
     projection: Count | None = 1024

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from storage_schemas.kinds.coordinates import STIMULUS, stimulus_coords
+from storage_schemas.kinds.coordinates import STIMULUS, stimulus_coords, text_coord
 from storage_schemas.kinds.layouts import one_unit, whole_arrays
 from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Kind, Schema
 from storage_schemas.layout import ArrayLayout, Layout
@@ -42,7 +42,7 @@ def _schema(dims: tuple[str, ...], coords: Mapping[str, CoordSchema], *attrs: st
             "n_repeats": ArraySchema(("stimulus",), "float32", "trials averaged"),
             "ncsnr": ArraySchema(dims, "float32", "noise ceiling signal-to-noise ratio"),
         },
-        {**STIMULUS, **coords},
+        {**STIMULUS, "stimulus_session": CoordSchema(("stimulus",), "text"), **coords},
         ("subject", "modality", *attrs),
     )
 
@@ -51,15 +51,20 @@ _FORMS = {
     ("voxel",): _schema(("voxel",), _VOXEL, "volume_shape", "affine"),
     ("sensor", "time"): _schema(("sensor", "time"), _SENSOR),
 }
-RESPONSES = Kind("responses", 1, {2: tuple(_FORMS.values())}, "/responses/{subject}/{modality}")
+RESPONSES = Kind("responses", 1, {3: tuple(_FORMS.values())}, "/responses/{subject}/{modality}")
 
 
 def responses_layout(
-    stimuli: Sequence[str], digests: Sequence[str], targets: xr.Dataset, dims: Sequence[str]
+    stimuli: Sequence[str],
+    digests: Sequence[str],
+    sessions: Sequence[str],
+    targets: xr.Dataset,
+    dims: Sequence[str],
 ) -> Layout:
     """Return one subject's responses over `dims` (voxel, or sensor and time).
 
-    A chunk holds all stimuli of some targets, which encoding reads block by block.
+    `sessions` names the session in which each stimulus was shown, "" where it was in several. A
+    chunk holds all stimuli of some targets, which encoding reads block by block.
     """
     sizes = {"stimulus": len(stimuli), **{dim: targets.sizes[dim] for dim in dims}}
     arrays = [
@@ -67,6 +72,7 @@ def responses_layout(
         for array in whole_arrays(_FORMS[tuple(dims)], sizes)
     ]
     coords: dict[str, Any] = stimulus_coords(stimuli, digests)
+    coords["stimulus_session"] = text_coord("stimulus", sessions)
     coords |= {str(name): (c.dims, c.values, c.attrs) for name, c in targets.coords.items()}
     return one_unit(arrays, coords, targets.attrs)
 

@@ -48,7 +48,7 @@ _SCHEMA = Schema(
         **window_schema("target", "target_"),
         **window_schema("summary", "summary_"),
     },
-    ("model", "bands", "groups", "summary_groups"),
+    ("model", "bands", "fold_rule", "permute_within", "groups", "summary_groups"),
 )
 SCORES = Kind("scores", 4, {3: (_SCHEMA,)}, None, unit_dim="layer")
 

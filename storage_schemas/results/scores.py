@@ -26,6 +26,9 @@ from storage_schemas.results.reliability import (
 GEOMETRY = ("volume_shape", "affine")
 """Attributes of responses that say where their voxels are (see `recordings.export`)."""
 
+RULES = ("fold_rule", "permute_within")
+"""Attributes of scores that say how stimuli were dealt to folds and permuted."""
+
 TARGET_DIMS = {"fmri": ("voxel",), "meg": ("sensor", "time")}
 WINDOW_DIMS = ("sensor", "window")
 
@@ -45,8 +48,10 @@ def score_nodes(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Nod
     described = {key: _target_coords(data) for key, data in recorded.items()}
     reliabilities = reliabilities_of(stores)
     parts: dict[tuple[str, str, str], dict[str, xr.Dataset]] = {}
+    rules: dict[str, dict[str, str]] = {}
     for store in own:
         model, bands = store.attrs["model"], store.attrs["bands"]
+        rules[model] = {name: store.attrs[name] for name in RULES}
         reliability = reliabilities.get((model, source_of(bands)))
         pooled = _with_reliability(_pooled_scores(store.data), reliability, "+" in bands)
         for group in store.attrs["groups"]:
@@ -61,7 +66,8 @@ def score_nodes(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Nod
         dataset = stacked(list(views.values()), "bands", list(views))
         attrs = recorded[subject, modality].attrs
         geometry = {name: attrs[name] for name in GEOMETRY if name in attrs}
-        dataset.attrs = {"model": model, "subject": subject, "modality": modality, **geometry}
+        names = {"model": model, "subject": subject, "modality": modality}
+        dataset.attrs = names | rules[model] | geometry
         yield f"/scores/{model}/{subject}/{modality}", dataset
 
 

@@ -41,6 +41,7 @@ def store_of(root, source, widths):
 def spec_of(bands, forward, gradient, forward_all):
     encoding = EncodingSpec(
         folds=5,
+        fold_rule="stimulus",
         blocks=4,
         seed=0,
         alphas=(1.0,),
@@ -49,6 +50,7 @@ def spec_of(bands, forward, gradient, forward_all):
         band_ratios=(0.0, 1.0),
         bootstrap=7,
         permutations=9,
+        permute_within="all",
         windows=(),
         meg_targets="windows",
     )

@@ -26,7 +26,9 @@ from gradenc_core.signals.stimulus import Stimuli
 from gradenc_core.signals.views import teacher_views
 from gradenc_core.stimuli.generated import dead_leaves
 from gradenc_core.stimuli.images import read_image
-from hpc.plan.stages import encode_plans, extract_plans, prepare_plans
+from hpc.plan.encode import encode_plans
+from hpc.plan.prepare import prepare_plans
+from hpc.plan.stages import extract_plans
 from hpc.plan.targets import Targets
 from hpc.study.resolve import resolve
 from hpc.study.study import StudyError, load_study

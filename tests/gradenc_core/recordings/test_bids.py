@@ -109,6 +109,7 @@ def test_round_trip(root, manifest: Manifest, betas, labels, normalise: str) -> 
     assert described.stimuli == STIMULI
     np.testing.assert_array_equal(described.n_repeats, [len(trials[name]) for name in STIMULI])
     np.testing.assert_array_equal(result.n_repeats, described.n_repeats)
+    assert described.sessions == ("", "", "", "ses-02")
     mean = np.stack([trials[name].mean(axis=0) for name in STIMULI])
     np.testing.assert_allclose(result.mean, mean, rtol=1e-4, atol=1e-5)
     within = [t.var(axis=0, ddof=1) for t in trials.values() if len(t) > 1]

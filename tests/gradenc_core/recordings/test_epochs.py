@@ -77,6 +77,7 @@ def test_round_trip(root: Path, manifest: Manifest, data, normalise: str) -> Non
     assert described.stimuli == STIMULI
     np.testing.assert_array_equal(described.n_repeats, [3, 2, 2, 1])
     np.testing.assert_array_equal(result.n_repeats, described.n_repeats)
+    assert described.sessions == ("", "", "", "2")
     check(result, expected_trials(data, [0, 1, 2], normalise))
     assert result.n_nan_targets == 0
 

@@ -14,9 +14,23 @@ from gradenc_core.recordings.repeats import (
     average,
     count_repeats,
     hash_files,
+    session_of_stimuli,
     stimulus_rows,
 )
 from gradenc_core.stimuli.images import Manifest
+
+
+@given(st.lists(st.tuples(st.integers(-1, 5), st.sampled_from("ABC")), max_size=30))
+def test_a_stimulus_has_a_session_where_all_its_trials_are_of_one(
+    trials: list[tuple[int, str]],
+) -> None:
+    shown: dict[int, set[str]] = {}
+    for row, session in trials:
+        if row >= 0:
+            shown.setdefault(row, set()).add(session)
+    expected = [next(iter(s)) if len(s) == 1 else "" for _, s in sorted(shown.items())]
+    rows = np.array([row for row, _ in trials], dtype=np.int64)
+    assert session_of_stimuli(rows, [session for _, session in trials]) == tuple(expected)
 
 
 def direct_ncsnr(trials: NDArray, rows: NDArray) -> NDArray:
@@ -145,5 +159,7 @@ def test_description_can_be_part_of_a_pydantic_model() -> None:
         model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
         description: ResponseDescription
 
-    described = ResponseDescription("s", "fmri", ("a",), np.ones(1), xr.Dataset(), {"f": "0"})
+    described = ResponseDescription(
+        "s", "fmri", ("a",), np.ones(1), ("1",), xr.Dataset(), {"f": "0"}
+    )
     assert Holder(description=described).description is described

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradenc_core.stimuli.folds import assign_blocks, assign_folds
+from gradenc_core.stimuli.folds import assign_blocks, assign_category_folds, assign_folds
 
 
 def digests(n: int) -> list[str]:
@@ -59,6 +59,29 @@ def test_blocks_split_each_fold_evenly(n, seed, random):
     assert moved.tolist() == blocks[order].tolist()
 
 
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=80), st.integers(0, 3), st.randoms())
+def test_a_category_stays_in_one_fold_and_one_block(members, seed, random):
+    members += range(4)
+    random.shuffle(members)
+    categories = [f"concept {member}" for member in members]
+    folds = assign_category_folds(categories, 4, seed)
+    blocks = assign_blocks(categories, folds, 3, seed=seed)
+    places = {(name, *where) for name, *where in zip(categories, folds, blocks, strict=True)}
+    assert len(places) == len(set(categories))
+    sizes = np.bincount(folds, minlength=4)
+    assert sizes.max() - sizes.min() <= max(Counter(categories).values())
+    order = random.sample(range(len(members)), len(members))
+    moved = assign_category_folds([categories[i] for i in order], 4, seed)
+    assert moved.tolist() == folds[order].tolist()
+
+
+def test_seed_changes_the_folds_of_categories():
+    categories = [str(i % 40) for i in range(480)]
+    first, second = (assign_category_folds(categories, 5, seed) for seed in (0, 1))
+    assert first.tolist() != second.tolist()
+    assert np.bincount(first).tolist() == np.bincount(second).tolist() == [96] * 5
+
+
 def test_blocks_do_not_repeat_the_deal_of_folds():
     ids = digests(400)
     folds = assign_folds(ids, 5, 0)
@@ -73,11 +96,13 @@ def test_blocks_do_not_repeat_the_deal_of_folds():
 def test_errors_name_the_numbers():
     with pytest.raises(ValueError, match="3 distinct stimuli cannot fill 5 folds"):
         assign_folds([*digests(3), *digests(3)], 5, 0)
-    with pytest.raises(ValueError, match="n_folds is 1"):
+    with pytest.raises(ValueError, match="there are 1 folds; give at least 2"):
         assign_folds(digests(3), 1, 0)
+    with pytest.raises(ValueError, match="3 categories cannot fill 5 folds"):
+        assign_category_folds(["a", "b", "b", "c"], 5, 0)
     with pytest.raises(ValueError, match="categories has 2 rows but digests has 3"):
         assign_folds(digests(3), 2, 0, ["a", "b"])
-    with pytest.raises(ValueError, match="folds has 2 rows but digests has 3"):
+    with pytest.raises(ValueError, match="folds has 2 rows but keys has 3"):
         assign_blocks(digests(3), np.zeros(2, int), seed=0)
     with pytest.raises(ValueError, match="are in different folds"):
         assign_blocks([digests(1)[0]] * 2, np.array([0, 1]), seed=0)

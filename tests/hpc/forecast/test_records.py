@@ -10,7 +10,8 @@ import pytest
 from hpc.forecast import records as found
 from hpc.forecast.memory import shapes_of
 from hpc.forecast.records import encode_records, extract_records, pass_key
-from hpc.plan.stages import encode_plans, extract_plans
+from hpc.plan.encode import encode_plans
+from hpc.plan.stages import extract_plans
 from hpc.plan.targets import Targets
 from hpc.study.resolve import resolve
 from hpc.study.resolved import signal_spec

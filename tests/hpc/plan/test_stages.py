@@ -38,7 +38,7 @@ def voxels(subject: str, stimuli: tuple[str, ...], repeats: list[float]) -> Targ
             "hemisphere": ("voxel", np.array(["L", "L", "R"], dtype=object)),
         }
     )
-    return Targets(subject, "fmri", stimuli, np.array(repeats), coords)
+    return Targets(subject, "fmri", stimuli, np.array(repeats), ("",) * len(stimuli), coords)
 
 
 def sensors(subject: str, stimuli: tuple[str, ...], repeats: list[float]) -> Targets:
@@ -48,7 +48,7 @@ def sensors(subject: str, stimuli: tuple[str, ...], repeats: list[float]) -> Tar
             "time": ("time", np.arange(-0.1, 0.3, 0.1)),
         }
     )
-    return Targets(subject, "meg", stimuli, np.array(repeats), coords)
+    return Targets(subject, "meg", stimuli, np.array(repeats), ("",) * len(stimuli), coords)
 
 
 def test_windows_cover_the_range(study: Study) -> None:

@@ -100,7 +100,7 @@ def meg(root: Path) -> Store:
             "time": ("time", np.array([0.0, 0.1]), {"units": "s"}),
         }
     )
-    layout = responses_layout(["a", "b"], ["0", "1"], targets, ["sensor", "time"])
+    layout = responses_layout(["a", "b"], ["0", "1"], ["", ""], targets, ["sensor", "time"])
     attrs = {"subject": "01", "modality": "meg"}
     return Store.create(root, NewStore("s", "responses", "x", {}, layout, attrs))
 

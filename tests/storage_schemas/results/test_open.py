@@ -42,6 +42,9 @@ pytestmark = pytest.mark.filterwarnings("error")
 LAYERS = [("layer1.0", 0.25), ("layer2.1", 0.5), ("fc", 1.0)]
 STIMULI = [f"cats/{i}.png" for i in range(7)]
 DIGESTS = [f"{i:064x}" for i in range(7)]
+SESSIONS = ["1", "1", "1", "2", "2", "", ""]
+RULES = {"fold_rule": "keep_categories", "permute_within": "session"}
+UNGROUPED = {"summary_groups": [], **RULES}
 GROUPS = [
     {"subject": "01", "modality": "fmri", "start": 0, "stop": 5, "windows": None},
     {"subject": "01", "modality": "meg", "start": 5, "stop": 17, "windows": None},
@@ -118,7 +121,7 @@ def scores(bands: str) -> Layout:
 
 
 def responses(targets: xr.Dataset, *dims: str) -> Layout:
-    return responses_layout(STIMULI, DIGESTS, targets, dims)
+    return responses_layout(STIMULI, DIGESTS, SESSIONS, targets, dims)
 
 
 def comparisons() -> Layout:
@@ -152,7 +155,7 @@ def all_stores(root: Path) -> list[Store]:
         ),
         *(fill(root, "stability", f"{s}-s", stability, **tiny, source=s) for s in sources),
         *(
-            fill(root, "scores", b, scores(b), **tiny, bands=b, groups=GROUPS, summary_groups=[])
+            fill(root, "scores", b, scores(b), bands=b, groups=GROUPS, **tiny, **UNGROUPED)
             for b in BANDS
         ),
         fill(root, "comparisons", "tiny", comparisons(), **tiny, control=False),
@@ -222,7 +225,8 @@ def test_fmri_scores_and_coordinates(run: Path) -> None:
     assert scores["roi"].values.tolist() == FMRI["roi"].values.tolist()
     assert scores["x"].attrs["units"] == "mm"
     np.testing.assert_array_equal(scores["ncsnr"], raw(run, "responses", "01-fmri")["ncsnr"])
-    assert scores.attrs == {"model": "tiny", "subject": "01", "modality": "fmri", **FMRI.attrs}
+    named = {"model": "tiny", "subject": "01", "modality": "fmri"}
+    assert scores.attrs == named | RULES | FMRI.attrs
     for bands in BANDS:
         stored = raw(run, "scores", bands)["scores"][..., :5].sel(measure="r")
         np.testing.assert_array_equal(scores["r"].sel(bands=bands), stored)
@@ -252,7 +256,7 @@ def test_meg_targets_may_be_sensors_by_windows(tmp_path: Path) -> None:
     coords |= window_coords("target", [None] * 5 + windows * 3, "target_")
     layout = scores_layout(LAYERS, coords, banded=False, **RESAMPLED)
     recorded = {"fmri": responses(FMRI, "voxel"), "meg": responses(MEG, "sensor", "time")}
-    named = {"model": "tiny", "bands": "forward", "groups": groups, "summary_groups": []}
+    named = {"model": "tiny", "bands": "forward", "groups": groups, **UNGROUPED}
     stores = [
         *(
             fill(tmp_path, "responses", name, layout, subject="01", modality=name)
@@ -433,7 +437,7 @@ def test_scores_without_their_responses_are_refused(tmp_path: Path) -> None:
         model="m",
         bands="forward",
         groups=GROUPS,
-        summary_groups=[],
+        **UNGROUPED,
     )
     with pytest.raises(ValueError, match="has scores of 01 fmri, whose responses"):
         open_run(make_run(tmp_path / "run", [store], tmp_path))

@@ -1,4 +1,4 @@
-"""Stage prepare: which layers of a gradient source carry a signal of their own."""
+"""Stage prepare: the class of every layer's gradient, which says whether it can be compared."""
 
 from collections.abc import Iterator
 
@@ -18,7 +18,7 @@ from storage_schemas.kinds.schema import flag_value
 from storage_schemas.protocol.store import Store, Unit
 
 IMAGES_PER_PROTOTYPE = 2
-"""Of the small bank that classes have of their own: the first images of the study's bank."""
+"""Of the small bank made of the images that are classed, the first of the study's bank."""
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:

@@ -1,4 +1,4 @@
-"""Units that compute nothing: they wait, commit noise, and meet the accidents they are told to.
+"""Units that compute nothing: they wait, commit noise, and meet the accidents of the drill.
 
 A drill takes the way of a real study (plan, submission, lease, commit, seal, gate) on the user's
 own cluster in minutes. Accidents are not part of a unit's identity, so a drill that met them must
@@ -55,7 +55,7 @@ class Drill(BaseModel):
 
 
 class OutOfMemoryError(RuntimeError):
-    """What a network raises whose batch does not fit the GPU; torch's has the same name."""
+    """A batch does not fit the GPU; torch's exception has the same name."""
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
@@ -115,7 +115,7 @@ def _hang(work: Work, store: Store, unit: Unit) -> None:
 
 
 def _torn(work: Work, store: Store, unit: Unit) -> None:
-    """Leave half a shard behind and hang, as a process does whose node is lost in mid-write."""
+    """Leave half a shard behind and hang, as if the node were lost during a write."""
     for name in store.owned_files(unit):
         path = store.data / name
         path.parent.mkdir(parents=True, exist_ok=True)

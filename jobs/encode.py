@@ -28,8 +28,8 @@ from storage_schemas.kinds.features import layer_array, layer_features
 from storage_schemas.protocol.store import Store, Unit
 
 LIBRARIES = 8e8
-"""Bytes of a Dask worker before its first fit: 0.7 GB with torch, which a GPU's driver brings in,
-and what stores add; 0.16 GB without torch, where the rest is spare."""
+"""Memory (bytes) reserved for libraries in a Dask worker: 0.8 GB covers torch, which is loaded only
+where there is a GPU driver; without it they take 0.16 GB."""
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
@@ -145,7 +145,7 @@ def _permutation_scores(
 
 
 def fit_memory(process: float | None) -> float | None:
-    """Return what a process of some memory has left for a fit (bytes)."""
+    """Return the memory (bytes) that a process has left for a fit."""
     return None if process is None else max(process - LIBRARIES, 0.0)
 
 

@@ -1,4 +1,4 @@
-"""Stage prepare: what is fixed of a model before anything is extracted from it."""
+"""Stage prepare: the digest of a model's weights, which extraction checks again."""
 
 from collections.abc import Iterator
 

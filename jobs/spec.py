@@ -1,4 +1,4 @@
-"""What determines a store's bytes: one frozen model per kind of store, hashed into its identity.
+"""The specification of every kind of store: all that determines its bytes, hashed as its identity.
 
 How a unit runs (micro-batch, workers, memory) is in the profile and never here. Inputs enter by the
 digest of their content, earlier stages by a `Reference` that carries the digest of their seal.
@@ -39,7 +39,7 @@ STAGES: dict[str, tuple[str, ...]] = {
 
 
 SAME_LAYER = "forward+"
-"""Before a gradient source: bands of one layer's activations and gradient."""
+"""Prefix of a gradient source in the name of bands: one layer's activations and its gradient."""
 
 
 class Spec(BaseModel):
@@ -99,7 +99,8 @@ class ModelSpec(Spec):
     architecture: str
     weights: Literal["pretrained", "checkpoint", "untrained", "shuffled"]
     weights_digest: str | None
-    """None if untrained: the seed says it, and processors differ in the last bits of a draw."""
+    """None if untrained: the seed determines the weights, but for last bits that processors round
+    differently."""
     seed: int
     image_size: int | None
     preprocessing: Preprocessing
@@ -133,9 +134,9 @@ class BankImages(Spec):
     """Digest of the folder's content digests, in order; None for generated images."""
     n_images: int
     size: int = BANK_IMAGE_SIZE
-    """Side of generated images (pixels); those of a folder are as they are."""
+    """Side of generated images (pixels)."""
     seed: int = BANK_SEED
-    """Of generated images."""
+    """Seed of generated images."""
 
 
 class BankSpec(Spec):
@@ -145,7 +146,7 @@ class BankSpec(Spec):
     images: BankImages
     prototypes: int
     seed: int
-    """Of the prototypes' first guess."""
+    """Seed of the first guess of the prototypes."""
 
 
 class PluginSpec(Spec):
@@ -159,13 +160,13 @@ class PluginSpec(Spec):
 
 
 class ObjectiveSpec(Spec):
-    """What a gradient source's loss is made of beyond the model."""
+    """The parts of a gradient source's loss apart from the model."""
 
     plugin: PluginSpec | None = None
     """None for a shipped objective."""
     head: PluginSpec | None = None
     signal: PluginSpec | None = None
-    """What is made of the gradients; None: they are the signal."""
+    """Function that makes the signal from gradients; None: the gradients are the signal."""
     bank: Reference | None = None
     """None where the objective needs none, and for classes, which have a small bank of their own.
     """
@@ -178,7 +179,8 @@ class PcaSpec(Spec):
     source: str
     signal: SignalSpec
     objective: ObjectiveSpec | None
-    """Without its bank, which is made again of `bank`: no store of this stage waits for another."""
+    """Without its bank, which the job makes from `bank`: stores of one stage do not wait for each
+    other."""
     bank: BankSpec | None
     stimuli: str
     """Digest of the stimuli: ids and content digests, in order."""
@@ -219,7 +221,7 @@ class FeaturesSpec(SourceSpec):
 
 
 class StabilitySpec(SourceSpec):
-    """How much one source changes with what nobody sees."""
+    """How much one source changes under invisible changes of images, and between random seeds."""
 
     images: BankImages
 
@@ -258,7 +260,7 @@ class EncodingSpec(Spec):
     windows: tuple[tuple[str, float, float], ...]
     """MEG windows: name, start and stop (s), in order of start."""
     meg_targets: Literal["samples", "windows"]
-    """What is predicted of MEG: sensor x sample, or sensor x window mean."""
+    """Targets of MEG: every sensor's samples, or its window means."""
 
 
 class ScoresSpec(Spec):

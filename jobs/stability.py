@@ -1,4 +1,7 @@
-"""Stage extract: how much sources change with what nobody sees, and with what is drawn of them."""
+"""Stage extract: stability of sources under invisible image changes and between random seeds.
+
+It is measured on the first images of the study's bank, of signals before scale and projection.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -34,8 +37,7 @@ Signals = dict[str, list[torch.Tensor]]
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     """Yield cosines (n_layers, n_perturbations, n_images), reliabilities and errors (n_layers,).
 
-    On the first images of the study's bank, of signals before scale and projection. All units of an
-    item are sources of one model, which share their passes.
+    All units of an item are sources of one model, which share their passes.
     """
     torch.set_num_threads(work.how.threads)
     stores = [store for store, _ in work.units]
@@ -86,7 +88,7 @@ def _reliabilities(
 ) -> dict[str, list[float]]:
     """Return each layer's reliability over seeds of views and masks; 1 where nothing is seeded.
 
-    It is of the signal's direction, hence NaN where the norm is all that is kept.
+    It compares the directions of signals, so it is NaN where only the norm is kept.
     """
     needs = extractor.passes.needs_of
     found = {source: [1.0] * len(layers) for source, layers in signals.items()}

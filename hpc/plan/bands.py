@@ -1,4 +1,4 @@
-"""Which bands of features a study fits, and the labels of the stores they are made from and fill.
+"""The bands of features that a study fits, and the labels of stores of features and scores.
 
 Bands are what one ridge fit uses: "forward", a gradient source such as "gradient:energy", or both
 as "forward_all+gradient:energy" and "forward+gradient:energy".

@@ -1,4 +1,4 @@
-"""Which stores stage compare needs: the hierarchy comparisons of every model."""
+"""The stores of stage compare: the hierarchy comparisons of every model."""
 
 from collections.abc import Iterator, Sequence
 
@@ -71,7 +71,7 @@ def comparison_layout(
 
 
 def signals_of(resolved: Resolved) -> list[str]:
-    """Return what is compared: forward and gradient scores in r, gradient scores in U."""
+    """Return the signals that are compared: forward and gradients in r, then gradients in U."""
     unique = [unique_of(source) for source in resolved.gradients]
     return [*resolved.sources, *unique]
 

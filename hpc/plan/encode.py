@@ -1,4 +1,4 @@
-"""Which stores stage encode needs: scores by model, bands and group of subjects, and CKA."""
+"""The stores of stage encode: scores by model, bands and group of subjects, and CKA by source."""
 
 from collections.abc import Iterator, Sequence
 

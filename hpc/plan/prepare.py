@@ -1,4 +1,4 @@
-"""Which stores stage prepare needs, and what extraction needs of them."""
+"""The stores of stage prepare, and the parts of extraction's specifications that refer to them."""
 
 from collections.abc import Iterator
 
@@ -127,7 +127,7 @@ def _own_parts(loss: ResolvedSource) -> specs.ObjectiveSpec:
 def objective_spec(
     resolved: Resolved, model: ResolvedModel, source: str, references: References
 ) -> specs.ObjectiveSpec | None:
-    """Return what a source's loss is made of, for extraction; None for the forward signal."""
+    """Return the parts of a source's loss, for extraction; None for the forward signal."""
     if source == "forward":
         return None
     loss = resolved.gradients[source]
@@ -141,7 +141,7 @@ def labels_of(resolved: Resolved, source: str) -> str | None:
 
 
 def locations_of(resolved: Resolved, model: ResolvedModel, source: str) -> dict[str, str]:
-    """Return the paths of the files that a source is made of: weights, and those of its loss."""
+    """Return the paths of a source's files: the weights, and the files of its loss."""
     loss = {} if source == "forward" else resolved.gradients[source].locations
     return _weights_of(model) | loss
 

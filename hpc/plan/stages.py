@@ -1,4 +1,4 @@
-"""Which stores a stage needs and which units fill them: pure planning, nothing is submitted here.
+"""The stores that each stage needs and the units that fill them; nothing is submitted here.
 
 A stage is planned when the stages before it are sealed, because a store's identity holds the
 digests of the seals it builds on. Planning twice gives the same stores.

@@ -92,7 +92,7 @@ def windows_of(study: Study) -> tuple[Window, ...]:
 def target_groups(
     group: Sequence[Targets], windows: Sequence[Window], meg_targets: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Return how the flat axes `target` and `summary` divide into subjects and modalities.
+    """Return the parts of the flat axes `target` and `summary` that belong to each subject.
 
     Summaries are region means (fMRI, by region and hemisphere) and sensor x window means (MEG);
     `meg_targets` "windows" makes the latter the targets too.
@@ -122,7 +122,7 @@ def target_groups(
 
 
 def window_coords(dim: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the coordinates of a flat axis that say which window each entry is of, if any is."""
+    """Return the window of every entry of a flat axis as coordinates; empty without windows."""
     windows: list[Window | None] = []
     for group in groups:
         inside, n = group["windows"], group["stop"] - group["start"]
@@ -174,7 +174,7 @@ def in_order(regions: Iterable[str], ladders: Iterable[Sequence[str]]) -> list[s
 
 
 def check_fit(study: Study, targets: Sequence[Targets]) -> None:
-    """Refuse what no recording has: a seed region, samples in a window, stimuli to permute."""
+    """Refuse sessions of one stimulus, an unknown seed region, and windows without a sample."""
     _check_sessions(study, targets)
     seed = study.comparisons.seed_region
     for item in targets:

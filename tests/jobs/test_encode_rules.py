@@ -165,11 +165,17 @@ def test_each_subject_is_permuted_within_its_own_sessions(finished: Path, within
     data, encoding = store.dataset(), spec.encoding
     folds = data["stimulus_fold"].values
     x = features.dataset()["features"].values
-    sessions = [FMRI_SESSION, MEG_SESSION] if within == "session" else [None, None]
+    sessions = [np.array(["ses-01", "ses-02", ""])[FMRI_SESSION], MEG_SESSION]
     for layer, stored in enumerate(data["permutation"].values):
         design = factorise(x[layer], folds, recorded.weights, ridge_options(encoding))
         parts = [
-            permutation_scores(design, part, encoding.permutations, encoding.seed, groups)
+            permutation_scores(
+                design,
+                part,
+                encoding.permutations,
+                encoding.seed,
+                groups if within == "session" else None,
+            )
             for part, groups in zip(recorded.summaries.parts, sessions, strict=True)
         ]
         found = np.allclose(stored, np.concatenate(parts, axis=1), atol=1e-6)

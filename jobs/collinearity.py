@@ -1,4 +1,4 @@
-"""Stage encode: how alike the layers of one source are (linear CKA)."""
+"""Stage encode: linear CKA between the layers of one source, which says how alike they are."""
 
 from collections.abc import Iterator
 
@@ -14,8 +14,8 @@ from storage_schemas.protocol.store import Store, Unit
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     """Yield linear CKA between all layers, (n_layers, n_layers) float64.
 
-    Of gradients of norm 1, without the log-norm beside them: it varies more than all else, and
-    alike in all layers, so that any layers would be alike.
+    Unit gradients enter without their log-norm: it varies more than all other features, and in the
+    same way in all layers, so that any two layers would look alike.
     """
     for store, unit in work.units:
         spec = CollinearitySpec.model_validate(store.spec)

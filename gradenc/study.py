@@ -191,14 +191,16 @@ class Run:
         -------
         pandas.DataFrame
             One row per stage: whether it is planned and sealed, its units (all, committed, running,
-            failed, pending), and in `failure` the most frequent error, or why the stage waits for
-            you; empty where all is well.
+            failed, pending), and in `failure` why the stage waits for you, the most frequent error,
+            or how its tasks ended; empty where all is well.
         """
         found = run_status(self._run)
         rows: list[dict[str, Any]] = []
         for name, stage in found.stages.items():
-            state, alike = stage.state, [x for x in found.failures if x.stage == name]
-            worst = max(alike, key=lambda x: x.units).error if alike else ""
+            state = stage.state
+            alike = sorted((x for x in found.failures if x.stage == name), key=lambda x: -x.units)
+            reasons = [stage.decision, *(x.error for x in alike)]
+            reasons += [ended.sentence for ended in found.ended if ended.stage == name]
             rows.append(
                 {
                     "stage": name,
@@ -206,7 +208,7 @@ class Run:
                     "sealed": state.sealed,
                     "units": len(state.units),
                     **{str(count): state.count(count) for count in COUNTS},
-                    "failure": stage.decision or worst,
+                    "failure": next(filter(None, reasons), ""),
                 }
             )
         return pd.DataFrame(rows).set_index("stage")

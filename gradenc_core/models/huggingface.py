@@ -29,13 +29,14 @@ HALF: _Scale = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 CLIP: _Scale = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 MAX_DIFFERENCE = 0.02
-"""Of preprocessed pixels, a mean: libraries round a resize differently, by about one grey level."""
+"""Tolerated mean difference of preprocessed pixels: libraries round a resize differently, by about
+one grey level."""
 
 INTERPOLATIONS = {0: "nearest", 1: "lanczos", 2: "bilinear", 3: "bicubic"}
 """Name by Pillow's number, which image processors record."""
 
 _NEEDED = ("size", "resample", "image_mean", "image_std")
-"""What an image processor must set for its steps to be known."""
+"""Settings that an image processor must have for its steps to be known."""
 
 
 _VISION_PART = {
@@ -59,7 +60,7 @@ class _Published:
 def build(
     architecture: str, pretrained: bool, image_size: int | None
 ) -> tuple[nn.Module, Preprocessing]:
-    """Build a network of transformers; of one that also reads text, the part that sees images.
+    """Build a network of transformers; for one that also reads text, the part that sees images.
 
     Parameters
     ----------
@@ -162,7 +163,7 @@ def _quiet() -> Iterator[None]:
 def _unmask(module: ViTMAEModel) -> None:
     """Let the encoder of a masked autoencoder see every patch, in order.
 
-    As published it drops three quarters of them, drawn anew in every pass, and shuffles the rest.
+    The published one drops three quarters of them, drawn anew in every pass, and shuffles the rest.
     """
     module.config.mask_ratio = 0.0
     module.embeddings.position_embeddings.requires_grad_(False)  # fixed, which loading forgets
@@ -347,4 +348,4 @@ PUBLISHED: Mapping[str, _Published] = {
     "facebook/dinov2-with-registers-base": _dinov2(768, 12, 12),
     "facebook/dinov2-with-registers-large": _dinov2(1024, 24, 16),
 }
-"""What the networks' repositories say of them, by name."""
+"""Configuration and preprocessing of networks as their repositories publish them, by name."""

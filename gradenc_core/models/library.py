@@ -1,4 +1,4 @@
-"""Networks as their libraries build them, and the preprocessing that goes with them."""
+"""Networks as their libraries build them, with the preprocessing that belongs to the weights."""
 
 import re
 from collections.abc import Sequence
@@ -99,7 +99,7 @@ FAMILIES: dict[str, tuple[tuple[Library, str], ...]] = {
 def build(
     library: Library, architecture: str, pretrained: bool, image_size: int | None
 ) -> tuple[nn.Module, Preprocessing]:
-    """Build a network, untrained ones by the published initialisation with LayerScale gammas of 1.
+    """Build a network; an untrained one has the published initialisation, LayerScale gammas of 1.
 
     Raises
     ------

@@ -1,4 +1,7 @@
-"""Vision models of torchvision, timm and transformers: loading, blocks, layers and depths."""
+"""Vision models of torchvision, timm and transformers: loading, blocks, layers and depths.
+
+A model is frozen and in eval mode, so that a stimulus's output depends on no other stimulus.
+"""
 
 import fnmatch
 from bisect import bisect_left
@@ -108,7 +111,7 @@ def load_model(
     weights : {"pretrained", "checkpoint", "untrained", "shuffled"}
         `pretrained`: the library's, from its cache or the internet. `checkpoint`: those of a file.
         `untrained`: the published initialisation drawn with `seed`, with every LayerScale gamma set
-        to 1 (docs/methods.md). `shuffled`: those of the file if given, else the library's, permuted
+        to 1 (docs/models.md). `shuffled`: those of the file if given, else the library's, permuted
         with `seed` within each tensor. The global random state is left alone.
     seed : int
         Seed of untrained and shuffled weights.
@@ -129,10 +132,6 @@ def load_model(
         do not exist or do not fit.
     FileNotFoundError
         Weights that are neither here nor reachable.
-
-    References
-    ----------
-    docs/models.md lists networks, and says how untrained and shuffled weights are made.
 
     Examples
     --------
@@ -192,7 +191,7 @@ def from_module(
             part.inplace = False  # type: ignore[assignment]
     calls, output = trace(module, preprocessing.image_size)
     blocks = find_blocks(module, calls)
-    last = calls[blocks[-1]].shape if blocks else None
+    shapes = [calls[name].shape or () for name in blocks]
     n_class_tokens, n_register_tokens = _prefix_tokens(module)
     return VisionModel(
         library=library,
@@ -205,8 +204,8 @@ def from_module(
         calls=calls,
         n_class_tokens=n_class_tokens,
         n_register_tokens=n_register_tokens,
-        n_patches=_count_patches(module, last, n_class_tokens + n_register_tokens),
-        channels_last=any(_is_channels_last(calls[name].shape) for name in blocks),
+        n_patches=_count_patches(module, shapes, n_class_tokens + n_register_tokens),
+        channels_last=any(len(s) == 4 and s[1] == s[2] != s[3] for s in shapes),
         n_classes=_n_classes(module, output),
     )
 
@@ -214,8 +213,8 @@ def from_module(
 def _n_classes(module: nn.Module, output: Any) -> int:
     """Return the number of classes of a network's own classifier, 0 without one.
 
-    What ends a CLIP tower of timm is a projection into the space of texts, unless it was
-    fine-tuned to classes.
+    A CLIP tower of timm ends in a projection into the space of texts, which is no classifier,
+    unless it was fine-tuned to classes.
     """
     logits = output if isinstance(output, torch.Tensor) else getattr(output, "logits", None)
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
@@ -230,7 +229,7 @@ def _n_classes(module: nn.Module, output: Any) -> int:
 
 
 def model_summary(model: VisionModel) -> dict[str, Any]:
-    """Return everything about the model that plain JSON can record (no weights)."""
+    """Return a description of the model as plain JSON, without weights."""
     return {
         "library": model.library,
         "architecture": model.architecture,
@@ -299,7 +298,7 @@ def resolve_layers(model: VisionModel, patterns: str | Sequence[str]) -> tuple[L
 
 
 def output_shape(model: VisionModel, name: str) -> tuple[int, ...]:
-    """Return the shape of a layer's output for one image, or say why it cannot be a layer."""
+    """Return the shape of a layer's output for one image, or refuse a module that is no layer."""
     call = model.calls.get(name)
     if call is None:
         _matches(model, name)  # refuses an unknown name
@@ -335,7 +334,7 @@ def _matches(model: VisionModel, pattern: str) -> list[str]:
 
 
 def require_blocks(model: VisionModel) -> tuple[str, ...]:
-    """Return the names of the model's blocks, or say that it has none."""
+    """Return the names of the model's blocks, refusing a model without any."""
     if not model.blocks:
         raise ValueError(
             f"no repeated blocks were found in {model.architecture}; name its layers instead of "
@@ -354,12 +353,8 @@ def _depth(model: VisionModel, name: str) -> float:
     return (n_before + (step.index(ready) + 1) / len(step)) / len(blocks)
 
 
-def _is_channels_last(shape: tuple[int, ...] | None) -> bool:
-    return shape is not None and len(shape) == 4 and shape[1] == shape[2] != shape[3]
-
-
 def _require_plain(module: nn.Module) -> None:
-    """Refuse what keeps hooks from seeing each layer's output once, for each image by itself."""
+    """Refuse a network whose hooks would not see each layer's output once, image by image."""
     for name, part in module.named_modules():
         compiled = type(part).__name__ == "OptimizedModule" or part._compiled_call_impl is not None
         if compiled:
@@ -396,8 +391,8 @@ def _prefix_tokens(module: nn.Module) -> tuple[int, int]:
     ) - n_registers, n_registers
 
 
-def _count_patches(module: nn.Module, last: tuple[int, ...] | None, n_prefix: int) -> int:
-    if last is None or len(last) != 3:
+def _count_patches(module: nn.Module, shapes: list[tuple[int, ...]], n_prefix: int) -> int:
+    if not shapes or len(shapes[-1]) != 3:
         return 0
     n_patches = getattr(getattr(module, "patch_embed", None), "num_patches", None)
-    return int(n_patches or last[1] - n_prefix)
+    return int(n_patches or shapes[-1][1] - n_prefix)

@@ -1,4 +1,4 @@
-"""Which tokens of a layer's output become its features."""
+"""The tokens of a layer's output that become its features, and how they are pooled."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -13,7 +13,7 @@ TOKENS: tuple[Tokens, ...] = get_args(Tokens)
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """How a layer's output is laid out, read off its shape and the model's token counts.
+    """The axes and tokens of a layer's output, read off its shape and the model's token counts.
 
     Attributes
     ----------

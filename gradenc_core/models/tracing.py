@@ -1,4 +1,4 @@
-"""What one forward pass does with the modules of a network: order, shapes, blocks."""
+"""One traced forward pass of a network: the order and output shapes of its modules, its blocks."""
 
 import re
 from collections import Counter
@@ -17,7 +17,7 @@ _NEVER_BLOCKS = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.Dropout, nn.Ide
 
 
 class Call(NamedTuple):
-    """What one forward pass did with a module: order of begin and end, output shape, calls.
+    """A module in one forward pass: when it began and ended, its output shape, its calls.
 
     `ready` is the end of the first module that returned the same tensor: a container whose output
     is that of its last child is ready when the child is. `shape` is None where the output is

@@ -1,4 +1,7 @@
-"""Weights of a network: loaded from a file, shuffled as a control, and their digest."""
+"""Weights of a network: loaded from a file, shuffled as a control, and their digest.
+
+Files of weights are read as tensors; nothing else in them is unpickled.
+"""
 
 import hashlib
 from pathlib import Path
@@ -18,7 +21,7 @@ _STATISTICS = {"running_mean", "running_var"}
 SHOWN = 5
 """How many names of tensors an error lists."""
 PICKLED = (b"PK\x03\x04", b"\x80\x02")
-"""First bytes of what `torch.save` writes: a ZIP archive, formerly a pickle."""
+"""First bytes of a file of `torch.save`: a ZIP archive, formerly a pickle."""
 
 
 def load_checkpoint(module: nn.Module, path: Path) -> None:
@@ -62,7 +65,7 @@ def read_safetensors(path: Path, what: str) -> dict[str, torch.Tensor]:
     Parameters
     ----------
     what : str
-        What errors call the file.
+        Name of the file's role in errors, such as "checkpoint".
 
     Raises
     ------
@@ -78,9 +81,9 @@ def read_safetensors(path: Path, what: str) -> dict[str, torch.Tensor]:
 def shuffle(module: nn.Module, seed: int) -> None:
     """Permute the values of every trained tensor within it, in place.
 
-    Trained are the parameters that require a gradient and the running statistics of normalisation
-    layers, not fixed tables among the buffers.
-    A tensor's permutation depends on `seed` and its name alone.
+    Trained tensors are the parameters that require a gradient and the running statistics of
+    normalisation layers, not fixed tables among the buffers. A tensor's permutation depends on
+    `seed` and its name alone.
 
     Raises
     ------

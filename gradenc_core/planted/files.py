@@ -1,4 +1,4 @@
-"""Write synthetic responses as the files that the readers read."""
+"""Write planted responses as the BIDS and FIF files that the readers read."""
 
 from __future__ import annotations
 

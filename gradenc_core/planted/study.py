@@ -1,4 +1,7 @@
-"""Write the planted study as a lab would have it: PNG images, NIfTI betas, FIF epochs."""
+"""Write the planted study as a lab would have it: PNG images, NIfTI betas, FIF epochs.
+
+The truth goes into a file that the pipeline never opens.
+"""
 
 import json
 from collections.abc import Callable
@@ -45,7 +48,7 @@ def write_planted_study(
     n_stimuli : int
         Distinct images.
     progress : callable
-        Told what is being written.
+        Called with the name of each part before it is written.
     """
     sizes = sizes or Sizes()
     progress("images")

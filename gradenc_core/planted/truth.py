@@ -1,8 +1,8 @@
 """Responses of the planted study: brains whose relation to a network's layers is known.
 
 docs/methods.md. A voxel is `sqrt(1 - b) phi_k w + sqrt(b) gamma_m w' + noise`: phi
-are forward features, gamma gradient features without what is linear in any layer's forward
-features. A sensor is the sum over layers of the same, each at its layer's latency.
+are forward features, gamma gradient features without the part that is linear in any layer's
+forward features. A sensor is the sum over layers of the same, each at its layer's latency.
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ BLOCK = (5, 3, 2)
 N_COMPONENTS = 10
 """Dimensions of a layer that drive the brain: the first principal components of its features."""
 N_RESIDUALISED = 50
-"""Principal components of every layer's forward features that gamma is freed of."""
+"""Principal components of every layer's forward features that are removed from gamma."""
 SHARED = 0.5
 """Share of a voxel's tuning that it has in common with its region."""
 GRADIENT_SHARE = 0.4
@@ -105,7 +105,7 @@ def components(features: Array, n: int = N_COMPONENTS) -> Array:
 
 
 def residual_gradients(forward: Array, gradient: Array) -> Array:
-    """Remove from gradients what is linear in the leading components of any layer's forward.
+    """Remove from gradients the part linear in the leading components of any layer's forward.
 
     Parameters
     ----------
@@ -182,7 +182,7 @@ def plant(
 
 @dataclass(frozen=True)
 class _Brain:
-    """What all subjects of a study share."""
+    """The features, depths and random numbers that all subjects of a study share."""
 
     scenario: Scenario
     phi: Array

@@ -1,6 +1,7 @@
-"""Whether an objective is what the pipeline promises of one: tested on a tiny network, in float64.
+"""Tests whether an objective can be trusted, on a tiny network in float64.
 
-A lab calls it from its own tests::
+The pipeline promises that a stimulus's gradient is exact and depends on that stimulus alone; an
+objective that breaks this is refused before anything runs. A lab calls it from its own tests::
 
     from gradenc_core.signals.conformance import check_objective
     from gradenc_core.signals.objectives import as_objective, as_signal
@@ -36,8 +37,8 @@ from gradenc_errors import GradencError
 N_STIMULI, MICRO_BATCH = 5, 3
 N_BANK, N_PROTOTYPES = 12, 4
 STEP, TOLERANCE = 1e-5, 1e-4
-"""Of the finite differences: step along a direction of norm 1, largest error relative to the
-gradient's norm."""
+"""Step of the finite differences along a direction of norm 1, and their largest error relative to
+the gradient's norm."""
 ROUNDING = 1e-6
 """Share of the loss that its rounding may add to a difference, over the tolerance."""
 
@@ -45,7 +46,7 @@ Gradients = dict[str, list[torch.Tensor]]
 
 
 class NotConforming(GradencError, ValueError):
-    """An objective does not do what is promised of every objective."""
+    """An objective breaks a promise that every objective must keep."""
 
 
 def check_objective(
@@ -53,12 +54,12 @@ def check_objective(
 ) -> None:
     """Refuse an objective or a signal that could not be trusted.
 
-    Its losses are one finite number per stimulus, and their gradients are finite; it changes
-    nothing of what it reads; a stimulus's gradient depends on nothing else in the batch, nor on the
-    batch's size; the bytes do not depend on how stimuli are split or ordered; gradients equal
-    central finite differences with respect to every block's output (relative error below 1e-4),
-    where what is read of views, bank and the unmasked pass counts as constant. A signal, which is
-    no gradient of a loss, is spared the finite differences.
+    An objective passes if all of this holds: its losses are one finite number per stimulus, with
+    finite gradients; it leaves the tensors that it reads as they are; a stimulus's gradient depends
+    neither on the other stimuli of the batch nor on the batch's size; the bytes do not depend on
+    how stimuli are split or ordered; gradients equal central finite differences with respect to
+    every block's output (relative error below 1e-4), with views, bank and the unmasked pass held
+    constant. A signal is no gradient of a loss, so it needs no finite differences.
 
     Parameters
     ----------
@@ -166,7 +167,7 @@ def _finite(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
 
 
 def _independence(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
-    """Give the first stimulus other companions: its gradient must stay what it was."""
+    """Give the first stimulus other companions: its gradient must not change."""
     alone, together = (_pooled(extractor, stimuli, order) for order in ([0, 1, 2], [0, 3, 4]))
     if all(torch.allclose(x[0], y[0], rtol=1e-9, atol=0) for x, y in _pairs(alone, together)):
         return None
@@ -177,7 +178,7 @@ def _independence(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
 
 
 def _batch_size(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
-    """Run the first stimulus alone, unpadded: its gradient must stay what it was."""
+    """Run the first stimulus alone, unpadded: its gradient must not change."""
     beside, alone = (extractor.passes.signals(stimuli[torch.arange(n)]) for n in (MICRO_BATCH, 1))
     errors = [((x[0] - y[0]).norm(), y[0].norm()) for x, y in _pairs(beside, alone)]
     if all(bool(error <= TOLERANCE * size) for error, size in errors):

@@ -1,4 +1,7 @@
-"""Projection heads that a user supplies for `dino`."""
+"""Projection heads that a user supplies for the objective `dino`.
+
+A head is read as tensors alone, never unpickled as code.
+"""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ from torch.nn import functional
 from gradenc_core.models.weights import read_safetensors
 
 NAME = re.compile(r"(?:.*\.)?(mlp\.\d+\.(?:weight|bias)|last_layer\.weight(?:_[vg])?)")
-"""Of a head's tensor; a prefix before it is left out."""
+"""Name of a head's tensor; a prefix before it is left out."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,7 @@ class DinoHead:
     Attributes
     ----------
     layers : list of (weight, bias)
-        Of the multilayer perceptron, (n_out, n_in) and (n_out,).
+        Layers of the multilayer perceptron, (n_out, n_in) and (n_out,).
     prototypes : torch.Tensor, (n_logits, n_bottleneck)
     """
 

@@ -1,4 +1,7 @@
-"""Per-stimulus losses whose gradients are the learning signals (docs/objectives.md)."""
+"""Losses per stimulus whose gradients are the learning signals (docs/objectives.md).
+
+Every loss depends on its stimulus alone: the batch is summed, never averaged or normalised.
+"""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +21,10 @@ STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 CONTRAST_TEMPERATURE = 0.1
 
 Need = Literal["classifier", "labels", "views", "bank", "head", "masks"]
-"""`classifier`: the model's own head. `labels`: true classes, where there are any. `views`: what is
-read of the teacher views. `bank`: the reference bank and its prototypes. `head`: the user's
-projection head, where there is one. `masks`: the loss is taken in two complementary masked passes.
-What is not declared is not there."""
+"""`classifier`: the model's own head. `labels`: true classes, if the study gives them. `views`:
+readouts of the teacher views. `bank`: the reference bank and its prototypes. `head`: the user's
+projection head, if the study gives one. `masks`: the loss is taken in two complementary masked
+passes. A loss finds only what it declares."""
 
 Loss = Callable[[Readout, Context, int], torch.Tensor]
 """(readout, context, number of the draw) -> one value per stimulus, (n_stimuli,), which must depend
@@ -35,9 +38,10 @@ Rule = Callable[[Sequence[torch.Tensor], Sequence[torch.Tensor]], Sequence[torch
 
 @dataclass(frozen=True)
 class Objective:
-    """A loss, its name, what it needs, and how many seeded draws of it there are.
+    """A loss with its name, its needs and its number of seeded draws.
 
-    With a `rule` it is a signal: what the rule makes of the activations and the loss's gradients.
+    An objective with a `rule` is a signal: the rule turns activations and the loss's gradients into
+    it.
     """
 
     name: str
@@ -56,7 +60,7 @@ class Objective:
 
 
 def needs(*what: Need, n_draws: int = 1) -> Callable[[Loss], Loss]:
-    """Declare what a loss needs beside one forward pass, and how many draws of it there are."""
+    """Declare the needs of a loss beside one forward pass, and its number of seeded draws."""
 
     def declare(loss: Loss) -> Loss:
         loss.__dict__.update(needs=frozenset(what), n_draws=n_draws)
@@ -66,13 +70,13 @@ def needs(*what: Need, n_draws: int = 1) -> Callable[[Loss], Loss]:
 
 
 def as_objective(loss: Loss, name: str | None = None) -> Objective:
-    """Return a loss with what `needs` declared of it; undeclared, it needs nothing."""
+    """Return a loss as an objective with the needs that it declared, or none."""
     declared: dict[str, Any] = {"needs": frozenset(), "n_draws": 1} | loss.__dict__
     return Objective(name or loss.__name__, loss, declared["needs"], declared["n_draws"])
 
 
 def signal(of: str) -> Callable[[Rule], Rule]:
-    """Declare of which objective a signal takes the gradients."""
+    """Declare the objective whose gradients a signal takes."""
 
     def declare(rule: Rule) -> Rule:
         rule.__dict__.update(of=of)
@@ -89,12 +93,12 @@ def as_signal(
     Parameters
     ----------
     objectives : mapping of str to Objective, optional
-        Among which that objective is; by default the shipped ones.
+        The objectives to choose from; by default the shipped ones.
 
     Raises
     ------
     ValueError
-        The rule declares no objective, or one that there is not.
+        The rule declares no objective, or an unknown one.
     """
     known = OBJECTIVES if objectives is None else objectives
     declared: str = rule.__dict__.get("of", "")

@@ -1,4 +1,8 @@
-"""The passes of one micro-batch that a study's objectives need, forward and back."""
+"""The forward and backward passes of one micro-batch, each run once for all objectives.
+
+An objective sees only what it declared that it needs, and cannot change what others read: so the
+identity of a source says all that its bytes depend on.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,7 +37,7 @@ Losses = dict[str, torch.Tensor]
 
 
 class WorksInPlace(GradencError, ValueError):
-    """An objective changes what it reads, and with it what other sources are made of."""
+    """An objective changes the tensors that it reads, which other sources are made of too."""
 
 
 class Passes:
@@ -135,7 +139,7 @@ class Passes:
             yield halves, outputs
 
     def _require(self, stimuli: Stimuli) -> None:
-        """Refuse stimuli without what the objectives need."""
+        """Refuse stimuli that lack views or digests that the objectives need."""
         if self.needs & {"views", "bank", "masks"} and stimuli.digests is None:
             raise ValueError("these objectives need the digests of the stimuli; give `digests`")
         if "views" in self.needs and stimuli.views is None:
@@ -144,7 +148,7 @@ class Passes:
     def _forward(
         self, stimuli: Stimuli, layers: Sequence[str], embedding: bool
     ) -> tuple[Readout, list[torch.Tensor]]:
-        """Run one pass; return what it reads, with the embedding if asked, and the layers."""
+        """Run one pass; return its readout, with the embedding if asked, and the layers."""
         names = {*layers, self._last} | ({self._norm} if embedding else set())
         images = stimuli.images.to(self._parameter)
         with self._autocast(), _capture(self.model.module, names) as captured:
@@ -209,9 +213,10 @@ class Passes:
         }
 
     def _shown(self, objective: Objective, readout: Readout) -> tuple[Readout, Context]:
-        """Hide what the objective does not need: the identity of what it makes says nothing of it.
+        """Hide everything that the objective did not declare.
 
-        Without this, an objective could read what happens to be there for another one.
+        Otherwise it could read what another objective of the study needs, and its bytes would
+        depend on something that its identity does not record.
         """
         context = self.context
         if "labels" not in objective.needs:
@@ -269,7 +274,7 @@ def final_norm(model: VisionModel) -> str | None:
 
 
 def reading_summary(model: VisionModel) -> dict[str, str | None]:
-    """Return where objectives read the model, in words that plain JSON can record."""
+    """Return the places where objectives read the model, as plain JSON."""
     if not model.blocks:
         return {}
     patches = patch_module(model)

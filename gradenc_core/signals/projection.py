@@ -1,4 +1,7 @@
-"""Projections of a layer's features: seeded and random, or onto principal components."""
+"""Projections of a layer's features: seeded and random, or onto principal components.
+
+A row's result does not depend on the other rows of the batch, to the byte.
+"""
 
 import math
 from dataclasses import dataclass

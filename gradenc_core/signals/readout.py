@@ -1,4 +1,4 @@
-"""What an objective reads: one pass of the network, and what stays fixed over the study."""
+"""The inputs of an objective: one pass of the network, and what stays fixed over the study."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ class Bank:
     pooled, embedding : torch.Tensor, (n_items, n_channels)
         `Readout.pooled` and `Readout.embedding` of each item.
     mean : torch.Tensor, (n_channels,)
-        Mean of `pooled`, which centres whatever is compared with the prototypes.
+        Mean of `pooled`, which centres vectors before they are compared with the prototypes.
     prototypes : torch.Tensor, (n_prototypes, n_channels)
-        Of norm 1: spherical k-means of the centred `pooled`.
+        Spherical k-means of the centred `pooled`; each has norm 1.
     """
 
     digests: tuple[str, ...]
@@ -51,12 +51,12 @@ Head = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class Context:
-    """What an objective compares with, the same for every stimulus of a study.
+    """Everything that an objective compares a stimulus with, fixed for the whole study.
 
     Attributes
     ----------
     seed : int
-        Of the study.
+        Seed of the study.
     bank : Bank or None
     head : callable or None
         A user's head, for `dino` and other objectives that need it.
@@ -91,9 +91,10 @@ class Context:
 
 @dataclass(frozen=True)
 class Readout:
-    """What an objective reads from one forward pass.
+    """The outputs of one forward pass that an objective may read.
 
-    An objective finds only what it declared with `gradenc_core.signals.objectives.needs`.
+    An objective finds only the outputs that it declared with
+    `gradenc_core.signals.objectives.needs`.
 
     Attributes
     ----------
@@ -103,9 +104,9 @@ class Readout:
     patches : torch.Tensor, (n_stimuli, n_positions, n_channels)
         The patch tokens or positions that `pooled` is the mean of.
     embedding : torch.Tensor, (n_stimuli, n_channels), or None
-        What projection heads are trained on: the class token (where there is none, the mean of the
-        patches) *after* the final norm, or of the last block where no such norm follows. None in
-        passes with neither a bank in the making nor a head.
+        The input of projection heads: the class token (or, without one, the mean of the patches)
+        *after* the final norm, or of the last block where no such norm follows. None in passes
+        that serve neither a bank nor a head.
     logits : torch.Tensor, (n_stimuli, n_classes), or None
         Output of the model's own head; None without one.
     labels : torch.Tensor, (n_stimuli,) int64, or None

@@ -1,4 +1,8 @@
-"""How much a signal changes with what nobody sees: a shift of a pixel, noise, recompression."""
+"""How much a signal changes under invisible image changes, and how reliable it is over seeds.
+
+The changes are a shift by one pixel, noise of one grey level and recompression as JPEG. A signal
+that they change much says little of the image that a person saw.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +47,7 @@ PERTURBATIONS: dict[str, Callable[[Image.Image, np.random.Generator], Image.Imag
     "noise": noisy,
     "jpeg": recompressed,
 }
-"""Of the decoded RGB image of 8 bits, before the model's preprocessing."""
+"""Changes of the decoded RGB image of 8 bits, before the model's preprocessing."""
 
 
 def perturbed(image: Image.Image, name: str, digest: str, seed: int) -> Image.Image:

@@ -1,7 +1,7 @@
 """Stimuli as the passes take them: preprocessed images, and what objectives need beside them.
 
-Whatever is random about a stimulus (views, masks) is drawn from its content and the study's seed,
-so that a stimulus gives the same features in every shard and run.
+Views and masks are drawn from a stimulus's content and the study's seed, so a stimulus gives the
+same features in every shard and run.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from gradenc_core.signals.views import teacher_views
 
 @dataclass(frozen=True)
 class Stimuli:
-    """What is known of some stimuli.
+    """A batch of stimuli: preprocessed images, and what some objectives need beside them.
 
     Attributes
     ----------
@@ -29,7 +29,8 @@ class Stimuli:
     views : torch.Tensor, (n_stimuli, n_views, 3, image_size, image_size), optional
         Teacher views (`gradenc_core.signals.views`), for objectives that need them.
     masks : torch.Tensor, (n_stimuli, 2, n_patches) bool, optional
-        What masked passes hide; by default drawn from the seed (`gradenc_core.signals.masks`).
+        Patches that masked passes hide; by default they are drawn from the seed
+        (`gradenc_core.signals.masks`).
     """
 
     images: torch.Tensor

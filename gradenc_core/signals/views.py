@@ -1,4 +1,7 @@
-"""Teacher views of a stimulus: seeded crops, flips and changes of colour of the decoded image."""
+"""Teacher views of a stimulus: seeded crops, flips and changes of colour of the decoded image.
+
+A view depends on the seed, the image's content and the view's number alone.
+"""
 
 import math
 

@@ -53,7 +53,7 @@ def read_manifest(
     progress: Callable[[int, int], None] = lambda done, total: None,
     known: KnownDigests | None = None,
 ) -> Manifest:
-    """List the images below a folder; hidden files and other types are passed over.
+    """List the images below a folder, without hidden files and files of other types.
 
     An HDF5 brick (such as NSD's `nsd_stimuli.hdf5`) holds one dataset of images,
     (n_images, height, width, 3) uint8.

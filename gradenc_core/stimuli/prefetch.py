@@ -1,4 +1,4 @@
-"""Work done ahead in threads, so that the network never waits for a decoder."""
+"""Images are decoded ahead in threads, so that the network never waits for a decoder."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,8 @@ def prefetch(
     """Yield `make(item)` for every item in order, made by threads, at most `ahead` in advance.
 
     Decoders and resizers release Python's lock, so threads suffice, and need no copies between
-    processes. An exception of `make` is raised where its item was due; nothing more is begun then.
+    processes. An exception of `make` is raised where its item was due, and no further item is
+    begun.
     """
     waiting: deque[Future[Made]] = deque()
     pool = ThreadPoolExecutor(threads, "prefetch")

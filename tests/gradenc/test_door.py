@@ -4,13 +4,16 @@ import doctest
 import inspect
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 import gradenc
 
+ROOT = Path(__file__).parents[2]
 QUICK = """
 import sys, time
 began = time.perf_counter()
@@ -70,3 +73,10 @@ def test_every_parameter_of_the_door_is_documented(thing: Any) -> None:
         return
     for name in inspect.signature(thing).parameters:
         assert name in ("self", "cls") or name in text, name
+
+
+def test_every_package_tells_type_checkers_that_it_is_typed() -> None:
+    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]["packages"]
+    assert "gradenc" in packages
+    for package in packages:
+        assert (ROOT / package / "py.typed").is_file(), package

@@ -64,7 +64,7 @@ def test_r2_is_one_minus_the_share_of_the_error(
     noise = betas - betas.mean("stimulus")
     late, early = scores.sel(layer="late"), scores.sel(layer="early")
     assert (late.r2 <= late.r**2 + 1e-6).all(), "no prediction beats its own regression line"
-    assert float(late.r2.mean()) > 0.5 > float(early.r2.mean())
+    assert float(late.r2.mean()) > 0.2 > float(early.r2.mean())
     scaled = ge.encode(features, 1000 * noise).sel(layer="late")
     np.testing.assert_allclose(scaled.r2, late.r2, atol=1e-4)
 

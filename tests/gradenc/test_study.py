@@ -4,7 +4,6 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pandas as pd
 import pytest
 
 import gradenc as ge
@@ -77,14 +76,4 @@ def test_a_damaged_unit_is_made_again_by_resume(
     assert set(heard) == {len(STAGES)}
     assert run.status().sealed.all()
     assert run.results["comparisons/planted"].to_dataset().load().identical(before)
-    assert capfd.readouterr() == ("", "")
-
-
-def test_a_plan_counts_what_a_run_would_do(
-    small_study: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    plan = ge.Study.load(small_study).plan()
-    assert isinstance(plan, pd.DataFrame)
-    assert plan.index.tolist() == list(STAGES)
-    assert (plan.units > 0).all()
     assert capfd.readouterr() == ("", "")

@@ -1,4 +1,4 @@
-"""`gradenc plan`: the dry run."""
+"""`gradenc plan`: check a study and forecast its run; submits nothing."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from hpc.config.profile import Profile
     from hpc.forecast.forecast import StageForecast
 
-COLUMNS = ("stage", "stores", "units", "files", "size", "jobs", "wall time", "GPU hours")
-SMALLER = {
+_COLUMNS = ("stage", "stores", "units", "files", "size", "jobs", "wall time", "GPU hours")
+_SMALLER = {
     "extract": "extraction.stimuli_per_shard",
     "encode": "encoding.permutations or encoding.bootstrap",
 }
-"""Keys of a study that make the units of a stage smaller."""
+"""Keys of the study with which the units of a stage get smaller."""
 
 
 def plan(
@@ -33,7 +33,7 @@ def plan(
         ),
     ] = None,
 ) -> None:
-    """Check a study and say what it would run: units, bytes, files, jobs, time, GPU hours.
+    """Check a study and forecast its run: units, bytes, files, jobs, time, GPU hours.
 
     Example: `gradenc plan study.yaml --profile generic-gpu --set encoding.folds=4`
     """
@@ -52,7 +52,7 @@ def plan(
         else:
             stages = forecast(loaded, how, status.update)
     table = Table(title=f"{study}: nothing has been submitted")
-    for column in COLUMNS:
+    for column in _COLUMNS:
         table.add_column(column, justify="left" if column == "stage" else "right")
     for stage in stages:
         jobs = f"{stage.array_jobs} array, {stage.tasks} tasks"
@@ -85,7 +85,7 @@ def too_long(stage: "StageForecast", profile: "Profile") -> str | None:
     limit_s = 60 * profile.stage(stage.stage).timeout_minutes
     if profile.scheduler != "slurm" or stage.longest_s <= limit_s:
         return None
-    smaller = f", or lower {SMALLER[stage.stage]}" if stage.stage in SMALLER else ""
+    smaller = f", or lower {_SMALLER[stage.stage]}" if stage.stage in _SMALLER else ""
     return (
         f"Its longest unit takes {duration(stage.longest_s)} but a task is stopped after "
         f"{duration(limit_s)}: raise {stage.stage}.timeout_minutes in the profile {profile.name}"

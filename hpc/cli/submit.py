@@ -35,9 +35,9 @@ def submit(
     pilot: Pilot = False,
     max_gpu_hours: MaxGpuHours = None,
 ) -> None:
-    """Check a study, submit what is missing of it and show its progress.
+    """Check a study, submit its missing units and show their progress.
 
-    Submitting the same study twice runs nothing twice. On a cluster the run goes on when you leave.
+    Submitting a study again runs no unit twice. On a cluster the run goes on when you log out.
 
     Example: `gradenc submit study.yaml --run runs/first`
     """
@@ -58,14 +58,12 @@ def resume(
     run: RunPath,
     quick: Annotated[
         bool,
-        typer.Option(
-            "--quick", help="Check only that files have their sizes, without reading them."
-        ),
+        typer.Option("--quick", help="Compare only the sizes of files, without reading them."),
     ] = False,
     only: Annotated[
         list[str],
         typer.Option(
-            help="Try only these failed units again: a unit's id, a stage or a class of failure "
+            help="Try only these failed units again: a unit's id, a stage or a class of failure, "
             "as status prints them; repeatable."
         ),
     ] = [],  # noqa: B006 (typer copies it)
@@ -78,7 +76,7 @@ def resume(
     dask: DaskAddress = None,
     max_gpu_hours: MaxGpuHours = None,
 ) -> None:
-    """Go on with a run: repair damaged units, try failed ones again, run whatever is missing.
+    """Continue a run: repair damaged units, try failed ones again, run missing ones.
 
     Every committed byte is read and compared first; `--quick` leaves that to `verify --deep`. With
     `--only`, units that failed and are not named stay as they are.
@@ -112,9 +110,9 @@ def resume(
 
 
 def cancel(run: RunPath) -> None:
-    """Stop a run: its tasks end now, and nothing more is submitted until `gradenc resume`.
+    """Stop a run: its tasks end now, and nothing is submitted before `gradenc resume`.
 
-    Committed units stay; units being written are done again when the run is resumed.
+    Committed units are kept; units that were being computed start again with `resume`.
 
     Example: `gradenc cancel runs/first`
     """

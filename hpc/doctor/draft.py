@@ -24,7 +24,7 @@ _SHARE = 0.9
 
 
 @dataclass(frozen=True)
-class Choice:
+class _Choice:
     """Partition of jobs and the account that pays for them (None: the default one)."""
 
     partition: Partition
@@ -83,20 +83,20 @@ def _ranked(found: Sequence[Partition]) -> list[Partition]:
     )
 
 
-def _choose(candidates: Sequence[Partition], how: StageProfile, accounts: Accounts) -> Choice:
+def _choose(candidates: Sequence[Partition], how: StageProfile, accounts: Accounts) -> _Choice:
     """Return the first pair of partition and account with which sbatch accepts a job."""
     refusals = []
     for partition, account in product(candidates, accounts):
         try:
-            ask_only(sbatch_options(_fitted(how, Choice(partition, account))))
+            ask_only(sbatch_options(_fitted(how, _Choice(partition, account))))
         except SlurmUnavailable as error:
             refusals.append(error)
         else:
-            return Choice(partition, account)
+            return _Choice(partition, account)
     raise refusals[0]
 
 
-def _fitted(how: StageProfile, choice: Choice) -> StageProfile:
+def _fitted(how: StageProfile, choice: _Choice) -> StageProfile:
     """Lower the requests of the generic profile to the smallest suitable node."""
     partition = choice.partition
     nodes = partition.gpu_nodes if how.gpus_per_node else partition.nodes
@@ -126,7 +126,7 @@ def _gigabytes(megabytes: int) -> float:
     return max(0.1, int(_SHARE * megabytes / 1024 * 10) / 10)
 
 
-def _lines(generic: Profile, chosen: dict[bool, Choice]) -> Iterator[str]:
+def _lines(generic: Profile, chosen: dict[bool, _Choice]) -> Iterator[str]:
     name = configuration().get("ClusterName", "cluster")
     yield f"# A first profile for {name}, from its partitions and limits. Check it, then"
     yield "# run `gradenc doctor --profile FILE --folder RUNS`. All keys: docs/profiles.md."

@@ -38,7 +38,7 @@ _SKEW_S = 30.0
 
 
 @dataclass
-class Probe:
+class _Probe:
     """One job, for all stages with the same partition, account, set-up and so on."""
 
     stages: tuple[str, ...]
@@ -76,7 +76,7 @@ def check_nodes(
     home = folder / f".gradenc-doctor-{uuid4().hex[:8]}"
     home.mkdir()
     name = home.name.removeprefix(".")
-    probes: list[Probe] = []
+    probes: list[_Probe] = []
     found: list[Finding] = []
     with hold(home / "held"), _ended_in_order():
         try:
@@ -136,7 +136,9 @@ def _small(how: StageProfile) -> StageProfile:
     )
 
 
-def _submit(stages: tuple[str, ...], how: StageProfile, folder: Path, name: str) -> Probe | Finding:
+def _submit(
+    stages: tuple[str, ...], how: StageProfile, folder: Path, name: str
+) -> _Probe | Finding:
     folder.mkdir()
     request = Request(
         version=code_version(),
@@ -152,11 +154,11 @@ def _submit(stages: tuple[str, ...], how: StageProfile, folder: Path, name: str)
         job_id = start_job(name, folder / "log", run_probe, arguments, how)
     except SlurmUnavailable as error:
         return failure("probe", str(error), "see the findings about these stages above")
-    return Probe(stages, how, folder, job_id)
+    return _Probe(stages, how, folder, job_id)
 
 
 def _attend(
-    probes: Sequence[Probe], name: str, limit_s: float, progress: Callable[[str], None]
+    probes: Sequence[_Probe], name: str, limit_s: float, progress: Callable[[str], None]
 ) -> Iterator[Finding]:
     """Answer the probes and yield their findings, until all have ended or time is over."""
     end, asked = time.monotonic() + limit_s, float("-inf")
@@ -179,7 +181,7 @@ def _attend(
         time.sleep(POLL_S)
 
 
-def _look(probes: Sequence[Probe], name: str) -> None:
+def _look(probes: Sequence[_Probe], name: str) -> None:
     states = {job.job_id: job for job in queue([name])}
     for probe in probes:
         probe.state = states.get(probe.job_id)
@@ -187,14 +189,14 @@ def _look(probes: Sequence[Probe], name: str) -> None:
             probe.ended = time.monotonic()
 
 
-def _word(probe: Probe) -> str:
+def _word(probe: _Probe) -> str:
     if probe.state is None:
         return "gone"
     reason = f" ({probe.state.reason})" if probe.state.reason else ""
     return f"{probe.state.state.lower()}{reason}"
 
 
-def _answer(probe: Probe) -> Iterator[Finding]:
+def _answer(probe: _Probe) -> Iterator[Finding]:
     """Answer each rank's first file, once, and compare the clocks."""
     for rank in range(probe.how.nodes):
         greeting = read_json(probe.folder / f"hello-{rank}.json")
@@ -207,7 +209,7 @@ def _answer(probe: Probe) -> Iterator[Finding]:
             yield warning("clock", sentence, remedy).at(", ".join(probe.stages))
 
 
-def _read(probe: Probe) -> bool:
+def _read(probe: _Probe) -> bool:
     """Read the findings once all ranks have written them; return whether they have."""
     reports = [report for path in probe.reports if (report := read_json(path)) is not None]
     if len(reports) < len(probe.reports):
@@ -220,7 +222,7 @@ def _read(probe: Probe) -> bool:
     return True
 
 
-def _is_lost(probe: Probe, over: bool) -> bool:
+def _is_lost(probe: _Probe, over: bool) -> bool:
     """Return whether the probe has ended and no report will come."""
     if probe.ended is None:
         return False
@@ -229,7 +231,7 @@ def _is_lost(probe: Probe, over: bool) -> bool:
     return over or waited or (failed and probe.log.exists())
 
 
-def _explain(probe: Probe, limit_s: float) -> Finding:
+def _explain(probe: _Probe, limit_s: float) -> Finding:
     """Return a finding that explains why a probe wrote no report."""
     if probe.state is not None and probe.state.alive:
         return _explain_waiting(probe.job_id, probe.state, limit_s)

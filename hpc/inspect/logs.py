@@ -8,7 +8,7 @@ from pathlib import Path
 from hpc.run.folder import RunFolder
 
 _POLL_S = 1.0
-LINES = 20
+_LINES = 20
 """Number of lines shown from the end of a log."""
 
 
@@ -24,7 +24,7 @@ def logs_in(folder: Path) -> list[Path]:
 
 def last_lines(path: Path) -> list[str]:
     """Return the last lines of a log."""
-    return path.read_text(errors="replace").splitlines()[-LINES:]
+    return path.read_text(errors="replace").splitlines()[-_LINES:]
 
 
 def follow(

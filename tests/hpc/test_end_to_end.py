@@ -412,7 +412,7 @@ def test_tables_hold_every_label(finished: Path, tmp_path: Path, ending: str) ->
         (["scores/planted/sub-09/fmri"], "there is no leaf"),
         (["scores:fmri", "--sel", "roi=V9"], "nothing is 'V9'; there are"),
         (["scores:fmri", "--sel", "area=V1"], "there is no coordinate 'area' here; there are"),
-        (["scores:fmri", "--var", "rr"], "has r, r2, alpha, unique"),
+        (["scores:fmri", "--var", "rr"], "has the variables r, r2, alpha, unique"),
         (["scores:fmri", "--to", "x.png"], "must end in one of"),
         (["scores:fmri", "--to", "x.nii.gz"], "voxels of one subject"),
         (["scores:meg", "--to", "x-ave.fif"], "has sensors and times (or windows) alone"),

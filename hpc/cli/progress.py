@@ -36,7 +36,8 @@ def drive_with_bars(run: RunFolder, profile: Profile) -> None:
         console.print(f"[red]the run needs you:[/red] see `gradenc status {run.path}`")
         raise typer.Exit(1)
     stores = [store for stage in STAGES for store in run.stores(stage)]
-    console.print(f"complete; digest of the run: {run_digest(stores)}", highlight=False)
+    sentence = f"complete; digest of the run: {run_digest(stores)}"
+    console.print(sentence, highlight=False, soft_wrap=True)
     if run.report.exists():
         console.print(f"report: {run.report}", highlight=False, soft_wrap=True)
 

@@ -62,8 +62,9 @@ def tries(run: Path, stage: str, unit: int) -> list[AttemptRecord]:
 def clean(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the digest of a drill that met no accident."""
     run = tmp_path_factory.mktemp("clean") / "run"
-    drill(run)
-    return digest_of(run)
+    printed, digest = drill(run), digest_of(run)
+    assert f"digest of the run: {digest}\n" in printed  # on one line, in a pipe too
+    return digest
 
 
 @pytest.mark.parametrize("stage", ["extract", "encode"])

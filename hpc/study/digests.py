@@ -12,6 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class DigestCache:
 
     def get(self, path: Path) -> Sequence[str] | None:
         """Return the digests of what a file holds, or None if it has to be read."""
-        key, state = str(path.absolute()), _state(path)
+        key, state = _key(path), _state(path)
         for entries in (self._seen, self._kept):
             entry = entries.get(key)
             if entry is not None and entry[:-1] == state:
@@ -58,7 +59,7 @@ class DigestCache:
 
     def keep(self, path: Path, digests: Sequence[str]) -> None:
         """Keep what was read of a file since `get`, unless it has changed meanwhile."""
-        key = str(path.absolute())
+        key = _key(path)
         state, settled = self._before[key]
         if state == _state(path):
             self._seen[key] = [*state, list(digests)]
@@ -70,6 +71,16 @@ class DigestCache:
         if self._certain:
             with suppress(OSError):  # a folder that this user may not write to
                 replace(self._path, json.dumps(_read(self._path) | self._certain).encode())
+
+
+def _key(path: Path) -> str:
+    """Return a file's name in its folder's real place, whatever links lead there."""
+    return os.path.join(_real(path.parent), path.name)
+
+
+@lru_cache
+def _real(folder: Path) -> str:
+    return os.path.realpath(folder)
 
 
 def _state(path: Path) -> Entry:

@@ -57,10 +57,12 @@ def resolve_networks(
             continue
         network, spec = built
         build_s = time.perf_counter() - started
-        found = list(_problems(study, network, model.name, losses, labels))
+        found: list[str] = []
+        layers = _layers(study, network, f"model {model.name}", found)
+        found += _problems(study, network, f"model {model.name}", losses, labels)
         problems += found
         if not found:
-            described.append(_describe(study, model, network, spec))
+            described.append(_describe(study, model, network, spec, layers))
         if visit is not None and not problems:
             visit(BuiltNetwork(network, described[-1], build_s))
         del network, built  # the next one is built when this one's memory is free
@@ -100,19 +102,24 @@ def _built(model: Model, study: Study) -> tuple[VisionModel, ModelSpec]:
         raise ValueError(f"image_size does not fit {model.architecture}: {error}") from error
 
 
-def _describe(study: Study, model: Model, network: VisionModel, spec: ModelSpec) -> ResolvedModel:
-    layers, tokens = layers_of(study.layers, network), study.tokens
+def _describe(
+    study: Study,
+    model: Model,
+    network: VisionModel,
+    spec: ModelSpec,
+    layers: Sequence[tuple[Layer, int]],
+) -> ResolvedModel:
     checkpoint = study.checkpoint_of(model)
     return ResolvedModel(
         name=model.name,
         control=model.control,
         spec=spec,
-        layers=tuple((layer.name, layer.depth) for layer in layers),
-        widths=tuple(layer_layout(network, x.name, tokens).n_features(tokens) for x in layers),
+        layers=tuple((layer.name, layer.depth) for layer, _ in layers),
+        widths=tuple(width for _, width in layers),
         n_channels=layer_layout(network, network.blocks[-1], "mean").n_features("mean"),
         checkpoint=None if checkpoint is None else str(checkpoint),
         n_parameters=sum(p.numel() for p in network.module.parameters()),
-        layer_values=tuple(prod(output_shape(network, layer.name)) for layer in layers),
+        layer_values=tuple(prod(output_shape(network, layer.name)) for layer, _ in layers),
     )
 
 
@@ -123,38 +130,52 @@ def layers_of(layers: str | Sequence[str] | Depths, network: VisionModel) -> tup
     return resolve_layers(network, layers)
 
 
+def _layers(
+    study: Study, network: VisionModel, about: str, problems: list[str]
+) -> list[tuple[Layer, int]]:
+    """Return the study's layers of a network with the features of each."""
+    try:
+        layers = layers_of(study.layers, network)
+    except ValueError as error:
+        problems += _wrong_names(study, network, about) or [
+            f"layers: given {given(study.layers)}; {about}: {error}"
+        ]
+        return []
+    found = []
+    for layer in layers:
+        try:
+            width = layer_layout(network, layer.name, study.tokens).n_features(study.tokens)
+        except ValueError as error:
+            problems.append(f"tokens: given {given(study.tokens)}; {about}: {error}")
+            return []
+        if study.projection_kind == "pca" and width < (study.projection or 0):
+            problems.append(
+                f"projection: given {study.projection}; accepted with projection_kind pca for "
+                f"{about}: at most {width}, the features of its layer {layer.name}"
+            )
+            return []
+        found.append((layer, width))
+    return found
+
+
+def _wrong_names(study: Study, network: VisionModel, about: str) -> list[str]:
+    """Name each entry of a list of layers that the network does not have."""
+    lines = []
+    for j, name in enumerate(study.layers if isinstance(study.layers, tuple) else ()):
+        try:
+            layers_of(name, network)
+        except ValueError as error:
+            lines.append(f"layers[{j}]: given {given(name)}; {about}: {error}")
+    return lines
+
+
 def _problems(
-    study: Study, network: VisionModel, name: str, losses: Losses, labels: Labels | None
+    study: Study, network: VisionModel, about: str, losses: Losses, labels: Labels | None
 ) -> Iterator[str]:
-    about = f"model {name}"
-    yield from _layer_problems(study, network, about)
     yield from _objective_problems(study, network, about, losses)
     yield from _class_problems(study, network, about, labels)
     if losses.head is not None:
         yield from _head_problems(study, network, about, losses.head)
-
-
-def _layer_problems(study: Study, network: VisionModel, about: str) -> Iterator[str]:
-    names = []
-    listed = isinstance(study.layers, tuple)
-    for j, layers in enumerate(study.layers if listed else [study.layers]):
-        try:
-            names += [layer.name for layer in layers_of(layers, network)]
-        except ValueError as error:
-            key = f"layers[{j}]" if listed else "layers"
-            yield f"{key}: given {given(layers)}; {about}: {error}"
-    for name in names:
-        try:
-            width = layer_layout(network, name, study.tokens).n_features(study.tokens)
-        except ValueError as error:
-            yield f"tokens: given {given(study.tokens)}; {about}: {error}"
-            return
-        if study.projection_kind == "pca" and width < (study.projection or 0):
-            yield (
-                f"projection: given {study.projection}; accepted with projection_kind pca for "
-                f"{about}: at most {width}, the features of its layer {name}"
-            )
-            return
 
 
 def _objective_problems(

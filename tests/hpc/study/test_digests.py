@@ -165,3 +165,9 @@ def test_a_folder_that_cannot_be_written_costs_only_time(
     monkeypatch.setattr("hpc.study.digests.replace", full)
     assert read(study)[1] == 96
     assert read(study)[1] == 96
+
+
+def test_a_linked_folder_is_its_files(study: Study, tmp_path: Path) -> None:
+    first, _ = read(study)
+    (tmp_path / "link").symlink_to(tmp_path / "stimuli")
+    assert read(study.model_copy(update={"stimuli": "link"})) == (first, 0)

@@ -24,7 +24,7 @@ def test_a_finished_run_says_so(finished: ge.Run) -> None:
 
 def test_verdicts_are_named_and_stand_beside_their_numbers(finished: ge.Run) -> None:
     verdicts = finished.verdicts()
-    assert verdicts.signal.tolist() == ["unique:gradient:dino"]
+    assert verdicts.signal.tolist() == ["unique:dino"]
     row = verdicts.iloc[0]
     assert row.verdict in set(Verdict)
     assert row.sentence.endswith(".")

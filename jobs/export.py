@@ -74,7 +74,7 @@ def _maps(dataset: xr.Dataset, name: str) -> tuple[dict[str, Any], list[str]]:
     if "voxel" not in data.dims or "affine" not in dataset.attrs:
         raise ValueError(
             "this selection has no voxels of one subject with their places: choose fMRI scores or "
-            "responses of one subject (ingested by this version of gradenc)"
+            "responses of one subject"
         )
     others = [dim for dim in data.dims if dim != "voxel"]
     flat = data.transpose("voxel", *others).values.reshape(data.sizes["voxel"], -1)
@@ -140,11 +140,6 @@ def _write_evoked(dataset: xr.Dataset, name: str, path: Path, _: Path | None) ->
         raise ValueError(
             f"{path}: an Evoked has sensors and times (or windows) alone; this selection has "
             f"{data.dims}: add --sel or --mean for the others"
-        )
-    if "sensor_loc" not in dataset:
-        raise ValueError(
-            f"{path}: these responses were ingested by an earlier version of gradenc, which kept "
-            "no sensors' places; submit the study again"
         )
     evoked = to_evoked(
         data.transpose("sensor", ...).values,

@@ -4,7 +4,7 @@ import hashlib
 import json
 from typing import Any
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 1
 """Layout of what surrounds the data: run.json, plan.json, records, seals. Not in any identity."""
 
 

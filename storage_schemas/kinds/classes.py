@@ -17,7 +17,7 @@ _SCHEMA = Schema(
     LAYER,
     ("model", "source"),
 )
-CLASSES = Kind("classes", 2, {1: (_SCHEMA,)}, None)
+CLASSES = Kind("classes", 1, {1: (_SCHEMA,)}, None)
 
 
 def classes_layout(layers: Layers) -> Layout:

@@ -10,7 +10,7 @@ _SCHEMA = Schema(
     {**LAYER, "other_layer": CoordSchema(("other_layer",), "text")},
     ("model", "source"),
 )
-COLLINEARITY = Kind("collinearity", 3, {1: (_SCHEMA,)}, None)
+COLLINEARITY = Kind("collinearity", 1, {1: (_SCHEMA,)}, None)
 
 
 def collinearity_layout(layers: Layers) -> Layout:

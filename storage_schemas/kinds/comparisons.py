@@ -128,7 +128,7 @@ _SCHEMA = Schema(
     },
     ("model", "control"),
 )
-COMPARISONS = Kind("comparisons", 3, {3: (_SCHEMA,)}, None)
+COMPARISONS = Kind("comparisons", 1, {1: (_SCHEMA,)}, None)
 
 
 def comparisons_layout(

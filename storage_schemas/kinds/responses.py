@@ -51,7 +51,7 @@ _FORMS = {
     ("voxel",): _schema(("voxel",), _VOXEL, "volume_shape", "affine"),
     ("sensor", "time"): _schema(("sensor", "time"), _SENSOR),
 }
-RESPONSES = Kind("responses", 1, {3: tuple(_FORMS.values())}, "/responses/{subject}/{modality}")
+RESPONSES = Kind("responses", 1, {1: tuple(_FORMS.values())}, "/responses/{subject}/{modality}")
 
 
 def responses_layout(

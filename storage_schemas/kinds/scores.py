@@ -50,7 +50,7 @@ _SCHEMA = Schema(
     },
     ("model", "bands", "fold_rule", "permute_within", "groups", "summary_groups"),
 )
-SCORES = Kind("scores", 4, {3: (_SCHEMA,)}, None, unit_dim="layer")
+SCORES = Kind("scores", 1, {1: (_SCHEMA,)}, None, unit_dim="layer")
 
 
 def scores_layout(

@@ -24,7 +24,7 @@ _SCHEMA = Schema(
     {**LAYER, "perturbation": CoordSchema(("perturbation",), "text")},
     ("model", "source"),
 )
-STABILITY = Kind("stability", 2, {1: (_SCHEMA,)}, "/stability/{model}/{source}")
+STABILITY = Kind("stability", 1, {1: (_SCHEMA,)}, "/stability/{model}/{source}")
 
 
 def stability_layout(layers: Layers, perturbations: Sequence[str], n_images: int) -> Layout:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from storage_schemas.identity import FORMAT_VERSION
 from storage_schemas.kinds.prepared import prepared_layout
 from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.store import Store
@@ -24,7 +25,7 @@ def test_creating_a_run_again_keeps_its_stores(tmp_path: Path) -> None:
     record_stores(tmp_path / "run", "prepare", [store])
     again = create_run(tmp_path / "run", "study", tmp_path / "run" / "stores")
     expected = {
-        "version": 2,
+        "version": FORMAT_VERSION,
         "name": "study",
         "root": "stores",
         "stores": {

@@ -1,17 +1,21 @@
 """Names that the stores label an axis with are those that the science package computes by."""
 
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+import xarray as xr
 
-from gradenc_core.compare.space import POINTS, SpatialScore, kstar
+from gradenc_core.compare.space import POINTS, Brain, SpatialScore, kstar
 from gradenc_core.compare.statistics import correlation
 from gradenc_core.compare.time import TemporalScore
 from gradenc_core.compare.verdict import Verdict
 from gradenc_core.ridge.encode import EncodingScores
 from gradenc_core.signals.classify import SignalClass
+from jobs import compare
 from jobs.evidence import SPATIAL_CELL, TEMPORAL_CELL
+from storage_schemas.kinds import comparisons
 from storage_schemas.kinds.classes import SIGNAL_CLASSES
 from storage_schemas.kinds.comparisons import (
     BOUNDS,
@@ -21,8 +25,11 @@ from storage_schemas.kinds.comparisons import (
     NOT_JUDGED,
     RESOLUTIONS,
     VERDICTS,
+    comparisons_layout,
 )
 from storage_schemas.kinds.scores import BANDED_MEASURES
+from storage_schemas.protocol.new_store import NewStore
+from storage_schemas.protocol.store import Store
 
 PROFILE, DEPTH = np.array([[0.1, 0.4], [0.3, 0.2], [0.2, 0.1]]), np.array([0.2, 0.6, 1.0])
 
@@ -67,3 +74,36 @@ def test_the_cell_that_a_verdict_reads_exists() -> None:
 def test_intervals_are_stored_by_the_names_of_their_bounds() -> None:
     assert set(BOUNDS) <= set(SpatialScore.__dataclass_fields__)
     assert set(BOUNDS) <= set(TemporalScore.__dataclass_fields__)
+
+
+def spatial_scores(root: Path) -> xr.Dataset:
+    """Fill the spatial scores of a real store, from a profile that rises over seven regions."""
+    regions = [f"V{i}" for i in range(7)]
+    layers = [(f"layer{i}", i / 4) for i in range(5)]
+    attrs = {"model": "tiny", "control": False}
+    layout = comparisons_layout(["forward"], layers, regions, [DISTANCE], ["01"], [], [])
+    store = Store.create(root, NewStore("compare", "comparisons", "x", {}, layout, attrs))
+    tables = compare._empty_tables(store)
+    rng = np.random.default_rng(0)
+    roi = np.repeat(np.array(regions, dtype=object), 6)
+    position = np.repeat(np.arange(7.0), 6) + rng.uniform(size=42)
+    profile = rng.uniform(0.1, 0.4, (5, 42)) + np.outer(np.arange(5), position) / 60
+    hemisphere = np.full(42, "L", dtype=object)
+    brain = Brain(profile, np.ones(42, dtype=bool), position, roi, hemisphere)
+    at = {"signal": "forward", "position": DISTANCE}
+    compare._fill_spatial_scores(tables, at, [brain], tables["layer_depth"].values, seed=0)
+    return tables
+
+
+def test_another_order_of_labels_leaves_every_score_under_its_own_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = spatial_scores(tmp_path / "a")
+    for name in ("RESOLUTIONS", "KSTARS", "CORRELATIONS", "BOUNDS"):
+        monkeypatch.setattr(comparisons, name, getattr(comparisons, name)[::-1])
+    turned = spatial_scores(tmp_path / "b")
+    assert turned["kstar"].values.tolist() == list(reversed(tables["kstar"].values.tolist()))
+    for name in ("spatial_score", "spatial_p", "spatial_mean", "spatial_interval"):
+        same, other = xr.align(tables[name], turned[name], join="left")
+        np.testing.assert_array_equal(same, other.reindex_like(same))
+        assert len(np.unique(same)) > 4, "the scores differ, so a wrong label would show"

@@ -42,7 +42,6 @@ NAME = f"v{FORMAT_VERSION}"
 LAYERS = [("conv1", 0.5), ("fc", 1.0)]
 STIMULI = [f"cats/{i}.png" for i in range(6)]
 DIGESTS = [f"{i:064x}" for i in range(6)]
-SESSIONS = ["01", "01", "01", "02", "02", ""]
 WINDOWS = [("early", 0.0, 0.1), ("late", 0.1, 0.2)]
 SIGNALS = ["forward", "gradient:energy", "unique:energy"]
 VERDICT = {"verdict": "undecided", "sentence": "The intervals neither show nor exclude the order."}
@@ -72,7 +71,6 @@ SUMMARIES = [
     {**GROUPS[0], "stop": 2, "names": ["V1", "V2"]},
     {**GROUPS[1], "start": 2, "stop": 6, "names": ["MEG 01", "MEG 02"]},
 ]
-RULES = {"fold_rule": "mixed", "permute_within": "nothing"}
 
 
 def stores() -> list[tuple[str, str, str, Layout, dict[str, Any]]]:
@@ -111,7 +109,7 @@ def of(subject: str, modality: str) -> dict[str, Any]:
 
 
 def recorded(targets: xr.Dataset, *dims: str) -> Layout:
-    return responses_layout(STIMULI, DIGESTS, SESSIONS, targets, dims)
+    return responses_layout(STIMULI, DIGESTS, targets, dims)
 
 
 def features(n_features: int | list[int]) -> Layout:
@@ -130,7 +128,7 @@ def scores(bands: str) -> Layout:
 
 def scored(bands: str) -> dict[str, Any]:
     groups = {"groups": GROUPS, "summary_groups": SUMMARIES}
-    return {"model": "tiny", "bands": bands, **groups, **RULES}
+    return {"model": "tiny", "bands": bands, **groups}
 
 
 def values(store: Store, shapes: Mapping[str, list[int]], name: str) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def _curves(tables: xr.Dataset, name: str) -> Figure:
 
 
 def stability_figures(tree: xr.DataTree, model: str) -> Iterator[dict[str, str]]:
-    """Yield the figure of a model's stability; runs of early versions have none."""
+    """Yield the figure of a model's stability, if the run has one."""
     if f"/stability/{model}" not in tree.groups:
         return
     found = {

@@ -42,6 +42,7 @@ NAME = f"v{FORMAT_VERSION}"
 LAYERS = [("conv1", 0.5), ("fc", 1.0)]
 STIMULI = [f"cats/{i}.png" for i in range(6)]
 DIGESTS = [f"{i:064x}" for i in range(6)]
+SESSIONS = ["01", "01", "01", "02", "02", ""]
 WINDOWS = [("early", 0.0, 0.1), ("late", 0.1, 0.2)]
 SIGNALS = ["forward", "gradient:energy", "unique:energy"]
 VERDICT = {"verdict": "undecided", "sentence": "The intervals neither show nor exclude the order."}
@@ -71,6 +72,7 @@ SUMMARIES = [
     {**GROUPS[0], "stop": 2, "names": ["V1", "V2"]},
     {**GROUPS[1], "start": 2, "stop": 6, "names": ["MEG 01", "MEG 02"]},
 ]
+RULES = {"fold_rule": "stimulus", "permute_within": "session"}
 
 
 def stores() -> list[tuple[str, str, str, Layout, dict[str, Any]]]:
@@ -109,7 +111,7 @@ def of(subject: str, modality: str) -> dict[str, Any]:
 
 
 def recorded(targets: xr.Dataset, *dims: str) -> Layout:
-    return responses_layout(STIMULI, DIGESTS, targets, dims)
+    return responses_layout(STIMULI, DIGESTS, SESSIONS, targets, dims)
 
 
 def features(n_features: int | list[int]) -> Layout:
@@ -128,7 +130,7 @@ def scores(bands: str) -> Layout:
 
 def scored(bands: str) -> dict[str, Any]:
     groups = {"groups": GROUPS, "summary_groups": SUMMARIES}
-    return {"model": "tiny", "bands": bands, **groups}
+    return {"model": "tiny", "bands": bands, **groups, **RULES}
 
 
 def values(store: Store, shapes: Mapping[str, list[int]], name: str) -> dict[str, Any]:

@@ -387,7 +387,7 @@ REFUSED = {
         (
             "stimulus",
             "x",
-            'unknown key, given "x"; accepted: bank, comparisons, dino_head, encoding',
+            'unknown key, given "x"; accepted: bank, categories, comparisons, dino_head',
         )
     ],
 }

@@ -257,6 +257,8 @@ class HandMade:
         attrs = {
             "model": "tiny",
             "bands": bands,
+            "fold_rule": "stimulus",
+            "permute_within": "session",
             "groups": _groups(group, [part[0].shape[-1] for part in parts], [(None, None)] * 9),
             "summary_groups": _groups(group, [part[1].shape[-1] for part in parts], names),
         }
@@ -399,7 +401,7 @@ def _responses(root: Path, subject: str, modality: str, person: Fmri | Meg) -> S
             }
         )
         dims = ("sensor", "time")
-    layout = responses_layout(_STIMULI, _DIGESTS, targets, dims)
+    layout = responses_layout(_STIMULI, _DIGESTS, [""] * N_STIMULI, targets, dims)
     shapes = {array.name: array.shape for array in layout.arrays}
     arrays = {
         "responses": rng.standard_normal(shapes["responses"]).astype(np.float32),

@@ -25,7 +25,7 @@ from hpc.run.folder import RunFolder
 from hpc.run.start import start
 from hpc.run.state import Status
 from hpc.study import study as files
-from jobs.evidence import Order, judged_score
+from jobs.compare.evidence import Order, judged_score
 from jobs.export import export
 from jobs.spec import STAGES
 from storage_schemas import open_run

@@ -41,16 +41,16 @@ Item = Sequence[tuple[str, int]]
 """Units that are computed together: (store path below the root, unit index)."""
 
 MODULES = {
-    "prepared": "jobs.prepare",
+    "prepared": "jobs.prepare.prepared",
     "bank": "jobs.bank",
-    "pca": "jobs.pca",
-    "classes": "jobs.classes",
+    "pca": "jobs.prepare.pca",
+    "classes": "jobs.prepare.classes",
     "responses": "jobs.ingest",
     "features": "jobs.extract",
     "stability": "jobs.stability",
     "collinearity": "jobs.collinearity",
     "scores": "jobs.encode",
-    "comparisons": "jobs.compare",
+    "comparisons": "jobs.compare.compare",
     "drill": "jobs.drill",
 }
 """Kind of store -> module whose `compute` makes its units."""

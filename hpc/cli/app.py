@@ -9,7 +9,6 @@ from hpc.cli import (
     begin,
     cluster,
     doctor,
-    drill,
     explain,
     logs,
     plan,
@@ -33,7 +32,7 @@ app.command(cls=Command)(begin.init)
 app.command(cls=Command)(begin.demo)
 app.command(cls=Command)(doctor.doctor)
 app.command(cls=Command)(begin.fetch)
-app.command(cls=Command)(drill.drill)
+app.command(cls=Command)(submit.drill)
 app.add_typer(doctor.profile_app, name="profile")
 app.command(cls=Command)(plan.plan)
 app.command(cls=Command)(submit.submit)

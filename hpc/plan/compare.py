@@ -16,8 +16,8 @@ from hpc.study.resolved import Resolved, ResolvedModel
 from hpc.study.study import Study
 from jobs import spec as specs
 from storage_schemas.kinds.comparisons import DISTANCE, comparisons_layout
-from storage_schemas.kinds.names import unique_of
 from storage_schemas.layout import Layout
+from storage_schemas.sources import unique_of
 
 
 def compare_plans(

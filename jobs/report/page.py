@@ -10,7 +10,7 @@ import jinja2
 import xarray as xr
 
 from gradenc_core.compare.verdict import Verdict
-from jobs.compare import labels
+from jobs.compare.compare import labels
 from jobs.report.counts import counts
 from jobs.report.plots import comparison_figures, stability_figures
 from jobs.report.predictions import hypothesis_table
@@ -18,12 +18,12 @@ from jobs.report.subjects import subject_rows
 from jobs.report.words import judged_name
 from jobs.spec import ComparisonsSpec
 from storage_schemas import files as durable
-from storage_schemas.kinds.names import UNIQUE
 from storage_schemas.protocol.commit import facts_of
 from storage_schemas.protocol.seal import run_digest
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.open import open_run
 from storage_schemas.runs.run import read_run, run_stores
+from storage_schemas.sources import UNIQUE
 
 COLOURS = {
     Verdict.BACKPROP_LIKE: "#17692c",

@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from gradenc_core.compare.verdict import Score
-from jobs.evidence import judged_score
+from jobs.compare.evidence import judged_score
 
 COLUMNS = (
     "forward, space",

@@ -7,8 +7,8 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradenc_core.compare.statistics import t_interval
-from jobs.compare import labels
-from jobs.evidence import CELLS, Order
+from jobs.compare.compare import labels
+from jobs.compare.evidence import CELLS, Order
 from jobs.report.words import number, p_value, signal_title
 
 SUBJECTS: dict[Order, str] = {"spatial": "fmri_subject", "temporal": "meg_subject"}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from storage_schemas.kinds.names import UNIQUE, source_of
+from storage_schemas.sources import UNIQUE, source_of
 
 SIGNAL_TITLES = {
     "forward": "activations",

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from storage_schemas.kinds.names import UNIQUE, source_of
 from storage_schemas.results.opened import Opened, named, of_kind
+from storage_schemas.sources import UNIQUE, source_of
 
 LEAST_RELIABILITY = 0.25
 """Nothing is divided by less: r would more than double, on an estimate that may itself be noise."""

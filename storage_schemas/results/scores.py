@@ -12,7 +12,6 @@ import xarray as xr
 
 from storage_schemas.errors import DamagedStore
 from storage_schemas.kinds.coordinates import Window, window_coords
-from storage_schemas.kinds.names import source_of
 from storage_schemas.results.ceilings import NORMALISED, noise_ceiling, normalised
 from storage_schemas.results.opened import Node, Opened, named, of_kind, stacked
 from storage_schemas.results.partial import COMMITTED
@@ -22,6 +21,7 @@ from storage_schemas.results.reliability import (
     not_known,
     reliabilities_of,
 )
+from storage_schemas.sources import source_of
 
 GEOMETRY = ("volume_shape", "affine")
 """Attributes of responses that say where their voxels are (see `recordings.export`)."""

@@ -32,8 +32,9 @@ from hpc.plan.stages import extract_plans
 from hpc.plan.targets import Targets
 from hpc.study.resolve import resolve
 from hpc.study.study import StudyError, load_study
-from jobs import pca, plugins
+from jobs import plugins
 from jobs.bank import bank_images, open_bank
+from jobs.prepare import pca
 from jobs.runner import Outcome, run_items
 from jobs.spec import Reference, StabilitySpec
 from storage_schemas.kinds.features import layer_features

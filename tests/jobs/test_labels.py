@@ -13,8 +13,8 @@ from gradenc_core.compare.time import TemporalScore
 from gradenc_core.compare.verdict import Verdict
 from gradenc_core.ridge.encode import EncodingScores
 from gradenc_core.signals.classify import SignalClass
-from jobs import compare
-from jobs.evidence import SPATIAL_CELL, TEMPORAL_CELL
+from jobs.compare import compare
+from jobs.compare.evidence import SPATIAL_CELL, TEMPORAL_CELL
 from storage_schemas.kinds import comparisons
 from storage_schemas.kinds.classes import SIGNAL_CLASSES
 from storage_schemas.kinds.comparisons import (

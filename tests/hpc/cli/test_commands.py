@@ -57,7 +57,7 @@ def test_help_is_shown_with_all_commands() -> None:
             {"dask", "submitit"},
         ),
         ("hpc.plan.stages", {"xarray"}),
-        ("jobs.encode, jobs.collinearity, jobs.compare", {"xarray"}),
+        ("jobs.encode, jobs.collinearity, jobs.compare.compare", {"xarray"}),
     ],
     ids=["looking", "driving", "planning", "fitting"],
 )

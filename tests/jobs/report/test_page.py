@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from gradenc_core.compare.verdict import Verdict
-from jobs import evidence
+from jobs.compare import evidence
 from jobs.report.page import COLOURS, TITLES, write_report
 from jobs.report.words import number, p_value, signal_title
 from storage_schemas.runs.run import run_stores

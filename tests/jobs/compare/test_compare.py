@@ -12,7 +12,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
-from jobs.compare_inputs import mean_r
+from jobs.compare.inputs import mean_r
 from storage_schemas.files import read_json
 from storage_schemas.runs.run import run_stores
 

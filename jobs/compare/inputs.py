@@ -14,9 +14,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from jobs.spec import ComparisonsSpec, Reference
-from storage_schemas.kinds.names import UNIQUE, source_of
 from storage_schemas.kinds.schema import flag_names
 from storage_schemas.protocol.store import Store
+from storage_schemas.sources import UNIQUE, source_of
 
 Array = NDArray[np.float64]
 

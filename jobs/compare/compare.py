@@ -32,14 +32,14 @@ from gradenc_core.compare.statistics import (
 from gradenc_core.compare.time import Sensors, TemporalScore, temporal_score, timing
 from gradenc_core.compare.verdict import Judgement, judge
 from gradenc_core.ridge.scores import analytic_p
-from jobs.compare_inputs import Inputs, Scores
-from jobs.evidence import Order, evidence_of
+from jobs.compare.evidence import Order, evidence_of
+from jobs.compare.inputs import Inputs, Scores
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import CompareOptions, ComparisonsSpec
 from storage_schemas.kinds.comparisons import BOUNDS, DISTANCE, NOT_JUDGED
-from storage_schemas.kinds.names import UNIQUE
 from storage_schemas.kinds.schema import flag_value
 from storage_schemas.protocol.store import Store, Unit
+from storage_schemas.sources import UNIQUE
 
 Array = NDArray[np.float64]
 

@@ -1,5 +1,6 @@
 """Features in a notebook: the bytes that a study stores, labelled."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import xarray as xr
 import gradenc as ge
 from gradenc_core.models.model import VisionModel
 from gradenc_core.signals.bank import generated_images
+from gradenc_core.signals.sizes import N_PROTOTYPES
 from gradenc_core.stimuli.images import Images
 from jobs.bank import bank_images
 from jobs.spec import BankImages
@@ -47,6 +49,19 @@ def test_the_default_bank_shows_the_images_of_a_studys() -> None:
     for (name, image), (other, shown) in zip(study, ours, strict=True):
         assert name == other
         np.testing.assert_array_equal(np.asarray(image), np.asarray(shown))
+
+
+def test_dino_compares_with_generated_images_where_no_bank_is_given(
+    stimuli: Images, model: VisionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    few = partial(generated_images, N_PROTOTYPES, 32)  # 1,024 of 128 pixels take most of a minute
+    monkeypatch.setattr("gradenc.features.generated_images", few)
+    for number, (_, image) in enumerate(few()):
+        image.save(tmp_path / f"{number:03}.png")
+    extract = partial(
+        ge.extract, model, stimuli[:2], ["gradient:dino"], layers=LAYERS, projection=8
+    )
+    assert extract().identical(extract(bank=ge.read_images(tmp_path)))
 
 
 def test_sources_layers_and_stimuli_are_labelled(stimuli: Images, model: VisionModel) -> None:

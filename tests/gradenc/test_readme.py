@@ -40,6 +40,6 @@ def test_every_python_block_of_the_readme_runs(
     assert names["plan"].index.tolist() == list(STAGES)
     assert (names["plan"].units > 0).all()
     features = names["features"]
-    assert set(features.data_vars) == {"forward", "gradient:dino"}
+    assert set(features.data_vars) == {"forward", "gradient:energy"}
     assert names["ridge"].coef_.shape == (names["betas"].sizes["voxel"], 64)
     assert (demo / "layer4.nii.gz").stat().st_size

@@ -19,19 +19,17 @@ from gradenc_core.compare.verdict import Score
 from hpc.config.profile import Profile, load_profile
 from hpc.forecast.forecast import forecast
 from hpc.inspect.status import run_status
-from hpc.run.advance import withdraw_damaged
 from hpc.run.drive import Progress, drive, step
 from hpc.run.folder import RunFolder
+from hpc.run.resume import resume
 from hpc.run.start import start
 from hpc.run.state import Status
 from hpc.study import study as files
 from jobs.compare.evidence import Order, judged_score
 from jobs.export import export
-from jobs.spec import STAGES
 from storage_schemas import open_run
 from storage_schemas.kinds.comparisons import NOT_JUDGED
 from storage_schemas.results.select import average, select
-from storage_schemas.runs.run import mend_stores
 
 COUNTS: tuple[Status, ...] = ("committed", "running", "failed", "pending")
 ORDERS: tuple[Order, ...] = ("spatial", "temporal")
@@ -312,12 +310,7 @@ class Run:
             As in `Study.run`.
         """
         how = self._run.profile() if profile is None else load_profile(profile)
-        with self._run.lock():
-            mend_stores(self.folder)
-            self._run.next_round()
-            for stage in STAGES:
-                for store in self._run.stores(stage):
-                    withdraw_damaged(store)
+        resume(self._run)
         return _driven(self._run, how, progress, wait)
 
 

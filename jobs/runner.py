@@ -57,8 +57,8 @@ MODULES = {
 
 
 @dataclass(frozen=True)
-class How:
-    """How units are computed.
+class Resources:
+    """What computing an item may take of its machine.
 
     Attributes
     ----------
@@ -83,7 +83,7 @@ class Work:
 
     root: Path
     units: tuple[tuple[Store, Unit], ...]
-    how: How
+    how: Resources
 
 
 Held = tuple[Store, Unit, Attempt]
@@ -124,14 +124,14 @@ def run_items(
     job, round_, restarts
         Who makes the attempts; see `storage_schemas.protocol.attempts.begin`.
     micro_batch, threads, memory, gpu
-        See `How`.
+        See `Resources`.
     should_stop : callable, optional
         Asked between items.
     report : callable, optional
         Called with the outcome of every item.
     """
     take = partial(attempts.begin, job=job, round_=round_, restarts=restarts)
-    make = partial(_make, root=root, take=take, how=How(micro_batch, threads, memory, gpu))
+    make = partial(_make, root=root, take=take, how=Resources(micro_batch, threads, memory, gpu))
     with ThreadPoolExecutor(1, "commit") as writer:
         writing: Future[Outcome] | None = None
         for item in items:
@@ -168,12 +168,12 @@ def run_item(
     items do not depend on it, and `gradenc status` and `gradenc logs` show it.
     """
     take = partial(attempts.begin, job=job, round_=round_, restarts=restarts)
-    made = _make(item, root=root, take=take, how=How(micro_batch, threads, memory, gpu))
+    made = _make(item, root=root, take=take, how=Resources(micro_batch, threads, memory, gpu))
     return made if isinstance(made, Outcome) else made()
 
 
 def _make(
-    item: Item, *, root: Path, take: Callable[[Store, Unit], Attempt | None], how: How
+    item: Item, *, root: Path, take: Callable[[Store, Unit], Attempt | None], how: Resources
 ) -> Outcome | Callable[[], Outcome]:
     """Take the leases and compute; return what commits the results, or how the item ended."""
     held = _take(item, root, take)
@@ -189,7 +189,7 @@ def _make(
         return partial(_commit, held, results, heartbeats.pop_all(), started, how)
 
 
-def _results(held: Sequence[Held], root: Path, how: How) -> list[Result]:
+def _results(held: Sequence[Held], root: Path, how: Resources) -> list[Result]:
     """Compute all units; halve the micro-batch and start again while the GPU's memory is too small.
 
     A unit is made whole at one micro-batch, which is among its facts.
@@ -212,7 +212,11 @@ def _results(held: Sequence[Held], root: Path, how: How) -> list[Result]:
 
 
 def _commit(
-    held: Sequence[Held], results: Sequence[Result], heartbeats: ExitStack, started: float, how: How
+    held: Sequence[Held],
+    results: Sequence[Result],
+    heartbeats: ExitStack,
+    started: float,
+    how: Resources,
 ) -> Outcome:
     left = {id(unit): (store, unit, attempt) for store, unit, attempt in held}
     with heartbeats:
@@ -237,7 +241,7 @@ def _failed(held: Sequence[Held], left: Sequence[Held], error: Exception, used: 
     return Outcome(len(held) - len(left), told)
 
 
-def _used(started: float, how: How) -> Used:
+def _used(started: float, how: Resources) -> Used:
     """Return what this process has used since `started` (s)."""
     return Used(
         seconds=time.monotonic() - started,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Pair = tuple[str, Store | None, Store | None]
 
 _SHOWN = 50
-"""Units that `why` lists."""
+"""Groups of units that `why` lists."""
 
 
 def verify(
@@ -81,10 +81,12 @@ def why(
             typer.echo(sentence)
         return
     found = list(missing(folder))
-    for store, one, next_step in found[:_SHOWN]:
-        typer.echo(f"{store.unit_id(one)} {store.label} {one.label}: {next_step}")
+    for group in found[:_SHOWN]:
+        n = len(group.units)
+        count = "" if n == 1 else f"{n} units of stage {group.stage}, the first is "
+        typer.echo(f"{count}{group.first}: {group.next_step}")
     if len(found) > _SHOWN:
-        typer.echo(f"and {len(found) - _SHOWN} more")
+        typer.echo(f"and {sum(len(group.units) for group in found[_SHOWN:])} more units")
     if not found:
         typer.echo(
             f"no planned unit is missing; `gradenc status {run}` says which stages are planned"

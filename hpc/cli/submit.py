@@ -1,5 +1,6 @@
 """`gradenc submit`, `resume`, `cancel` of a study's run, and `gradenc drill` to try a cluster."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,26 +88,22 @@ def resume(
     from rich.progress import track
 
     from hpc.config.profile import load_profile
-    from hpc.run.advance import withdraw_damaged
     from hpc.run.folder import RunFolder
-    from hpc.run.state import check_only
-    from jobs.spec import STAGES
-    from storage_schemas.runs.run import mend_stores
+    from hpc.run.resume import resume as repair
 
     folder = RunFolder.open(run)
     how = folder.profile() if profile is None else load_profile(profile)
-    with folder.lock():
-        for file in mend_stores(run):
-            typer.echo(f"put back {file}")
-        check_only(folder, only)
-        folder.next_round(only)
-        wishes = {"notify": notify, "dask": dask, "max_gpu_hours": max_gpu_hours}
-        folder.change(**{name: wish for name, wish in wishes.items() if wish is not None})
-        stores = [store for stage in STAGES for store in folder.stores(stage)]
-        shown = track(stores, description="checking stores", transient=True)
-        n = sum(withdraw_damaged(store, deep=not quick) for store in shown)
-    if n:
-        typer.echo(f"{n} committed unit(s) were damaged and are made again")
+    repairs = repair(
+        folder,
+        only,
+        {"notify": notify, "dask": dask, "max_gpu_hours": max_gpu_hours},
+        deep=not quick,
+        each=partial(track, description="checking stores", transient=True),
+    )
+    for file in repairs.files:
+        typer.echo(f"put back {file}")
+    if repairs.units:
+        typer.echo(f"{repairs.units} committed unit(s) were damaged and are made again")
     drive_on(folder, how, wait)
 
 

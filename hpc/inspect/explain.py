@@ -1,6 +1,7 @@
 """Why a unit will or will not run, and which settings make two identities differ."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,34 @@ def find_unit(run: RunFolder, unit_id: str) -> tuple[Store, Unit]:
     )
 
 
-def missing(run: RunFolder) -> Iterator[tuple[Store, Unit, str]]:
-    """Yield every unit that is not committed, with a sentence about its next step."""
+@dataclass(frozen=True)
+class MissingUnits:
+    """Units of one stage that are not committed and have the same next step."""
+
+    stage: str
+    units: tuple[UnitState, ...]
+    next_step: str
+
+    @property
+    def first(self) -> str:
+        """Id, store and name of the first of them."""
+        state = self.units[0]
+        return f"{state.unit_id} {state.store.label} {state.store.units[state.index].label}"
+
+
+def missing(run: RunFolder) -> Iterator[MissingUnits]:
+    """Yield the units that are not committed, grouped by stage and next step."""
     for stage, state in run_state(run).items():
+        # First by what decides the next step, so that files are read once per group.
+        alike: dict[tuple[str, str | None], list[UnitState]] = {}
         for unit in state.units:
             if unit.status != "committed":
-                yield unit.store, unit.store.units[unit.index], _next_step(run, stage, unit)
+                alike.setdefault((unit.status, unit.error), []).append(unit)
+        groups: dict[str, list[UnitState]] = {}
+        for units in alike.values():
+            groups.setdefault(_next_step(run, stage, units[0]), []).extend(units)
+        for next_step, units in groups.items():
+            yield MissingUnits(stage, tuple(units), next_step)
 
 
 def why(run: RunFolder, store: Store, unit: Unit) -> Iterator[str]:
@@ -129,7 +152,7 @@ def _next_step(run: RunFolder, stage: str, state: UnitState) -> str:
     """Return what will happen to an uncommitted unit."""
     resume = f"`gradenc resume {run.path}`"
     if state.status == "running":
-        return "it is running now, in the attempt above"
+        return "it is running now"
     if run.cancelled:
         return f"it will not run: the run is cancelled; {resume} continues it"
     if state.status == "failed":

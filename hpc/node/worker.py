@@ -29,7 +29,7 @@ LOOK_AGAIN_S = 2.0
 """How often an idle rank checks whether the other ranks are alive (s)."""
 
 
-class How(TypedDict):
+class ItemOptions(TypedDict):
     """Who runs a task's items and how: the keywords of `jobs.runner.run_items`."""
 
     root: Path
@@ -79,7 +79,7 @@ def run_slice(units: str, index: int) -> None:
     stop = StopFlag()
     stop.install()
     job, restarts = own_job(os.environ)
-    how: How = {
+    how: ItemOptions = {
         "root": (path.parent / payload.root).resolve(),
         "job": job,
         "restarts": restarts,
@@ -95,7 +95,7 @@ def run_slice(units: str, index: int) -> None:
         _run(payload.slices[index], payload, path.parent, how)
 
 
-def _run(items: Sequence[Item], payload: Payload, submission: Path, how: How) -> None:
+def _run(items: Sequence[Item], payload: Payload, submission: Path, how: ItemOptions) -> None:
     if payload.engine == "dask":
         # Only here: distributed takes a second to import.
         from hpc.node.dask import run_items_on_dask
@@ -112,7 +112,7 @@ def _run(items: Sequence[Item], payload: Payload, submission: Path, how: How) ->
         _run_among_ranks(items, *rank(os.environ), how)
 
 
-def _run_among_ranks(items: Sequence[Item], number: int, ranks: int, how: How) -> None:
+def _run_among_ranks(items: Sequence[Item], number: int, ranks: int, how: ItemOptions) -> None:
     """Run one rank's turn, then wait while others have units in progress: they may die."""
     root, own = how["root"], (how["job"], how["restarts"])
     run_items(in_turn(items, number, ranks), **how)

@@ -16,12 +16,12 @@ from hpc.run.folder import RunFolder
 from hpc.run.outcomes import escalated, settle_ended
 from hpc.run.state import StageState, outdated, run_state, stage_state
 from hpc.run.submissions import claimed_by_others, decide, given_up, unsettled
-from hpc.run.submit import How, submit
+from hpc.run.submit import SubmitOptions, submit
 from hpc.slurm.client import Refused
 from jobs.runner import Item
 from jobs.spec import STAGES, Reference
 from storage_schemas.protocol.commit import problems, withdraw
-from storage_schemas.protocol.seal import Unsealable, claimed_units, seal
+from storage_schemas.protocol.seal import Unsealable, seal
 from storage_schemas.protocol.store import Store
 from storage_schemas.runs.root import root_lock
 
@@ -80,7 +80,9 @@ def _submit_missing(run: RunFolder, state: StageState, profile: Profile) -> None
             asked = fitted(asked, missing, seconds)
         engine = ENGINES.get(state.stage, "serial")
         try:
-            submit(run, state.stage, missing, How(profile.scheduler, asked, engine, run.dask))
+            submit(
+                run, state.stage, missing, SubmitOptions(profile.scheduler, asked, engine, run.dask)
+            )
         except Refused as error:
             # Recorded: a gate that tried again and again would end without the user hearing of it.
             decide(run, state.stage, f"{error}: mend the profile, then `gradenc resume {run.path}`")
@@ -97,18 +99,6 @@ def _seal_or_withdraw(stores: Iterable[Store]) -> None:
                 # Checked again: another run that shares the store may have repaired it by now.
                 if problems(store, unit, deep=True):
                     withdraw(store, unit)
-
-
-def withdraw_damaged(store: Store, deep: bool = True) -> int:
-    """Withdraw the committed units of a store whose files differ from their records.
-
-    With `deep` every committed byte is read, else only sizes are compared. Returns how many units
-    were withdrawn; nothing else is touched.
-    """
-    damaged = [unit for unit in claimed_units(store) if problems(store, unit, deep)]
-    for unit in damaged:
-        withdraw(store, unit)
-    return len(damaged)
 
 
 def plan_stage(run: RunFolder, stage: str) -> list[StorePlan]:

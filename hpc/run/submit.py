@@ -27,7 +27,7 @@ from storage_schemas.protocol.attempts import start_time
 
 
 @dataclass(frozen=True)
-class How:
+class SubmitOptions:
     """How a stage is submitted."""
 
     scheduler: Literal["local", "slurm"]
@@ -37,7 +37,7 @@ class How:
     """Address of a Dask scheduler that the user already has."""
 
 
-def submit(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
+def submit(run: RunFolder, stage: str, items: Sequence[Item], how: SubmitOptions) -> None:
     """Freeze `items` in a new submission and start its tasks."""
     if how.scheduler == "slurm":
         _submit_to_slurm(run, stage, items, how)
@@ -45,7 +45,7 @@ def submit(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
         _submit_here(run, stage, items, how)
 
 
-def _submit_here(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
+def _submit_here(run: RunFolder, stage: str, items: Sequence[Item], how: SubmitOptions) -> None:
     profile = how.profile
     submission = _freeze(run, stage, _slices(items, how), how)
     executor = submitit.LocalExecutor(folder=submission.path / "log")
@@ -56,7 +56,7 @@ def _submit_here(run: RunFolder, stage: str, items: Sequence[Item], how: How) ->
     submission.note_jobs([TaskJob(i, start_time(int(i))) for i in ids])
 
 
-def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: How) -> None:
+def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: SubmitOptions) -> None:
     """Start array jobs for as many items as the user may have in the queue, the rest later."""
     profile = how.profile
     found = limits(profile.partition, profile.account, profile.qos)
@@ -77,7 +77,7 @@ def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: How
     submission.note_jobs([TaskJob(i) for i in ids])
 
 
-def _slices(items: Sequence[Item], how: How) -> list[Sequence[Item]]:
+def _slices(items: Sequence[Item], how: SubmitOptions) -> list[Sequence[Item]]:
     """Return the items of each task."""
     n = n_tasks(how.scheduler, how.profile, len(items))
     return [items[i::n] for i in range(n)]
@@ -96,7 +96,9 @@ def job_prefix(run: RunFolder) -> str:
     return f"gradenc-{where[:12]}"
 
 
-def _freeze(run: RunFolder, stage: str, slices: Sequence[Sequence[Item]], how: How) -> Submission:
+def _freeze(
+    run: RunFolder, stage: str, slices: Sequence[Sequence[Item]], how: SubmitOptions
+) -> Submission:
     """Write what the tasks will be given, before any exists."""
     submission = _new_submission(run)
     Payload(

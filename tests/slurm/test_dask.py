@@ -16,7 +16,7 @@ from distributed.security import Security
 from hpc.devcluster.cluster import DevCluster
 from hpc.devcluster.processes import of_environment
 from hpc.node.dask_ranks import _Scheduler, certified
-from hpc.run.submit import How
+from hpc.run.submit import SubmitOptions
 from hpc.slurm.jobs import ENDED, State
 
 SUITE = runpy.run_path(str(Path(__file__).parents[1] / "hpc" / "node" / "dask_suite.py"))
@@ -24,7 +24,9 @@ SCHEDULER, CLIENT = 0, 1
 
 
 class OnSlurm(SUITE["Place"]):
-    how = How("slurm", SUITE["profile"](partition="main", ranks_per_node=4, memory_gb=2), "dask")
+    how = SubmitOptions(
+        "slurm", SUITE["profile"](partition="main", ranks_per_node=4, memory_gb=2), "dask"
+    )
 
     def __init__(self, cluster: DevCluster) -> None:
         self.cluster = cluster

@@ -15,7 +15,7 @@ from hpc.plan.drill import drill_plans
 from hpc.run.drill import start_drill
 from hpc.run.folder import RunFolder
 from hpc.run.submissions import Submission, submissions
-from hpc.run.submit import How, submit
+from hpc.run.submit import SubmitOptions, submit
 from jobs.drill import Drill, Fault
 from jobs.runner import Item
 from jobs.spec import STAGES
@@ -57,7 +57,7 @@ class Task:
 class Place(ABC):
     """Where the workers are."""
 
-    how: How
+    how: SubmitOptions
 
     @abstractmethod
     def wait(self, task: Task, seconds: float = 120) -> None:
@@ -74,7 +74,7 @@ class Place(ABC):
         return self.submit(run, plan.create(run.root), **profile)
 
     def submit(self, run: RunFolder, store: Store, **profile: Any) -> Task:
-        how = How(self.how.scheduler, self.how.profile.model_copy(update=profile), "dask")
+        how = SubmitOptions(self.how.scheduler, self.how.profile.model_copy(update=profile), "dask")
         submit(run, STAGE, items(run, store), how)
         return Task(run, store, submissions(run)[-1])
 

@@ -17,7 +17,7 @@ from distributed import Client, LocalCluster
 
 from hpc.node import dask as on_dask
 from hpc.node.dask import DaskError, run_items_on_dask
-from hpc.run.submit import How
+from hpc.run.submit import SubmitOptions
 from jobs.runner import Outcome
 from storage_schemas.protocol.attempts import process_is_alive
 
@@ -25,7 +25,7 @@ SUITE = runpy.run_path(str(Path(__file__).with_name("dask_suite.py")))
 
 
 class Here(SUITE["Place"]):
-    how = How("local", SUITE["profile"](dask_workers=2), "dask")
+    how = SubmitOptions("local", SUITE["profile"](dask_workers=2), "dask")
 
     def wait(self, task: Any, seconds: float = 120) -> None:
         (job,) = task.submission.jobs

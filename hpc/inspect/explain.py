@@ -27,7 +27,7 @@ def find_unit(run: RunFolder, unit_id: str) -> tuple[Store, Unit]:
     prefix, _, number = unit_id.rpartition("-")
     for stage in STAGES:
         for store in run.stores(stage):
-            inside = number.isdigit() and int(number) < len(store.units)
+            inside = number.isdecimal() and int(number) < len(store.units)
             if prefix == store.identity[:12] and inside:
                 return store, store.units[int(number)]
     raise ValueError(

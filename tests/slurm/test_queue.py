@@ -69,7 +69,7 @@ def test_an_array_whose_tasks_end_in_every_way(submit: Submit) -> None:
     assert [task.signal for task in tasks] == [0, 0, 9, 0]
     assert {task.requested_memory for task in tasks} == {100 * 2**20}
     assert {(task.gpus, task.name) for task in tasks} == {(1, NAME)}
-    assert [classify(None, task) for task in tasks[1:]] == [
+    assert [classify(None, None, task) for task in tasks[1:]] == [
         FailureClass.LOST,
         FailureClass.LOST,
         FailureClass.DRIFT,
@@ -80,7 +80,7 @@ def test_a_kill_for_memory_is_told_from_any_other(submit: Submit) -> None:
     job = submit(f"srun {sys.executable} -c '{FILL}'", "--mem=300M")
     jobs = wait_for([job], ended)
     assert jobs[job].state in (State.OUT_OF_MEMORY, State.FAILED)
-    assert classify(None, jobs[job]) is FailureClass.HOST_MEMORY
+    assert classify(None, None, jobs[job]) is FailureClass.HOST_MEMORY
 
 
 def test_cancelled_and_waiting_tasks(submit: Submit) -> None:
@@ -96,7 +96,7 @@ def test_cancelled_and_waiting_tasks(submit: Submit) -> None:
     cancel([array])
     jobs = wait_for([array], ended)
     assert set(jobs) == tasks - {f"{array}_3"}
-    assert {classify(None, job) for job in jobs.values()} == {FailureClass.CANCELLED}
+    assert {classify(None, None, job) for job in jobs.values()} == {FailureClass.CANCELLED}
     assert {job.user for job in jobs.values()} == {getpass.getuser()}
 
 

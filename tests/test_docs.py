@@ -2,12 +2,16 @@
 
 import re
 import shlex
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
 from typer.main import get_command
 
+from gradenc_core.compare.verdict import Verdict
 from hpc.cli.app import app
+from hpc.config.profile import StageProfile
+from hpc.study.study import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), *ROOT.glob("*.md")])
@@ -43,11 +47,11 @@ def blocks(page: Path) -> list[str]:
 
 
 def test_every_path_that_a_page_names_exists(page: Path) -> None:
-    missing = set()
+    missing, folder = set(), ROOT
     for line in prose(page):
-        folder = ROOT
+        folder = folder if line.strip() else ROOT
         for name in re.findall(rf"`({PATH})`", line):
-            # A bare name stands in the folder of the path that its line named before it.
+            # A bare name stands in the folder of the path that was named before it.
             found = next((f for place in (ROOT, folder) for f in place.glob(name)), None)
             if found is None:
                 missing.add(name)
@@ -74,3 +78,26 @@ def test_every_command_in_a_block_of_code_is_accepted(page: Path) -> None:
 
 def test_prose_is_at_most_100_characters_wide(page: Path) -> None:
     assert not [line for line in prose(page) if len(line) > WIDTH and not line.startswith("|")]
+
+
+def table_names(page: str, *heads: str) -> list[str]:
+    """Return the names in backticks in the first column of a page's tables with these heads."""
+    lines = iter((ROOT / "docs" / page).read_text().splitlines())
+    names: list[str] = []
+    for line in lines:
+        if line.startswith(tuple(f"| {head} |" for head in heads)):
+            for row in takewhile(lambda row: row.startswith("|"), lines):
+                names += re.findall(r"`([^`]+)`", row.split(" | ")[0])
+    return names
+
+
+def test_the_table_of_verdicts_has_each_verdict() -> None:
+    assert sorted(table_names("methods.md", "verdict")) == sorted(Verdict)
+
+
+def test_the_tables_of_a_profile_have_each_key_of_a_stage() -> None:
+    assert sorted(table_names("profiles.md", "key of a stage")) == sorted(StageProfile.model_fields)
+
+
+def test_the_table_of_objectives_has_each_objective() -> None:
+    assert set(table_names("objectives.md", "objective")) == {*OBJECTIVES, "dino_head"}

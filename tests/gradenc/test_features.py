@@ -52,16 +52,16 @@ def test_the_default_bank_shows_the_images_of_a_studys() -> None:
 
 
 def test_dino_compares_with_generated_images_where_no_bank_is_given(
-    stimuli: Images, model: VisionModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = partial(generated_images, N_PROTOTYPES, 32)  # 1,024 of 128 pixels take most of a minute
     monkeypatch.setattr("gradenc.features.generated_images", few)
     for number, (_, image) in enumerate(few()):
         image.save(tmp_path / f"{number:03}.png")
-    extract = partial(
-        ge.extract, model, stimuli[:2], ["gradient:dino"], layers=LAYERS, projection=8
-    )
-    assert extract().identical(extract(bank=ge.read_images(tmp_path)))
+    images = ge.read_images(tmp_path)
+    model = ge.load_model("torchvision", "resnet18", "untrained", image_size=32)
+    extract = partial(ge.extract, model, images[:2], "gradient:dino", projection=8, micro_batch=8)
+    assert extract().identical(extract(bank=images))
 
 
 def test_sources_layers_and_stimuli_are_labelled(stimuli: Images, model: VisionModel) -> None:

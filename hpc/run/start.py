@@ -5,8 +5,7 @@ from pathlib import Path
 
 from hpc.config.profile import Profile
 from hpc.forecast.memory import check_memory
-from hpc.plan.prepare import prepare_plans
-from hpc.plan.stages import all_plans, ingest_plans
+from hpc.plan.stages import all_plans
 from hpc.run.advance import create_stores
 from hpc.run.folder import RunFolder
 from hpc.study.resolve import resolve
@@ -50,8 +49,8 @@ def start(study: Study, path: Path, profile: Profile | None = None) -> RunFolder
             # Asked for again: units that failed, or whose tasks were killed, get new tries.
             run.next_round()
         if not (run.stores("prepare") and run.stores("ingest")):
-            create_stores(run, "prepare", prepare_plans(study, resolved))
-            create_stores(run, "ingest", ingest_plans(resolved, subjects))
+            for stage in ("prepare", "ingest"):
+                create_stores(run, stage, [plan for plan in plans if plan.stage == stage])
     return run
 
 

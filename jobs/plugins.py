@@ -32,13 +32,15 @@ class Modules:
 
     def objective(self, spec: PluginSpec, path: Path) -> Objective:
         """Return the user's objective."""
-        return as_objective(self._function(spec, path), spec.name)
+        function = self._function(spec, path)
+        return as_objective(function, spec.name)
 
     def signal(
         self, spec: PluginSpec, path: Path, objectives: Mapping[str, Objective]
     ) -> Objective:
         """Return the user's signal, made of the gradients of one of these objectives."""
-        return as_signal(self._function(spec, path), spec.name, objectives)
+        function = self._function(spec, path)
+        return as_signal(function, spec.name, objectives)
 
     def head(self, spec: PluginSpec, path: Path) -> Head:
         """Return the user's head: a function or module that maps embeddings, or a checkpoint's."""

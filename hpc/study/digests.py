@@ -70,7 +70,8 @@ class DigestCache:
         """Add what was read to the file; of two commands that save at once, one may be lost."""
         if self._certain:
             with suppress(OSError):  # a folder that this user may not write to
-                replace(self._path, json.dumps(_read(self._path) | self._certain).encode())
+                entries = _read(self._path) | self._certain
+                replace(self._path, json.dumps(entries).encode())
 
 
 def _key(path: Path) -> str:

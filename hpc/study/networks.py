@@ -1,15 +1,15 @@
 """A study's networks, one in memory at a time: built, checked and described in one turn."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from math import prod
 
 import numpy as np
 import torch
 
-from gradenc_core.models.model import Layer, VisionModel, layers_at, output_shape, resolve_layers
-from gradenc_core.models.tokens import layer_layout
+from gradenc_core.models.model import Layer, VisionModel, layers_at, resolve_layers
+from gradenc_core.models.tokens import TokenLayout, layer_layout
 from gradenc_core.signals.objectives import supported_objectives
 from gradenc_core.signals.readout import Head
 from hpc.config.phrases import given
@@ -29,6 +29,18 @@ class BuiltNetwork:
     described: ResolvedModel
     build_s: float
     """Time that building took, its weights loaded and hashed (s)."""
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What is asked of a network once, so that checks and its description need no second look."""
+
+    layers: Sequence[tuple[Layer, TokenLayout]]
+    """The study's layers; none if one of them was refused."""
+    objectives: Sequence[str]
+    """Those of the study's and the shipped objectives that it supports."""
+    n_channels: int
+    """Features of its last block; 0 where it has none, and its layers were refused."""
 
 
 Visit = Callable[[BuiltNetwork], None]
@@ -58,11 +70,11 @@ def resolve_networks(
         network, spec = built
         build_s = time.perf_counter() - started
         found: list[str] = []
-        layers = _layers(study, network, f"model {model.name}", found)
-        found += _problems(study, network, f"model {model.name}", losses, labels)
+        measured = _measure(study, network, f"model {model.name}", losses, found)
+        found += _problems(study, network, f"model {model.name}", measured, losses, labels)
         problems += found
         if not found:
-            described.append(_describe(study, model, network, spec, layers))
+            described.append(_describe(study, model, network, spec, measured))
         if visit is not None and not problems:
             visit(BuiltNetwork(network, described[-1], build_s))
         del network, built  # the next one is built when this one's memory is free
@@ -102,27 +114,6 @@ def _built(model: Model, study: Study) -> tuple[VisionModel, ModelSpec]:
         raise ValueError(f"image_size does not fit {model.architecture}: {error}") from error
 
 
-def _describe(
-    study: Study,
-    model: Model,
-    network: VisionModel,
-    spec: ModelSpec,
-    layers: Sequence[tuple[Layer, int]],
-) -> ResolvedModel:
-    checkpoint = study.checkpoint_of(model)
-    return ResolvedModel(
-        name=model.name,
-        control=model.control,
-        spec=spec,
-        layers=tuple((layer.name, layer.depth) for layer, _ in layers),
-        widths=tuple(width for _, width in layers),
-        n_channels=layer_layout(network, network.blocks[-1], "mean").n_features("mean"),
-        checkpoint=None if checkpoint is None else str(checkpoint),
-        n_parameters=sum(p.numel() for p in network.module.parameters()),
-        layer_values=tuple(prod(output_shape(network, layer.name)) for layer, _ in layers),
-    )
-
-
 def layers_of(layers: str | Sequence[str] | Depths, network: VisionModel) -> tuple[Layer, ...]:
     """Return the layers of a network that a study's key `layers` means, in order of execution."""
     if isinstance(layers, Depths):
@@ -130,10 +121,20 @@ def layers_of(layers: str | Sequence[str] | Depths, network: VisionModel) -> tup
     return resolve_layers(network, layers)
 
 
+def _measure(
+    study: Study, network: VisionModel, about: str, losses: Losses, problems: list[str]
+) -> _Measured:
+    return _Measured(
+        layers=_layers(study, network, about, problems),
+        objectives=supported_objectives(network, losses.objectives),
+        n_channels=_n_channels(study, network, about, problems),
+    )
+
+
 def _layers(
     study: Study, network: VisionModel, about: str, problems: list[str]
-) -> list[tuple[Layer, int]]:
-    """Return the study's layers of a network with the features of each."""
+) -> list[tuple[Layer, TokenLayout]]:
+    """Return the study's layers of a network with the layout of each."""
     try:
         layers = layers_of(study.layers, network)
     except ValueError as error:
@@ -144,18 +145,31 @@ def _layers(
     found = []
     for layer in layers:
         try:
-            width = layer_layout(network, layer.name, study.tokens).n_features(study.tokens)
+            layout = layer_layout(network, layer.name, study.tokens)
         except ValueError as error:
             problems.append(f"tokens: given {given(study.tokens)}; {about}: {error}")
             return []
+        width = layout.n_features(study.tokens)
         if study.projection_kind == "pca" and width < (study.projection or 0):
             problems.append(
                 f"projection: given {study.projection}; accepted with projection_kind pca for "
                 f"{about}: at most {width}, the features of its layer {layer.name}"
             )
             return []
-        found.append((layer, width))
+        found.append((layer, layout))
     return found
+
+
+def _n_channels(study: Study, network: VisionModel, about: str, problems: list[str]) -> int:
+    if not network.blocks:
+        return 0
+    try:
+        return layer_layout(network, network.blocks[-1], "mean").n_features("mean")
+    except ValueError as error:
+        line = f"layers: given {given(study.layers)}; {about}: {error}"
+        if line not in problems:  # where its layers were refused for the same reason
+            problems.append(line)
+        return 0
 
 
 def _wrong_names(study: Study, network: VisionModel, about: str) -> list[str]:
@@ -170,29 +184,33 @@ def _wrong_names(study: Study, network: VisionModel, about: str) -> list[str]:
 
 
 def _problems(
-    study: Study, network: VisionModel, about: str, losses: Losses, labels: Labels | None
+    study: Study,
+    network: VisionModel,
+    about: str,
+    measured: _Measured,
+    losses: Losses,
+    labels: Labels | None,
 ) -> Iterator[str]:
-    yield from _objective_problems(study, network, about, losses)
+    lacking = set(losses.found) - set(measured.objectives)
+    yield from _objective_problems(
+        study, f"{about} ({network.architecture})", lacking, ", ".join(measured.objectives)
+    )
     yield from _class_problems(study, network, about, labels)
-    if losses.head is not None:
-        yield from _head_problems(study, network, about, losses.head)
+    if losses.head is not None and measured.n_channels:
+        yield from _head_problems(study, measured.n_channels, about, losses.head)
 
 
 def _objective_problems(
-    study: Study, network: VisionModel, about: str, losses: Losses
+    study: Study, about: str, lacking: Set[str], supported: str
 ) -> Iterator[str]:
-    supported = supported_objectives(network, losses.objectives)
-    lacking = set(losses.found) - set(supported)
-    about = f"{about} ({network.architecture})"
     for j, name in enumerate(study.objectives):
         if name.rpartition(":")[2] in lacking:
-            accepted = f"accepted for {about}: {', '.join(supported)}"
-            yield f"objectives[{j}]: given {given(name)}; {accepted}"
+            yield f"objectives[{j}]: given {given(name)}; accepted for {about}: {supported}"
     for name in study.own_signals:
         if name.rpartition(":")[2] in lacking:
             yield (
                 f"signals[{study.signals.index(name)}]: given {given(name)}; {about} lacks what "
-                f"its objective needs; accepted: signals of {', '.join(supported)}"
+                f"its objective needs; accepted: signals of {supported}"
             )
 
 
@@ -210,9 +228,8 @@ def _class_problems(
         )
 
 
-def _head_problems(study: Study, network: VisionModel, about: str, head: Head) -> Iterator[str]:
-    """Try the study's DINO head on embeddings of the network's width."""
-    width = layer_layout(network, network.blocks[-1], "mean").n_features("mean")
+def _head_problems(study: Study, width: int, about: str, head: Head) -> Iterator[str]:
+    """Try the study's DINO head on embeddings of a network's width."""
     noise = np.random.default_rng(0).standard_normal((3, width), dtype=np.float32)
     embeddings = torch.from_numpy(noise)
     given_head = f"dino_head: given {given(study.dino_head)}; accepted for {about}: a head "
@@ -239,3 +256,20 @@ def _head_problems(study: Study, network: VisionModel, about: str, head: Head) -
             f"{given_head}whose logits of an embedding depend on nothing else in the batch; take "
             "no statistic over the first axis"
         )
+
+
+def _describe(
+    study: Study, model: Model, network: VisionModel, spec: ModelSpec, measured: _Measured
+) -> ResolvedModel:
+    checkpoint = study.checkpoint_of(model)
+    return ResolvedModel(
+        name=model.name,
+        control=model.control,
+        spec=spec,
+        layers=tuple((layer.name, layer.depth) for layer, _ in measured.layers),
+        widths=tuple(layout.n_features(study.tokens) for _, layout in measured.layers),
+        n_channels=measured.n_channels,
+        checkpoint=None if checkpoint is None else str(checkpoint),
+        n_parameters=sum(p.numel() for p in network.module.parameters()),
+        layer_values=tuple(prod(layout.shape) for _, layout in measured.layers),
+    )

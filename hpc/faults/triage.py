@@ -129,7 +129,7 @@ def _of_error(error: str) -> FailureClass:
 
 
 def _of_stop(job: Job | None) -> FailureClass:
-    """Return why the scheduler told a task to stop, which it did."""
+    """Return why the scheduler told a task to stop."""
     if job is None:
         return FailureClass.PREEMPTED
     late = job.limit_s is not None and job.elapsed_s >= job.limit_s - WARNED_S
@@ -166,7 +166,7 @@ def _memory_was_full(job: Job) -> bool:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is done about one class of failures, and the words in which the user reads of it."""
+    """The treatment of one class of failures, and its words for the user."""
 
     ended: str
     """How tasks of this class ended: "3 tasks were" + this."""
@@ -244,7 +244,8 @@ ANSWERS = {
 }
 
 UNCHARGED = (FailureClass.PREEMPTED, FailureClass.NODE)
-"""Failures that do not count against the retry limit of a unit: its node or its turn was lost."""
+"""Failures that do not count against the retry limit of a unit: its task was preempted, or lost
+its node."""
 RAISED = (FailureClass.HOST_MEMORY, FailureClass.TIMEOUT)
 """Failures after which the next submission asks for more memory or time, until the profile or the
 partition allows no more. Until then they do not count against a unit either."""

@@ -39,7 +39,7 @@ SETTINGS: dict[str, Any] = {
     "distributed.nanny.pre-spawn-environ.MALLOC_TRIM_THRESHOLD_": None,
 }
 POLL_S = 1.0
-"""How often a request to stop is looked for (s)."""
+"""Pause between two looks for a request to stop (s)."""
 REPLACED_S = 30
 """How long to wait for a new worker when all are gone (s); one on this machine is replaced."""
 RANKS = 3
@@ -182,7 +182,7 @@ def _run_alone(item: Item, **how: Any) -> Outcome:
 
 @contextmanager
 def local_workers(workers: int) -> Iterator[Client]:
-    """Start worker processes on this machine that no other user of it can talk to."""
+    """Start worker processes on this machine to which none of its other users can connect."""
     security = Security.temporary()
     with TemporaryDirectory(prefix="gradenc-dask-") as scratch:
         with _deaf_children():

@@ -1,7 +1,7 @@
 """A Dask cluster made of the ranks of one SLURM job: a scheduler, the client, workers.
 
 The ranks find each other by files in a private folder of the submission, named by job and restart:
-a job that was put back into the queue never joins the scheduler of its last start. All traffic is
+a job that was requeued never joins the scheduler of its last start. All traffic is
 encrypted with a certificate made for this start, so nobody else on the cluster can join.
 
 Importing `dask_jobqueue` makes SIGINT end the process; that is how it ends a rank. This module is
@@ -37,15 +37,15 @@ def on_ranks(work: Callable[[Client], None], submission: Path, interface: str | 
         # The runner ends a scheduler or a worker like this when its cluster was closed.
         return
     with Client(ranks.scheduler_address, security=ranks.security) as client:
-        # Where the work fails, the scheduler ends with this client, and may be what was lost.
+        # If the work fails, the scheduler ends with this client; its loss may be the reason.
         work(client)
-        # A scheduler that has gone by now has nothing left to end.
+        # The scheduler may have ended by now.
         with suppress(OSError):
             client.shutdown()
 
 
 class _Ranks(SLURMRunner):
-    """The runner, with a certificate, and with an end even if the client or the scheduler dies."""
+    """The runner, with a certificate; it ends even if the client or the scheduler dies."""
 
     def __init__(self, folder: Path, interface: str | None) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""What a task finds where it is started: the installed code, its job, its rank.
+"""The environment of a task: the installed code, its job, its rank.
 
 The variables of SLURM and submitit are read here and in the rooms that run SLURM, nowhere else.
 """
@@ -33,9 +33,9 @@ def rank(environment: Mapping[str, str]) -> tuple[int, int]:
 
 
 def own_job(environment: Mapping[str, str]) -> tuple[str, int]:
-    """Return the id of this process's job, and how often its scheduler has put it back.
+    """Return the id of this process's job, and how often its scheduler has requeued it.
 
-    A process of this machine has an id of its own and is never put back into a queue.
+    A process of this machine has an id of its own and is never requeued.
     """
     if environment.get("SUBMITIT_EXECUTOR") != "slurm":
         return environment.get("SUBMITIT_LOCAL_JOB_ID") or f"pid-{os.getpid()}", 0

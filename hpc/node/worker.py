@@ -1,7 +1,7 @@
 """The function that every submitted task runs: one slice of the submission's frozen units.
 
-A task refuses to begin with other code or another type of GPU than its submission. It never decides
-what is done next: it leaves commit and attempt records.
+A task refuses to begin if its code or its type of GPU differs from that of its submission. It
+leaves commit and attempt records, and never decides the next step.
 """
 
 import errno
@@ -30,7 +30,7 @@ LOOK_AGAIN_S = 2.0
 
 
 class ItemOptions(TypedDict):
-    """Who runs a task's items and how: the keywords of `jobs.runner.run_items`."""
+    """Keywords of `jobs.runner.run_items`: who runs a task's items, and how."""
 
     root: Path
     job: str

@@ -1,7 +1,7 @@
 """Drive a run: advance it until it is complete or needs the user.
 
-Prints nothing. Whoever drives a run hears how far it is from a callable; `hpc.cli.progress` draws
-bars with it.
+Nothing is printed. The caller may pass a callable that is given the progress; `hpc.cli.progress`
+draws bars with one.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,10 +26,10 @@ Progress = Callable[[Mapping[str, StageState]], None]
 
 
 def step(run: RunFolder, profile: Profile) -> dict[str, StageState]:
-    """Take the run one step further: whoever takes it, and however often, the result is the same.
+    """Take the run one step further; any process may take the step, any number of times.
 
-    Writes the report of a run that is complete and notifies the user where there is news. On a
-    cluster a gate is left behind that takes the next step.
+    Write the report of a run that is complete, and notify the user of news. On a cluster, leave a
+    gate in the queue that takes the next step.
     """
     with run.lock():
         states = advance(run, profile)

@@ -1,8 +1,8 @@
 """Gates: small jobs that advance a run on a cluster when nobody is logged in.
 
 A gate waits for the tasks at work, then advances the run (`hpc.run.gate_job`), which starts the
-next gate. It may be killed, start early or meet another: a step is idempotent and does not care
-who takes it.
+next gate. It may be killed, start early or run beside another gate: a step is idempotent, and any
+process may take it.
 """
 
 import os
@@ -17,8 +17,8 @@ from hpc.slurm.queue import queue
 from hpc.slurm.submit import call, start_job
 
 JOB = "hpc.run.gate_job:run_gate"
-"""The function that a gate runs. It advances the run and so keeps the next gate: named, not
-imported, because that way back would be a circle."""
+"""The function that a gate runs. It is named, not imported: it starts the next gate by this module,
+so an import would make a circle."""
 LATER = "now+60"
 """When a gate starts that has no job to wait for (SLURM's form)."""
 

@@ -38,7 +38,7 @@ def run_gate(path: str) -> None:
 
 
 def _go_on_when_warned(limit_s: float) -> None:
-    """Ignore the signal before a preemption; end with a sentence at that before the time limit.
+    """Ignore the warning before a preemption; raise at the warning before the time limit.
 
     submitit would end the gate at either, but SLURM requeues a preempted gate that it has to kill.
     """

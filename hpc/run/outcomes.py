@@ -1,6 +1,6 @@
-"""How submissions ended, recorded while the scheduler still remembers, and what follows from it.
+"""Record how submissions ended, while the scheduler still knows, and what the next one asks for.
 
-`hpc.faults.triage` decides what follows and knows no files; here records become its arguments.
+`hpc.faults.triage` decides and reads no files; this module turns records into its arguments.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ from storage_schemas.protocol.commit import committed_units
 from storage_schemas.protocol.store import Store
 
 PATIENCE_S = 60.0
-"""How long to wait for accounting (s): it alone knows why a task ended, and learns it late."""
+"""Longest wait for accounting (s): it lags, and nothing else records why a task ended."""
 
 Unit = tuple[str, int]
 """Store below the root, unit index."""

@@ -19,7 +19,7 @@ def start(study: Study, path: Path, profile: Profile | None = None) -> RunFolder
     Parameters
     ----------
     profile : Profile, optional
-        How the run will be submitted: whether its processes can hold what they work on.
+        How the run will be submitted; if given, the memory of its processes is checked.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def start(study: Study, path: Path, profile: Profile | None = None) -> RunFolder
                 "its models differ); give this one a folder of its own with --run"
             )
         else:
-            # Asked for again: units that failed, or whose tasks were killed, get new tries.
+            # Submitted again: units that failed, or whose tasks were killed, get new tries.
             run.next_round()
         if not (run.stores("prepare") and run.stores("ingest")):
             for stage in ("prepare", "ingest"):
@@ -55,5 +55,5 @@ def start(study: Study, path: Path, profile: Profile | None = None) -> RunFolder
 
 
 def _wherever(resolved: Resolved) -> Resolved:
-    """Return what a study means without the folder of its file: every path in it is absolute."""
+    """Return the resolved study without its file's folder, on which no path in it depends."""
     return resolved.model_copy(update={"study": resolved.study | {"paths_from": None}})

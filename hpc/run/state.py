@@ -80,8 +80,8 @@ class StageState:
 class Forgiven:
     """Which attempts that died do not count against their unit's retry limit.
 
-    Those whose node failed or whose job was preempted; those after which the next submission asks
-    for more memory or time; and those that another run made, whose own tries may end otherwise.
+    An attempt does not count if its node failed or its job was preempted, if the next submission
+    asks for more memory or time, or if another run made it: this run's tries may end otherwise.
     """
 
     def __init__(self, run: RunFolder) -> None:
@@ -229,5 +229,5 @@ def _names(store: Store, index: int, failure: str | None) -> set[str]:
 
 
 RETRIED = (FailureClass.NODE,)
-"""Failures that may not occur on another node: such units are tried again without asking."""
+"""Failures that another node may not have: such units are tried again without asking the user."""
 SILENT = "the task died without a message, every time it was tried"

@@ -1,8 +1,8 @@
-"""The submissions of a run: what each was given, its tasks, and who else has asked for its units.
+"""The submissions of a run: their units, their tasks, and the units that other runs submitted.
 
 A submission is a folder. Every file in it is written once, and read and written here, in
-`hpc.node.payload` and in `hpc.faults.breaker` only. A process that dies between two of them leaves
-a state that the next step understands.
+`hpc.node.payload` and in `hpc.faults.breaker` only. If a process dies between two of them, the
+next step of the run goes on from the files that are there.
 """
 
 import os
@@ -189,7 +189,8 @@ def _decision(run: RunFolder, stage: str) -> Path:
 def _fruitless(own: list[Submission]) -> int:
     """Count the last submissions that ended without a commit.
 
-    Those that only lost nodes or their turn do not count, nor those after which more is asked for.
+    Submissions that only lost nodes or were preempted do not count, nor do those after which the
+    next one asks for more memory or time.
     """
     n = 0
     for submission in reversed(own):

@@ -1,0 +1,97 @@
+"""Cancelling a run: its tasks end with their children, and nothing more is submitted."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hpc.run import cancel
+from hpc.run.cancel import cancel_run
+from hpc.run.drill import start_drill
+from hpc.run.folder import RunFolder
+from hpc.run.gate import gate_name
+from hpc.run.submissions import Submission, TaskJob
+from hpc.slurm.client import SlurmUnavailable
+from hpc.slurm.jobs import Job, State
+from jobs.drill import Drill
+from storage_schemas.protocol.attempts import start_time
+
+Leave = Callable[..., Submission]
+
+PARENT = """
+import signal, subprocess, sys, time
+if "deaf" in sys.argv:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+print(child.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    return start_drill(tmp_path / "run", Drill())
+
+
+@pytest.mark.parametrize("word", ["", "deaf"])
+def test_processes_end_with_their_children(
+    run: RunFolder, left: Leave, monkeypatch: pytest.MonkeyPatch, word: str
+) -> None:
+    monkeypatch.setattr(cancel, "GRACE_S", 0.3)
+    task = subprocess.Popen([sys.executable, "-c", PARENT, word], stdout=subprocess.PIPE, text=True)
+    try:
+        assert task.stdout is not None
+        child = psutil.Process(int(task.stdout.readline()))
+        made = left(run, "prepare", [[]], jobs=False, scheduler="local")
+        made.note_jobs([TaskJob(str(task.pid), start_time(task.pid))])
+        assert cancel_run(run) == 1
+        assert task.wait(5) != 0
+        psutil.wait_procs([child], timeout=5)
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+    finally:
+        task.kill()
+    assert run.cancelled
+    assert cancel_run(run) == 0
+
+
+def test_a_process_whose_number_is_used_again_is_left_alone(run: RunFolder, left: Leave) -> None:
+    """Its task ended long ago; another program has its number now."""
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    try:
+        made = left(run, "prepare", [[]], jobs=False, scheduler="local")
+        made.note_jobs([TaskJob(str(other.pid), 1)])
+        assert cancel_run(run) == 0
+        assert other.poll() is None
+    finally:
+        other.kill()
+        other.wait()
+
+
+def test_jobs_are_cancelled_with_the_gate(
+    run: RunFolder, left: Leave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = left(run, "prepare", [[], [], []])
+    tasks = [Job("1_0", made.name, State.RUNNING), Job("1_1", made.name, State.PENDING)]
+    gate = Job("9", gate_name(run), State.PENDING)
+    monkeypatch.setattr("hpc.run.submissions.queue", lambda names: tasks)
+    monkeypatch.setattr("hpc.run.gate.queue", lambda names: [gate])
+    cancelled: list[str] = []
+    monkeypatch.setattr("hpc.slurm.queue.cancel", cancelled.extend)
+    assert cancel_run(run) == 2
+    assert cancelled == ["1_0", "1_1", "9"]
+
+
+def test_a_silent_slurm_still_stops_the_submissions(
+    run: RunFolder, left: Leave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(names: object) -> None:
+        raise SlurmUnavailable("squeue did not answer")
+
+    left(run, "prepare", [[]])
+    monkeypatch.setattr("hpc.run.submissions.queue", refuse)
+    with pytest.raises(SlurmUnavailable, match="nothing more is submitted, but the tasks go on"):
+        cancel_run(run)
+    assert run.cancelled

@@ -119,11 +119,12 @@ def _siblings(model: type[BaseModel], location: KeyPath) -> list[str]:
 
 
 def _description(model: type[BaseModel], location: KeyPath) -> str:
-    while isinstance(location[-1], int):
-        location = location[:-1]
-    key = location[-1]
-    members = _models_at(model, location[:-1])
-    return next(str(m.model_fields[key].description) for m in members if key in m.model_fields)
+    """Return the description of the key at a place; of the key above it, if it is an entry."""
+    for depth in reversed(range(len(location))):
+        for member in _models_at(model, location[:depth]):
+            if location[depth] in member.model_fields:
+                return str(member.model_fields[str(location[depth])].description)
+    raise KeyError(location)
 
 
 def _models_at(model: type[BaseModel], location: KeyPath) -> list[type[BaseModel]]:

@@ -5,13 +5,15 @@ it wrote to stderr. Those in `slurm/recorded/by_hand` are written from the manua
 such a cluster cannot produce.
 """
 
+import hashlib
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hpc.config.profile import StageProfile
@@ -23,9 +25,11 @@ from hpc.run.state import stage_state
 from hpc.run.submissions import Submission, TaskJob
 from hpc.slurm import accounting, queue
 from hpc.slurm.jobs import Job
+from hpc.study.resolved import Resolved, ResolvedModel, ResolvedSource, Subject
+from hpc.study.study import Study
 from jobs.drill import Drill
 from jobs.runner import run_items
-from jobs.spec import STAGES
+from jobs.spec import STAGES, BankImages, ModelSpec
 from storage_schemas.protocol.seal import seal
 
 FOLDER = Path(__file__).parent / "slurm" / "recorded"
@@ -160,3 +164,108 @@ def _read(name: str) -> Recording:
     if ended is None:
         return Recording(command, rest)
     return Recording(command, rest[: ended.start()], int(ended[1]), ended[2])
+
+
+@pytest.fixture(scope="session")
+def paper_study():
+    """Return a function that makes a resolved study on paper: no network, image or recording.
+
+    Its arguments are the stimuli that each subject of fMRI or MEG saw, and keys of the study that
+    replace the small ones given here.
+    """
+    return _paper_study
+
+
+def _paper_study(
+    fmri: Mapping[str, list[str]],
+    meg: Mapping[str, list[str]] | None = None,
+    models: tuple[str, ...] = ("net",),
+    categories: Mapping[str, str] | None = None,
+    **keys: Any,
+) -> tuple[Study, Resolved, list[Subject]]:
+    meg = meg or {}
+    ids = sorted({name for seen in (*fmri.values(), *meg.values()) for name in seen})
+    study = Study.model_validate(_PAPER | {"models": [_PAPER_MODEL | {"name": m} for m in models]})
+    encoding = study.encoding.model_copy(update=keys.pop("encoding", {}))
+    study = study.model_copy(update={**keys, "encoding": encoding})
+    bank, few = BankImages(n_images=300), BankImages(n_images=16)
+    source = ResolvedSource(needs_bank=False, plugin=None, head=None, locations={})
+    resolved = Resolved(
+        study={},
+        stimuli="images",
+        stimulus_ids=tuple(ids),
+        stimulus_digests=tuple(hashlib.sha256(name.encode()).hexdigest() for name in ids),
+        categories=None if categories is None else tuple(categories[name] for name in ids),
+        models=tuple(_paper_model(name) for name in models),
+        gradients={
+            "gradient:energy": source,
+            "gradient:dino": source.model_copy(update={"needs_bank": True}),
+        },
+        bank=bank,
+        class_images=few,
+    )
+    subjects = [_paper_subject(name, "fmri", seen) for name, seen in fmri.items()]
+    subjects += [_paper_subject(name, "meg", seen) for name, seen in meg.items()]
+    return study, resolved, subjects
+
+
+_PAPER_MODEL = {"library": "timm", "architecture": "x", "weights": "untrained"}
+_PAPER = {
+    "name": "paper",
+    "stimuli": "images",
+    "objectives": ["energy", "dino"],
+    "projection": 16,
+    "responses": [{"reader": "bids", "path": "bids"}],
+    "encoding": {
+        "folds": 3,
+        "bootstrap": 2,
+        "permutations": 3,
+        "windows": {"early": [0.0, 0.15], "late": [0.15, 0.3]},
+    },
+    "extraction": {"stimuli_per_shard": 8},
+}
+
+
+def _paper_model(name: str) -> ResolvedModel:
+    steps = {"image_size": 32, "resize_size": 32, "squash": False, "interpolation": "bilinear"}
+    scale = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    return ResolvedModel(
+        name=name,
+        control=False,
+        spec=ModelSpec(
+            **_PAPER_MODEL,
+            weights_digest=None,
+            seed=0,
+            image_size=None,
+            preprocessing=steps | scale,
+        ),
+        layers=(("first", 0.5), ("last", 1.0)),
+        widths=(24, 40),
+        n_channels=12,
+        n_parameters=1_000_000,
+        layer_values=(600, 400),
+    )
+
+
+def _paper_subject(name: str, modality: str, seen: list[str]) -> Subject:
+    # Imported here: it takes seconds, and most tests of this room need none of it.
+    from gradenc_core.recordings.repeats import ResponseDescription
+    from hpc.forecast.sizes import Recordings
+
+    sizes = {"voxels": 6, "regions": 2} if modality == "fmri" else {"sensors": 3}
+    short = {"sampling_hz": 20.0, "tmin": 0.0, "tmax": 0.3} if modality == "meg" else {}
+    recordings = Recordings(modality=modality, stimuli=max(len(seen), 1), **sizes, **short)
+    return Subject(
+        reader={"fmri": "bids", "meg": "epochs"}[modality],
+        options={},
+        folder=Path("recordings"),
+        description=ResponseDescription(
+            subject=name,
+            modality=modality,
+            stimuli=tuple(seen),
+            n_repeats=np.full(len(seen), 3.0),
+            sessions=("",) * len(seen),
+            coords=recordings.coords("V1"),
+            files={"planned": name},
+        ),
+    )

@@ -1,8 +1,8 @@
-"""Units that compute nothing: they wait, commit noise, and meet the accidents of the drill.
+"""Units of a drill compute nothing: they wait, commit noise, and meet the accidents of the drill.
 
-A drill takes the way of a real study (plan, submission, lease, commit, seal, gate) on the user's
-own cluster in minutes. Accidents are not part of a unit's identity, so a drill that met them must
-end with the bytes of one that did not.
+A drill goes through every step of a real study (plan, submission, lease, commit, seal, gate) on the
+user's own cluster in minutes. Accidents are not part of a unit's identity, so a drill that met them
+must end with the same bytes as one that did not.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""A lab's own functions: found by `module:function`, known by the digest of their file."""
+"""A lab's own functions, named by `module:function` and identified by the digest of their file."""
 
 import importlib.util
 import sys
@@ -17,10 +17,10 @@ CHECKPOINT = "checkpoint"
 
 
 class Modules:
-    """The lab's own files, each hashed and run once, however much is taken from it."""
+    """The lab's own files, each hashed and run once, however many of its functions are used."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Begin without any file."""
         self._digests: dict[Path, str] = {}
         self._modules: dict[Path, ModuleType] = {}
 

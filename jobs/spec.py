@@ -89,10 +89,10 @@ class Reference(Spec):
 class ModelSpec(Spec):
     """A vision model: where it comes from, its weights and its input size (pixels).
 
-    A checkpoint is known by its tensors (`weights_digest`); where it lies is a store's location.
+    A checkpoint is identified by its tensors (`weights_digest`); a store's locations have its path.
 
-    The library decides which weights and which preprocessing a name stands for, and may decide
-    otherwise in its next version: so both are here as they were found when the study was planned.
+    A library decides which weights and which preprocessing a name stands for, and its next version
+    may decide differently. Both are therefore here as they were when the study was planned.
     """
 
     library: Literal["torchvision", "timm", "transformers"]

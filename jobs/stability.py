@@ -1,6 +1,6 @@
 """Stage extract: stability of sources under invisible image changes and between random seeds.
 
-It is measured on the first images of the study's bank, of signals before scale and projection.
+It is measured on the first images of the study's bank, before signals are scaled and projected.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -97,7 +97,7 @@ def _reliabilities(
         first, second = (extractor.pooled(replace(shown, views=half)) for half in halves)
         found |= _compared(split_half_reliability, first, second, _needing(needs, "views"))
     if masked := _needing(needs, "masks"):
-        # One of two complementary masks says nothing of the other: no halves, but a second draw.
+        # The two masks of a draw are complementary, so they are no halves to compare: draw again.
         again = extractor.pooled(_redrawn(extractor, shown, images))
         found |= _compared(retest_reliability, signals, again, masked)
     if extractor.options.scale == "norm_only":

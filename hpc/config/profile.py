@@ -34,7 +34,7 @@ def _filled_in(what: str) -> AfterValidator:
 
 
 def _one_word(value: str) -> str:
-    """Refuse what would end a line of a batch file early."""
+    """Refuse white space, which would end a value in a line of a batch file."""
     if re.search(r"\s", value):
         raise ValueError("a name without spaces")
     return value
@@ -66,11 +66,11 @@ class StageProfile(Section):
     dask_workers: Count = 1
     """Dask worker processes inside a task on this machine, for stages that use them"""
     units_per_task: Count | None = None
-    """slurm: units that one task of an array is given; default: all, divided by `slots`"""
+    """slurm: units of one task of an array; default: all units, divided by `slots`"""
     partition: SlurmName | None = None
     """slurm: partition"""
     account: SlurmName | None = None
-    """slurm: account that is charged"""
+    """slurm: account that pays for the jobs"""
     qos: SlurmName | None = None
     """slurm: quality of service"""
     constraint: SlurmName | None = None
@@ -86,7 +86,7 @@ class StageProfile(Section):
     memory_gb: Positive | None = None
     """slurm: memory of each node (GB); default: the partition's"""
     max_memory_gb: Positive | None = None
-    """slurm: to how much memory a node is raised after a kill for memory; default: not at all"""
+    """slurm: most memory of a node (GB) that is tried after kills for memory; default: memory_gb"""
     setup: tuple[Command, ...] = ()
     """slurm: shell lines before the processes start (modules, conda, container)"""
     scratch: Folder | None = None

@@ -1,4 +1,4 @@
-"""What a study would run, before anything is submitted: units, bytes, files, jobs, expected time.
+"""Forecast of a study before it is submitted: its units, bytes, files, jobs and expected time.
 
 Counts follow from the plan. Times are measured here (`hpc.forecast.timings`), taken from units that
 were committed in the store root (`hpc.forecast.records`), or assumed; every stage says which.
@@ -55,7 +55,7 @@ def forecast(study: Study, profile: Profile, tell: Tell = lambda _: None) -> lis
 def forecast_shapes(
     study: Study, profile: Profile, shapes: StudyShapes, tell: Tell = lambda _: None
 ) -> list[StageForecast]:
-    """Do so for stimuli and recordings of which only the sizes are known."""
+    """Forecast a study from the sizes of its stimuli and recordings alone."""
     turns = _Turns(profile, tell)
     with shaped(study, shapes, turns) as (untrained, resolved, _):
         return turns.forecast(untrained, resolved)

@@ -58,7 +58,7 @@ def _check_components(study: Study, resolved: Resolved, plan: StorePlan, profile
 def _refuse(
     study: Study, profile: Profile, stage: str, what: str, needed: int, smaller: str
 ) -> None:
-    """Refuse a need for more bytes than a process of a stage can be given."""
+    """Refuse units that need more memory than the profile can give a process of their stage."""
     how, on_slurm = profile.stage(stage), profile.scheduler == "slurm"
     # These stages start no Dask workers, and a task that is killed for memory is given more.
     most = {"dask_workers": 1, "memory_gb": how.max_memory_gb or how.memory_gb}

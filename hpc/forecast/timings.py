@@ -1,8 +1,8 @@
-"""Speed of this machine: short timings of what the units of a study are made of.
+"""Speed of this machine, from short timings of the parts of a study's units.
 
 The functions that the units call are timed as they stand: they decode images, pass them through the
-network, commit a shard and fit a ridge. No factor measured elsewhere enters. Stores lie in a
-temporary folder.
+network, commit a shard and fit a ridge. No factor that was measured on another machine enters.
+Stores lie in a temporary folder.
 """
 
 import subprocess

@@ -79,7 +79,7 @@ class NetworkPasses:
 
 
 Tell = Callable[[str], None]
-"""Hears what is being timed."""
+"""Called with the name of what is timed next."""
 
 
 def workload(

@@ -94,8 +94,8 @@ def target_groups(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Return the parts of the flat axes `target` and `summary` that belong to each subject.
 
-    Summaries are region means (fMRI, by region and hemisphere) and sensor x window means (MEG);
-    `meg_targets` "windows" makes the latter the targets too.
+    Summaries are region means (fMRI, by region and hemisphere) and sensor x window means (MEG).
+    With `meg_targets` "windows", the window means of a sensor are its targets as well.
     """
     groups: list[dict[str, Any]] = []
     summary_groups: list[dict[str, Any]] = []

@@ -53,7 +53,7 @@ def resolve_networks(
     problems: list[str],
     visit: Visit | None = None,
 ) -> list[ResolvedModel]:
-    """Build each network once, refuse what does not fit it, describe it and let go of it.
+    """Build, check and describe each network once; no two are in memory at the same time.
 
     Parameters
     ----------

@@ -1,6 +1,7 @@
 """A study's objectives, signals and DINO head: shipped, an entry point's, or the lab's own.
 
-Each file of the lab's own is hashed and run once, and what it offers is tested for conformance.
+Each file of the lab's own is hashed and run once, and its objectives and signals are tested for
+conformance.
 """
 
 import importlib.util
@@ -40,7 +41,7 @@ class FoundHead:
 
 @dataclass(frozen=True)
 class Losses:
-    """What a study's gradient sources are made of."""
+    """The losses and the head from which a study's gradient sources are made."""
 
     found: Mapping[str, FoundLoss]
     """Objectives, then own signals, in the study's order, by the name that their sources get."""
@@ -63,7 +64,10 @@ class Losses:
 
 
 def find_losses(study: Study, problems: list[str]) -> Losses:
-    """Find, run and test what the study names; a line of `problems` for what it cannot have."""
+    """Find, run and test the objectives, signals and head that the study names.
+
+    `problems` gets a line for each that is missing or cannot be used.
+    """
     modules, lines = Modules(), list[str]()
     found: dict[str, FoundLoss] = {}
     for j, name in enumerate(study.objectives):

@@ -1,6 +1,7 @@
-"""What a study means on this machine, as `hpc.study.resolve` finds it; imports nothing slow.
+"""A resolved study: its files, networks and functions as `hpc.study.resolve` finds them here.
 
-`resolved.json` in the run folder keeps what later stages are planned from.
+`resolved.json` in the run folder keeps it, and later stages are planned from that file. This module
+imports nothing slow.
 """
 
 from pathlib import Path

@@ -18,7 +18,7 @@ from storage_schemas.kinds.schema import flag_value
 from storage_schemas.protocol.store import Store, Unit
 
 IMAGES_PER_PROTOTYPE = 2
-"""Of the small bank made of the images that are classed, the first of the study's bank."""
+"""Images for each prototype of the small bank, made of the images on which layers are classed."""
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from jobs import drill as drill_job
 from jobs.drill import Drill, Fault, OutOfMemoryError
-from jobs.runner import GPU_IS_FULL, Arrays, How, Work
+from jobs.runner import GPU_IS_FULL, Arrays, Resources, Work
 from jobs.spec import STAGES, DrillSpec, Reference, Unsealed
 from storage_schemas.identity import canonical_json
 from storage_schemas.kinds.drill import drill_layout
@@ -46,7 +46,7 @@ def plan_accidents(folder: Path, *faults: Fault) -> None:
 def attempt(store: Store, *units: int, micro_batch: int = 4) -> list[np.ndarray]:
     """Compute units of a store once and return their noise."""
     held = tuple((store, store.units[unit]) for unit in units)
-    how = How(micro_batch=micro_batch, threads=1, memory=None)
+    how = Resources(micro_batch=micro_batch, threads=1, memory=None)
     found: Iterator[tuple[Store, object, Arrays, object]] = drill_job.compute(
         Work(store.path.parents[1], held, how)
     )

@@ -214,7 +214,9 @@ def train(
     standardise : bool
     """
     if is_dual(coordinates.x.shape):
-        return tuple(_from_kernels(coordinates, out, scales, standardise) for out in sets)
+        return tuple(
+            in_threads(lambda out: _from_kernels(coordinates, out, scales, standardise), sets)
+        )
     features = feature_moments(coordinates).per_fold()
     check_finite(namespace(features.xx).linalg.diagonal(features.xx))
     held = {k for left_out in sets for k in left_out}

@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import xarray as xr
+from threadpoolctl import ThreadpoolController, threadpool_limits
 
 import gradenc as ge
+from gradenc import scores as door
 
 N, TARGETS = 40, 3
 
@@ -99,3 +101,32 @@ def test_own_folds_are_taken(features: xr.DataArray, betas: xr.DataArray) -> Non
 def test_responses_of_other_stimuli_are_refused(features, betas, change, message) -> None:
     with pytest.raises(ValueError, match=message):
         ge.encode(features, change(betas))
+
+
+def test_targets_of_all_blocks_are_scored_in_order(features: xr.DataArray) -> None:
+    rng = np.random.default_rng(3)
+    x = features.sel(layer="late")
+    own = rng.standard_normal((N, 2100))
+    own[:, [0, 1023, 1024, 2099]] += 3 * x.values[:, :1]
+    scores = ge.encode(x, own, alpha_choice="gcv")
+    assert scores.r.shape == (5, 2100)
+    assert set(np.argsort(scores.r.mean("fold").values)[-4:]) == {0, 1023, 1024, 2099}
+    alone = ge.encode(x, own[:, 1024:1026], alpha_choice="gcv")
+    np.testing.assert_array_equal(scores.r.values[:, 1024:1026], alone.r.values)
+
+
+def test_a_block_of_targets_has_one_blas_thread(
+    features: xr.DataArray, betas: xr.DataArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, score = set(), door.score_targets
+
+    def watched(*given):
+        seen.update(one["num_threads"] for one in blas.info())
+        return score(*given)
+
+    monkeypatch.setattr(door, "score_targets", watched)
+    blas = ThreadpoolController().select(user_api="blas")
+    with threadpool_limits(2, user_api="blas"):
+        ge.encode(features, betas)
+        assert {one["num_threads"] for one in blas.info()} == {2}
+    assert seen == {1}

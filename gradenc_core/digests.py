@@ -1,4 +1,4 @@
-"""What readers ask of a memory of digests, so that a large file is read once and not every time."""
+"""Digests that readers may take from a cache, so that a large file is not read every time."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ class KnownDigests(Protocol):
     """Digests of files that have been read before; who keeps them says when they hold."""
 
     def get(self, path: Path) -> Sequence[str] | None:
-        """Return the digests of what a file holds, or None where it has to be read."""
+        """Return the digests of a file's contents, or None where it has to be read."""
 
     def keep(self, path: Path, digests: Sequence[str]) -> None:
         """Keep the digests of a file that was read after `get` returned None for it."""

@@ -80,7 +80,7 @@ def depth_against_position(
         Relative depth of the best layer; NaN where it is not defined.
     position : array, (n_regions, n_subjects)
     label : str
-        What the position is, with its unit.
+        Name of the position, with its unit.
     """
     figure, axes = _panels(len(signals))
     for axis, depth, signal in zip(axes, kstar, signals, strict=True):
@@ -121,7 +121,7 @@ def position_against_latency(
     position, latency : array, (n_signals, n_layers)
         Mean over subjects: position of the regions that a layer predicts, and peak latency in s.
     label : str
-        What the position is, with its unit.
+        Name of the position, with its unit.
     """
     figure, axes = _panels(len(signals))
     for axis, x, y, signal in zip(axes, position, latency, signals, strict=True):

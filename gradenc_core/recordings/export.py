@@ -185,7 +185,7 @@ def to_evoked(
     times : array, (n_times,)
         In s after stimulus onset; at least two, evenly spaced to 1 % of a step.
     comment : str
-        What the values are, such as "r, forward, layer3.0".
+        Name of the values, such as "r, forward, layer3.0".
 
     Returns
     -------

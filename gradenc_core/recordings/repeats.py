@@ -1,4 +1,4 @@
-"""What every reader of responses returns, and the averaging of repeats that they share."""
+"""Responses as every reader returns them, and the averaging of repeats that readers share."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def _in_parts(values: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float64]
 
 
 def _centre_and_scale(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return what to subtract from and divide the trials of a session by, (...) each."""
+    """Return the mean and standard deviation that z-score a session's trials, (...) each."""
     centre, variance = np.zeros(values.shape[1:]), np.zeros(values.shape[1:])
     for _, trials in _in_parts(values):
         centre += trials.sum(axis=0) / len(values)

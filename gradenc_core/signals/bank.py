@@ -120,7 +120,7 @@ def spherical_kmeans(points: Array, n_clusters: int, seed: int) -> Array:
 
 
 def _fill_empty(labels: NDArray[np.int_], cosines: Array) -> None:
-    """Give every empty cluster the point that fits its own worst, of those with company."""
+    """Move to every empty cluster the worst-fitting point of a cluster with several points."""
     fit = cosines[np.arange(len(labels)), labels]
     for cluster in np.flatnonzero(np.bincount(labels, minlength=cosines.shape[1]) == 0):
         shared = np.bincount(labels, minlength=cosines.shape[1])[labels] > 1

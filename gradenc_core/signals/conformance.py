@@ -92,7 +92,7 @@ def check_objective(
 
 
 def _remedy(objective: Objective) -> str:
-    """Return what to do about an exception."""
+    """Return the remedy of an exception."""
     if objective.rule is not None:
         return "it is given two lists of tensors, activations and gradients, and returns one"
     return "declare with `needs` what it reads beside the stimulus's own pass"

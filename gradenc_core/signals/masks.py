@@ -41,7 +41,7 @@ def patch_module(model: VisionModel) -> str | None:
 
 
 def mask_token(model: VisionModel) -> tuple[Literal["model", "zeros"], torch.Tensor]:
-    """Return what replaces a hidden patch, (n_channels,): the model's own mask token, else zeros.
+    """Return the token of hidden patches, (n_channels,): the model's own mask token, else zeros.
 
     The first word says which; stage prepare records it.
     """

@@ -29,8 +29,8 @@ Signals = dict[str, Sequence[torch.Tensor]]
 Precision = Literal["float32", "bf16"]
 
 LOSS_SCALE = 2.0**16
-"""By which losses are multiplied before a bfloat16 backward pass, and gradients divided after it;
-a power of two, so that nothing is rounded."""
+"""Losses are multiplied by it before a bfloat16 backward pass and gradients divided by it after; a
+power of two, so that nothing is rounded."""
 
 Losses = dict[str, torch.Tensor]
 """By gradient source, one loss per stimulus."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-# Here and not in the function: what limits the threads of BLAS knows libraries loaded before it.
+# Imported here, since threadpoolctl limits only the libraries that are loaded already.
 from sklearn.decomposition import PCA
 from torch.nn import functional
 

@@ -308,7 +308,7 @@ def _decoded(data: bytes, path: Path) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             deep = _is_deep(image, data)
-            # A decoder takes zeros, of which an interrupted copy is full, for pixels.
+            # An interrupted copy is filled up with zeros, which a decoder takes for pixels.
             if image.format != "PNG" and END_OF_JPEG not in _scans(data):
                 raise ValueError("image file is truncated")
             if not deep:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import product
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from gradenc_core.signals.readout import Bank, Context
 from gradenc_core.signals.sizes import MICRO_BATCH, Scale
 from gradenc_core.signals.stimulus import Stimuli
 from gradenc_core.stimuli.images import Images
+from storage_schemas.kinds.coordinates import layer_coords, stimulus_coords
 
 Progress = Callable[[int, int], None]
 
@@ -176,18 +177,14 @@ def _dataset(
     images: Images,
     options: ExtractionOptions,
 ) -> xr.Dataset:
-    coords: dict[str, Any] = {
-        "stimulus": ("stimulus", np.array(images.ids, dtype=object)),
-        "stimulus_digest": ("stimulus", np.array(images.digests, dtype=object)),
-    }
+    coords = stimulus_coords(images.ids, images.digests)
     if options.projection is None:
         arrays = [
             _one_layer(source, layer, cast("np.ndarray", features[source][index]), options)
             for source, (index, layer) in product(features, enumerate(layers))
         ]
         return xr.Dataset({str(array.name): array for array in arrays}, coords)
-    coords["layer"] = ("layer", np.array([layer.name for layer in layers], dtype=object))
-    coords["layer_depth"] = ("layer", [layer.depth for layer in layers])
+    coords |= layer_coords([(layer.name, layer.depth) for layer in layers])
     variables = {
         source: (
             ("layer", "stimulus", _feature_dim(source, options)),
@@ -215,7 +212,7 @@ def _feature_dim(source: str, options: ExtractionOptions) -> str:
     return "gradient_feature" if has_norm else "feature"
 
 
-def _about(source: str, options: ExtractionOptions) -> dict[str, Any]:
+def _about(source: str, options: ExtractionOptions) -> dict[str, str]:
     if source == "forward":
         return {"long_name": "activation", "units": "1"}
     objective = source.removeprefix("gradient:")
@@ -227,7 +224,7 @@ def _about(source: str, options: ExtractionOptions) -> dict[str, Any]:
     }
 
 
-def _attributes(model: VisionModel, options: ExtractionOptions) -> dict[str, Any]:
+def _attributes(model: VisionModel, options: ExtractionOptions) -> dict[str, str | int | None]:
     own = [] if model.library == "custom" else [model.library]
     libraries = ["gradenc", "torch", *own]
     return {

@@ -72,13 +72,13 @@ class Reference(Spec):
         if seal is None:
             return None
         stage = store.path.parent.name
-        return cls(stage=stage, identity=store.identity, seal=seal["digest"])
+        return cls(stage=stage, identity=store.identity, seal=seal.digest)
 
     def open(self, root: Path) -> Store:
         """Open the store, refusing one that is not sealed as this reference says."""
         store = Store.find(root, self.stage, self.identity)
         seal = store.sealed()
-        if seal is None or seal["digest"] != self.seal:
+        if seal is None or seal.digest != self.seal:
             raise Unsealed(
                 f"{store.path} is not sealed with the digest {self.seal[:12]} that this unit was "
                 "planned with, so it must be planned again"

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -12,6 +11,8 @@ from numpy.typing import NDArray
 from gradenc_core.arrays import Columns
 from gradenc_core.recordings.windows import window_means
 from jobs.spec import Reference
+from storage_schemas.kinds.coordinates import Window
+from storage_schemas.kinds.scores import ScoresAttrs, SummaryGroup, TargetGroup
 from storage_schemas.protocol.store import Store
 
 Array = NDArray[np.float64]
@@ -122,8 +123,9 @@ class Recorded:
     def of(cls, responses: Sequence[Reference], store: Store, root: Path) -> "Recorded":
         """Open the responses of a scores store's subjects."""
         opened = [reference.open(root).dataset(dask=False) for reference in responses]
-        groups = list(zip(opened, store.attrs["groups"], strict=True))
-        summaries = list(zip(opened, store.attrs["summary_groups"], strict=True))
+        attrs = store.described(ScoresAttrs)
+        groups = list(zip(opened, attrs.groups, strict=True))
+        summaries = list(zip(opened, attrs.summary_groups, strict=True))
         weights = opened[-1]["n_repeats"].values.astype(np.float64)
         return cls(
             SideBySide(tuple(_targets(data, group) for data, group in groups)),
@@ -133,25 +135,22 @@ class Recorded:
         )
 
 
-def _targets(data: xr.Dataset, group: dict[str, Any]) -> Columns:
+def _targets(data: xr.Dataset, group: TargetGroup) -> Columns:
     responses = data["responses"]
-    if group["modality"] == "fmri":
+    if group.modality == "fmri":
         return VoxelColumns(responses)
-    return SensorColumns(responses, _windows(group))
+    return SensorColumns(responses, _edges(group.windows))
 
 
-def _summaries(data: xr.Dataset, group: dict[str, Any]) -> Columns:
+def _summaries(data: xr.Dataset, group: SummaryGroup) -> Columns:
     """Region means (fMRI), or sensor x window means (MEG)."""
-    windows = _windows(group)
-    if windows is None:
-        return region_means(data, group["names"])
-    return SensorColumns(data["responses"], windows)
+    if group.windows is None:
+        return region_means(data, group.names)
+    return SensorColumns(data["responses"], _edges(group.windows))
 
 
-def _windows(group: dict[str, Any]) -> tuple[tuple[float, float], ...] | None:
-    if group["windows"] is None:
-        return None
-    return tuple((start, stop) for _, start, stop in group["windows"])
+def _edges(windows: Sequence[Window] | None) -> tuple[tuple[float, float], ...] | None:
+    return None if windows is None else tuple((start, stop) for _, start, stop in windows)
 
 
 def region_means(data: xr.Dataset, names: Sequence[str]) -> Array:

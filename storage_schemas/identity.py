@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 FORMAT_VERSION = 1
@@ -32,6 +33,20 @@ def canonical_json(value: Any) -> bytes:
 def digest(value: Any) -> str:
     """Return the sha256 (hex) of `canonical_json(value)`."""
     return hashlib.sha256(canonical_json(value)).hexdigest()
+
+
+def identity_of(
+    kind: str, schema_version: int, algorithm_version: int, spec: Mapping[str, Any]
+) -> str:
+    """Return the identity of a store: the digest of its kind, versions and specification."""
+    return digest(
+        {
+            "kind": kind,
+            "schema_version": schema_version,
+            "algorithm_version": algorithm_version,
+            "spec": dict(spec),
+        }
+    )
 
 
 def _has_other_keys(value: Any) -> bool:

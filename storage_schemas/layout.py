@@ -79,8 +79,8 @@ class Unit:
 
     index: int
     label: str
-    key: dict[str, Any]
-    """What it computes, e.g. ``{"layer": "layer4", "start": 0, "stop": 512}``."""
+    key: dict[str, int]
+    """What it computes, e.g. ``{"layer": 3}`` or ``{"start": 0, "stop": 512}``."""
     regions: dict[str, list[tuple[int, int]]]
     """Array name -> (start, stop) per dimension; whole files only."""
 

@@ -73,7 +73,7 @@ def gc(
 def _root(path: Path) -> Path:
     """Return the store root; a run given in its place is registered as a user of its root."""
     if (path / "run.json").exists():
-        root = (path / read_run(path)["root"]).resolve()
+        root = (path / read_run(path).root).resolve()
         register(root, path)
         return root
     if not (path / "runs").is_dir():

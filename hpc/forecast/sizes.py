@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
@@ -30,6 +30,7 @@ from hpc.study.resolved import Resolved, Subject
 from hpc.study.stimuli import read_bank
 from hpc.study.study import Study, StudyError
 from storage_schemas.identity import digest
+from storage_schemas.kinds.coordinates import Coords
 
 REPEATS = 3.0
 UNTRAINED = {"weights": "untrained", "checkpoint": None}
@@ -78,7 +79,7 @@ class Recordings(Section):
         region = (np.arange(n) // 2) % self.regions
         others = (f"region-{i}" for i in range(1, self.regions))
         names = np.array([seed_region, *others], dtype=object)
-        coords: dict[str, Any] = {
+        coords: Coords = {
             "roi": ("voxel", names[region]),
             "hemisphere": ("voxel", np.array(["L", "R"], dtype=object)[side]),
             **{axis: ("voxel", np.zeros(n), {"units": "mm"}) for axis in "xyz"},
@@ -90,7 +91,7 @@ class Recordings(Section):
         n = self.sensors or 0
         n_times = round((self.tmax - self.tmin) * self.sampling_hz) + 1
         times = self.tmin + np.arange(n_times) / self.sampling_hz
-        coords: dict[str, Any] = {
+        coords: Coords = {
             "sensor": ("sensor", np.array([f"MEG{i:04d}" for i in range(n)], dtype=object)),
             **{f"sensor_{axis}": ("sensor", np.zeros(n), {"units": "m"}) for axis in "xyz"},
             "sensor_type": ("sensor", np.array(["mag"] * n, dtype=object)),

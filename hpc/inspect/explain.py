@@ -98,8 +98,9 @@ def differences(first: Store, second: Store, where: str = "") -> Iterator[str]:
     if first.identity == second.identity:
         return
     for key in ("kind", "schema_version", "algorithm_version"):
-        if first.plan[key] != second.plan[key]:
-            yield f"{where}{key}: {first.plan[key]!r} -> {second.plan[key]!r}"
+        ours, theirs = getattr(first.plan, key), getattr(second.plan, key)
+        if ours != theirs:
+            yield f"{where}{key}: {ours!r} -> {theirs!r}"
     yield from _value_differences(first, second, first.spec, second.spec, where)
 
 

@@ -20,7 +20,8 @@ from hpc.study.study import Study
 from jobs import spec as specs
 from storage_schemas.identity import digest
 from storage_schemas.kinds.collinearity import collinearity_layout
-from storage_schemas.kinds.scores import scores_layout
+from storage_schemas.kinds.scores import ScoresAttrs, scores_layout
+from storage_schemas.records import as_json
 
 
 def encode_plans(
@@ -90,21 +91,21 @@ def _score_plan(
         coords,
         banded=uses_forward and source is not None,
         n_folds=encoding.folds,
-        n_targets=groups[-1]["stop"],
-        n_summaries=summary_groups[-1]["stop"],
+        n_targets=groups[-1].stop,
+        n_summaries=summary_groups[-1].stop,
         n_bootstrap=encoding.bootstrap,
         n_permutations=encoding.permutations,
     )
-    attrs = {
-        "model": model.name,
-        "bands": bands,
-        "fold_rule": encoding.fold_rule,
-        "permute_within": encoding.permute_within,
-        "groups": groups,
-        "summary_groups": summary_groups,
-    }
+    attrs = ScoresAttrs(
+        model=model.name,
+        bands=bands,
+        fold_rule=encoding.fold_rule,
+        permute_within=encoding.permute_within,
+        groups=groups,
+        summary_groups=summary_groups,
+    )
     label = score_label(model, bands, group)
-    return StorePlan("encode", "scores", label, spec, layout, attrs, {})
+    return StorePlan("encode", "scores", label, spec, layout, as_json(attrs), {})
 
 
 def encoding_spec(study: Study) -> specs.EncodingSpec:

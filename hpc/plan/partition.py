@@ -4,8 +4,6 @@ They are assigned over all stimuli of the study and then selected, so that subje
 different stimuli share the folds of those they have in common.
 """
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +11,10 @@ from gradenc_core.stimuli.folds import assign_blocks, assign_category_folds, ass
 from hpc.plan.targets import Targets
 from hpc.study.resolved import Resolved
 from hpc.study.study import Study, StudyError
-from storage_schemas.kinds.coordinates import stimulus_coords
+from storage_schemas.kinds.coordinates import Coords, stimulus_coords
 
 
-def partition_coords(study: Study, resolved: Resolved, targets: Targets) -> dict[str, Any]:
+def partition_coords(study: Study, resolved: Resolved, targets: Targets) -> Coords:
     """Return folds and blocks of a stimulus set: assigned over the whole study, then selected."""
     encoding, together = study.encoding, study.encoding.fold_rule == "keep_categories"
     row = {name: i for i, name in enumerate(resolved.stimulus_ids)}

@@ -1,7 +1,7 @@
 """The targets of a study: who saw which stimuli, and how targets and summaries are laid out."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,8 @@ from gradenc_core.recordings.windows import samples_in
 from hpc.study.resolved import Subject
 from hpc.study.study import Study, StudyError
 from storage_schemas.kinds import coordinates
+from storage_schemas.kinds.coordinates import Coords, Window
+from storage_schemas.kinds.scores import SummaryGroup, TargetGroup
 from storage_schemas.protocol.store import Store
 
 
@@ -71,10 +73,6 @@ class Targets:
         )
 
 
-Window = tuple[str, float, float]
-"""Name, start and stop (s) of a window of MEG."""
-
-
 def windows_of(study: Study) -> tuple[Window, ...]:
     """Return the study's windows in order of start; those of a range are named by their centre."""
     windows = study.encoding.windows
@@ -91,58 +89,52 @@ def windows_of(study: Study) -> tuple[Window, ...]:
 
 def target_groups(
     group: Sequence[Targets], windows: Sequence[Window], meg_targets: str
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[tuple[TargetGroup, ...], tuple[SummaryGroup, ...]]:
     """Return the parts of the flat axes `target` and `summary` that belong to each subject.
 
     Summaries are region means (fMRI, by region and hemisphere) and sensor x window means (MEG).
     With `meg_targets` "windows", the window means of a sensor are its targets as well.
     """
-    groups: list[dict[str, Any]] = []
-    summary_groups: list[dict[str, Any]] = []
+    groups: list[TargetGroup] = []
+    summary_groups: list[SummaryGroup] = []
     start = summary_start = 0
     for targets in group:
-        entry: dict[str, Any] = {"subject": targets.subject, "modality": targets.modality}
+        whose = (targets.subject, targets.modality)
         names, inside = summaries(targets, windows)
         n = len(names) * (len(inside) if inside is not None else 1)
         own = inside if meg_targets == "windows" else None
         n_targets = targets.n_targets if own is None else n
-        groups.append(entry | {"start": start, "stop": start + n_targets, "windows": own})
-        summary_groups.append(
-            entry
-            | {
-                "start": summary_start,
-                "stop": summary_start + n,
-                "names": names,
-                "windows": inside,
-            }
-        )
+        groups.append(TargetGroup(*whose, start, start + n_targets, own))
+        summary_groups.append(SummaryGroup(*whose, summary_start, summary_start + n, names, inside))
         start += n_targets
         summary_start += n
-    return groups, summary_groups
+    return tuple(groups), tuple(summary_groups)
 
 
-def window_coords(dim: str, groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def window_coords(dim: str, groups: Sequence[TargetGroup | SummaryGroup]) -> Coords:
     """Return the window of every entry of a flat axis as coordinates; empty without windows."""
     windows: list[Window | None] = []
     for group in groups:
-        inside, n = group["windows"], group["stop"] - group["start"]
+        inside, n = group.windows, group.stop - group.start
         windows += [None] * n if inside is None else [*inside] * (n // len(inside))
     return coordinates.window_coords(dim, windows, f"{dim}_") if any(windows) else {}
 
 
-def summaries(targets: Targets, windows: Sequence[Window]) -> tuple[list[str], list[Window] | None]:
+def summaries(
+    targets: Targets, windows: Sequence[Window]
+) -> tuple[tuple[str, ...], tuple[Window, ...] | None]:
     """Return the names of regions (fMRI) or sensors (MEG), and the windows that hold samples."""
     if targets.modality == "fmri":
         roi, side = targets.coords["roi"].values, targets.coords["hemisphere"].values
-        return sorted({f"{r}:{h}" for r, h in zip(roi, side, strict=True)}), None
+        return tuple(sorted({f"{r}:{h}" for r, h in zip(roi, side, strict=True)})), None
     times = targets.coords["time"].values
-    inside = [window for window in windows if samples_in(times, *window[1:]).any()]
-    return [str(name) for name in targets.coords["sensor"].values], inside
+    inside = tuple(window for window in windows if samples_in(times, *window[1:]).any())
+    return tuple(str(name) for name in targets.coords["sensor"].values), inside
 
 
 def common_windows(meg: Sequence[Targets], windows: Sequence[Window]) -> list[Window]:
     """Return the windows that hold samples of every MEG subject, which comparisons use."""
-    held = [summaries(targets, windows)[1] or [] for targets in meg]
+    held = [summaries(targets, windows)[1] or () for targets in meg]
     return [window for window in windows if all(window in own for own in held)] if held else []
 
 

@@ -48,12 +48,12 @@ class RunFolder:
     @property
     def name(self) -> str:
         """The study's name."""
-        return str(read_run(self.path)["name"])
+        return read_run(self.path).name
 
     @property
     def root(self) -> Path:
         """The store root."""
-        return (self.path / read_run(self.path)["root"]).resolve()
+        return (self.path / read_run(self.path).root).resolve()
 
     @property
     def resolved(self) -> Path:

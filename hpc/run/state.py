@@ -148,12 +148,13 @@ def outdated(run: RunFolder, stores: Iterable[Store]) -> Iterator[str]:
     for store in stores:
         for reference in _references(store.spec):
             source = own.get(reference["identity"])
-            now = source.sealed() if source else {"digest": "another store"}
-            if now and now["digest"] != reference["seal"]:
+            seal = source.sealed() if source else None
+            now = seal.digest if seal else "" if source else "another store"
+            if now and now != reference["seal"]:
                 yield (
                     f"{store.reference} was made from {reference['stage']} "
                     f"{reference['identity'][:12]} sealed as {reference['seal'][:12]}, which is "
-                    f"now {now['digest'][:13]}; run `gradenc resume {run.path}`"
+                    f"now {now[:13]}; run `gradenc resume {run.path}`"
                 )
 
 

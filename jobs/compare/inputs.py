@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from jobs.spec import ComparisonsSpec, Reference
 from storage_schemas.kinds.schema import flag_names
+from storage_schemas.kinds.scores import ScoresAttrs, SummaryGroup, TargetGroup
 from storage_schemas.protocol.store import Store
 from storage_schemas.sources import UNIQUE, source_of
 
@@ -106,25 +106,25 @@ class Inputs:
         store, group, summary = self._find(self.spec.scores[bands], subject, modality)
         data = store.dataset()
         rows = np.flatnonzero(self.usable(signal))
-        targets = data["scores"].isel(layer=rows, target=slice(group["start"], group["stop"]))
-        columns = slice(summary["start"], summary["stop"])
+        targets = data["scores"].isel(layer=rows, target=slice(group.start, group.stop))
+        columns = slice(summary.start, summary.stop)
         return Scores(
             unique_variance(targets) if unique else mean_r(targets),
             _by_replicate(data["bootstrap"].isel(layer=rows, summary=columns)),
             _by_replicate(data["permutation"].isel(layer=rows, summary=columns)),
             data.sizes["stimulus"],
-            summary["names"],
-            summary["windows"],
+            summary.names,
+            summary.windows,
         )
 
     def _find(
         self, references: Sequence[Reference], subject: str, modality: str
-    ) -> tuple[Store, dict[str, Any], dict[str, Any]]:
+    ) -> tuple[Store, TargetGroup, SummaryGroup]:
         for reference in references:
             store = reference.open(self.root)
-            groups = zip(store.attrs["groups"], store.attrs["summary_groups"], strict=True)
-            for group, summary in groups:
-                if (group["subject"], group["modality"]) == (subject, modality):
+            attrs = store.described(ScoresAttrs)
+            for group, summary in zip(attrs.groups, attrs.summary_groups, strict=True):
+                if (group.subject, group.modality) == (subject, modality):
                     return store, group, summary
         raise ValueError(f"no scores of {subject} {modality} among the stores of stage encode")
 

@@ -43,14 +43,14 @@ TITLES = {
 
 def write_report(run: Path, path: Path) -> None:
     """Write the report of a complete run as one HTML file without outside links."""
-    stores = [store for stage in read_run(run)["stores"] for store in run_stores(run, stage)]
+    stores = [store for stage in read_run(run).stores for store in run_stores(run, stage)]
     tree = open_run(run)
     comparisons = [store for store in stores if store.kind == "comparisons"]
     template = jinja2.Environment(autoescape=True).from_string(
         files("jobs.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     )
     page = template.render(
-        name=read_run(run)["name"],
+        name=read_run(run).name,
         summary=_summary(tree),
         verdicts=[v for store in comparisons for v in _verdicts(store)],
         hypotheses=[t for store in comparisons for t in _hypotheses(store)],

@@ -5,10 +5,10 @@ coordinates of the store that it fills, so the order of a tuple here cannot misl
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 from storage_schemas.kinds.coordinates import (
     LAYER,
+    Coords,
     Layers,
     Window,
     layer_coords,
@@ -156,7 +156,7 @@ def comparisons_layout(
         "fmri_subject": fmri_subjects,
         "meg_subject": meg_subjects,
     }
-    coords: dict[str, Any] = layer_coords(layers) | window_coords("window", windows)
+    coords: Coords = layer_coords(layers) | window_coords("window", windows)
     coords |= {dim: text_coord(dim, names) for dim, names in labels.items()}
     tables = dict(VERDICT_TABLES)
     tables |= FMRI_TABLES if fmri_subjects else {}

@@ -1,9 +1,10 @@
 """Coordinates that several kinds of stores share: each one's schema beside what makes it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from storage_schemas.kinds.schema import CoordSchema
 
@@ -12,6 +13,12 @@ Layers = Sequence[tuple[str, float]]
 
 Window = tuple[str, float, float]
 """Name, start and stop (s) of a window of MEG."""
+
+Dims = str | tuple[str, ...]
+Coord = tuple[Dims, NDArray[Any]] | tuple[Dims, NDArray[Any], Mapping[str, str]]
+"""A coordinate as xarray takes it: its dimensions, values and attributes."""
+
+Coords = dict[str, Coord]
 
 LAYER = {
     "layer": CoordSchema(("layer",), "text"),
@@ -32,12 +39,12 @@ def window_schema(dim: str, prefix: str = "") -> dict[str, CoordSchema]:
     }
 
 
-def text_coord(dim: str, names: Sequence[str]) -> tuple[str, Any]:
+def text_coord(dim: str, names: Sequence[str]) -> tuple[str, NDArray[Any]]:
     """Return a coordinate of text along a dimension."""
     return dim, np.array(names, dtype=object)
 
 
-def layer_coords(layers: Layers) -> dict[str, Any]:
+def layer_coords(layers: Layers) -> Coords:
     """Return the coordinates `LAYER`."""
     return {
         "layer": text_coord("layer", [name for name, _ in layers]),
@@ -45,7 +52,7 @@ def layer_coords(layers: Layers) -> dict[str, Any]:
     }
 
 
-def stimulus_coords(stimuli: Sequence[str], digests: Sequence[str]) -> dict[str, Any]:
+def stimulus_coords(stimuli: Sequence[str], digests: Sequence[str]) -> Coords:
     """Return the coordinates `STIMULUS`."""
     return {
         "stimulus": text_coord("stimulus", stimuli),
@@ -53,10 +60,10 @@ def stimulus_coords(stimuli: Sequence[str], digests: Sequence[str]) -> dict[str,
     }
 
 
-def window_coords(dim: str, windows: Sequence[Window | None], prefix: str = "") -> dict[str, Any]:
+def window_coords(dim: str, windows: Sequence[Window | None], prefix: str = "") -> Coords:
     """Return name, start and stop (s) of the window of every entry of `dim`; "" and NaN: none."""
     rows = [window or ("", np.nan, np.nan) for window in windows]
-    edges = {
+    edges: Coords = {
         f"{prefix}window_{edge}": (
             dim,
             np.array([row[place] for row in rows], dtype="float64"),

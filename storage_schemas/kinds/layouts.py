@@ -55,7 +55,7 @@ def one_unit(
     arrays: Sequence[ArrayLayout],
     coords: Mapping[str, Any],
     attrs: Mapping[Any, Any] | None = None,
-    key: dict[str, Any] | None = None,
+    key: dict[str, int] | None = None,
 ) -> Layout:
     """Return a layout whose single unit owns every array whole."""
     regions = {array.name: [(0, size) for size in array.shape] for array in arrays}

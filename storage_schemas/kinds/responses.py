@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from storage_schemas.kinds.coordinates import STIMULUS, stimulus_coords, text_coord
+from storage_schemas.kinds.coordinates import STIMULUS, Coords, stimulus_coords, text_coord
 from storage_schemas.kinds.layouts import one_unit, whole_arrays
 from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Kind, Schema
 from storage_schemas.layout import ArrayLayout, Layout
@@ -71,9 +71,12 @@ def responses_layout(
         _in_blocks_of_targets(array) if array.name == "responses" else array
         for array in whole_arrays(_FORMS[tuple(dims)], sizes)
     ]
-    coords: dict[str, Any] = stimulus_coords(stimuli, digests)
+    coords: Coords = stimulus_coords(stimuli, digests)
     coords["stimulus_session"] = text_coord("stimulus", sessions)
-    coords |= {str(name): (c.dims, c.values, c.attrs) for name, c in targets.coords.items()}
+    coords |= {
+        str(name): (tuple(map(str, c.dims)), c.values, c.attrs)
+        for name, c in targets.coords.items()
+    }
     return one_unit(arrays, coords, targets.attrs)
 
 

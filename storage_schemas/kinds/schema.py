@@ -80,7 +80,7 @@ class Kind:
         return self.schemas[self.schema_version]
 
 
-def flags(names: Sequence[str]) -> dict[str, Any]:
+def flags(names: Sequence[str]) -> dict[str, list[int] | str]:
     """Return the CF attributes of an integer array whose values 0, 1, ... mean these names."""
     return {"flag_values": list(range(len(names))), "flag_meanings": " ".join(names)}
 

@@ -1,12 +1,14 @@
 """Encoding scores of every layer, target and fold, and their resampled summaries."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from storage_schemas.kinds.coordinates import (
     LAYER,
     STIMULUS,
     Layers,
+    Window,
     layer_coords,
     text_coord,
     window_schema,
@@ -50,6 +52,47 @@ _SCHEMA = Schema(
     },
     ("model", "bands", "fold_rule", "permute_within", "groups", "summary_groups"),
 )
+
+
+@dataclass(frozen=True)
+class TargetGroup:
+    """The part of the flat axis `target` that is one subject's in one modality."""
+
+    subject: str
+    modality: str
+    start: int
+    stop: int
+    windows: tuple[Window, ...] | None
+    """Of MEG whose targets are window means; None where targets are voxels, or samples."""
+
+
+@dataclass(frozen=True)
+class SummaryGroup:
+    """The part of the flat axis `summary` that is one subject's in one modality."""
+
+    subject: str
+    modality: str
+    start: int
+    stop: int
+    names: tuple[str, ...]
+    """Regions (fMRI) or sensors (MEG)."""
+    windows: tuple[Window, ...] | None
+    """Windows of every sensor; None for fMRI."""
+
+
+@dataclass(frozen=True)
+class ScoresAttrs:
+    """Attributes of a scores store: what was fitted, and whose targets stand where."""
+
+    model: str
+    bands: str
+    fold_rule: str
+    permute_within: str
+    groups: tuple[TargetGroup, ...]
+    summary_groups: tuple[SummaryGroup, ...]
+    """In the order of `groups`."""
+
+
 SCORES = Kind("scores", 1, {1: (_SCHEMA,)}, None, unit_dim="layer")
 
 

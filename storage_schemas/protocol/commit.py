@@ -5,6 +5,7 @@ unit is made again from nothing, or describes files that were on the disk before
 """
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,24 +16,29 @@ from numpy.typing import NDArray
 from storage_schemas import files
 from storage_schemas.identity import FORMAT_VERSION, canonical_json
 from storage_schemas.protocol.attempts import Attempt, LostLease
+from storage_schemas.protocol.records import ArrayRecord, CommitRecord, FileRecord
 from storage_schemas.protocol.store import Store, Unit, scan
+from storage_schemas.records import parse
 
 # By default zarr writes no file where all is fill value; a record needs every file it names. Only
 # the global setting holds for arrays that are opened again.
 zarr.config.set({"array.write_empty_chunks": True})
 
 Arrays = Mapping[str, NDArray[Any]]
-Record = dict[str, Any]
+Facts = Mapping[str, Any]
+"""JSON; how a unit was made (micro-batch, alphas on a bound, ...)."""
 
 
-def commit(store: Store, unit: Unit, arrays: Arrays, facts: Record, attempt: Attempt) -> Record:
+def commit(
+    store: Store, unit: Unit, arrays: Arrays, facts: Facts, attempt: Attempt
+) -> CommitRecord:
     """Write a unit's arrays, then its record; return the record (the old one if committed).
 
     Parameters
     ----------
     arrays : mapping of str to array
         For every array of `unit.regions`, the region's values in its shape and the array's dtype.
-    facts : dict
+    facts : mapping
         JSON; how it was made (micro-batch, alphas on a bound, ...).
     attempt : Attempt
         The attempt that holds the unit.
@@ -50,8 +56,9 @@ def commit(store: Store, unit: Unit, arrays: Arrays, facts: Record, attempt: Att
     canonical_json(facts)
     if attempt.unit != store.unit_id(unit):
         raise ValueError(f"attempt of unit {attempt.unit} cannot commit {store.unit_id(unit)}")
-    if is_committed(store, unit):
-        return _record(store, unit)
+    existing = _record(store, unit)
+    if isinstance(existing, CommitRecord) and not _files_problems(store, existing, deep=False):
+        return existing
     attempt.require_lease()
     # The proof goes before what it proves: at no time does a record describe other bytes.
     withdraw(store, unit)
@@ -63,7 +70,7 @@ def commit(store: Store, unit: Unit, arrays: Arrays, facts: Record, attempt: Att
     record = _new_record(store, unit, arrays, facts, attempt)
     # Looked up again, as late as can be: writing took long enough to be superseded.
     attempt.require_lease()
-    if not files.write_exclusive(store.record_path(unit), canonical_json(record)):
+    if not files.write_exclusive(store.record_path(unit), canonical_json(asdict(record))):
         raise LostLease(f"unit {attempt.unit} was committed by another attempt meanwhile")
     return record
 
@@ -82,11 +89,7 @@ def problems(store: Store, unit: Unit, deep: bool) -> list[str]:
         Also compare the checksums of the files, which reads them whole.
     """
     record = _record(store, unit)
-    complaints = _record_problems(store, unit, record) or [
-        complaint
-        for name, recorded in record["files"].items()
-        for complaint in _file_problems(store.data / name, recorded, deep)
-    ]
+    complaints = [record] if isinstance(record, str) else _files_problems(store, record, deep)
     return [f"unit {store.unit_id(unit)}: {complaint}" for complaint in complaints]
 
 
@@ -100,9 +103,16 @@ def committed_units(store: Store) -> set[int]:
     return {int(stem) for stem in stems if stem.isdigit()}
 
 
-def facts_of(store: Store, unit: Unit) -> Record:
+def record_of(store: Store, unit: Unit) -> CommitRecord | None:
+    """Return a unit's record; None if there is none, or it is damaged or another unit's."""
+    record = _record(store, unit)
+    return record if isinstance(record, CommitRecord) else None
+
+
+def facts_of(store: Store, unit: Unit) -> Facts:
     """Return the facts that were committed with a unit's arrays; none if it is not committed."""
-    return dict(_record(store, unit).get("facts", {}))
+    record = record_of(store, unit)
+    return record.facts if record else {}
 
 
 def withdraw(store: Store, unit: Unit) -> None:
@@ -154,63 +164,71 @@ def _parents(path: Path, top: Path) -> list[Path]:
 
 
 def _new_record(
-    store: Store, unit: Unit, arrays: Arrays, facts: Record, attempt: Attempt
-) -> Record:
-    return {
-        "version": FORMAT_VERSION,
-        "unit": store.unit_id(unit),
-        "identity": store.identity,
-        "files": {name: _describe_file(store.data / name) for name in store.owned_files(unit)},
-        "arrays": {name: _describe_array(array) for name, array in arrays.items()},
-        "facts": facts,
-        "attempt": attempt.n,
-    }
+    store: Store, unit: Unit, arrays: Arrays, facts: Facts, attempt: Attempt
+) -> CommitRecord:
+    return CommitRecord(
+        version=FORMAT_VERSION,
+        unit=store.unit_id(unit),
+        identity=store.identity,
+        files={name: _describe_file(store.data / name) for name in store.owned_files(unit)},
+        arrays={name: _describe_array(array) for name, array in arrays.items()},
+        facts=facts,
+        attempt=attempt.n,
+    )
 
 
-def _describe_file(path: Path) -> Record:
-    return {"size": path.stat().st_size, "crc32c": files.checksum(path)}
+def _describe_file(path: Path) -> FileRecord:
+    return FileRecord(size=path.stat().st_size, crc32c=files.checksum(path))
 
 
-def _describe_array(array: NDArray[Any]) -> Record:
+def _describe_array(array: NDArray[Any]) -> ArrayRecord:
     """Count what is not finite and give the range of what is (None if nothing is)."""
     if array.size and np.isfinite(low := array.min()) and np.isfinite(high := array.max()):
         # The usual case, without masks as large as the unit: NaN and infinity would show here.
-        return {"nan": 0, "inf": 0, "min": low.item(), "max": high.item()}
+        return ArrayRecord(nan=0, inf=0, min=low.item(), max=high.item())
     n_nan = int(np.isnan(array).sum())
     values = array[np.isfinite(array)]
-    return {
-        "nan": n_nan,
-        "inf": int(array.size - values.size) - n_nan,
-        "min": values.min().item() if values.size else None,
-        "max": values.max().item() if values.size else None,
-    }
+    return ArrayRecord(
+        nan=n_nan,
+        inf=int(array.size - values.size) - n_nan,
+        min=values.min().item() if values.size else None,
+        max=values.max().item() if values.size else None,
+    )
 
 
-def _record(store: Store, unit: Unit) -> Record:
-    return files.read_json(store.record_path(unit)) or {}
-
-
-def _record_problems(store: Store, unit: Unit, record: Record) -> list[str]:
+def _record(store: Store, unit: Unit) -> CommitRecord | str:
+    """Return the unit's record, or why it does not have one."""
     path = store.record_path(unit)
-    if not record and not path.exists():
-        return [f"it is not committed ({path} is missing)"]
-    if record.get("unit") != store.unit_id(unit) or record.get("identity") != store.identity:
-        return [f"its record {path} is damaged or another unit's"]
-    recorded = record.get("files")
+    found = files.read_json(path)
+    if found is None and not path.exists():
+        return f"it is not committed ({path} is missing)"
+    owner = (store.unit_id(unit), store.identity)
+    if found is None or (found.get("unit"), found.get("identity")) != owner:
+        return f"its record {path} is damaged or another unit's"
+    recorded = found.get("files")
     if not isinstance(recorded, dict) or sorted(recorded) != store.owned_files(unit):
-        return [f"its record {path} does not list the unit's files"]
-    if not all(isinstance(entry, dict) for entry in recorded.values()):
-        return [f"its record {path} does not describe the unit's files"]
-    return []
+        return f"its record {path} does not list the unit's files"
+    try:
+        return parse(CommitRecord, found)
+    except ValueError as reason:
+        return f"its record {path} does not describe the unit's files ({reason})"
 
 
-def _file_problems(path: Path, recorded: Record, deep: bool) -> list[str]:
+def _files_problems(store: Store, record: CommitRecord, deep: bool) -> list[str]:
+    return [
+        complaint
+        for name, recorded in record.files.items()
+        for complaint in _file_problems(store.data / name, recorded, deep)
+    ]
+
+
+def _file_problems(path: Path, recorded: FileRecord, deep: bool) -> list[str]:
     try:
         size = path.stat().st_size
     except FileNotFoundError:
         return [f"file {path} is missing"]
-    if size != recorded.get("size"):
-        return [f"file {path} has {size} bytes, its record says {recorded.get('size')}"]
-    if deep and files.checksum(path) != recorded.get("crc32c"):
+    if size != recorded.size:
+        return [f"file {path} has {size} bytes, its record says {recorded.size}"]
+    if deep and files.checksum(path) != recorded.crc32c:
         return [f"file {path} does not have the checksum in its record: its content was changed"]
     return []

@@ -7,7 +7,7 @@ import shutil
 import uuid
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,15 @@ import numpy as np
 import zarr
 
 from storage_schemas import files
-from storage_schemas.identity import canonical_json, digest
+from storage_schemas.identity import canonical_json, identity_of
 from storage_schemas.kinds.registry import KINDS
 from storage_schemas.layout import ArrayLayout, Layout
 from storage_schemas.protocol.frame import keep_copy
+from storage_schemas.protocol.records import Plan
 
 if TYPE_CHECKING:
     import xarray as xr
 
-Plan = dict[str, Any]
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:+=,@-]{0,149}")
 
 
@@ -69,22 +69,19 @@ class NewStore:
             )
         if self.kind not in KINDS:
             raise ValueError(f"unknown kind of store {self.kind!r}; known: {', '.join(KINDS)}")
-        hashed = {
-            "kind": self.kind,
-            "schema_version": KINDS[self.kind].schema_version,
-            "algorithm_version": KINDS[self.kind].algorithm_version,
-            "spec": dict(self.spec),
-        }
-        return {
-            **hashed,
-            "label": self.label,
-            "identity": digest(hashed),
-            "attrs": dict(self.attrs),
-            "arrays": [asdict(array) for array in self.layout.arrays],
-            # Positional, without the index: 100,000 units stay a few MB and parse in a second.
-            "units": [[unit.label, unit.key, unit.regions] for unit in self.layout.units],
-            "locations": dict(self.locations),
-        }
+        kind, spec = KINDS[self.kind], dict(self.spec)
+        return Plan(
+            kind=self.kind,
+            schema_version=kind.schema_version,
+            algorithm_version=kind.algorithm_version,
+            spec=spec,
+            label=self.label,
+            identity=identity_of(self.kind, kind.schema_version, kind.algorithm_version, spec),
+            attrs=dict(self.attrs),
+            arrays=self.layout.arrays,
+            units=tuple((unit.label, unit.key, unit.regions) for unit in self.layout.units),
+            locations=dict(self.locations),
+        )
 
 
 def build(path: Path, plan: Plan, arrays: Sequence[ArrayLayout], coords: xr.Dataset) -> None:
@@ -107,9 +104,14 @@ def _write_store(
     folder.mkdir()
     for name in ("commits", "attempts"):
         (folder / name).mkdir()
-    (folder / "plan.json").write_bytes(canonical_json(plan))
+    (folder / "plan.json").write_bytes(canonical_json(plan.as_json()))
     described = _with_object_strings(coords).assign_attrs(
-        {name: plan[name] for name in ("kind", "identity", "schema_version")} | plan["attrs"]
+        {
+            "kind": plan.kind,
+            "identity": plan.identity,
+            "schema_version": plan.schema_version,
+            **plan.attrs,
+        }
     )
     data = folder / "data.zarr"
     described.to_zarr(data, mode="w-", zarr_format=3, consolidated=False)

@@ -4,13 +4,14 @@ Its digest depends on the stored bytes alone: not on time, host, attempts or who
 """
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from dataclasses import asdict
 
 from gradenc_errors import GradencError, Remedy
 from storage_schemas import files
 from storage_schemas.identity import FORMAT_VERSION, canonical_json, digest
-from storage_schemas.protocol.commit import committed_units, problems
+from storage_schemas.protocol.commit import committed_units, problems, record_of
 from storage_schemas.protocol.frame import mend_frame
+from storage_schemas.protocol.records import Seal
 from storage_schemas.protocol.store import Store, Unit
 
 SHOWN = 5
@@ -40,7 +41,7 @@ class Unsealable(GradencError, RuntimeError):
         self.problems = found
 
 
-def seal(store: Store) -> dict[str, Any]:
+def seal(store: Store) -> Seal:
     """Check every unit deeply and write the seal; return it (an existing one unchecked).
 
     Raises
@@ -54,13 +55,13 @@ def seal(store: Store) -> dict[str, Any]:
     mend_frame(store.path)
     _check(store, deep=True)
     _remove_orphans(store)
-    statement = {
-        "version": FORMAT_VERSION,
-        "identity": store.identity,
-        "units": len(store.units),
-        "digest": digest(sorted(_entries(store))),
-    }
-    data = canonical_json(statement)
+    statement = Seal(
+        version=FORMAT_VERSION,
+        identity=store.identity,
+        units=len(store.units),
+        digest=digest(sorted(_entries(store))),
+    )
+    data = canonical_json(asdict(statement))
     if not files.write_exclusive(store.seal_path, data) and store.sealed() is None:
         # A damaged seal would keep the name for ever.
         files.replace(store.seal_path, data)
@@ -113,8 +114,8 @@ def _remove_orphans(store: Store) -> None:
 
 def _entries(store: Store) -> Iterator[Entry]:
     for unit in store.units:
-        record = files.read_json(store.record_path(unit))
+        record = record_of(store, unit)
         if record is None:
             raise Unsealable(store, {unit.index: problems(store, unit, deep=False)})
-        for name, file in record["files"].items():
-            yield store.unit_id(unit), name, file["size"], file["crc32c"]
+        for name, file in record.files.items():
+            yield store.unit_id(unit), name, file.size, file.crc32c

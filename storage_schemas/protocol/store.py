@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from os import DirEntry, scandir
 from pathlib import Path
@@ -24,12 +24,14 @@ from typing import TYPE_CHECKING, Any
 from gradenc_errors import Remedy
 from storage_schemas import files
 from storage_schemas.errors import DamagedStore, NoStore
-from storage_schemas.identity import canonical_json, digest
+from storage_schemas.identity import canonical_json, identity_of
 from storage_schemas.kinds.registry import KINDS
 from storage_schemas.layout import ArrayLayout, Unit, check_layouts, check_ownership
 from storage_schemas.protocol.frame import lost_file
-from storage_schemas.protocol.new_store import NewStore, Plan, build
+from storage_schemas.protocol.new_store import NewStore, build
+from storage_schemas.protocol.records import Plan, PlanVersion, Seal
 from storage_schemas.protocol.validate import check_data
+from storage_schemas.records import Record, parse
 
 if TYPE_CHECKING:
     import xarray as xr  # slow to import, and most of what looks at a store opens no dataset
@@ -58,9 +60,9 @@ class Store:
             Naming the folder that cannot be written.
         """
         plan = new.plan()
-        path = locate(Path(root) / new.stage, plan["identity"])
+        path = locate(Path(root) / new.stage, plan.identity)
         if path is None:
-            path = Path(root) / new.stage / f"{plan['identity'][:12]}-{new.label}"
+            path = Path(root) / new.stage / f"{plan.identity[:12]}-{new.label}"
             check_layouts(new.layout.arrays, new.layout.coords.sizes)
             check_ownership(new.layout.arrays, new.layout.units)
             build(path, plan, new.layout.arrays, new.layout.coords)
@@ -109,8 +111,8 @@ class Store:
         """Return the store as one study calls it: studies share stores under their own names."""
         # A copy keeps what was already parsed: units of a large plan take a second.
         renamed = copy.copy(self)
-        attrs = {**self.plan["attrs"], **names}
-        object.__setattr__(renamed, "plan", {**self.plan, "label": label, "attrs": attrs})
+        attrs = {**self.plan.attrs, **names}
+        object.__setattr__(renamed, "plan", replace(self.plan, label=label, attrs=attrs))
         return renamed
 
     @property
@@ -121,42 +123,55 @@ class Store:
     @property
     def kind(self) -> str:
         """Kind of store, a key of `KINDS`."""
-        return str(self.plan["kind"])
+        return self.plan.kind
 
     @property
     def label(self) -> str:
         """Readable end of the folder's name."""
-        return str(self.plan["label"])
+        return self.plan.label
 
     @property
     def identity(self) -> str:
         """The sha256 (hex) of kind, versions and specification."""
-        return str(self.plan["identity"])
+        return self.plan.identity
 
     @property
     def spec(self) -> dict[str, Any]:
         """Everything that determines the store's bytes."""
-        return dict(self.plan["spec"])
+        return dict(self.plan.spec)
 
     @property
     def attrs(self) -> dict[str, Any]:
         """Attributes of the zarr group, as they were planned."""
-        return dict(self.plan["attrs"])
+        return dict(self.plan.attrs)
+
+    def described(self, kind: type[Record]) -> Record:
+        """Return the attributes in the form that a kind of store gives them.
+
+        Raises
+        ------
+        DamagedStore
+            If they do not have this form, naming the plan and the attribute.
+        """
+        try:
+            return parse(kind, self.plan.attrs)
+        except ValueError as reason:
+            raise _damaged(self.path, f"has damaged attributes ({reason})") from None
 
     @property
     def locations(self) -> dict[str, str]:
         """Absolute paths of the inputs, as last planned."""
-        return dict(self.plan["locations"])
+        return dict(self.plan.locations)
 
     @cached_property
     def arrays(self) -> dict[str, ArrayLayout]:
         """Layouts by array name."""
-        return {array["name"]: _layout(array) for array in self.plan["arrays"]}
+        return {array.name: array for array in self.plan.arrays}
 
     @cached_property
     def units(self) -> list[Unit]:
         """All units, in order of index."""
-        return [_unit(index, *fields) for index, fields in enumerate(self.plan["units"])]
+        return [Unit(index, *fields) for index, fields in enumerate(self.plan.units)]
 
     @property
     def data(self) -> Path:
@@ -197,7 +212,7 @@ class Store:
         """
         import xarray as xr
 
-        check_data(self.data, self.kind, self.plan["schema_version"], tuple(self.arrays.values()))
+        check_data(self.data, self.kind, self.plan.schema_version, self.plan.arrays)
         if name := lost_file(self.path):
             raise DamagedStore(f"{self.path / name} is missing or was changed")
         opened = xr.open_dataset(
@@ -207,10 +222,13 @@ class Store:
             {key: self.attrs[key] for key in opened.attrs if key in self.attrs}
         )
 
-    def sealed(self) -> dict[str, Any] | None:
-        """Return the seal, or None if there is none or it is torn or another identity's."""
-        seal = files.read_json(self.seal_path)
-        return seal if seal and seal.get("identity") == self.identity else None
+    def sealed(self) -> Seal | None:
+        """Return the seal, or None if there is none or it is damaged or another identity's."""
+        try:
+            seal = parse(Seal, files.read_json(self.seal_path))
+        except ValueError:
+            return None
+        return seal if seal.identity == self.identity else None
 
 
 def locate(folder: Path, identity: str) -> Path | None:
@@ -237,15 +255,15 @@ def scan(folder: Path) -> Iterator[DirEntry[str]]:
 
 def _open_same(path: Path, plan: Plan) -> Store:
     store = Store.open(path)
-    if store.identity != plan["identity"]:
+    if store.identity != plan.identity:
         raise ValueError(
-            f"{path} holds identity {store.identity}, not {plan['identity']}, which begins alike; "
+            f"{path} holds identity {store.identity}, not {plan.identity}, which begins alike; "
             "give the study another store_root"
         )
     # Inputs may have moved; a sealed store needs them no more and may be read-only.
-    if store.locations != plan["locations"] and store.sealed() is None:
-        moved = {**store.plan, "locations": plan["locations"]}
-        files.replace(path / "plan.json", canonical_json(moved))
+    if store.locations != plan.locations and store.sealed() is None:
+        moved = replace(store.plan, locations=plan.locations)
+        files.replace(path / "plan.json", canonical_json(moved.as_json()))
         store = Store.open(path)
     return store
 
@@ -253,34 +271,30 @@ def _open_same(path: Path, plan: Plan) -> Store:
 @lru_cache(maxsize=32)
 def _open_unchanged(path: Path, _stamp: tuple[int, int]) -> Store:
     """Parse each version of a plan once per process: a worker opens its store for every unit."""
-    plan = files.read_json(path / "plan.json")
-    if plan is None or "identity" not in plan:
-        raise _damaged(path, "is no plan")
-    known = KINDS[plan["kind"]].schemas if plan["kind"] in KINDS else {}
-    if plan["schema_version"] not in known:
+    written = files.read_json(path / "plan.json")
+    version = _parsed(path, PlanVersion, written)
+    known = KINDS[version.kind].schemas if version.kind in KINDS else {}
+    if version.schema_version not in known:
         raise ValueError(
-            f"{path} has schema version {plan['schema_version']} of kind {plan['kind']}, this "
+            f"{path} has schema version {version.schema_version} of kind {version.kind}, this "
             f"gradenc reads {', '.join(map(str, known)) or 'none'}; update gradenc, or compute the "
             "store anew where it is the older"
         )
-    hashed = ("kind", "schema_version", "algorithm_version", "spec")
-    if digest({name: plan[name] for name in hashed}) != plan["identity"]:
+    plan = _parsed(path, Plan, written)
+    hashed = (plan.kind, plan.schema_version, plan.algorithm_version, plan.spec)
+    if identity_of(*hashed) != plan.identity:
         raise _damaged(path, "was changed by hand")
     return Store(path, plan)
+
+
+def _parsed(path: Path, kind: type[Record], written: object) -> Record:
+    try:
+        return parse(kind, written)
+    except ValueError as reason:
+        raise _damaged(path, f"is no plan of a store ({reason})") from None
 
 
 def _damaged(path: Path, what: str) -> DamagedStore:
     return DamagedStore(
         f"{path / 'plan.json'} {what} (if resuming does not put it back, delete {path})"
     )
-
-
-def _layout(array: dict[str, Any]) -> ArrayLayout:
-    sequences = {name: tuple(array[name]) for name in ("dims", "shape", "chunks")}
-    shards = None if array["shards"] is None else tuple(array["shards"])
-    return ArrayLayout(**{**array, **sequences, "shards": shards})
-
-
-def _unit(index: int, label: str, key: dict[str, Any], regions: dict[str, Any]) -> Unit:
-    tuples = {name: [(start, stop) for start, stop in box] for name, box in regions.items()}
-    return Unit(index, label, key, tuples)

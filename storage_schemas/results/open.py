@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import xarray as xr
 
@@ -10,7 +9,7 @@ from storage_schemas.errors import UnfinishedRun
 from storage_schemas.protocol.commit import committed_units
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.tree import build_nodes
-from storage_schemas.runs.run import read_run, run_stores
+from storage_schemas.runs.run import Run, read_run, run_stores
 
 
 def open_run(path: str | Path, partial: bool = False) -> xr.DataTree:
@@ -56,22 +55,22 @@ def open_run(path: str | Path, partial: bool = False) -> xr.DataTree:
     """
     path = Path(path)
     run = read_run(path)
-    stores = [store for stage in run["stores"] for store in run_stores(path, stage)]
+    stores = [store for stage in run.stores for store in run_stores(path, stage)]
     if not partial:
         for store in stores:
             _require_seal(store, path)
         _require_stages(run, path)
     tree = xr.DataTree.from_dict(build_nodes(stores, partial))
-    tree.attrs["run"] = run["name"]
+    tree.attrs["run"] = run.name
     if partial:
         tree.attrs["completeness"] = _completeness(run, stores)
     return tree
 
 
-def _completeness(run: dict[str, Any], stores: Sequence[Store]) -> float:
+def _completeness(run: Run, stores: Sequence[Store]) -> float:
     """Return the share of committed units, of all stages as far as their units are known."""
     committed = sum(len(committed_units(store)) for store in stores)
-    later = sum(n for stage, n in run.get("units", {}).items() if stage not in run["stores"])
+    later = sum(n for stage, n in (run.units or {}).items() if stage not in run.stores)
     planned = sum(len(store.units) for store in stores) + later
     return committed / planned if planned else 0.0
 
@@ -85,7 +84,7 @@ def _require_seal(store: Store, path: Path) -> None:
         )
 
 
-def _require_stages(run: dict[str, Any], path: Path) -> None:
-    for stage in run.get("units", {}):
-        if stage not in run["stores"]:
+def _require_stages(run: Run, path: Path) -> None:
+    for stage in run.units or {}:
+        if stage not in run.stores:
             raise UnfinishedRun(f"stage {stage} has not begun", run=path)

@@ -4,14 +4,14 @@ What is derived from the stored measures (r2, unique variance, scores divided by
 or by the reliability of a signal) is computed when it is read.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import xarray as xr
 
 from storage_schemas.errors import DamagedStore
 from storage_schemas.kinds.coordinates import Window, window_coords
+from storage_schemas.kinds.scores import ScoresAttrs, TargetGroup
 from storage_schemas.results.ceilings import NORMALISED, noise_ceiling, normalised
 from storage_schemas.results.opened import Node, Opened, named, of_kind, stacked
 from storage_schemas.results.partial import COMMITTED
@@ -25,9 +25,6 @@ from storage_schemas.sources import source_of
 
 GEOMETRY = ("volume_shape", "affine")
 """Attributes of responses that say where their voxels are (see `recordings.export`)."""
-
-RULES = ("fold_rule", "permute_within")
-"""Attributes of scores that say how stimuli were dealt to folds and permuted."""
 
 TARGET_DIMS = {"fmri": ("voxel",), "meg": ("sensor", "time")}
 WINDOW_DIMS = ("sensor", "window")
@@ -50,12 +47,13 @@ def score_nodes(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Nod
     parts: dict[tuple[str, str, str], dict[str, xr.Dataset]] = {}
     rules: dict[str, dict[str, str]] = {}
     for store in own:
-        model, bands = store.attrs["model"], store.attrs["bands"]
-        rules[model] = {name: store.attrs[name] for name in RULES}
+        attrs = store.store.described(ScoresAttrs)
+        model, bands = attrs.model, attrs.bands
+        rules[model] = {"fold_rule": attrs.fold_rule, "permute_within": attrs.permute_within}
         reliability = reliabilities.get((model, source_of(bands)))
         pooled = _with_reliability(_pooled_scores(store.data), reliability, "+" in bands)
-        for group in store.attrs["groups"]:
-            key = group["subject"], group["modality"]
+        for group in attrs.groups:
+            key = group.subject, group.modality
             if key not in recorded:
                 raise DamagedStore(
                     f"{store.store.reference} has scores of {' '.join(key)}, whose responses "
@@ -64,8 +62,8 @@ def score_nodes(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Nod
             parts.setdefault((model, *key), {})[bands] = _of_group(pooled, group, described[key])
     for (model, subject, modality), views in parts.items():
         dataset = stacked(list(views.values()), "bands", list(views))
-        attrs = recorded[subject, modality].attrs
-        geometry = {name: attrs[name] for name in GEOMETRY if name in attrs}
+        about = recorded[subject, modality].attrs
+        geometry = {name: about[name] for name in GEOMETRY if name in about}
         names = {"model": model, "subject": subject, "modality": modality}
         dataset.attrs = names | rules[model] | geometry
         yield f"/scores/{model}/{subject}/{modality}", dataset
@@ -114,12 +112,12 @@ def _with_reliability(
     )
 
 
-def _of_group(scores: xr.Dataset, group: Mapping[str, Any], coords: xr.Coordinates) -> xr.Dataset:
+def _of_group(scores: xr.Dataset, group: TargetGroup, coords: xr.Coordinates) -> xr.Dataset:
     """Return the scores of one subject and modality over the dimensions of its responses."""
-    targets = scores.isel(target=slice(group["start"], group["stop"]))
-    if group["windows"]:
-        return _unflatten(targets, WINDOW_DIMS, _in_windows(coords, group["windows"]))
-    view = _unflatten(targets, TARGET_DIMS[group["modality"]], coords)
+    targets = scores.isel(target=slice(group.start, group.stop))
+    if group.windows:
+        return _unflatten(targets, WINDOW_DIMS, _in_windows(coords, group.windows))
+    view = _unflatten(targets, TARGET_DIMS[group.modality], coords)
     return view.assign({"r" + NORMALISED: normalised(view["r"], view["noise_ceiling"])})
 
 

@@ -133,14 +133,14 @@ def _references(root: Path, run: Path) -> list[str]:
         raise UnreadableRun(
             f"run {run}, which uses {root}, cannot be read ({error})", root=root, run=run
         ) from error
-    if (run / record["root"]).resolve() != root.resolve():
+    if (run / record.root).resolve() != root.resolve():
         raise UnreadableRun(
-            f"run {run} is listed here but uses {(run / record['root']).resolve()}; if {root} is a "
+            f"run {run} is listed here but uses {(run / record.root).resolve()}; if {root} is a "
             "copy, give a run of its own",
             root=root,
             run=run,
         )
-    return [entry["store"] for stage in record["stores"].values() for entry in stage]
+    return record.references
 
 
 def _folders(root: Path) -> Iterator[Path]:

@@ -7,21 +7,54 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from storage_schemas import files
 from storage_schemas.identity import FORMAT_VERSION, canonical_json
 from storage_schemas.protocol.frame import frame_problems, mend_frame
 from storage_schemas.protocol.store import Store
+from storage_schemas.records import parse
 
 NAMES = ("model", "control")
 """Attributes that each study chooses freely for a store that it shares with others."""
 
 
-def create_run(
-    path: Path, name: str, root: Path, units: Mapping[str, int] | None = None
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RunStore:
+    """A store of a run, and what the study calls it."""
+
+    store: str
+    """Its reference: ``<stage>/<hash12>-<label>``."""
+    label: str
+    names: dict[str, str | bool]
+    """Those of `NAMES` that it has."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """`run.json`."""
+
+    version: int
+    name: str
+    root: str
+    """Folder of the stores, relative to the run's."""
+    stores: dict[str, tuple[RunStore, ...]]
+    """By stage, as far as stages are planned."""
+    units: dict[str, int] | None = None
+    """Number of units of every stage; None where whoever made the run did not say."""
+
+    @property
+    def references(self) -> list[str]:
+        """References of all stores."""
+        return [entry.store for stage in self.stores.values() for entry in stage]
+
+    def as_json(self) -> bytes:
+        """Return the content of the file, which has no `units` where they are not known."""
+        return canonical_json({k: v for k, v in asdict(self).items() if v is not None})
+
+
+def create_run(path: Path, name: str, root: Path, units: Mapping[str, int] | None = None) -> Run:
     """Create a run folder, or open the one that is there; return its `run.json`.
 
     Parameters
@@ -43,30 +76,23 @@ def create_run(
     """
     folder = Path(path)
     relative = os.path.relpath(Path(root).resolve(), folder.resolve())
-    wanted: dict[str, Any] = {
-        "version": FORMAT_VERSION,
-        "name": name,
-        "root": relative,
-        "stores": {},
-    }
-    if units is not None:
-        wanted["units"] = dict(units)
+    wanted = Run(FORMAT_VERSION, name, relative, {}, None if units is None else dict(units))
     file = folder / "run.json"
-    if not files.write_exclusive(file, canonical_json(wanted)) and files.read_json(file) is None:
+    if not files.write_exclusive(file, wanted.as_json()) and files.read_json(file) is None:
         # A torn one would keep the name for ever.
-        files.replace(file, canonical_json(wanted))
+        files.replace(file, wanted.as_json())
     run = read_run(folder)
-    for key in ("name", "root"):
-        if run[key] != wanted[key]:
+    for key, found, given in (("name", run.name, name), ("root", run.root, relative)):
+        if found != given:
             raise ValueError(
-                f"{folder} holds a run with {key} {run[key]!r}, not {wanted[key]!r}; choose "
-                "another folder for this run"
+                f"{folder} holds a run with {key} {found!r}, not {given!r}; choose another folder "
+                "for this run"
             )
     return run
 
 
-def read_run(path: Path) -> dict[str, Any]:
-    """Return `run.json`: version, name, root (relative) and, by stage, stores and maybe `units`.
+def read_run(path: Path) -> Run:
+    """Return `run.json`.
 
     Raises
     ------
@@ -78,29 +104,34 @@ def read_run(path: Path) -> dict[str, Any]:
     file = Path(path) / "run.json"
     if not file.exists():
         raise FileNotFoundError(f"{file} does not exist: {path} is no run folder; check the path")
-    run = files.read_json(file)
-    if run is None or not {"version", "name", "root", "stores"} <= set(run):
-        raise ValueError(f"{file} is damaged; submit the study again, committed units are kept")
-    if run["version"] > FORMAT_VERSION:
+    found = files.read_json(file)
+    version = found.get("version") if found else None
+    if isinstance(version, int) and version > FORMAT_VERSION:
         raise ValueError(
-            f"{file} has version {run['version']}, this gradenc reads up to {FORMAT_VERSION}; "
-            "update gradenc"
+            f"{file} has version {version}, this gradenc reads up to {FORMAT_VERSION}; update "
+            "gradenc"
         )
-    return run
+    try:
+        return parse(Run, found)
+    except ValueError as reason:
+        raise ValueError(
+            f"{file} is damaged ({reason}); submit the study again, committed units are kept"
+        ) from None
 
 
 def record_stores(path: Path, stage: str, stores: Sequence[Store]) -> None:
     """Note a stage's stores and what this study calls them; the caller holds the run's lock."""
     run = read_run(path)
-    run["stores"][stage] = [
-        {
-            "store": store.reference,
-            "label": store.label,
-            "names": {key: store.attrs[key] for key in NAMES if key in store.attrs},
-        }
+    entries = tuple(
+        RunStore(
+            store.reference,
+            store.label,
+            {key: store.attrs[key] for key in NAMES if key in store.attrs},
+        )
         for store in stores
-    ]
-    files.replace(Path(path) / "run.json", canonical_json(run))
+    )
+    recorded = replace(run, stores=run.stores | {stage: entries})
+    files.replace(Path(path) / "run.json", recorded.as_json())
 
 
 def run_stores(path: Path, stage: str) -> list[Store]:
@@ -113,8 +144,8 @@ def run_stores(path: Path, stage: str) -> list[Store]:
     """
     run = read_run(path)
     return [
-        Store.open(Path(path) / run["root"] / entry["store"]).named(entry["label"], entry["names"])
-        for entry in run["stores"].get(stage, [])
+        Store.open(Path(path) / run.root / entry.store).named(entry.label, entry.names)
+        for entry in run.stores.get(stage, ())
     ]
 
 
@@ -138,5 +169,4 @@ def mend_stores(path: Path) -> list[str]:
 
 def _folders(path: Path) -> list[Path]:
     run = read_run(path)
-    listed = (entry["store"] for stage in run["stores"].values() for entry in stage)
-    return [Path(path) / run["root"] / reference for reference in listed]
+    return [Path(path) / run.root / reference for reference in run.references]

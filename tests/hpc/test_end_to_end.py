@@ -324,7 +324,7 @@ def test_results_follow_a_store_that_is_sealed_anew_with_other_bytes(
     attempt = begin(features, unit, job="test", round_=0)
     commit(features, unit, {"features": values * np.float32(1.001)}, {}, attempt)
     attempt.finish("committed")
-    sealed = seal(features)["digest"]
+    sealed = seal(features).digest
 
     result = gradenc("verify", run, check=False)
     assert result.returncode == 1

@@ -66,7 +66,7 @@ def contents(folder: Path) -> dict[str, bytes | None]:
 def try_commit(folder: Path) -> int:
     template = folder / "template"
     fill(create(template))
-    clean = seal(create(template))["digest"]
+    clean = seal(create(template)).digest
     damage_last(create(template))
     for step in range(1, 1000):
         copy = folder / "copy"
@@ -74,7 +74,7 @@ def try_commit(folder: Path) -> int:
         killed = not run_child(commit_last, copy, kill_at=step)
         check(create(copy), step)
         assert run_child(commit_last, copy), step
-        assert seal(create(copy))["digest"] == clean, step
+        assert seal(create(copy)).digest == clean, step
         left = [p for p in copy.rglob("*.partial") if "attempts" not in p.parts]
         assert not left, (step, left)
         shutil.rmtree(copy)

@@ -217,7 +217,7 @@ class Writer:
             self._log("begun", attempt)
             self._mark("prepare")
             record = commit(store, unit, values(store, unit), {"pid": os.getpid()}, attempt)
-            self._log("committed" if record["attempt"] == attempt.n else "found", attempt)
+            self._log("committed" if record.attempt == attempt.n else "found", attempt)
             self._mark("finish")
             attempt.finish("committed")
             self.board.took(self.slot, time.monotonic() - started)

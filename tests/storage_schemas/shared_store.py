@@ -53,4 +53,4 @@ if __name__ == "__main__":
         case "damage":
             damage(opened)
         case "seal":
-            print(f"{seal(opened)['units']} units sealed")
+            print(f"{seal(opened).units} units sealed")

@@ -63,7 +63,7 @@ def test_killed_writers_lose_nothing_and_write_nothing_wrong(
 
     finish(start_writer(store.path, "fill"))
     assert run_digest([store]) == run_digest([clean])
-    assert seal(store)["digest"] == seal(clean)["digest"]
+    assert seal(store).digest == seal(clean).digest
     assert partials(store) == []
     expected = np.concatenate([values(store, unit)["features"] for unit in store.units], axis=1)
     np.testing.assert_array_equal(store.dataset()["features"], expected)
@@ -116,7 +116,7 @@ def test_full_disk_names_the_file_and_keeps_what_is_committed(
     assert [is_committed(store, unit) for unit in store.units] == [False, True, True]
 
     finish(start_writer(store.path, "fill"))
-    assert seal(store)["digest"] == whole
+    assert seal(store).digest == whole
     assert partials(store) == []
 
 
@@ -154,7 +154,7 @@ def test_a_disk_that_fills_up_and_is_emptied(
 
     subprocess.run(["mount", "-o", "remount,size=4m", small_disk], check=True)
     finish(start_writer(store.path, "fill"))
-    assert seal(store)["digest"] == seal(clean)["digest"]
+    assert seal(store).digest == seal(clean).digest
     assert partials(store) == []
 
 
@@ -180,7 +180,7 @@ def test_unwritable_folder_is_named(
 
     (store.path / part).chmod(0o777)
     finish(start_writer(store.path, "fill"))
-    assert seal(store)["units"] == 4
+    assert seal(store).units == 4
 
 
 def test_read_only_store_is_read_and_sealed_stores_are_opened_again(

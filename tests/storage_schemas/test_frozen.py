@@ -30,7 +30,7 @@ def frozen(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 def stores_of(run: Path) -> list[Store]:
-    return [store for stage in read_run(run)["stores"] for store in run_stores(run, stage)]
+    return [store for stage in read_run(run).stores for store in run_stores(run, stage)]
 
 
 def test_every_format_is_kept_with_its_digest() -> None:

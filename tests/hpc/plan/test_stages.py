@@ -87,12 +87,12 @@ def test_targets_and_summaries_stand_side_by_side() -> None:
     group = [voxels("a", ("x",), [1]), sensors("b", ("x",), [1])]
     windows = [("a", 0.0, 0.15), ("b", 0.15, 0.18), ("c", 0.18, 0.3)]
     groups, summary_groups = target_groups(group, windows, "samples")
-    assert [(g["start"], g["stop"]) for g in groups] == [(0, 3), (3, 11)]
-    assert summary_groups[0]["names"] == ["V1:L", "V1:R", "V2:L"]
+    assert [(g.start, g.stop) for g in groups] == [(0, 3), (3, 11)]
+    assert summary_groups[0].names == ("V1:L", "V1:R", "V2:L")
     # The middle window holds no sample and is left out.
-    held = [windows[0], windows[2]]
-    assert summary_groups[1]["windows"] == held
-    assert (summary_groups[1]["start"], summary_groups[1]["stop"]) == (3, 7)
+    held = (windows[0], windows[2])
+    assert summary_groups[1].windows == held
+    assert (summary_groups[1].start, summary_groups[1].stop) == (3, 7)
     assert summaries(group[0], [])[1] is None
     assert not window_coords("target", groups)
     coords = xr.Dataset(coords=window_coords("summary", summary_groups))
@@ -104,11 +104,11 @@ def test_targets_and_summaries_stand_side_by_side() -> None:
 def test_windows_take_the_place_of_samples() -> None:
     group = [voxels("a", ("x",), [1]), sensors("b", ("x",), [1])]
     groups, summary_groups = target_groups(group, [("a", 0.0, 0.15)], "windows")
-    assert [(g["start"], g["stop"], g["windows"]) for g in groups] == [
+    assert [(g.start, g.stop, g.windows) for g in groups] == [
         (0, 3, None),
-        (3, 5, [("a", 0.0, 0.15)]),
+        (3, 5, (("a", 0.0, 0.15),)),
     ]
-    assert summary_groups[1]["stop"] - summary_groups[1]["start"] == 2
+    assert summary_groups[1].stop - summary_groups[1].start == 2
     assert window_coords("target", groups)["target_window"][1].tolist() == ["", "", "", "a", "a"]
 
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from storage_schemas.protocol.commit import (
     withdraw,
 )
 from storage_schemas.protocol.new_store import NewStore
+from storage_schemas.protocol.records import ArrayRecord
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 
@@ -50,12 +52,12 @@ def test_record_describes_files_arrays_and_facts(make_store: MakeStore) -> None:
     array = np.array([1, -2, np.nan, np.inf, 0, 0, 0, 5] * 2, "float32").reshape(2, 1, 8)
     attempt = begin(store, unit)
     record = commit(store, unit, {"features": array}, {"micro_batch": 4}, attempt)
-    assert record == json.loads(store.record_path(unit).read_text())
-    assert record["unit"] == store.unit_id(unit)
-    assert record["files"].keys() == {"features/c/0/3/0"}
-    assert record["files"]["features/c/0/3/0"]["size"] == shard(store, unit).stat().st_size
-    assert record["arrays"] == {"features": {"nan": 2, "inf": 2, "min": -2.0, "max": 5.0}}
-    assert record["facts"] == {"micro_batch": 4}
+    assert asdict(record) == json.loads(store.record_path(unit).read_text())
+    assert record.unit == store.unit_id(unit)
+    assert record.files.keys() == {"features/c/0/3/0"}
+    assert record.files["features/c/0/3/0"].size == shard(store, unit).stat().st_size
+    assert record.arrays == {"features": ArrayRecord(nan=2, inf=2, min=-2.0, max=5.0)}
+    assert record.facts == {"micro_batch": 4}
     assert is_committed(store, unit)
     assert committed_units(store) == {3}
     np.testing.assert_array_equal(store.dataset()["features"][:, 6:7], array)
@@ -81,7 +83,7 @@ def test_lost_folders_of_records_are_empty_ones(
     assert committed_units(store) == set()
     assert attempts.latest_attempts(store) == {}
     commit_all(store)
-    assert seal(store)["units"] == 4
+    assert seal(store).units == 4
 
 
 def test_units_of_fill_values_alone_are_written(
@@ -232,7 +234,7 @@ def test_damage_is_named_and_repaired_by_committing_again(
 ) -> None:
     store = make_store()
     commit_all(store)
-    before = seal(store)["digest"]
+    before = seal(store).digest
     unit = store.units[3]
     damage(store, unit)
     for deep in (False, True):
@@ -243,7 +245,7 @@ def test_damage_is_named_and_repaired_by_committing_again(
     assert all(is_committed(store, other) for other in store.units[:3])
     commit(store, unit, values(store, unit), {}, begin(store, unit))
     assert problems(store, unit, deep=True) == []
-    assert seal(store)["digest"] == before
+    assert seal(store).digest == before
 
 
 def test_flipped_byte_is_found_by_the_deep_check_and_repaired(
@@ -251,7 +253,7 @@ def test_flipped_byte_is_found_by_the_deep_check_and_repaired(
 ) -> None:
     store = make_store()
     commit_all(store)
-    before = seal(store)["digest"]
+    before = seal(store).digest
     unit = store.units[0]
     flip_byte(store, unit)
     assert problems(store, unit, deep=False) == []
@@ -262,7 +264,7 @@ def test_flipped_byte_is_found_by_the_deep_check_and_repaired(
     assert store.sealed() is None
     assert not is_committed(store, unit)
     commit(store, unit, values(store, unit), {}, begin(store, unit))
-    assert seal(store)["digest"] == before
+    assert seal(store).digest == before
 
 
 def test_garbage_left_in_a_shard_does_not_survive(make_store: MakeStore, values: Values) -> None:
@@ -323,7 +325,7 @@ def test_bytes_do_not_depend_on_order_or_earlier_attempts(
             for _ in range(seed):
                 begin(store, unit).finish("failed", error="no memory")
             commit(store, unit, values(store, unit), {"seed": seed}, begin(store, unit))
-        return str(seal(store)["digest"])
+        return str(seal(store).digest)
 
     assert digest(tmp_path / "a", 1) == digest(tmp_path / "b", 2)
 

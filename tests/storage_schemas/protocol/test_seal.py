@@ -28,10 +28,10 @@ def test_digest_is_over_sorted_units_files_sizes_and_checksums(
         entries.append([store.unit_id(unit), name, file["size"], file["crc32c"]])
     text = json.dumps(sorted(entries), separators=(",", ":")).encode()
     statement = seal(store)
-    assert statement["digest"] == hashlib.sha256(text).hexdigest()
-    assert statement["digest"] == run_digest([store])
+    assert statement.digest == hashlib.sha256(text).hexdigest()
+    assert statement.digest == run_digest([store])
     assert store.sealed() == statement
-    assert statement["units"] == 4
+    assert statement.units == 4
 
 
 def test_sealing_again_gives_the_same_seal(make_store: MakeStore, commit_all: CommitAll) -> None:
@@ -123,7 +123,7 @@ def test_no_seal_stands_over_a_unit_that_is_withdrawn_meanwhile(
     assert store.sealed() is None
     monkeypatch.undo()
     commit_all_missing(store)
-    assert seal(store)["units"] == len(store.units)
+    assert seal(store).units == len(store.units)
 
 
 def commit_all_missing(store: Store) -> None:

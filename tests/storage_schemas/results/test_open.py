@@ -398,7 +398,7 @@ def test_shared_stores_beside_the_run(tmp_path: Path) -> None:
     root = tmp_path / "shared"
     store = fill(root, "prepared", "tiny", prepared_layout(), model="tiny")
     run = make_run(tmp_path / "runs" / "a", [store], root)
-    assert read_run(run)["root"] == "../../shared"
+    assert read_run(run).root == "../../shared"
     (tmp_path / "runs" / "a").rename(tmp_path / "runs" / "b")
     assert "/prepared/tiny" in open_run(tmp_path / "runs" / "b").groups
 

@@ -32,7 +32,9 @@ def test_creating_a_run_again_keeps_its_stores(tmp_path: Path) -> None:
             "prepare": [{"store": store.reference, "label": "x", "names": {"model": "tiny"}}]
         },
     }
-    assert again == read_run(tmp_path / "run") == expected
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == expected
+    assert again == read_run(tmp_path / "run")
+    assert again.references == [store.reference]
     with pytest.raises(ValueError, match="holds a run with name 'study', not 'other'"):
         create_run(tmp_path / "run", "other", tmp_path / "run" / "stores")
 

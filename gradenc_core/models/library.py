@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import huggingface_hub
 import timm
@@ -168,7 +168,7 @@ def _build_torchvision(
         std=tuple(recipe.std),
     )
     steps = native.resized(image_size)
-    options: dict[str, Any] = {}
+    options: dict[str, int] = {}
     if architecture.startswith("vit_") and steps != native:
         if pretrained:
             raise ValueError(

@@ -26,7 +26,7 @@ from gradenc_errors import GradencError
 from hpc.node.environment import code_version, rank
 from jobs.runner import Item, Outcome, run_item
 
-SETTINGS: dict[str, Any] = {
+SETTINGS: dict[str, int | list[str] | None] = {
     # A unit that killed its worker is not given to another one: `advance` decides what follows.
     "distributed.scheduler.allowed-failures": 0,
     # A long call of LAPACK may keep a living worker from answering; a dead one's connection ends.

@@ -1,10 +1,10 @@
 """The one-page report of a run: verdicts, predictions against findings, figures, counts."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import xarray as xr
@@ -13,7 +13,7 @@ from gradenc_core.compare.verdict import Verdict
 from jobs.compare.compare import labels
 from jobs.report.counts import counts
 from jobs.report.plots import comparison_figures, stability_figures
-from jobs.report.predictions import hypothesis_table
+from jobs.report.predictions import HypothesisTable, hypothesis_table
 from jobs.report.subjects import subject_rows
 from jobs.report.words import judged_name
 from jobs.spec import ComparisonsSpec
@@ -85,22 +85,28 @@ def _verdicts(store: Store) -> Iterator[dict[str, str]]:
         }
 
 
-def _hypotheses(store: Store) -> Iterator[dict[str, Any]]:
+def _hypotheses(store: Store) -> Iterator[HypothesisTable]:
     tables = store.dataset().load()
     for signal in labels(tables, "signal"):
         if signal.startswith(UNIQUE):
             title = f"{store.attrs['model']}, {judged_name(signal)}"
-            yield {"title": title, **hypothesis_table(tables, signal)}
+            yield hypothesis_table(tables, signal, title)
 
 
-def _model(store: Store, tree: xr.DataTree) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the page shows of one model's comparisons."""
+
+    name: str
+    control: bool
+    figures: tuple[dict[str, str], ...]
+    subjects: tuple[dict[str, str], ...]
+
+
+def _model(store: Store, tree: xr.DataTree) -> ModelFacts:
     name = store.attrs["model"]
     options = ComparisonsSpec.model_validate(store.spec).options
     tables = tree[f"comparisons/{name}"].to_dataset().load()
     shown = [*comparison_figures(tables, options.seed_region), *stability_figures(tree, name)]
-    return {
-        "name": name,
-        "control": store.attrs["control"],
-        "figures": shown,
-        "subjects": list(subject_rows(tables, options.significance)),
-    }
+    subjects = tuple(subject_rows(tables, options.significance))
+    return ModelFacts(name, store.attrs["control"], tuple(shown), subjects)

@@ -1,6 +1,6 @@
 """What each hypothesis predicts of a study, beside what was found (docs/methods.md)."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
@@ -28,7 +28,34 @@ PREDICTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def hypothesis_table(tables: xr.Dataset, signal: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Cell:
+    """A prediction, with a mark (class and sign) where the finding agrees with it or not."""
+
+    text: str
+    mark: str = ""
+    sign: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """The predictions of one hypothesis."""
+
+    name: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class HypothesisTable:
+    """What each hypothesis predicts of one gradient, and what was found."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[Row, ...]
+    found: tuple[str, ...]
+
+
+def hypothesis_table(tables: xr.Dataset, signal: str, title: str) -> HypothesisTable:
     """Return the rows of predictions with marks, and the row of findings, for one gradient."""
     found = [
         judged_score(tables, "spatial", "forward"),
@@ -37,26 +64,22 @@ def hypothesis_table(tables: xr.Dataset, signal: str) -> dict[str, Any]:
         judged_score(tables, "temporal", signal),
         None,
     ]
-    rows = [
-        {
-            "name": name,
-            "cells": [_cell(text, score) for text, score in zip(cells, found, strict=True)],
-        }
+    rows = tuple(
+        Row(name, tuple(_cell(text, score) for text, score in zip(cells, found, strict=True)))
         for name, cells in PREDICTIONS.items()
-    ]
+    )
     shown = [str(score) if score else "not recorded" for score in found[:-1]]
-    return {"columns": COLUMNS, "rows": rows, "found": [*shown, _lag(tables, signal)]}
+    return HypothesisTable(title, COLUMNS, rows, (*shown, _lag(tables, signal)))
 
 
-def _cell(prediction: str, score: Score | None) -> dict[str, str]:
+def _cell(prediction: str, score: Score | None) -> Cell:
     """Mark a prediction by whether the interval lies in it, outside it, or across."""
-    cell = {"text": prediction, "mark": "", "sign": ""}
     if score is None or not np.isfinite(score.low) or not prediction.startswith(("<", ">")):
-        return cell
+        return Cell(prediction)
     above, below = score.low > 0, score.high < 0
     agrees, excludes = (above, below) if prediction.startswith(">") else (below, above)
     mark, sign = ("yes", "✓") if agrees else ("no", "✗") if excludes else ("open", "?")
-    return cell | {"mark": mark, "sign": sign}
+    return Cell(prediction, mark, sign)
 
 
 def _lag(tables: xr.Dataset, signal: str) -> str:

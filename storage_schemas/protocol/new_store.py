@@ -15,7 +15,7 @@ import numpy as np
 import zarr
 
 from storage_schemas import files
-from storage_schemas.identity import canonical_json, identity_of
+from storage_schemas.identity import identity_of
 from storage_schemas.kinds.registry import KINDS
 from storage_schemas.layout import ArrayLayout, Layout
 from storage_schemas.protocol.frame import keep_copy
@@ -104,7 +104,7 @@ def _write_store(
     folder.mkdir()
     for name in ("commits", "attempts"):
         (folder / name).mkdir()
-    (folder / "plan.json").write_bytes(canonical_json(plan.as_json()))
+    (folder / "plan.json").write_bytes(plan.as_json())
     described = _with_object_strings(coords).assign_attrs(
         {
             "kind": plan.kind,

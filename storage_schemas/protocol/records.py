@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from storage_schemas.identity import canonical_json
 from storage_schemas.layout import ArrayLayout
 
 UnitEntry = tuple[str, dict[str, int], dict[str, list[tuple[int, int]]]]
@@ -38,9 +39,10 @@ class Plan(PlanVersion):
     locations: dict[str, str]
     """Absolute paths of the inputs, as last planned."""
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> bytes:
         """Return the content of the file; units stay as they are, which is fast."""
-        return {**vars(self), "arrays": [asdict(array) for array in self.arrays]}
+        arrays = [asdict(array) for array in self.arrays]
+        return canonical_json({**vars(self), "arrays": arrays})
 
 
 @dataclass(frozen=True)

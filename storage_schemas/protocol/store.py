@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from gradenc_errors import Remedy
 from storage_schemas import files
 from storage_schemas.errors import DamagedStore, NoStore
-from storage_schemas.identity import canonical_json, identity_of
+from storage_schemas.identity import identity_of
 from storage_schemas.kinds.registry import KINDS
 from storage_schemas.layout import ArrayLayout, Unit, check_layouts, check_ownership
 from storage_schemas.protocol.frame import lost_file
@@ -263,7 +263,7 @@ def _open_same(path: Path, plan: Plan) -> Store:
     # Inputs may have moved; a sealed store needs them no more and may be read-only.
     if store.locations != plan.locations and store.sealed() is None:
         moved = replace(store.plan, locations=plan.locations)
-        files.replace(path / "plan.json", canonical_json(moved.as_json()))
+        files.replace(path / "plan.json", moved.as_json())
         store = Store.open(path)
     return store
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 import xarray as xr
@@ -13,8 +13,19 @@ from storage_schemas.protocol.store import Store
 Node = tuple[str, xr.Dataset]
 """Path in the tree of results, and what stands there."""
 
-PLAIN: dict[str, Any] = {"data_vars": "minimal", "coords": "minimal"}
-EXACT: dict[str, Any] = {"compat": "override", "join": "exact"}
+
+class _Plain(TypedDict):
+    data_vars: Literal["minimal"]
+    coords: Literal["minimal"]
+
+
+class _Exact(TypedDict):
+    compat: Literal["override"]
+    join: Literal["exact"]
+
+
+PLAIN: _Plain = {"data_vars": "minimal", "coords": "minimal"}
+EXACT: _Exact = {"compat": "override", "join": "exact"}
 """Stores of one run agree in their labels; that they do is checked, their values are not read."""
 
 

@@ -77,7 +77,9 @@ def test_lost_names_are_put_back_before_the_seal(
 def test_inputs_may_move(make_store: MakeStore) -> None:
     store = make_store()
     path = store.path / "plan.json"
-    path.write_text(json.dumps({**store.plan.as_json(), "locations": {"stimuli": "/elsewhere"}}))
+    path.write_text(
+        json.dumps({**json.loads(path.read_text()), "locations": {"stimuli": "/elsewhere"}})
+    )
     assert frame_problems(store.path) == []
 
 

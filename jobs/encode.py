@@ -61,6 +61,7 @@ def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
     plan = plan_solver(shapes, options, spec.banded, fit_memory(work.how.memory))
     rows = x[slice(None)] if plan.hold_rows else x
     folds, blocks = coords["stimulus_fold"].values, coords["stimulus_block"].values
+    categories = coords["stimulus_category"].values if "stimulus_category" in coords else None
     design = factorise(rows, folds, targets.weights, options, bands)
     scores = score_targets(design, targets.responses)
     measures = [getattr(scores, str(name)) for name in coords["measure"].values]
@@ -68,7 +69,7 @@ def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
     arrays = {
         "scores": np.stack(measures)[None],
         "bootstrap": bootstrap_scores(design, summaries, blocks, encoding.bootstrap, seed)[None],
-        "permutation": _permutation_scores(design, targets, encoding)[None],
+        "permutation": _permutation_scores(design, targets, encoding, categories)[None],
     }
     return arrays, asdict(scores.counts)
 
@@ -127,9 +128,15 @@ def layer_widths(reference: Reference | None, root: Path) -> list[int]:
 
 
 def _permutation_scores(
-    design: Design, recorded: Recorded, encoding: EncodingSpec
+    design: Design,
+    recorded: Recorded,
+    encoding: EncodingSpec,
+    categories: NDArray[np.int64] | None,
 ) -> NDArray[np.float32]:
     """Return null scores, (n_permutations + 1, n_summaries), permuted within each one's sessions.
+
+    Where folds keep categories together, whole categories change places: images of one category
+    are alike in features and responses, so they are no independent draws.
 
     Subjects with the same sessions share all permutations; others have their own, because an order
     that stays within the sessions of one leaves those of the other.
@@ -137,7 +144,12 @@ def _permutation_scores(
     within = encoding.permute_within == "session"
     scores = [
         permutation_scores(
-            design, part, encoding.permutations, encoding.seed, sessions if within else None
+            design,
+            part,
+            encoding.permutations,
+            encoding.seed,
+            sessions if within else None,
+            categories,
         )
         for part, sessions in zip(recorded.summaries.parts, recorded.sessions, strict=True)
     ]

@@ -49,6 +49,7 @@ def permutation_scores(
     n_permutations: int,
     seed: int,
     groups: NDArray[Any] | None = None,
+    together: NDArray[Any] | None = None,
 ) -> NDArray[np.float32]:
     """Null scores: permute whole stimuli of `y` before fitting, choose alphas and ratios anew.
 
@@ -64,6 +65,10 @@ def permutation_scores(
         null.
     groups : array, (n_stimuli,), optional
         Stimuli are permuted only within a group, such as a session.
+    together : array, (n_stimuli,), optional
+        Stimuli of one value, such as a category, move as one: they change places with those of
+        another value that are as many and lie in the same groups. A value without such another
+        stays in its place, which costs power and keeps the test valid.
 
     Returns
     -------
@@ -73,9 +78,9 @@ def permutation_scores(
     Raises
     ------
     ValueError
-        If `y` or `groups` has another number of rows than the features.
+        If `y`, `groups` or `together` has another number of rows than the features.
     """
-    drawn = (design.n_stimuli, n_permutations, seed, groups)
+    drawn = (design.n_stimuli, n_permutations, seed, groups, together)
     scores = [
         _permuted(design, block, _orders(*drawn))
         for block in standardised_blocks(y, design.n_stimuli)
@@ -84,27 +89,51 @@ def permutation_scores(
 
 
 def permutations(
-    n_stimuli: int, n_permutations: int, seed: int, groups: NDArray[Any] | None = None
+    n_stimuli: int,
+    n_permutations: int,
+    seed: int,
+    groups: NDArray[Any] | None = None,
+    together: NDArray[Any] | None = None,
 ) -> Ints:
     """Draw orders of stimuli, (n_permutations + 1, n_stimuli); row 0 is the identity."""
-    return np.stack([*_orders(n_stimuli, n_permutations, seed, groups)])
+    return np.stack([*_orders(n_stimuli, n_permutations, seed, groups, together)])
 
 
 def _orders(
-    n_stimuli: int, n_permutations: int, seed: int, groups: NDArray[Any] | None
+    n_stimuli: int,
+    n_permutations: int,
+    seed: int,
+    groups: NDArray[Any] | None,
+    together: NDArray[Any] | None,
 ) -> Iterator[Ints]:
     """Yield orders one by one: all together take as much memory as a thousand targets."""
     generator = np.random.default_rng(seed)
     groups = np.zeros(n_stimuli) if groups is None else np.asarray(groups)
-    if groups.shape != (n_stimuli,):
-        raise ValueError(f"groups has shape {groups.shape}; give one value for {n_stimuli} rows.")
-    members = [np.flatnonzero(groups == group) for group in np.unique(groups)]
+    together = np.arange(n_stimuli) if together is None else np.asarray(together)
+    for name, given in (("groups", groups), ("together", together)):
+        if given.shape != (n_stimuli,):
+            raise ValueError(f"{name} has shape {given.shape}; give one value for {n_stimuli} rows")
+    alike = exchangeable(groups, together)
     yield np.arange(n_stimuli)
     for _ in range(n_permutations):
         order = np.arange(n_stimuli)
-        for rows in members:
-            order[rows] = generator.permuted(rows)
+        for rows in alike:
+            order[rows] = rows[generator.permuted(np.arange(len(rows)))]
         yield order
+
+
+def exchangeable(groups: NDArray[Any], together: NDArray[Any]) -> list[Ints]:
+    """Return the sets of stimuli that may change places, each array (n_sets, n_stimuli_per_set).
+
+    A set holds the stimuli of one value of `together`, ordered by their groups. Sets in one array
+    have the same groups in the same order, so that any exchange leaves each group its stimuli.
+    """
+    codes, sets = (np.unique(values, return_inverse=True)[1] for values in (groups, together))
+    rows_by_set = np.split(np.lexsort((codes, sets)), np.cumsum(np.bincount(sets))[:-1])
+    alike: dict[tuple[int, ...], list[Ints]] = {}
+    for rows in rows_by_set:
+        alike.setdefault(tuple(codes[rows].tolist()), []).append(rows)
+    return [np.stack(alike[key]) for key in sorted(alike)]
 
 
 def _permuted(

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from hpc.plan.bands import feature_label, fitted_bands, is_diagnostic, score_label, split_bands
-from hpc.plan.partition import partition_coords
+from hpc.plan.partition import PARTITION, check_exchange, partition_coords
 from hpc.plan.store_plan import References, StorePlan
 from hpc.plan.targets import (
     Targets,
@@ -68,6 +68,7 @@ def _score_plan(
     if is_diagnostic(bands):
         encoding = encoding.model_copy(update={"bootstrap": 0, "permutations": 0})
     coords = partition_coords(study, resolved, group[0])
+    check_exchange(study, coords, group)
     groups, summary_groups = target_groups(group, encoding.windows, encoding.meg_targets)
     coords |= window_coords("target", groups) | window_coords("summary", summary_groups)
     uses_forward, source = split_bands(bands)
@@ -81,9 +82,7 @@ def _score_plan(
         else None,
         layers=model.layers,
         responses=tuple(references[f"ingest/{t.label}"] for t in group),
-        partition=digest(
-            [coords[name][1].tolist() for name in ("stimulus", "stimulus_fold", "stimulus_block")]
-        ),
+        partition=digest([coords[name][1].tolist() for name in PARTITION if name in coords]),
         encoding=encoding,
     )
     layout = scores_layout(

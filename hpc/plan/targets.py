@@ -193,8 +193,8 @@ def check_fit(study: Study, targets: Sequence[Targets]) -> None:
 
 def _check_sessions(study: Study, targets: Iterable[Targets]) -> None:
     """Refuse to permute within sessions where a stimulus is the only one of its session."""
-    if study.encoding.permute_within != "session":
-        return
+    if study.encoding.permute_within != "session" or study.encoding.fold_rule == "keep_categories":
+        return  # whole categories change places there: `hpc.plan.partition.check_exchange`
     for item in targets:
         for session, n_stimuli in Counter(item.sessions).items():
             if n_stimuli == 1 and len(item.sessions) > 1:

@@ -196,7 +196,7 @@ def significant_voxels(signal: str, scores: Scores, options: CompareOptions) -> 
     if signal.startswith(UNIQUE):
         null = scores.permutation[1:].max(axis=1)
         return significant(pooled_null_p(best, null.ravel()), options.significance)
-    p = analytic_p(best, scores.n_stimuli, options.folds) * len(scores.values)
+    p = analytic_p(best, scores.n_independent, options.folds) * len(scores.values)
     return significant(np.minimum(p, 1.0), options.significance)
 
 

@@ -31,7 +31,8 @@ class Scores:
         Mean over folds of r, or U.
     bootstrap, permutation : array, (n + 1, n_layers, n_summaries)
         Resampled scores of region means (fMRI) or sensors x windows (MEG); index 0 is observed.
-    n_stimuli : int
+    n_independent : int
+        Stimuli; categories where folds keep categories together, whose images are alike.
     names : sequence of str
         Names of the regions, or of the sensors.
     windows : sequence of (name, start, stop), or None
@@ -41,7 +42,7 @@ class Scores:
     values: Array
     bootstrap: Array
     permutation: Array
-    n_stimuli: int
+    n_independent: int
     names: Sequence[str]
     windows: Sequence[tuple[str, float, float]] | None
 
@@ -112,7 +113,7 @@ class Inputs:
             unique_variance(targets) if unique else mean_r(targets),
             _by_replicate(data["bootstrap"].isel(layer=rows, summary=columns)),
             _by_replicate(data["permutation"].isel(layer=rows, summary=columns)),
-            data.sizes["stimulus"],
+            _n_independent(data),
             summary.names,
             summary.windows,
         )
@@ -148,3 +149,9 @@ def unique_variance(targets: xr.DataArray) -> Array:
 def _by_replicate(data: xr.DataArray) -> Array:
     """Return (layer, replicate, summary) as (n_replicates + 1, n_layers, n_summaries)."""
     return np.moveaxis(data.values.astype(np.float64), 1, 0)
+
+
+def _n_independent(data: xr.Dataset) -> int:
+    if "stimulus_category" in data.coords:
+        return len(np.unique(data["stimulus_category"]))
+    return data.sizes["stimulus"]

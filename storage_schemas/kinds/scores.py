@@ -46,6 +46,7 @@ _SCHEMA = Schema(
         **STIMULUS,
         "stimulus_fold": CoordSchema(("stimulus",), "integer"),
         "stimulus_block": CoordSchema(("stimulus",), "integer"),
+        "stimulus_category": CoordSchema(("stimulus",), "integer", optional=True),
         "measure": CoordSchema(("measure",), "text"),
         **window_schema("target", "target_"),
         **window_schema("summary", "summary_"),

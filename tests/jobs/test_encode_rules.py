@@ -156,14 +156,17 @@ def test_the_rules_stand_beside_every_score(finished: Path) -> None:
 
 
 @pytest.mark.parametrize("within", ["session", "all"])
-def test_each_subject_is_permuted_within_its_own_sessions(finished: Path, within: str) -> None:
+@pytest.mark.parametrize("moving", ["categories", "stimuli"])
+def test_each_subject_is_permuted_by_whole_categories_within_its_own_sessions(
+    finished: Path, within: str, moving: str
+) -> None:
     """Both subjects' scores lie in one store, though their sessions differ."""
     (store,) = stores(finished, "encode", "scores")
     spec = ScoresSpec.model_validate(store.spec)
     recorded = Recorded.of(spec.responses, store, finished / "stores")
     (features,) = stores(finished, "extract", "features")
     data, encoding = store.dataset(), spec.encoding
-    folds = data["stimulus_fold"].values
+    folds, categories = data["stimulus_fold"].values, data["stimulus_category"].values
     x = features.dataset()["features"].values
     sessions = [np.array(["ses-01", "ses-02", ""])[FMRI_SESSION], MEG_SESSION]
     for layer, stored in enumerate(data["permutation"].values):
@@ -175,11 +178,12 @@ def test_each_subject_is_permuted_within_its_own_sessions(finished: Path, within
                 encoding.permutations,
                 encoding.seed,
                 groups if within == "session" else None,
+                categories if moving == "categories" else None,
             )
             for part, groups in zip(recorded.summaries.parts, sessions, strict=True)
         ]
         found = np.allclose(stored, np.concatenate(parts, axis=1), atol=1e-6)
-        assert found == (within == "session")
+        assert found == (within == "session" and moving == "categories")
 
 
 @settings(deadline=None)
@@ -235,5 +239,16 @@ def test_a_session_with_a_single_stimulus_is_refused(folder: Path, tmp_path: Pat
     names = sorted(path.name for path in (folder / "stimuli").iterdir())
     write_recordings(tmp_path, names, np.repeat([0, 2, 1], [1, 20, 3]))
     with pytest.raises(StudyError, match=r"sub-01-fmri: all, because only one .* ses-01 al"):
-        planned(study_file(tmp_path))
-    assert planned(study_file(tmp_path, permute_within="all"))
+        planned(study_file(tmp_path, fold_rule="spread_categories"))
+    assert planned(study_file(tmp_path, fold_rule="spread_categories", permute_within="all"))
+
+
+def test_categories_too_unequal_to_change_places_are_refused(folder: Path) -> None:
+    names = sorted(path.name for path in (folder / "stimuli").iterdir())
+    sizes = np.repeat(np.arange(6), [1, 2, 3, 4, 5, 9])
+    rows = [f"{name},{size}" for name, size in zip(names, sizes, strict=True)]
+    (folder / "unequal.csv").write_text("\n".join(["stimulus,category", *rows]))
+    path = study_file(folder, permute_within="all")
+    path.write_text(path.read_text().replace("categories.csv", "unequal.csv"))
+    with pytest.raises(StudyError, match="only 0 of 24 stimuli of sub-01-fmri are in such"):
+        planned(path)

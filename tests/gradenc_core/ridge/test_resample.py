@@ -4,6 +4,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.linear_model import Ridge
 from sklearn.preprocessing import StandardScaler
 
@@ -14,6 +16,7 @@ from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.resample import (
     block_weights,
     bootstrap_scores,
+    exchangeable,
     permutation_scores,
     permutations,
 )
@@ -202,3 +205,41 @@ def test_rows_that_do_not_match_the_features_are_named():
     for call, message in cases:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 6)), min_size=1, max_size=40))
+def test_a_category_moves_as_one_and_stays_in_its_sessions(rows):
+    groups, together = np.array(rows).T
+    for order in permutations(len(rows), 4, 1, groups, together):
+        assert sorted(order) == list(range(len(rows)))
+        assert (groups[order] == groups).all()
+        for value in np.unique(together):
+            assert len(np.unique(together[order[together == value]])) == 1
+
+
+def test_categories_of_another_size_stay_in_place():
+    together = np.array([0, 0, 1, 1, 2, 2, 2])
+    found = [rows.shape for rows in exchangeable(np.zeros(7), together)]
+    assert sorted(found) == [(1, 3), (2, 2)]
+    orders = permutations(7, 20, 0, together=together)
+    assert (orders[:, 4:] == [4, 5, 6]).all()
+    assert len(np.unique(orders, axis=0)) == 2
+
+
+def test_images_of_a_category_are_not_taken_for_independent():
+    """Both are driven by categories, and independent: one p in twenty is below .05."""
+    rng = np.random.default_rng(0)
+    category = np.repeat(np.arange(30), 6)
+    below = {"whole": [], "single": []}
+    for seed in range(24):
+        x, y = (
+            rng.standard_normal((30, k))[category] + 0.7 * rng.standard_normal((180, k))
+            for k in (6, 10)
+        )
+        design = factorise(x, category % 5, options=RidgeOptions(alphas=(1.0, 100.0, 1e4)))
+        for name, together in (("whole", category), ("single", None)):
+            scores = permutation_scores(design, y, 39, seed, together=together)
+            below[name].append(((scores >= scores[0]).mean(axis=0) <= 0.05).mean())
+    assert np.mean(below["whole"]) < 0.1
+    assert np.mean(below["single"]) > 0.15

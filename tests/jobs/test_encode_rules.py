@@ -245,7 +245,7 @@ def test_a_session_with_a_single_stimulus_is_refused(folder: Path, tmp_path: Pat
 
 def test_categories_too_unequal_to_change_places_are_refused(folder: Path) -> None:
     names = sorted(path.name for path in (folder / "stimuli").iterdir())
-    sizes = np.repeat(np.arange(6), [1, 2, 3, 4, 5, 9])
+    sizes = np.repeat(np.arange(6), [1, 2, 3, 5, 6, 7])
     rows = [f"{name},{size}" for name, size in zip(names, sizes, strict=True)]
     (folder / "unequal.csv").write_text("\n".join(["stimulus,category", *rows]))
     path = study_file(folder, permute_within="all")

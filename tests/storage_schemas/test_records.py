@@ -50,7 +50,7 @@ RUNS = st.builds(
 )
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(RECORDS)
 def test_a_record_is_read_as_it_was_written(record: object) -> None:
     written = canonical_json(as_json(record))
@@ -60,7 +60,7 @@ def test_a_record_is_read_as_it_was_written(record: object) -> None:
     assert canonical_json(as_json(again)) == written
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(RUNS)
 def test_a_run_is_read_as_it_was_written(run: Run) -> None:
     written = json.loads(run.as_json())

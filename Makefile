@@ -26,7 +26,7 @@ lint: $(STAMP)
 	$(BIN)/python scripts/draw_rooms.py --check
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" --durations=15
+	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long" --durations=60
 
 test-long: $(STAMP) browser slurm
 	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25

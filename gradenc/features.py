@@ -84,9 +84,10 @@ def extract(
     -------
     xarray.Dataset
         One variable per source, (layer, stimulus, feature) float32, with the coordinates
-        `layer_depth` (0 to 1), `stimulus` (ids) and `stimulus_digest`. Gradients that end in a
-        log-norm, or are one, have the dimension `gradient_feature` instead of `feature`. With
-        `projection=None` there is one variable per source and layer, such as
+        `layer_depth` (0 to 1; layers after the last block up to 1 + 1/N), `stimulus` (ids) and
+        `stimulus_digest`. Gradients that end in a log-norm, or are one, have the dimension
+        `gradient_feature` instead of `feature`. With `projection=None` there is one variable per
+        source and layer, such as
         "forward:layer1.0", (stimulus, "feature:layer1.0"), whose attributes say layer and depth.
         Attributes say objective, tokens, scale, weights and versions.
 

@@ -1,6 +1,7 @@
 """Encoding scores of own responses as a labelled xarray Dataset, without a study."""
 
 from collections.abc import Hashable, Iterator, Sequence
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -120,6 +121,11 @@ def encode(
 
 
 def _require_stimuli(features: xr.DataArray) -> None:
+    if not isinstance(features, xr.DataArray):
+        raise ValueError(
+            f"features is a {type(features).__name__}; give a variable of what extract returns, "
+            "such as extracted['forward']"
+        )
     dims = set(features.dims)
     if "stimulus" not in dims or len(dims - {"layer", "stimulus"}) != 1:
         raise ValueError(
@@ -143,14 +149,16 @@ def _layers(features: xr.DataArray) -> Iterator[xr.DataArray]:
 def _folds(
     features: xr.DataArray, folds: int | NDArray[np.integer], seed: int
 ) -> NDArray[np.integer]:
-    if not isinstance(folds, int):
+    if np.ndim(folds):
         return np.asarray(folds)
+    if isinstance(folds, bool) or not isinstance(folds, Integral):
+        raise ValueError(f"folds is {folds!r}; give their number, or the fold of each stimulus")
     if "stimulus_digest" not in features.coords:
         raise ValueError(
             "features has no coordinate stimulus_digest, from which folds are dealt; give the fold "
             "of each stimulus as an array: folds=..."
         )
-    return assign_folds(features["stimulus_digest"].values.tolist(), folds, seed)
+    return assign_folds(features["stimulus_digest"].values.tolist(), int(folds), seed)
 
 
 def _aligned(features: xr.DataArray, responses: xr.DataArray | NDArray[Any]) -> xr.DataArray:
@@ -165,6 +173,10 @@ def _aligned(features: xr.DataArray, responses: xr.DataArray | NDArray[Any]) -> 
         raise ValueError(
             f"responses has the dimensions {', '.join(map(str, responses.dims))}; name the one "
             "along which images differ: responses.rename({...: 'stimulus'})"
+        )
+    if taken := {"layer", "fold"} & set(responses.dims):
+        raise ValueError(
+            f"responses has a dimension {taken.pop()!r}, which the scores have too; rename it"
         )
     responses = responses.transpose("stimulus", ...)
     if "stimulus" in responses.coords and "stimulus" in features.coords:

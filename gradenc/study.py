@@ -224,10 +224,16 @@ class Run:
         Raises
         ------
         ValueError
-            The run is not complete.
+            The run is not complete, or is a drill, which computes nothing.
         """
+        results = self.results
+        if "comparisons" not in results.children:
+            raise ValueError(
+                f"{self.path} holds no comparisons: it is the run of a drill, which computes "
+                "nothing; open the run of a study"
+            )
         rows: list[dict[str, Any]] = []
-        for model, node in self.results["comparisons"].children.items():
+        for model, node in results["comparisons"].children.items():
             tables = node.to_dataset().load()
             for signal in tables["signal"].values[(tables["verdict"] != NOT_JUDGED).values]:
                 judged = tables.sel(signal=signal)

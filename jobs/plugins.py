@@ -104,7 +104,7 @@ def _run(module_name: str, path: Path) -> ModuleType:
     sys.modules.setdefault(module_name, module)  # dataclasses and pickles look their module up
     try:
         location.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(
             f"{path} cannot be imported ({type(error).__name__}: {error}); correct it, or install "
             "what it imports"

@@ -11,7 +11,7 @@ import numpy as np
 
 
 class Verdict(StrEnum):
-    """What a study says of a gradient signal."""
+    """The conclusion of a study about a gradient signal."""
 
     NO_GRADIENT_SIGNAL = "no_gradient_signal"
     BACKPROP_LIKE = "backprop_like"

@@ -129,6 +129,10 @@ class RidgeCV(MultiOutputMixin, RegressorMixin, BaseEstimator):
         X, y = validate_data(self, X, y, multi_output=True, y_numeric=True, dtype=DTYPES)
         weights = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         kept = weights > 0
+        if kept.sum() < 2:
+            raise ValueError(
+                f"n_samples={kept.sum()} of weight above 0; give at least two stimuli."
+            )
         folds = _assign_folds(self.cv, X, y)
         features = _Features.of(X[kept], folds[kept], weights[kept], self._options(), self.bands)
         targets = np.asarray(y, dtype=np.float64).reshape(len(y), -1)[kept]

@@ -41,23 +41,38 @@ def read_categories(path: Path) -> dict[str, str]:
     """
     categories: dict[str, str] = {}
     for where, stimulus, category in _rows(path, "category", "its category"):
-        if not category.strip():
+        if not category:
             raise ValueError(f"{where}: {stimulus},{category}; give a stimulus and its category")
-        categories[stimulus] = category.strip()
+        categories[stimulus] = category
     return categories
 
 
 def _rows(path: Path, column: str, what: str) -> Iterator[tuple[str, str, str]]:
     """Yield the place of each row in the file, its stimulus and its value."""
     seen: set[str] = set()
-    rows = csv.reader(StringIO(read_text(path), newline=""))
-    if (header := next(rows, [])) != ["stimulus", column]:
-        raise ValueError(f"{path} begins with {','.join(header)}; begin it with stimulus,{column}")
-    for row in rows:
-        where = f"{path}, line {rows.line_num}"
+    rows = _cells(path)
+    _, header = next(rows, (path, []))
+    if header != ["stimulus", column]:
+        begins = f"begins with {','.join(header)}" if header else "is empty"
+        raise ValueError(f"{path} {begins}; begin it with stimulus,{column}")
+    for where, row in rows:
         if len(row) != 2:
             raise ValueError(f"{where}: {','.join(row)}; give a stimulus and {what}")
         if row[0] in seen:
             raise ValueError(f"{where}: {row[0]} again; give every stimulus once")
         seen.add(row[0])
         yield where, row[0], row[1]
+
+
+def _cells(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the place of each row that is not blank, and its cells."""
+    rows = csv.reader(StringIO(read_text(path), newline=""))
+    try:
+        for row in rows:
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield f"{path}, line {rows.line_num}", cells
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}, line {rows.line_num}: {error}; is a quotation mark not closed?"
+        ) from error

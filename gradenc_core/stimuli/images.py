@@ -90,7 +90,9 @@ def read_manifest(
     first_of: dict[str, str] = {}
     for path in paths:
         digests = []
-        for row, digest in enumerate(found[path] or _digests(path)):
+        known_digests = found[path]
+        own = _digests(path) if known_digests is None else known_digests
+        for row, digest in enumerate(own):
             name = path.relative_to(folder).as_posix() + (f"/{row}" if _is_brick(path) else "")
             first_of[name] = first.setdefault(digest, name)
             digests.append(digest)
@@ -298,7 +300,7 @@ def _verified(path: Path) -> bytes:
             image.verify()
     except _UNDECODABLE as error:
         raise _damaged(path, error) from error
-    # Of a JPEG only the header has been verified; without its end, it may be truncated.
+    # `verify` reads only the header of a JPEG, so a file without its end may be truncated.
     if deep or (jpeg and not data.endswith(END_OF_JPEG)):
         _decoded(data, path)
     return data

@@ -258,7 +258,7 @@ class TaskOutcome:
     """How one task of a submission ended."""
 
     failure: FailureClass | None
-    """None if it left nothing undone but units that failed by themselves."""
+    """None if every unit that it did not commit failed with an error of its own."""
     job: Job | None
     """The job as SLURM remembered it at the end; None for a process of this machine."""
     units_done: int = 0

@@ -35,6 +35,7 @@ from hpc.config.profile import StageProfile
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolve import NetworkTurn
 from hpc.study.resolved import signal_spec
+from hpc.study.study import StudyError
 from jobs.extract import build_extractor, load
 from storage_schemas.protocol.attempts import begin
 from storage_schemas.protocol.commit import commit
@@ -106,7 +107,10 @@ def _seconds_until_ready(code: str) -> float:
         taken = time.perf_counter() - started
         _, errors = process.communicate()
     if not ready:
-        raise RuntimeError(f"a process that was to be timed ended early: {errors.decode()}")
+        raise StudyError(
+            "the start of a task could not be timed, because its process ended early; correct the "
+            f"installation, or set the environment that it needs: {errors.decode()}"
+        )
     return taken
 
 

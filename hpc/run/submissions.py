@@ -35,7 +35,7 @@ class TaskJob:
 
     job_id: str
     start_time: int | None = None
-    """Of a process (`storage_schemas.protocol.attempts.start_time`), whose number is used again."""
+    """When a process began (`attempts.start_time`), since its number may be given to another."""
 
 
 _JOBS = TypeAdapter(tuple[TaskJob, ...])

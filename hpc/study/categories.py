@@ -4,6 +4,7 @@ A study names a file of categories and a fold rule that uses it, or neither.
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from gradenc_core.stimuli.classes import read_categories
@@ -23,8 +24,12 @@ def find_categories(
     problems += _rule_problems(study)
     if study.categories is None:
         return None
+    path = study.folder / study.categories
+    if not path.is_file():
+        problems.append(no_table("categories", study.categories, path, "stimulus,category"))
+        return None
     try:
-        categories = read_categories(study.folder / study.categories)
+        categories = read_categories(path)
     except (ValueError, OSError) as error:
         problems.append(f"categories: given {given(study.categories)}; {error}")
         return None
@@ -63,6 +68,14 @@ def _count_problems(study: Study, n_categories: int) -> Iterator[str]:
             f"keep_categories: at most half as many as there are categories, of which "
             f"{study.categories} has {n_categories}"
         )
+
+
+def no_table(key: str, named: str, path: Path, columns: str) -> str:
+    """Say that a study names a table that is not there."""
+    return (
+        f"{key}: given {given(named)}; accepted: a CSV file of the columns {columns}; there is no "
+        f"file at {path}"
+    )
 
 
 def misfits(

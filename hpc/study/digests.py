@@ -94,9 +94,9 @@ def _read(path: Path) -> dict[str, Entry]:
     try:
         if path.stat().st_uid != os.getuid():
             return {}
+        entries = read_json(path) or {}
     except OSError:
         return {}
-    entries = read_json(path) or {}
     return {key: entry for key, entry in entries.items() if _is_entry(entry)}
 
 

@@ -10,7 +10,7 @@ from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.classes import read_labels
 from gradenc_core.stimuli.images import Manifest, read_manifest
 from hpc.config.phrases import given
-from hpc.study.categories import misfits
+from hpc.study.categories import misfits, no_table
 from hpc.study.study import Study
 from jobs.spec import BankImages
 from storage_schemas.files import file_digest
@@ -47,6 +47,9 @@ def find_labels(study: Study, problems: list[str]) -> Labels | None:
     if study.labels is None:
         return None
     path = study.folder / study.labels
+    if not path.is_file():
+        problems.append(no_table("labels", study.labels, path, "stimulus,label"))
+        return None
     try:
         return Labels(path.resolve(), file_digest(path), read_labels(path))
     except (ValueError, OSError) as error:

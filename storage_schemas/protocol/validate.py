@@ -67,7 +67,7 @@ def _first_complaint(
         if complaint := _differs_from_plan(members.get(entry[0]), entry):
             return complaint
     attributes = group.get("attributes", {})
-    # Of several forms, the complaint about the nearest is the one that helps.
+    # Where a kind has several forms, the complaint about the nearest one helps most.
     forms = KINDS[kind].schemas[version]
     found = [list(_differs_from(form, members, attributes)) for form in forms]
     nearest = min(found, key=len)

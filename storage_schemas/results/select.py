@@ -75,6 +75,10 @@ def _value(coord: xr.DataArray, text: str, pair: str) -> Any:
 
 
 def _select_one(dataset: xr.Dataset, name: str, wanted: Any) -> xr.Dataset:
+    if name not in dataset.coords:
+        raise ValueError(
+            f"there is no coordinate {name!r} here; there are {', '.join(map(str, dataset.coords))}"
+        )
     coord = dataset[name]
     if coord.ndim != 1:
         raise ValueError(

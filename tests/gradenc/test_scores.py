@@ -130,3 +130,28 @@ def test_a_block_of_targets_has_one_blas_thread(
         ge.encode(features, betas)
         assert {one["num_threads"] for one in blas.info()} == {2}
     assert seen == {1}
+
+
+def test_a_number_of_folds_of_any_integer_type_is_taken(features, betas) -> None:
+    xr.testing.assert_identical(
+        ge.encode(features, betas, folds=np.int64(4)), ge.encode(features, betas, folds=4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"folds": 3.0}, "folds is 3.0; give their number"),
+        ({"folds": True}, "folds is True; give their number"),
+        ({"features": "a Dataset"}, "features is a Dataset; give a variable of what extract"),
+        ({"responses": "by layer"}, "responses has a dimension 'layer'"),
+    ],
+)
+def test_mistaken_arguments_are_named(features, betas, given, message) -> None:
+    arguments = {"features": features, "responses": betas, "folds": 4} | given
+    if "features" in given:
+        arguments["features"] = features.to_dataset(name="forward")
+    if "responses" in given:
+        arguments["responses"] = betas.rename(voxel="layer")
+    with pytest.raises(ValueError, match=message):
+        ge.encode(**arguments)

@@ -282,6 +282,13 @@ def test_bad_input_is_named():
             call()
 
 
+@pytest.mark.parametrize("cv", [3, "loo", "gcv"])
+def test_a_single_stimulus_with_weight_is_refused(cv):
+    x, y = np.eye(4), np.arange(4.0)
+    with pytest.raises(ValueError, match="n_samples=1 with weight; give at least two"):
+        RidgeCV(cv=cv).fit(x, y, sample_weight=[1, 0, 0, 0])
+
+
 def test_importing_it_imports_no_torch():
     code = "import sys; import gradenc_core.ridge.estimator; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

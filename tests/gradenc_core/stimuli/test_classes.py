@@ -26,6 +26,8 @@ def test_categories_are_read_as_text(tmp_path: Path) -> None:
         ("stimulus,category\na,\n", "line 2: a,; give a stimulus and its category"),
         ("stimulus,category\na,x,y\n", "line 2: a,x,y; give a stimulus and its category"),
         ("stimulus,category\na,x\na,y\n", "line 3: a again; give every stimulus once"),
+        ('stimulus,category\na,"' + "x" * 200_000, "a quotation mark not closed"),
+        ("", "is empty; begin it with stimulus,category"),
     ],
 )
 def test_a_table_that_cannot_be_read_is_refused_by_its_line(
@@ -35,3 +37,9 @@ def test_a_table_that_cannot_be_read_is_refused_by_its_line(
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         read_categories(path)
+
+
+def test_spaces_around_cells_and_blank_lines_mean_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "categories.csv"
+    path.write_text(" stimulus , category\n\n a.png , dog \n ,\nb.png,cat\n\n")
+    assert read_categories(path) == {"a.png": "dog", "b.png": "cat"}

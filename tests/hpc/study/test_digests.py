@@ -120,6 +120,14 @@ def test_a_damaged_file_of_digests_is_ignored(study: Study, content: bytes) -> N
     assert read(study) == (first, 0)
 
 
+def test_a_folder_in_place_of_the_file_of_digests_costs_only_time(study: Study) -> None:
+    first, _ = read(study)
+    (kept,) = study.folder.glob(".gradenc-digests-*.json")
+    kept.unlink()
+    kept.mkdir()
+    assert read(study) == (first, 96)
+
+
 def test_two_commands_keep_each_others_digests(study: Study) -> None:
     one, other = sorted((study.folder / "stimuli").iterdir())[:2]
     first, second = DigestCache(study), DigestCache(study)

@@ -81,3 +81,8 @@ def test_a_selection_of_nothing_names_what_is_there(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         select(tables, parse_selection(tables, [pair]))
+
+
+def test_a_coordinate_that_is_not_there_is_named_in_python_too(tables: xr.Dataset) -> None:
+    with pytest.raises(ValueError, match="no coordinate 'area' here; there are layer, roi, x"):
+        select(tables, {"area": "V1"})

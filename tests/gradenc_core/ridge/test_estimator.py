@@ -285,7 +285,7 @@ def test_bad_input_is_named():
 @pytest.mark.parametrize("cv", [3, "loo", "gcv"])
 def test_a_single_stimulus_with_weight_is_refused(cv):
     x, y = np.eye(4), np.arange(4.0)
-    with pytest.raises(ValueError, match="n_samples=1 with weight; give at least two"):
+    with pytest.raises(ValueError, match="n_samples=1 of weight above 0; give at least"):
         RidgeCV(cv=cv).fit(x, y, sample_weight=[1, 0, 0, 0])
 
 

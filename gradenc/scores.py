@@ -1,7 +1,6 @@
 """Encoding scores of own responses as a labelled xarray Dataset, without a study."""
 
 from collections.abc import Hashable, Iterator, Sequence
-from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -151,14 +150,15 @@ def _folds(
 ) -> NDArray[np.integer]:
     if np.ndim(folds):
         return np.asarray(folds)
-    if isinstance(folds, bool) or not isinstance(folds, Integral):
+    number = np.asarray(folds)
+    if not np.issubdtype(number.dtype, np.integer):
         raise ValueError(f"folds is {folds!r}; give their number, or the fold of each stimulus")
     if "stimulus_digest" not in features.coords:
         raise ValueError(
             "features has no coordinate stimulus_digest, from which folds are dealt; give the fold "
             "of each stimulus as an array: folds=..."
         )
-    return assign_folds(features["stimulus_digest"].values.tolist(), int(folds), seed)
+    return assign_folds(features["stimulus_digest"].values.tolist(), int(number), seed)
 
 
 def _aligned(features: xr.DataArray, responses: xr.DataArray | NDArray[Any]) -> xr.DataArray:

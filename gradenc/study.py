@@ -229,7 +229,7 @@ class Run:
         results = self.results
         if "comparisons" not in results.children:
             raise ValueError(
-                f"{self.path} holds no comparisons: it is the run of a drill, which computes "
+                f"{self.folder} holds no comparisons: it is the run of a drill, which computes "
                 "nothing; open the run of a study"
             )
         rows: list[dict[str, Any]] = []

@@ -1,5 +1,7 @@
 """A study in a notebook: run, followed, judged, exported, resumed; nothing is printed."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -77,3 +79,11 @@ def test_a_damaged_unit_is_made_again_by_resume(
     assert run.status().sealed.all()
     assert run.results["comparisons/planted"].to_dataset().load().identical(before)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_drill_has_no_verdicts(tmp_path: Path) -> None:
+    drill = Path(sys.executable).with_name("gradenc")
+    command = [drill, "drill", tmp_path / "drill", "--units", "1", "--seconds", "0.01"]
+    subprocess.run(command, check=True, capture_output=True)
+    with pytest.raises(ValueError, match="it is the run of a drill"):
+        ge.Run.open(tmp_path / "drill").verdicts()

@@ -266,7 +266,10 @@ def test_bad_input_is_named():
     cases = [
         (lambda: RidgeCV((-1.0,)).fit(x, y), "alphas is"),
         (lambda: RidgeCV(cv="best").fit(x, y), "cv is 'best'; give a number of folds"),
-        (lambda: RidgeCV(cv=ShuffleSplit(3)).fit(x, y), "split 1 tests stimuli that an earlier"),
+        (
+            lambda: RidgeCV(cv=ShuffleSplit(3, test_size=0.6, random_state=0)).fit(x, y),
+            "split 1 tests stimuli that an earlier",
+        ),
         (lambda: RidgeCV(cv=late).fit(x, y), "split 0 tests .* or does not train on all others"),
         (lambda: RidgeCV(bands=(9, 4)).fit(x, y), r"bands is \(9, 4\); .* 12 features"),
         (lambda: RidgeCV(bands=(9, 3), band_ratios=(1.0,)).fit(x, y), "ratios is"),

@@ -68,7 +68,7 @@ def write_nifti(
     path : Path or str
         Ends in .nii or .nii.gz; its folder is made, and a file that is there is replaced.
     values : array, (n_voxels,) or (n_voxels, n_maps)
-        Written as a volume of 3 axes, or of 4, the last of which is the map. Of any unit.
+        In any unit. Written as a volume of 3 axes, or of 4, the last of which is the map.
     ijk : array of int, (n_voxels, 3)
         Index of each voxel in the volume; each voxel once.
     shape : sequence of int, (3,)

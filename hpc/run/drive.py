@@ -19,7 +19,7 @@ POLL_S = {"local": 0.5, "slurm": 10.0}
 """How often the foreground advances the run: a cluster's controller serves others too."""
 REST = 4
 """The foreground sleeps so many times the duration of a step: at 100,000 units one takes seconds.
-Of the last two steps the shorter counts: the longer may have planned and submitted a stage."""
+The shorter of the last two steps counts: the longer may have planned and submitted a stage."""
 
 Progress = Callable[[Mapping[str, StageState]], None]
 """Called after every step with the state of each stage, in the order of the stages."""

@@ -109,10 +109,19 @@ def plan_solver(
     if form == "primal" and streamed.memory <= memory_limit:
         return streamed
     raise ValueError(
-        f"a ridge of {n} stimuli and {p} features needs {streamed.memory / 1e9:.1f} GB of memory "
-        f"in one process beside its libraries but has {memory_limit / 1e9:.1f} GB; give it more "
-        "memory, fewer features, or fewer ratios of bands"
+        f"a ridge of {n} stimuli and {p} features needs "
+        f"{least_memory(shapes, options, banded) / 1e9:.3f} GB of memory in one process beside its "
+        f"libraries but has {memory_limit / 1e9:.3f} GB; give it more memory, fewer features, or "
+        "fewer ratios of bands"
     )
+
+
+def least_memory(shapes: Shapes, options: RidgeOptions, banded: bool) -> int:
+    """Return the least memory (bytes) that `plan_solver` accepts as a limit."""
+    held = plan_solver(shapes, options, banded)
+    # Kernels of stimuli are made from rows that are held; moments can be summed as rows are read.
+    rows = shapes.n_stimuli * shapes.n_features * FLOAT32
+    return held.memory if held.form == "dual" else held.memory - rows
 
 
 def n_trainings(n_folds: int, options: RidgeOptions) -> int:

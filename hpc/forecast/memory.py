@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from math import ceil
 
 from gradenc_core.arrays import device
-from gradenc_core.ridge.cost import FLOAT32, FLOAT64, Shapes, plan_solver
-from hpc.config.profile import GB, Profile, process_memory
+from gradenc_core.ridge.cost import FLOAT32, FLOAT64, Shapes, least_memory
+from hpc.config.profile import GB, Profile, StageProfile, process_memory
 from hpc.plan.bands import split_bands
 from hpc.plan.encode import encoding_spec
 from hpc.plan.prepare import has_components
@@ -13,7 +13,7 @@ from hpc.plan.stages import n_features
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolved import Resolved, ResolvedModel
 from hpc.study.study import Study, StudyError
-from jobs.encode import fit_memory, fit_shapes, ridge_options
+from jobs.encode import LIBRARIES, fit_shapes, ridge_options
 from jobs.spec import ScoresSpec
 
 
@@ -29,12 +29,10 @@ def check_memory(
     """
     for model in resolved.models:
         _check_extraction(study, resolved, model, _most_stimuli(plans), profile)
-    limit = process_memory(profile.scheduler, profile.stage("encode"))
     for plan in plans:
         if plan.kind == "pca":
             _check_components(study, resolved, plan, profile)
-        if plan.kind == "scores":
-            _check_ridge(study, resolved, plan, limit)
+    _check_ridge(study, resolved, [plan for plan in plans if plan.kind == "scores"], profile)
 
 
 def _check_extraction(
@@ -44,7 +42,7 @@ def _check_extraction(
     on_gpu = how.gpus_per_node > 0 if profile.scheduler == "slurm" else device().type != "cpu"
     needed = extraction_bytes(study, resolved, model, n_stimuli, how.micro_batch, on_gpu)
     smaller = "or a smaller micro_batch, or give the study a smaller extraction.stimuli_per_shard"
-    _refuse(study, profile, "extract", f"model {model.name}", needed, smaller)
+    _refuse(study, profile, "extract", f"model {model.name}", needed, smaller, _raised(how))
 
 
 def _check_components(study: Study, resolved: Resolved, plan: StorePlan, profile: Profile) -> None:
@@ -52,24 +50,38 @@ def _check_components(study: Study, resolved: Resolved, plan: StorePlan, profile
     n_stimuli = plan.layout.coords.sizes["stimulus"]
     needed = FLOAT32 * model.n_parameters + components_bytes(n_stimuli, model.widths)
     smaller = "or give the study tokens of fewer features, or projection_kind: random"
-    _refuse(study, profile, "prepare", plan.label, needed, smaller)
+    how = _raised(profile.stage("prepare"))
+    _refuse(study, profile, "prepare", plan.label, needed, smaller, how)
+
+
+def _raised(how: StageProfile) -> StageProfile:
+    """Return the most that a stage without Dask workers is given: more after a kill for memory."""
+    most = {"dask_workers": 1, "memory_gb": how.max_memory_gb or how.memory_gb}
+    return how.model_copy(update=most)
 
 
 def _refuse(
-    study: Study, profile: Profile, stage: str, what: str, needed: int, smaller: str
+    study: Study,
+    profile: Profile,
+    stage: str,
+    what: str,
+    needed: float,
+    smaller: str,
+    how: StageProfile,
 ) -> None:
-    """Refuse units that need more memory than the profile can give a process of their stage."""
-    how, on_slurm = profile.stage(stage), profile.scheduler == "slurm"
-    # These stages start no Dask workers, and a task that is killed for memory is given more.
-    most = {"dask_workers": 1, "memory_gb": how.max_memory_gb or how.memory_gb}
-    limit = process_memory(profile.scheduler, how.model_copy(update=most))
+    """Refuse units that need more memory (bytes) than a process of their stage has."""
+    limit = process_memory(profile.scheduler, how)
     if limit is None or needed <= limit:
         return
-    least = ceil(10 * needed * how.ranks_per_node / GB) / 10
-    remedy = f"set its memory_gb to {least:g} or more" if on_slurm else "give it fewer slots"
+    several = how.dask_workers > 1
+    remedy = "give it fewer slots" + (" or dask_workers" if several else "")
+    if how.memory_gb is not None:
+        least = ceil(10 * how.memory_gb * needed / limit) / 10
+        remedy = f"set its memory_gb to {least:g} or more"
+        remedy += " or give it fewer dask_workers" if several else ""
     raise StudyError(
-        f"{study._file}: stage {stage}: {what} needs at least {needed / GB:.2g} GB of memory in "
-        f"one process but has {limit / GB:.2g} GB; {remedy} in the profile {profile.name}, "
+        f"{study._file}: stage {stage}: {what} needs at least {needed / GB:.2f} GB of memory in "
+        f"one process but has {limit / GB:.2f} GB; {remedy} in the profile {profile.name}, "
         f"{smaller}"
     )
 
@@ -121,15 +133,21 @@ def _widths(study: Study, model: ResolvedModel, source: str) -> list[int]:
     return [widths] * len(model.layers) if isinstance(widths, int) else widths
 
 
-def _check_ridge(study: Study, resolved: Resolved, plan: StorePlan, limit: float | None) -> None:
-    shapes, banded = shapes_of(study, resolved, plan)
-    try:
-        plan_solver(shapes, ridge_options(encoding_spec(study)), banded, fit_memory(limit))
-    except ValueError as error:
-        raise StudyError(
-            f"{study._file}: {plan.label}: {error} (in the profile memory_gb or dask_workers of "
-            "[encode]; in the study projection, encoding.forward_all or encoding.band_ratios)"
-        ) from error
+def _check_ridge(
+    study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile
+) -> None:
+    options = ridge_options(encoding_spec(study))
+    fits = {}
+    for plan in plans:
+        shapes, banded = shapes_of(study, resolved, plan)
+        fits[plan.label] = least_memory(shapes, options, banded)
+    label = max(fits, key=lambda label: fits[label])
+    smaller = (
+        "or give the study a smaller projection or encoding.forward_all, or fewer "
+        "encoding.band_ratios"
+    )
+    needed = LIBRARIES + fits[label]
+    _refuse(study, profile, "encode", label, needed, smaller, profile.stage("encode"))
 
 
 def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes, bool]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from gradenc_core.ridge.cost import Shapes, plan_solver
+from gradenc_core.ridge.cost import Shapes, least_memory, plan_solver
 from gradenc_core.ridge.options import RidgeOptions
 
 MEASURE = """
@@ -96,6 +96,15 @@ def test_rows_are_read_again_where_memory_does_not_hold_them():
     assert streamed.memory < held.memory
     with pytest.raises(ValueError, match=r"needs .* GB of memory .* but has .*; give it more"):
         plan_solver(shapes, options, False, streamed.memory - 1)
+
+
+@pytest.mark.parametrize("n_features", [20, 2000])
+def test_the_least_memory_is_the_lowest_limit_that_is_accepted(n_features: int) -> None:
+    shapes, options = Shapes(100, n_features, 10, 5), RidgeOptions(selection="gcv")
+    least = least_memory(shapes, options, False)
+    plan_solver(shapes, options, False, least)
+    with pytest.raises(ValueError, match=rf"needs {least / 1e9:.3f} GB .* but has 0\.0"):
+        plan_solver(shapes, options, False, least - 1)
 
 
 def test_operations_grow_with_what_is_fitted():

@@ -10,20 +10,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import hpc
 from gradenc_core.ridge.cost import plan_solver
-from hpc.config.profile import GB, Profile, StageProfile
+from hpc.config.profile import GB, Profile, StageProfile, load_profile
 from hpc.forecast import workload as module
 from hpc.forecast.forecast import _stage
 from hpc.forecast.memory import check_memory, components_bytes, extraction_bytes, shapes_of
 from hpc.forecast.records import encode_records, extract_records, fit_key, pass_key
-from hpc.forecast.sizes import Recordings
+from hpc.forecast.sizes import Recordings, StudyShapes, shaped
 from hpc.forecast.workload import NetworkPasses, StageWork, workload
 from hpc.plan.encode import encoding_spec
 from hpc.plan.stages import all_plans
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolved import Resolved, signal_spec
-from hpc.study.study import Study, StudyError
-from jobs.encode import ridge_options
+from hpc.study.study import Study, StudyError, load_study
+from jobs.encode import LIBRARIES, ridge_options
 from storage_schemas.protocol.attempts import Used, begin
 from storage_schemas.protocol.commit import commit
 from storage_schemas.protocol.seal import seal
@@ -196,9 +197,40 @@ def test_a_ridge_beyond_a_workers_memory_names_the_keys_that_make_it_smaller(
     planned: Planned,
 ) -> None:
     study, resolved, plans = planned
-    how = StageProfile(memory_gb=1.0, dask_workers=8)
-    with pytest.raises(StudyError, match=r"memory_gb or dask_workers of \[encode\]; .*forward_all"):
+
+    def check(memory_gb: float) -> None:
+        how = StageProfile(memory_gb=memory_gb, dask_workers=8)
         check_memory(study, resolved, plans, Profile(name="x", scheduler="slurm", encode=how))
+
+    with pytest.raises(StudyError, match=r"fewer dask_workers in the .*forward_all") as caught:
+        check(1.0)
+    # libraries count: what a fit alone needs may be nothing that two digits show
+    needed, given = re.findall(r"([\d.]+) GB", str(caught.value))
+    assert float(needed) > LIBRARIES / GB
+    assert float(given) == 0.12
+    enough = float(re.search(r"set its memory_gb to (\S+) or more", str(caught.value))[1])
+    check(enough)
+    with pytest.raises(StudyError):
+        check(enough - 0.2)
+
+
+@pytest.mark.parametrize("n_dask_workers", [1, 2])
+def test_on_this_machine_fewer_slots_or_workers_leave_more_for_a_ridge(
+    planned: Planned, n_dask_workers: int
+) -> None:
+    study, resolved, plans = planned
+    how = StageProfile(slots=10**6, dask_workers=n_dask_workers)
+    told = "fewer slots or dask_workers in" if n_dask_workers > 1 else "fewer slots in"
+    with pytest.raises(StudyError, match=f"stage encode: .*{told} the profile x"):
+        check_memory(study, resolved, plans, Profile(name="x", scheduler="local", encode=how))
+
+
+def test_the_demo_fits_the_profile_of_the_development_cluster() -> None:
+    study = load_study(Path(hpc.__file__).parent / "demo_study.yaml")
+    shapes = [{"modality": "fmri", "stimuli": 800, "shared": 800, "voxels": 500}]
+    with shaped(study, StudyShapes(responses=shapes)) as (study, resolved, subjects):
+        plans = all_plans(study, resolved, subjects)
+        check_memory(study, resolved, plans, load_profile("dev"))
 
 
 # Records of earlier runs

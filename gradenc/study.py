@@ -133,7 +133,8 @@ class Study:
         StudyError, ValueError, OSError
             As for `plan`, or the folder holds the run of another study.
         KeyboardInterrupt
-            If interrupted. Tasks that were started go on; `Run.open(folder).resume()` follows them.
+            If interrupted. Tasks on this machine are ended, jobs of a cluster go on;
+            `Run.open(folder).resume()` continues.
         """
         how = load_profile(profile)
         path = Path(folder) if folder is not None else Path("runs") / self.name

@@ -27,10 +27,7 @@ def drive_with_bars(run: RunFolder, profile: Profile) -> None:
     try:
         states = _drive(run, profile, console)
     except KeyboardInterrupt:
-        console.print(
-            f"\nleft; started tasks go on. `gradenc resume {run.path}` continues the run, "
-            f"`gradenc cancel {run.path}` ends it."
-        )
+        console.print(f"\n{_left(run, profile)}", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
     if not is_complete(states):
         console.print(f"[red]the run needs you:[/red] see `gradenc status {run.path}`")
@@ -40,6 +37,19 @@ def drive_with_bars(run: RunFolder, profile: Profile) -> None:
     console.print(sentence, highlight=False, soft_wrap=True)
     if run.report.exists():
         console.print(f"report: {run.report}", highlight=False, soft_wrap=True)
+
+
+def _left(run: RunFolder, profile: Profile) -> str:
+    """Return what became of the tasks of a run whose foreground was interrupted."""
+    if profile.scheduler == "slurm":
+        return (
+            f"left; jobs and gate go on. `gradenc resume {run.path}` follows the run, "
+            f"`gradenc cancel {run.path}` ends it."
+        )
+    return (
+        "interrupted; the tasks on this machine are ended, committed units are kept. "
+        f"`gradenc resume {run.path}` continues the run."
+    )
 
 
 def _drive(run: RunFolder, profile: Profile, console: Console) -> dict[str, StageState]:

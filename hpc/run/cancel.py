@@ -1,4 +1,4 @@
-"""Cancel a run: end its tasks and submit nothing more."""
+"""Cancel a run: end its tasks and submit nothing more; or end the tasks of this machine alone."""
 
 import os
 import signal
@@ -30,6 +30,12 @@ def cancel_run(run: RunFolder) -> int:
         _cancel_jobs(run, on_slurm)
     _end_processes([task for task in alive if task not in on_slurm])
     return len(alive)
+
+
+def end_tasks_here(run: RunFolder) -> None:
+    """End the run's processes on this machine with their children; jobs of a cluster go on."""
+    here = [submission for submission in unsettled(run) if not submission.on_slurm]
+    _end_processes([task for task in tasks_of(here) if task.alive])
 
 
 def _tasks(run: RunFolder) -> list[Task]:

@@ -9,6 +9,7 @@ from time import monotonic, sleep
 
 from hpc.config.profile import Profile
 from hpc.run.advance import advance
+from hpc.run.cancel import end_tasks_here
 from hpc.run.folder import RunFolder
 from hpc.run.gate import ensure_gate
 from hpc.run.notify import notify
@@ -75,8 +76,19 @@ def drive(
     Raises
     ------
     KeyboardInterrupt
-        If the user interrupts it. Tasks that were started go on.
+        If the user interrupts it. Tasks on this machine are ended (a terminal interrupts them
+        too, `kill` or a notebook may not), jobs of a cluster go on.
     """
+    try:
+        return _until_it_rests(run, profile, progress)
+    except KeyboardInterrupt:
+        end_tasks_here(run)
+        raise
+
+
+def _until_it_rests(
+    run: RunFolder, profile: Profile, progress: Progress | None
+) -> dict[str, StageState]:
     took = 0.0
     while True:
         began, before = monotonic(), took

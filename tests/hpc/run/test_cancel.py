@@ -1,7 +1,10 @@
 """Cancelling a run: its tasks end with their children, and nothing more is submitted."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +16,7 @@ from hpc.run.cancel import cancel_run
 from hpc.run.drill import start_drill
 from hpc.run.folder import RunFolder
 from hpc.run.gate import gate_name
-from hpc.run.submissions import Submission, TaskJob
+from hpc.run.submissions import Submission, TaskJob, tasks_of, unsettled
 from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.jobs import Job, State
 from jobs.drill import Drill
@@ -55,6 +58,50 @@ def test_processes_end_with_their_children(
         task.kill()
     assert run.cancelled
     assert cancel_run(run) == 0
+
+
+@pytest.mark.parametrize("to", ["the terminal's processes", "the foreground alone"])
+def test_an_interrupted_run_on_this_machine_ends_its_tasks_and_says_so(
+    tmp_path: Path, to: str
+) -> None:
+    """A terminal's Ctrl-C reaches the tasks too, `kill -INT` does not; both end them."""
+    command = [str(Path(sys.executable).with_name("gradenc")), "drill", str(tmp_path / "run")]
+    foreground = subprocess.Popen(
+        [*command, "--units", "2", "--seconds", "60"],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        tasks = _tasks_of(tmp_path / "run")
+        send = os.killpg if to == "the terminal's processes" else os.kill
+        send(foreground.pid, signal.SIGINT)
+        said, _ = foreground.communicate(timeout=60)
+    finally:
+        if foreground.poll() is None:
+            os.killpg(foreground.pid, signal.SIGKILL)
+    assert foreground.returncode == 130
+    assert "the tasks on this machine are ended" in said
+    assert not any(task.is_running() and task.status() != "zombie" for task in tasks)
+    assert not tasks_alive(tmp_path / "run")
+
+
+def _tasks_of(path: Path) -> list[psutil.Process]:
+    """Return the processes of a run's first tasks, with their children, once they are at work."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if path.exists() and (ids := tasks_alive(path)):
+            roots = [psutil.Process(int(i)) for i in ids]
+            if children := [c for root in roots for c in root.children(recursive=True)]:
+                return roots + children
+        time.sleep(0.1)
+    raise AssertionError("no task was started")
+
+
+def tasks_alive(path: Path) -> list[str]:
+    """Return the ids of a run's tasks that are alive."""
+    found = tasks_of(unsettled(RunFolder.open(path))) if (path / "run.json").exists() else []
+    return [task.job_id for task in found if task.alive]
 
 
 def test_a_process_whose_number_is_used_again_is_left_alone(run: RunFolder, left: Leave) -> None:

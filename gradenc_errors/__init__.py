@@ -19,6 +19,8 @@ class Remedy(StrEnum):
     RESUME_OR_PARTIAL = "resume the run, or open it with partial=True"
     SUBMIT_AGAIN = "submit the study into this run again"
     STATUS = "see the status of the run"
+    GIVE_SURFACE = "give the subject's surface (.surf.gii)"
+    SELECT_OR_AVERAGE = "select one label of each other dimension, or average over it"
     FORGET = "if it is gone for good, take it off the list of runs that use these stores"
 
 

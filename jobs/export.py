@@ -9,7 +9,12 @@ import pandas as pd
 import xarray as xr
 
 from gradenc_core.recordings.export import to_evoked, write_gifti, write_nifti
+from gradenc_errors import GradencError, Remedy
 from storage_schemas.results.partial import COMMITTED
+
+
+class NotExportable(GradencError, ValueError):
+    """A selection that a format cannot hold as it is."""
 
 
 def export(dataset: xr.Dataset, name: str, path: Path, surface: Path | None = None) -> None:
@@ -29,7 +34,7 @@ def export(dataset: xr.Dataset, name: str, path: Path, surface: Path | None = No
 
     Raises
     ------
-    ValueError
+    NotExportable, ValueError
         If the name or the dimensions do not fit.
     """
     ending = next((ending for ending in FORMATS if path.name.endswith(ending)), None)
@@ -122,7 +127,7 @@ def _write_nifti(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> 
 
 def _write_gifti(dataset: xr.Dataset, name: str, path: Path, surface: Path | None) -> None:
     if surface is None:
-        raise ValueError(f"{path}: a GIFTI file needs --surface, the subject's .surf.gii")
+        raise NotExportable(f"{path}: a GIFTI file has a surface", Remedy.GIVE_SURFACE)
     arguments, names = _maps(dataset, name)
     write_gifti(path, surface=surface, names=names, **arguments)
 
@@ -137,9 +142,10 @@ def _times(data: xr.DataArray) -> Any:
 def _write_evoked(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
     data = dataset[name]
     if set(data.dims) not in ({"sensor", "time"}, {"sensor", "window"}):
-        raise ValueError(
+        raise NotExportable(
             f"{path}: an Evoked has sensors and times (or windows) alone; this selection has "
-            f"{data.dims}: add --sel or --mean for the others"
+            f"{', '.join(map(str, data.dims))}",
+            Remedy.SELECT_OR_AVERAGE,
         )
     evoked = to_evoked(
         data.transpose("sensor", ...).values,

@@ -1,5 +1,7 @@
 """The plan of the house: small folders, short files, typed packages, no circles."""
 
+import ast
+import re
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -37,6 +39,31 @@ def test_no_product_file_has_more_than_400_lines() -> None:
 @pytest.mark.parametrize("wing", WINGS)
 def test_every_package_says_that_it_is_typed(wing: str) -> None:
     assert (ROOT / wing / "py.typed").is_file()
+
+
+def test_no_message_below_hpc_names_a_command_or_its_options() -> None:
+    """Jobs, science and stores are used from notebooks too: a `Remedy` becomes the command."""
+    named = [
+        f"{path.relative_to(ROOT)}:{node.lineno}: {node.value}"
+        for path in MODULES
+        if path.relative_to(ROOT).parts[0] not in ("hpc", "gradenc")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        if re.search(r"(^|[\s`])--[a-z]|`gradenc ", node.value)
+        if node.value not in _docstrings(path)
+    ]
+    assert not named
+
+
+def _docstrings(path: Path) -> set[str]:
+    """Return the docstrings of a file, those after a constant or a field included."""
+    return {
+        node.value.value
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    }
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

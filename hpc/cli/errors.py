@@ -21,6 +21,9 @@ _COMMANDS = {
     "`gradenc query {run} --partial`",
     Remedy.SUBMIT_AGAIN: "run `gradenc submit STUDY --run {run}`",
     Remedy.STATUS: "see `gradenc status {run}`",
+    Remedy.GIVE_SURFACE: "name the subject's .surf.gii: `gradenc query {run} ... --surface FILE`",
+    Remedy.SELECT_OR_AVERAGE: "reduce the others: "
+    "`gradenc query {run} ... --sel NAME=LABEL`, or `--mean NAME`",
     Remedy.FORGET: "if it is gone for good, run `gradenc gc {root} --forget {run}`",
 }
 

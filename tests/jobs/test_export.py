@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from jobs.export import export
+from gradenc_errors import Remedy
+from jobs.export import NotExportable, export
 
 
 @pytest.fixture
@@ -34,3 +35,16 @@ def test_what_cannot_say_committed_takes_nothing_else(half: xr.Dataset, tmp_path
 def test_a_map_is_named_after_what_was_selected(half: xr.Dataset, tmp_path: Path) -> None:
     export(half.sel(layer="conv"), "r", tmp_path / "r.nii.gz")
     assert '"r, conv"' in (tmp_path / "r.json").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [("r.func.gii", Remedy.GIVE_SURFACE), ("r-ave.fif", Remedy.SELECT_OR_AVERAGE)],
+)
+def test_what_a_format_lacks_is_told_in_words_that_are_right_in_a_notebook(
+    half: xr.Dataset, tmp_path: Path, name: str, remedy: Remedy
+) -> None:
+    with pytest.raises(NotExportable, match=name) as caught:
+        export(half.sel(layer="conv"), "r", tmp_path / name)
+    assert caught.value.remedy is remedy
+    assert "--" not in str(caught.value)

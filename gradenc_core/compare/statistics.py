@@ -34,12 +34,13 @@ def significant(p: Array, level: float) -> NDArray[np.bool_]:
     ----------
     p : array
     level : float
-        Adjusted p must be below it.
+        Largest adjusted p that is selected: with B permutations a p of `level` may be exact, and
+        `<` would never select it.
     """
     chosen = np.zeros(p.shape, dtype=bool)
     known = np.isfinite(p)
     if known.any():
-        chosen[known] = stats.false_discovery_control(p[known]) < level
+        chosen[known] = stats.false_discovery_control(p[known]) <= level
     return chosen
 
 
@@ -57,12 +58,54 @@ def max_statistic_p(scores: Array) -> float:
     float
         `(1 + #{maximum >= observed}) / (1 + n_permutations)`; NaN without permutations or scores.
     """
+    return common_max_p([scores])
+
+
+def common_max_p(subjects: Sequence[Array]) -> float:
+    """Return p of the mean over subjects of each subject's largest score (inference over stimuli).
+
+    The mean is taken within each permutation, so subjects who saw the same stimuli may share their
+    permutations: the p stays exact, where a combination of the subjects' p would take them for
+    independent. Subjects with independent permutations are as valid.
+
+    Parameters
+    ----------
+    subjects : sequence of array, (n_permutations + 1, …)
+        Scores of each subject; index 0 is observed, and index b is the same permutation in all
+        subjects. Targets whose score is NaN in any permutation are ignored, and so are subjects
+        without any other.
+
+    Returns
+    -------
+    float
+        `(1 + #{mean maximum >= observed}) / (1 + n_permutations)`; NaN without permutations or
+        scores.
+
+    Raises
+    ------
+    ValueError
+        If subjects have different numbers of permutations.
+    """
+    sizes = sorted({len(scores) for scores in subjects})
+    if len(sizes) > 1:
+        raise ValueError(
+            "every subject needs the same permutations, to average within them; "
+            f"given {sizes[0] - 1} and {sizes[-1] - 1}"
+        )
+    largest = [maximum for scores in subjects if (maximum := _largest(scores)) is not None]
+    return _rank_p(np.mean(largest, axis=0)) if largest else float("nan")
+
+
+def _largest(scores: Array) -> Array | None:
+    """Return each permutation's largest score, (n_permutations + 1,); None if none is known."""
     flat = scores.reshape(len(scores), -1)
     known = flat[:, np.isfinite(flat).all(axis=0)]
-    if len(flat) < 2 or known.shape[1] == 0:
-        return float("nan")
-    largest = known.max(axis=1)
-    return float((1 + (largest[1:] >= largest[0]).sum()) / len(largest))
+    return known.max(axis=1) if known.shape[1] else None
+
+
+def _rank_p(statistic: Array) -> float:
+    """Return the share of permutations, the observed one first, that reach the observed."""
+    return float((statistic >= statistic[0]).mean()) if len(statistic) > 1 else float("nan")
 
 
 def pooled_null_p(observed: Array, null: Array) -> Array:

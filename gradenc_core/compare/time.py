@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradenc_core.compare.statistics import (
+    CONSTANT,
     bootstrap_null_p,
     correlation,
     percentile_interval,
@@ -187,6 +188,33 @@ def timing(
     latency = np.where(peaks, peak_latency(curves, times, window), np.nan)
     onset = np.where(peaks, onset_latency(curves[0], times, window), np.nan)
     return Timing(sensors, curves[0], latency[0], onset, latency[1:])
+
+
+def slope(latency: Array, depth: Array) -> Array:
+    """Return the least-squares slope of latency on depth over the layers that have a latency.
+
+    Noise of the latencies does not pull a slope towards 0, as it does a correlation; so orders in
+    time are decided by slopes.
+
+    Parameters
+    ----------
+    latency : array, (…, n_layers)
+        s; NaN for layers without a peak.
+    depth : array, (n_layers,)
+        Relative depths.
+
+    Returns
+    -------
+    array, (…)
+        s per unit of relative depth; NaN where fewer than 5 layers have a latency.
+    """
+    known = np.isfinite(latency)
+    n = np.maximum(known.sum(axis=-1, keepdims=True), 1)
+    centred = np.where(known, depth - np.where(known, depth, 0).sum(-1, keepdims=True) / n, 0)
+    squares = (centred**2).sum(axis=-1)
+    covariance = (centred * np.where(known, latency, 0)).sum(axis=-1)
+    defined = (known.sum(axis=-1) >= FEWEST_LAYERS) & (squares > CONSTANT)
+    return np.divide(covariance, squares, out=np.full(squares.shape, np.nan), where=defined)
 
 
 def _significant_sensors(permutation: Array, significance: float) -> Mask:

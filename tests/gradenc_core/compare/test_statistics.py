@@ -32,6 +32,38 @@ def test_max_statistic_p_is_uniform_without_a_signal() -> None:
     assert stats.kstest(np.array(p) - 0.005, "uniform").pvalue > 0.01
 
 
+def test_the_mean_over_subjects_of_their_maxima_is_ranked_within_permutations() -> None:
+    first = np.array([[0.5, 0.1], [0.4, 0.6], [0.1, 0.2], [0.4, 0.0]])
+    second = np.array([[0.3], [0.1], [0.1], [0.4]])
+    # Means of the maxima: 0.4 observed, then 0.35, 0.15, 0.4.
+    assert statistics.common_max_p([first, second]) == 2 / 4
+    unknown = np.full((4, 2), np.nan)
+    assert statistics.common_max_p([first, unknown]) == statistics.max_statistic_p(first)
+    assert np.isnan(statistics.common_max_p([unknown]))
+    assert np.isnan(statistics.common_max_p([]))
+    with pytest.raises(ValueError, match="given 2 and 3"):
+        statistics.common_max_p([first, second[:3]])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.95])
+def test_p_over_subjects_holds_its_level_whether_or_not_they_share_their_noise(
+    share: float,
+) -> None:
+    """Eight subjects with common noise, as people have who saw the same stimuli."""
+    rng = np.random.default_rng(0)
+    rejected = 0
+    for _ in range(400):
+        common, own = rng.standard_normal((60, 5)), rng.standard_normal((8, 60, 5))
+        scores = list(np.sqrt(share) * common + np.sqrt(1 - share) * own)
+        rejected += statistics.common_max_p(scores) <= 0.05
+    assert 7 <= rejected <= 35  # 20 expected; 99.8 % limits
+
+
+def test_a_p_at_the_level_is_selected() -> None:
+    """With 19 permutations the smallest p is 1/20: a level of .05 must be within reach."""
+    assert statistics.significant(np.array([1 / 20]), 0.05).all()
+
+
 def test_pooled_null_p() -> None:
     p = statistics.pooled_null_p(np.array([0.5, 2.0, np.nan]), np.array([0.1, 0.5, 1.0, np.nan]))
     assert p[:2] == pytest.approx([3 / 4, 1 / 4])

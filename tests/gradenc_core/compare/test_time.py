@@ -8,6 +8,7 @@ from gradenc_core.compare.time import (
     Timing,
     onset_latency,
     peak_latency,
+    slope,
     temporal_score,
     timing,
 )
@@ -47,6 +48,32 @@ def test_peaks_shift_with_time_and_ignore_scale(shift: float, scale: float) -> N
     assert moved == pytest.approx(base + shift)
     onset = onset_latency(curve, times, (0.0, 1.0))
     assert onset_latency(scale * curve, times + shift, (-1.0, 2.0)) == pytest.approx(onset + shift)
+
+
+@given(st.integers(0, 100), st.integers(5, 9))
+def test_slope_is_least_squares_over_the_layers_with_a_latency(seed: int, n_known: int) -> None:
+    rng = np.random.default_rng(seed)
+    depth = np.sort(rng.uniform(0, 1, 9))
+    latency = rng.standard_normal((2, 3, 9))
+    latency[..., rng.permutation(9)[n_known:]] = np.nan
+    known = np.isfinite(latency[0, 0])
+    expected = [np.polyfit(depth[known], row[known], 1)[0] for row in latency.reshape(-1, 9)]
+    np.testing.assert_allclose(slope(latency, depth), np.reshape(expected, (2, 3)), rtol=1e-6)
+
+
+def test_slope_needs_five_layers_of_different_depth() -> None:
+    latency = np.array([[0.1, 0.2, 0.3, 0.4, np.nan], [0.1, 0.2, 0.3, 0.4, 0.5]])
+    assert np.isnan(slope(latency, np.arange(5.0))).tolist() == [True, False]
+    assert np.isnan(slope(latency, np.ones(5))).all()
+
+
+def test_jitter_pulls_the_correlation_towards_zero_and_not_the_slope() -> None:
+    rng = np.random.default_rng(0)
+    depth = np.arange(1, 9) / 8
+    latency = 0.4 - 0.2 * depth + rng.normal(0, 0.12, (4000, 8))
+    assert slope(latency, depth).mean() == pytest.approx(-0.2, abs=0.01)
+    correlations = [np.corrcoef(row, depth)[0, 1] for row in latency]
+    assert np.mean(correlations) > -0.6
 
 
 def planted_sensors(latencies: np.ndarray, seed: int, noise: float = 0.02) -> Sensors:

@@ -15,7 +15,7 @@ from jobs.report.counts import counts
 from jobs.report.plots import comparison_figures, stability_figures
 from jobs.report.predictions import HypothesisTable, hypothesis_table
 from jobs.report.subjects import subject_rows
-from jobs.report.words import judged_name
+from jobs.report.words import judged_name, rules_of_scores
 from jobs.spec import ComparisonsSpec
 from storage_schemas import files as durable
 from storage_schemas.protocol.commit import facts_of
@@ -99,6 +99,8 @@ class ModelFacts:
 
     name: str
     control: bool
+    rules: str
+    """How its scores were cross-validated and tested."""
     figures: tuple[dict[str, str], ...]
     subjects: tuple[dict[str, str], ...]
 
@@ -109,4 +111,6 @@ def _model(store: Store, tree: xr.DataTree) -> ModelFacts:
     tables = tree[f"comparisons/{name}"].to_dataset().load()
     shown = [*comparison_figures(tables, options.seed_region), *stability_figures(tree, name)]
     subjects = tuple(subject_rows(tables, options.significance))
-    return ModelFacts(name, store.attrs["control"], tuple(shown), subjects)
+    scores = next(iter(tree[f"scores/{name}"].leaves)).attrs
+    rules = rules_of_scores(scores["fold_rule"], scores["permute_within"])
+    return ModelFacts(name, store.attrs["control"], rules, tuple(shown), subjects)

@@ -11,6 +11,29 @@ SIGNAL_TITLES = {
 }
 
 
+FOLD_RULES = {
+    "stimulus": "Every stimulus was dealt to a fold by itself",
+    "spread_categories": "The stimuli of every category were spread evenly over the folds",
+    "keep_categories": "Every category was kept in one fold, so that scores say how a model "
+    "generalises to new categories",
+}
+EXCHANGED = {
+    "stimulus": "stimuli",
+    "spread_categories": "stimuli",
+    "keep_categories": "whole categories",
+}
+WITHIN = {"session": "of the same session", "all": "of all sessions"}
+
+
+def rules_of_scores(fold_rule: str, permute_within: str) -> str:
+    """Return how scores were cross-validated and tested, with the study's keys."""
+    return (
+        f"{FOLD_RULES[fold_rule]} (encoding.fold_rule: {fold_rule}). Permutations exchanged "
+        f"{EXCHANGED[fold_rule]} {WITHIN[permute_within]} (encoding.permute_within: "
+        f"{permute_within})."
+    )
+
+
 def signal_title(signal: str) -> str:
     """Return a signal's name for people."""
     kind, _, name = source_of(signal).partition(":")

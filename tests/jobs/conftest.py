@@ -178,6 +178,8 @@ class HandMade:
         }
     )
     options: CompareOptions = OPTIONS
+    fold_rule: str = "stimulus"
+    permute_within: str = "session"
 
     def write(self, root: Path) -> list[Store]:
         """Write all stores, the comparisons last and empty."""
@@ -257,8 +259,8 @@ class HandMade:
         attrs = {
             "model": "tiny",
             "bands": bands,
-            "fold_rule": "stimulus",
-            "permute_within": "session",
+            "fold_rule": self.fold_rule,
+            "permute_within": self.permute_within,
             "groups": _groups(group, [part[0].shape[-1] for part in parts], [(None, None)] * 9),
             "summary_groups": _groups(group, [part[1].shape[-1] for part in parts], names),
         }

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -13,7 +13,8 @@ import pytest
 from gradenc_core.compare.verdict import Verdict
 from jobs.compare import evidence
 from jobs.report.page import COLOURS, TITLES, write_report
-from jobs.report.words import number, p_value, signal_title
+from jobs.report.words import EXCHANGED, FOLD_RULES, WITHIN, number, p_value, signal_title
+from jobs.spec import EncodingSpec
 from storage_schemas.runs.run import run_stores
 
 SCORE = r"\S+ \[\S+ \S+\]"
@@ -113,6 +114,24 @@ def test_subjects_are_listed_with_how_many_are_significant(page: str) -> None:
 def test_the_level_is_the_studys(hand_made: Any, compare: Callable) -> None:
     options = hand_made.options.model_copy(update={"significance": 0.06})
     assert "of 2 below 0.06" in page_of(compare(replace(hand_made, options=options)))
+
+
+def test_the_rules_of_folds_and_permutations_stand_beside_the_scores(
+    hand_made: Any, compare: Callable
+) -> None:
+    rules = {"fold_rule": "keep_categories", "permute_within": "all"}
+    shown = page_of(compare(replace(hand_made, **rules))).split("Model tiny")[1]
+    said = shown.split("Layer by region")[0]
+    assert "Every category was kept in one fold" in said
+    assert "Permutations exchanged whole categories of all sessions" in said
+    assert "(encoding.fold_rule: keep_categories)" in said
+    assert "(encoding.permute_within: all)" in said
+
+
+def test_every_rule_of_the_specification_has_words() -> None:
+    rules = EncodingSpec.model_fields
+    assert set(FOLD_RULES) == set(EXCHANGED) == set(get_args(rules["fold_rule"].annotation))
+    assert set(WITHIN) == set(get_args(rules["permute_within"].annotation))
 
 
 def test_layers_that_were_left_out_are_named(page: str) -> None:

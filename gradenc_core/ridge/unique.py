@@ -1,0 +1,345 @@
+"""Gradients beyond the baseline: features and responses without their forward part.
+
+Permuting responses tests whether they are related to forward features *or* gradients, which every
+forward brain fulfils. A valid test first removes from both the part that is linear in the baseline,
+so that what is permuted is unrelated to gradients in every forward brain (docs/methods.md).
+
+Two ways lead there. With twice as many training stimuli as components the coordinates of stimuli
+orthogonal to the baseline are left, and the test is exact for Gaussian noise (`Within`). With fewer
+the gradient's forward part is learned on images without recordings (`Learned`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve, lapack, qr
+
+from gradenc_core.arrays import Columns, Floats
+from gradenc_core.ridge.baseline import Components
+from gradenc_core.ridge.factorise import Design
+from gradenc_core.ridge.options import RidgeOptions
+from gradenc_core.ridge.resample import permutation_scores
+from gradenc_core.ridge.targets import TARGET_WIDTH
+
+LEAST_ROOM = 2
+"""Training stimuli per component of the baseline from which residual coordinates are used."""
+LEAST_IMAGES = 5
+"""Images without recordings per component from which a map is learned."""
+MAP_PENALTY = 1e-3
+"""Ridge penalty of the map, as a share of each component's sum of squares."""
+SHARES = (0.02, 0.08, 0.25, 0.6)
+"""Shares of simulated targets that a gradient explains."""
+N_TUNINGS = 6
+"""Random tunings per layer of simulated targets."""
+N_NOISES = 4
+"""Draws of noise per tuning, whose scores are averaged."""
+
+
+class NoRoomError(ValueError):
+    """A study has too few stimuli, and no images without recordings, to test gradients."""
+
+
+@dataclass(frozen=True)
+class _Reduced:
+    """Columns whose rows are transformed when they are read, `TARGET_WIDTH` at a time."""
+
+    columns: Columns
+    n_rows: int
+    transform: Callable[[Floats], Floats]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.n_rows, self.columns.shape[1]
+
+    def __getitem__(self, index: tuple[slice, slice]) -> Floats:
+        rows, columns = index
+        start, stop, _ = columns.indices(self.shape[1])
+        found = [self._block(i) for i in range(start // TARGET_WIDTH, -(-stop // TARGET_WIDTH))]
+        offset = start // TARGET_WIDTH * TARGET_WIDTH
+        return np.hstack(found)[rows, start - offset : stop - offset]
+
+    def _block(self, i: int) -> Floats:
+        """Transform a block of constant width: so no target's bits depend on others."""
+        columns = slice(i * TARGET_WIDTH, (i + 1) * TARGET_WIDTH)
+        values = np.asarray(self.columns[slice(None), columns], dtype=np.float64)
+        missing = TARGET_WIDTH - values.shape[1]
+        return self.transform(np.pad(values, [(0, 0), (0, missing)]))
+
+
+@dataclass(frozen=True)
+class Within:
+    """Coordinates of stimuli orthogonal to the baseline and the constant.
+
+    Of `n` stimuli and `p` components, `n - p - 1` coordinates are left. Gaussian noise of equal
+    variance stays so in them, so any order of them is as likely as any other.
+
+    Attributes
+    ----------
+    folds, blocks : array of int, (n_rows,)
+        Coordinates are dealt to folds and to blocks within folds at random.
+    weights : None
+        All coordinates count alike: stimuli are weighted before.
+    """
+
+    reflectors: Floats
+    factors: Floats
+    scale: Floats
+    folds: NDArray[np.int64]
+    blocks: NDArray[np.int64]
+    weights: None = None
+
+    @classmethod
+    def of(
+        cls,
+        baseline: Floats,
+        folds: NDArray[np.integer],
+        blocks: NDArray[np.integer],
+        weights: Floats,
+        seed: int,
+    ) -> "Within":
+        """Find the coordinates of stimuli beyond a baseline (n_stimuli, n_components)."""
+        scale = np.sqrt(weights)[:, None]
+        design = np.hstack([np.ones((len(baseline), 1)), baseline]) * scale
+        (reflectors, factors), _ = qr(design, mode="raw")
+        n_rows = len(baseline) - design.shape[1]
+        order = np.random.default_rng([seed, n_rows]).permutation(n_rows)
+        n_folds, n_blocks = int(folds.max()) + 1, int(blocks.max()) + 1
+        return cls(
+            reflectors,
+            factors,
+            scale,
+            order % n_folds,
+            order // n_folds % n_blocks,
+        )
+
+    @property
+    def n_rows(self) -> int:
+        """Coordinates."""
+        return len(self.folds)
+
+    def features(self, recorded: Floats, unrecorded: Floats | None = None) -> Floats:
+        """Return columns of the stimuli (n_stimuli, n) in the coordinates, (n_rows, n)."""
+        weighted = np.asfortranarray(np.asarray(recorded, dtype=np.float64) * self.scale)
+        _, work, _ = lapack.dormqr("L", "T", self.reflectors, self.factors, weighted, -1)
+        rotated, _, info = lapack.dormqr(
+            "L", "T", self.reflectors, self.factors, weighted, int(work[0])
+        )
+        if info:
+            raise RuntimeError(f"LAPACK's dormqr refused its argument {-info}.")
+        return np.ascontiguousarray(rotated[len(rotated) - self.n_rows :])
+
+    def responses(self, y: Columns) -> Columns:
+        """Return responses (n_stimuli, n_targets) in the coordinates, read when they are used."""
+        return _Reduced(y, self.n_rows, self.features)
+
+
+@dataclass(frozen=True)
+class Learned:
+    """Stimuli whose gradients lose what a map, learned on other images, predicts of them.
+
+    Responses lose what a ridge on the baseline, fitted on the other folds, predicts of them.
+
+    Attributes
+    ----------
+    folds, blocks : array of int, (n_stimuli,)
+    weights : array, (n_stimuli,)
+    """
+
+    recorded: Floats
+    unrecorded: Floats
+    ridges: "_ForwardRidges"
+    folds: NDArray[np.integer]
+    blocks: NDArray[np.integer]
+    weights: Floats
+
+    @classmethod
+    def of(
+        cls,
+        baseline: Components,
+        folds: NDArray[np.integer],
+        blocks: NDArray[np.integer],
+        weights: Floats,
+        options: RidgeOptions,
+    ) -> "Learned":
+        """Prepare the map and the ridges of a baseline with images without recordings."""
+        assert baseline.unrecorded is not None
+        ridges = _ForwardRidges.of(baseline.recorded, folds, weights, options.alpha_grid)
+        return cls(baseline.recorded, baseline.unrecorded, ridges, folds, blocks, weights)
+
+    @property
+    def n_rows(self) -> int:
+        """Stimuli."""
+        return len(self.folds)
+
+    def features(self, recorded: Floats, unrecorded: Floats | None = None) -> Floats:
+        """Return columns (n_stimuli, n) without what the map predicts of them.
+
+        Parameters
+        ----------
+        recorded : array, (n_stimuli, n)
+        unrecorded : array, (n_images, n)
+            The same columns of the images without recordings.
+        """
+        assert unrecorded is not None
+        values = np.asarray(unrecorded, dtype=np.float64)
+        centre, mean = self.unrecorded.mean(axis=0), values.mean(axis=0)
+        images = self.unrecorded - centre
+        gram = images.T @ images
+        # In proportion to each component's variance, so that small components are mapped as well.
+        gram[np.diag_indices_from(gram)] *= 1 + MAP_PENALTY
+        weights = cho_solve(cho_factor(gram), images.T @ (values - mean))
+        return np.asarray(recorded - mean - (self.recorded - centre) @ weights)
+
+    def responses(self, y: Columns) -> Columns:
+        """Return out-of-fold residuals of responses, (n_stimuli, n_targets), read when used."""
+        return _Reduced(y, self.n_rows, self.ridges.residuals)
+
+
+Beyond = Within | Learned
+
+
+def beyond(
+    baseline: Components,
+    folds: NDArray[np.integer],
+    blocks: NDArray[np.integer],
+    weights: Floats,
+    options: RidgeOptions,
+    seed: int,
+    exchangeable: bool = True,
+) -> Beyond:
+    """Choose how stimuli are seen beyond a baseline.
+
+    Parameters
+    ----------
+    baseline : Components
+    folds, blocks : array of int, (n_stimuli,)
+    weights : array, (n_stimuli,)
+        Repeats averaged in each row, of mean 1.
+    options : RidgeOptions
+        Penalties of the responses' forward part.
+    seed : int
+        Of the folds of residual coordinates.
+    exchangeable : bool
+        Whether stimuli are independent of each other; if not, as where images of one category
+        move together, residual coordinates would mix them.
+
+    Raises
+    ------
+    NoRoomError
+        If there are too few stimuli for residual coordinates and too few images for a map.
+    """
+    n, p = baseline.recorded.shape
+    training = n - np.bincount(folds).max()
+    if exchangeable and training >= LEAST_ROOM * p:
+        return Within.of(baseline.recorded, folds, blocks, weights, seed)
+    images = 0 if baseline.unrecorded is None else len(baseline.unrecorded)
+    if images >= LEAST_IMAGES * p:
+        return Learned.of(baseline, folds, blocks, weights, options)
+    room = f"{training} training stimuli (needs {LEAST_ROOM * p})" if exchangeable else "categories"
+    raise NoRoomError(
+        f"the baseline has {p} components, too many for {room} and for {images} images without "
+        f"recordings (needs {LEAST_IMAGES * p}); name more images in unrecorded_images"
+    )
+
+
+@dataclass(frozen=True)
+class _ForwardRidges:
+    """Ridges on the baseline, one per fold, that predict the fold from the others.
+
+    A penalty is chosen for every target by generalised cross-validation.
+    """
+
+    parts: tuple[tuple[NDArray[np.bool_], Floats, Floats, Floats, Floats, Floats], ...]
+    alphas: Floats
+
+    @classmethod
+    def of(
+        cls, x: Floats, folds: NDArray[np.integer], weights: Floats, alphas: Floats
+    ) -> "_ForwardRidges":
+        parts = []
+        for fold in np.unique(folds):
+            held = folds == fold
+            root = np.sqrt(weights[~held])[:, None]
+            mean = np.average(x[~held], axis=0, weights=weights[~held])
+            left, size, right = np.linalg.svd((x[~held] - mean) * root, full_matrices=False)
+            parts.append((held, root, left, size, (x[held] - mean) @ right.T, weights[~held]))
+        return cls(tuple(parts), alphas)
+
+    def residuals(self, y: Floats) -> Floats:
+        """Return what the other folds do not predict, (n_stimuli, n_targets)."""
+        found = np.empty_like(y)
+        for held, root, left, size, rows, weights in self.parts:
+            training = y[~held]
+            mean = np.average(training, axis=0, weights=weights)
+            centred = (training - mean) * root
+            products = left.T @ centred
+            rest = (centred**2).sum(axis=0) - (products**2).sum(axis=0)
+            shrink = size**2 / (size**2 + self.alphas[:, None])
+            misses = np.stack([((1 - s)[:, None] * products) ** 2 for s in shrink]).sum(axis=1)
+            freedom = 1 - (shrink.sum(axis=1) + 1) / len(root)
+            errors = (misses + np.maximum(rest, 0)) / np.maximum(freedom, 1e-9)[:, None] ** 2
+            chosen = self.alphas[errors.argmin(axis=0)]
+            weights_of = products * (size[:, None] / (size[:, None] ** 2 + chosen))
+            found[held] = y[held] - mean - rows @ weights_of
+        return found
+
+
+def total_variance(y: Columns, weights: Floats) -> Floats:
+    """Return the weighted sum of squares of every response about its mean, (n_targets,)."""
+    totals = []
+    for start in range(0, y.shape[1], TARGET_WIDTH):
+        values = np.asarray(y[slice(None), slice(start, start + TARGET_WIDTH)], dtype=np.float64)
+        mean = np.average(values, axis=0, weights=weights)
+        totals.append(weights @ (values - mean) ** 2)
+    return np.concatenate(totals)
+
+
+def null_scores(
+    design: Design, weights: Floats | None, n_draws: int, seed: int
+) -> NDArray[np.float32]:
+    """Score Gaussian targets that are unrelated to everything, (n_draws,).
+
+    The null of a held-out score hardly depends on the target, so these draws serve all targets of
+    the same stimuli. Layers share them by the seed, which gives the null of a maximum over layers.
+    """
+    noise = _noise(design.n_stimuli, n_draws, weights, seed)
+    return permutation_scores(design, noise, 0, seed)[0]
+
+
+def simulated_scores(
+    design: Design, drivers: Floats, weights: Floats | None, seed: int
+) -> NDArray[np.float32]:
+    """Score targets that other layers' gradients drive, at several shares of noise.
+
+    Parameters
+    ----------
+    design : Design
+        The layer that scores.
+    drivers : array, (n_rows, n_drivers)
+        Noiseless targets.
+    weights : array, (n_rows,), or None
+    seed : int
+        The same for all layers, which then score the same targets.
+
+    Returns
+    -------
+    array, (n_shares, n_drivers)
+        Mean over draws of noise of the mean held-out r; NaN for a driver without variance.
+    """
+    noise = _noise(design.n_stimuli, drivers.shape[1] * N_NOISES, weights, seed)
+    spread = drivers.std(axis=0)
+    unit = (drivers - drivers.mean(axis=0)) / np.where(spread > 0, spread, np.nan)
+    repeated = np.repeat(unit, N_NOISES, axis=1)
+    scores = [
+        permutation_scores(design, np.sqrt(s) * repeated + np.sqrt(1 - s) * noise, 0, seed)[0]
+        for s in SHARES
+    ]
+    return np.stack(scores).reshape(len(SHARES), -1, N_NOISES).mean(axis=-1)
+
+
+def _noise(n_rows: int, n: int, weights: Any, seed: int) -> Floats:
+    noise = np.random.default_rng([seed, n_rows, n]).standard_normal((n_rows, n))
+    return noise if weights is None else noise / np.sqrt(weights)[:, None]

@@ -1,0 +1,72 @@
+"""The baseline's components: the variance they keep, and both ways to compute them."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradenc_core.ridge.baseline import BASELINE_VARIANCE, compress
+
+
+def correlated(rng: np.random.Generator, n: int, mix: np.ndarray) -> np.ndarray:
+    return rng.standard_normal((n, len(mix))) @ mix
+
+
+@pytest.fixture
+def mix() -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((30, 60)) * np.geomspace(1, 0.01, 60)
+
+
+def test_components_keep_the_share_of_variance_and_no_more_than_they_need(mix: np.ndarray) -> None:
+    x = correlated(np.random.default_rng(0), 200, mix)
+    found = compress([x[:, :20], x[:, 20:]])
+    values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
+    reached = np.cumsum(values) / values.sum()
+    n = found.recorded.shape[1]
+    assert found.n_columns == 60
+    assert found.kept == pytest.approx(reached[n - 1])
+    assert reached[n - 2] < BASELINE_VARIANCE <= reached[n - 1]
+
+
+def test_components_are_orthogonal_and_ordered_by_variance(mix: np.ndarray) -> None:
+    found = compress([correlated(np.random.default_rng(0), 200, mix)]).recorded
+    gram = found.T @ found
+    assert np.allclose(gram, np.diag(np.diag(gram)), atol=1e-8 * gram.max())
+    assert (np.diff(np.diag(gram)) <= 0).all()
+    assert (found**2).mean() == pytest.approx(1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.integers(2, 4), st.booleans())
+def test_more_columns_than_images_give_the_same_components(
+    seed: int, copies: int, with_images: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    mix = rng.standard_normal((12, 25)) * np.geomspace(1, 0.1, 25)
+    x, images = correlated(rng, 40, mix), correlated(rng, 60, mix)
+    # Copies of all columns change no inner product of stimuli but for the factor.
+    wide = [np.hstack([part] * copies) / np.sqrt(copies) for part in (x, images)]
+    narrow = compress([x], [images] if with_images else None)
+    found = compress([wide[0]], [wide[1]] if with_images else None)
+    assert found.kept == pytest.approx(narrow.kept)
+    assert np.allclose(np.abs(found.recorded), np.abs(narrow.recorded), atol=1e-7)
+
+
+def test_components_of_other_images_are_fitted_without_the_recorded_stimuli(
+    mix: np.ndarray,
+) -> None:
+    rng = np.random.default_rng(0)
+    images = correlated(rng, 300, mix)
+    x = correlated(rng, 100, mix)
+    whole, part = compress([x], [images]), compress([x[:50]], [images])
+    assert whole.unrecorded is not None
+    assert np.allclose(whole.recorded[:50], part.recorded)
+    assert (whole.unrecorded**2).mean() == pytest.approx(1)
+    # Stimuli of another kind are kept worse, which the report must say.
+    other = rng.standard_normal((100, 60)) * np.geomspace(0.01, 1, 60)
+    assert compress([other], [images]).kept < 0.9 < whole.kept
+
+
+def test_a_baseline_without_variance_is_refused() -> None:
+    with pytest.raises(ValueError, match="no column of the baseline varies"):
+        compress([np.ones((10, 3))])

@@ -44,18 +44,19 @@ def test_processes_end_with_their_children(
     run: RunFolder, left: Leave, monkeypatch: pytest.MonkeyPatch, word: str
 ) -> None:
     monkeypatch.setattr(cancel, "GRACE_S", 0.3)
-    task = subprocess.Popen([sys.executable, "-c", PARENT, word], stdout=subprocess.PIPE, text=True)
-    try:
-        assert task.stdout is not None
-        child = psutil.Process(int(task.stdout.readline()))
-        made = left(run, "prepare", [[]], jobs=False, scheduler="local")
-        made.note_jobs([TaskJob(str(task.pid), start_time(task.pid))])
-        assert cancel_run(run) == 1
-        assert task.wait(5) != 0
-        psutil.wait_procs([child], timeout=5)
-        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
-    finally:
-        task.kill()
+    command = [sys.executable, "-c", PARENT, word]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as task:
+        try:
+            assert task.stdout is not None
+            child = psutil.Process(int(task.stdout.readline()))
+            made = left(run, "prepare", [[]], jobs=False, scheduler="local")
+            made.note_jobs([TaskJob(str(task.pid), start_time(task.pid))])
+            assert cancel_run(run) == 1
+            assert task.wait(5) != 0
+            psutil.wait_procs([child], timeout=5)
+            assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+        finally:
+            task.kill()
     assert run.cancelled
     assert cancel_run(run) == 0
 

@@ -22,7 +22,7 @@ def write_demo_study(
     folder : Path
         A study that it holds already is left as it is.
     scenario : str
-        What is planted (`gradenc_core.planted.truth.SCENARIOS`).
+        What is planted (`gradenc_core.planted.brain.SCENARIOS`).
     progress : callable, optional
         Called with the name of every step.
     n_stimuli : int, optional
@@ -41,8 +41,8 @@ def write_demo_study(
                 "name another folder"
             )
         return study / "study.yaml"
+    from gradenc_core.planted.brain import SCENARIOS
     from gradenc_core.planted.study import write_planted_study
-    from gradenc_core.planted.truth import SCENARIOS
 
     if scenario not in SCENARIOS:
         raise ValueError(f"--scenario {scenario}: choose one of {', '.join(SCENARIOS)}")

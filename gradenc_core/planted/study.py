@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from gradenc_core.models.model import VisionModel, load_model, resolve_layers
+from gradenc_core.planted.brain import Features, Scenario
 from gradenc_core.planted.files import write_bids_subject, write_epochs_subject
-from gradenc_core.planted.truth import Array, Scenario, Sizes, plant
-from gradenc_core.signals.extractor import ExtractionOptions, SignalExtractor
+from gradenc_core.planted.reading import read_raw
+from gradenc_core.planted.truth import Sizes, driving_features, plant
 from gradenc_core.stimuli.generated import write_images
 from gradenc_core.stimuli.images import read_image
 
@@ -21,9 +22,7 @@ ARCHITECTURE = "resnet18"
 IMAGE_SIZE = 64
 MODEL_SEED = 0
 OBJECTIVE = "classification"
-TRUTH_PROJECTION = 128
-TRUTH_SEED = 7_000_000
-"""Added to the study's seed: the truth's projections are never those of a pipeline."""
+MICRO_BATCH = 50
 
 Progress = Callable[[str], None]
 
@@ -44,7 +43,7 @@ def write_planted_study(
     truth_path : Path
         JSON file; the pipeline never opens it.
     scenario : str
-        One of `truth.SCENARIOS`.
+        One of `brain.SCENARIOS`.
     n_stimuli : int
         Distinct images.
     progress : callable
@@ -54,8 +53,7 @@ def write_planted_study(
     progress("images")
     names = write_images(folder / "stimuli", n_stimuli, IMAGE_SIZE, seed)
     progress("the planted model's layers")
-    forward, gradient, depth = planted_features(folder / "stimuli", names, seed)
-    planted = plant(scenario, forward, gradient, depth, seed, sizes)
+    planted = plant(scenario, planted_features(folder / "stimuli", names), seed, sizes)
     stimuli = np.array(names, dtype=object)
     for fmri in planted.fmri:
         progress(f"betas of {fmri.subject}")
@@ -84,21 +82,14 @@ def write_planted_study(
     truth_path.write_text(json.dumps(planted.truth, indent=1))
 
 
-def planted_features(folder: Path, names: list[str], seed: int) -> tuple[Array, Array, Array]:
-    """Return forward and gradient features (n_layers, n_stimuli, n) and depths of the truth."""
+def planted_features(folder: Path, names: list[str]) -> Features:
+    """Return what the planted brains are tuned to."""
     model = planted_model()
     layers = resolve_layers(model, "blocks")
-    gradient = f"gradient:{OBJECTIVE}"
-    options = ExtractionOptions(projection=TRUTH_PROJECTION, seed=TRUTH_SEED + seed)
-    extractor = SignalExtractor(model, ["forward", gradient], options)
     images = torch.stack([model.preprocessing.apply(read_image(folder / name)) for name in names])
-    features = extractor(images)
-    return (
-        np.asarray(features["forward"], np.float64),
-        # Without the log-norm, which is no direction of the gradient.
-        np.asarray(features[gradient], np.float64)[:, :, :-1],
-        np.array([layer.depth for layer in layers]),
-    )
+    raw = read_raw(model, [layer.name for layer in layers], [OBJECTIVE], images.split(MICRO_BATCH))
+    depth = np.array([layer.depth for layer in layers])
+    return driving_features(raw.mean, raw.gradient[OBJECTIVE], raw.aside, depth)
 
 
 def planted_model() -> VisionModel:

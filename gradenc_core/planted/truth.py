@@ -1,26 +1,27 @@
-"""Responses of the planted study: brains whose relation to a network's layers is known.
+"""Responses of the planted study, trial by trial, as a lab records them.
 
-docs/methods.md. A voxel is `sqrt(1 - b) phi_k w + sqrt(b) gamma_m w' + noise`: phi
-are forward features, gamma gradient features without the part that is linear in any layer's
-forward features. A sensor is the sum over layers of the same, each at its layer's latency.
+What drives them is in `gradenc_core.planted.brain`; here are the anatomy, the sensors, the sessions
+and the noise of single trials. The truth of a study stands beside its recordings (docs/methods.md).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-Scenario = Literal[
-    "null_noise",
-    "null_order",
-    "forward_only",
-    "deep_only",
-    "plausible_backprop",
-    "misaligned",
-]
-SCENARIOS: tuple[Scenario, ...] = get_args(Scenario)
+from gradenc_core.planted.brain import (
+    SCENARIOS,
+    Array,
+    Assignment,
+    Brain,
+    Features,
+    Latencies,
+    Scenario,
+    region_signals,
+    scaled,
+    sensor_signals,
+)
 
 REGIONS = ("V1", "V2", "V3", "V4", "LO", "VO", "PHC", "FFA")
 REGION_STEP_MM = 10.0
@@ -31,10 +32,9 @@ N_COMPONENTS = 10
 """Dimensions of a layer that drive the brain: the first principal components of its features."""
 N_RESIDUALISED = 50
 """Principal components of every layer's forward features that are removed from gamma."""
-SHARED = 0.5
-"""Share of a voxel's tuning that it has in common with its region."""
+N_COMMON = 30
+"""Components of all layers' gradients together that drive what the layers share."""
 GRADIENT_SHARE = 0.4
-BUMP_SD_S = 0.040
 
 
 @dataclass(frozen=True)
@@ -95,53 +95,63 @@ class Planted:
 
 
 def components(features: Array, n: int = N_COMPONENTS) -> Array:
-    """Return the first principal components, (n_layers, n_stimuli, n), overall variance 1."""
-    parts = []
-    for layer in features:
-        left, size, _ = np.linalg.svd(layer - layer.mean(axis=0), full_matrices=False)
-        kept = left[:, :n] * size[:n]
-        parts.append(kept / np.sqrt((kept**2).sum(axis=1).mean()))
-    return np.stack(parts)
+    """Return the first principal components, (n_stimuli, n), of variance 1 in sum."""
+    left, size, _ = np.linalg.svd(features - features.mean(axis=0), full_matrices=False)
+    return scaled(left[:, :n] * size[:n])
 
 
-def residual_gradients(forward: Array, gradient: Array) -> Array:
+def residual_gradients(forward: Sequence[Array], gradient: Sequence[Array]) -> list[Array]:
     """Remove from gradients the part linear in the leading components of any layer's forward.
 
     Parameters
     ----------
-    forward, gradient : array, (n_layers, n_stimuli, n_features)
+    forward, gradient : sequence of array, each (n_stimuli, n_features)
+        Per layer.
 
     Returns
     -------
-    array, (n_layers, n_stimuli, n_features)
+    list of array, each (n_stimuli, n_features)
     """
     leading = []
     for layer in forward:
         left, _, _ = np.linalg.svd(layer - layer.mean(axis=0), full_matrices=False)
         leading.append(left[:, :N_RESIDUALISED])
     basis = np.linalg.qr(np.hstack(leading))[0]
-    centred = gradient - gradient.mean(axis=1, keepdims=True)
-    return centred - basis @ (basis.T @ centred)
+    centred = [layer - layer.mean(axis=0) for layer in gradient]
+    return [layer - basis @ (basis.T @ layer) for layer in centred]
 
 
-def plant(
-    scenario: Scenario,
-    forward: Array,
-    gradient: Array,
-    depth: Array,
-    seed: int,
-    sizes: Sizes | None = None,
-) -> Planted:
+def driving_features(
+    forward: Sequence[Array], gradient: Sequence[Array], aside: Sequence[Array], depth: Array
+) -> Features:
+    """Return what the planted brains are tuned to: a few components of every layer.
+
+    Parameters
+    ----------
+    forward, gradient, aside : sequence of array, each (n_stimuli, n_features)
+        Per layer; see `gradenc_core.planted.brain.Features`.
+    depth : array, (n_layers,)
+        Relative depths.
+    """
+    gamma = [components(layer) for layer in residual_gradients(forward, gradient)]
+    return Features(
+        [components(layer) for layer in forward],
+        gamma,
+        [components(layer) for layer in aside],
+        components(np.hstack(gamma), N_COMMON),
+        np.asarray(depth, dtype=np.float64),
+    )
+
+
+def plant(scenario: Scenario, features: Features, seed: int, sizes: Sizes | None = None) -> Planted:
     """Plant a study.
 
     Parameters
     ----------
     scenario : str
         One of `SCENARIOS`.
-    forward, gradient : array, (n_layers, n_stimuli, n_features)
-        Features of the planted model, projected with seeds that no pipeline uses.
-    depth : array, (n_layers,)
-        Relative depths.
+    features : Features
+        See `driving_features`.
     seed : int
 
     Raises
@@ -153,137 +163,32 @@ def plant(
         raise ValueError(f"unknown scenario {scenario!r}; choose one of {', '.join(SCENARIOS)}")
     sizes = sizes or Sizes()
     rng = np.random.default_rng([seed, SCENARIOS.index(scenario)])
-    brain = _Brain(
-        scenario,
-        components(forward),
-        components(residual_gradients(forward, gradient)),
-        np.asarray(depth, dtype=np.float64),
-        rng,
-    )
-    forward_of, gradient_of = brain.region_layers()
+    brain = Brain(scenario, features, GRADIENT_SHARE, rng)
+    assignment = brain.assignment(len(REGIONS))
+    # One assignment and one set of latencies for all subjects, as one truth is written down.
+    assignment, latencies = brain.assignment(len(REGIONS)), brain.latencies()
     fmri = [
-        _record_fmri(brain, f"sub-{i + 1:02d}", forward_of, gradient_of, sizes)
+        _record_fmri(brain, f"sub-{i + 1:02d}", assignment, sizes)
         for i in range(sizes.fmri_subjects)
     ]
-    latencies = brain.latencies()
     meg = [
-        _record_meg(brain, f"sub-{sizes.fmri_subjects + i + 1:02d}", *latencies, sizes)
+        _record_meg(brain, f"sub-{sizes.fmri_subjects + i + 1:02d}", latencies, sizes)
         for i in range(sizes.meg_subjects)
     ]
     truth: dict[str, object] = {
         "scenario": scenario,
         "seed": seed,
-        "region_forward_layer": dict(zip(REGIONS, forward_of.tolist(), strict=True)),
+        "region_forward_layer": dict(zip(REGIONS, assignment.forward.tolist(), strict=True)),
         "forward_latency_s": latencies[0].tolist(),
         "gradient_latency_s": None if latencies[1] is None else latencies[1].tolist(),
     }
     return Planted(fmri, meg, truth)
 
 
-@dataclass(frozen=True)
-class _Brain:
-    """The features, depths and random numbers that all subjects of a study share."""
-
-    scenario: Scenario
-    phi: Array
-    gamma: Array
-    depth: Array
-    rng: np.random.Generator
-
-    @property
-    def n_layers(self) -> int:
-        return len(self.phi)
-
-    def region_layers(self) -> tuple[NDArray[np.intp], NDArray[np.intp] | None]:
-        """Return the layer that drives each region, forward and gradient."""
-        rising = np.round(np.linspace(0, self.n_layers - 1, len(REGIONS))).astype(np.intp)
-        if self.scenario == "deep_only":
-            return np.full(len(REGIONS), self.n_layers - 1), None
-        if self.scenario == "null_order":
-            # Without regard to position: a fresh draw for forward and for gradient.
-            draws = self.rng.integers(0, self.n_layers, (2, len(REGIONS)))
-            return draws[0], draws[1]
-        return rising, rising if self.scenario == "plausible_backprop" else None
-
-    def latencies(self) -> tuple[Array, Array | None]:
-        """Return each layer's latency in s, forward and gradient."""
-        forward = 0.100 + 0.250 * self.depth
-        backward = 0.400 + 0.200 * (1 - self.depth)
-        if self.scenario == "null_order":
-            return self.rng.permutation(forward), self.rng.permutation(backward)
-        if self.scenario == "plausible_backprop":
-            return forward, backward
-        if self.scenario == "misaligned":
-            return forward, np.full(self.n_layers, 0.450)
-        return forward, None
-
-    def tuned(self, features: Array, n: int) -> Array:
-        """Return `n` responses of unit variance tuned to one layer, (n_stimuli, n)."""
-        shared = self.rng.standard_normal((features.shape[1], 1))
-        own = self.rng.standard_normal((features.shape[1], n))
-        responses = features @ (np.sqrt(SHARED) * shared + np.sqrt(1 - SHARED) * own)
-        responses -= responses.mean(axis=0)
-        return responses / responses.std(axis=0)
-
-
-def _voxel_signals(
-    brain: _Brain,
-    region: int,
-    n: int,
-    forward_of: NDArray[np.intp],
-    gradient_of: NDArray[np.intp] | None,
-) -> Array:
-    """Return the noiseless responses of a region's voxels, (n_stimuli, n)."""
-    if brain.scenario == "null_noise":
-        return np.zeros((brain.phi.shape[1], n))
-    upper = region >= len(REGIONS) // 2
-    layers = _jittered(brain, int(forward_of[region]), n)
-    forward = _by_layer(brain, brain.phi, layers)
-    if brain.scenario == "deep_only":
-        return forward * (1.0 if upper else 0.5)
-    if brain.scenario == "misaligned" and upper:
-        few = brain.rng.integers(0, brain.n_layers, 4)
-        gradient = _by_layer(brain, brain.gamma, brain.rng.choice(few, n))
-    elif gradient_of is not None:
-        own = layers if brain.scenario == "plausible_backprop" else np.full(n, gradient_of[region])
-        gradient = _by_layer(brain, brain.gamma, own)
-    else:
-        return forward
-    return np.sqrt(1 - GRADIENT_SHARE) * forward + np.sqrt(GRADIENT_SHARE) * gradient
-
-
-def _jittered(brain: _Brain, layer: int, n: int) -> NDArray[np.intp]:
-    """Return the voxels' layers: the region's, or now and then a neighbour, so no score is 1."""
-    if brain.scenario in ("deep_only", "null_order"):
-        return np.full(n, layer)
-    steps = brain.rng.choice([-1, 0, 1], n, p=[0.2, 0.6, 0.2])
-    return np.clip(layer + steps, 0, brain.n_layers - 1)
-
-
-def _by_layer(brain: _Brain, features: Array, layers: NDArray[np.intp]) -> Array:
-    responses = np.empty((features.shape[1], len(layers)))
-    for layer in np.unique(layers):
-        columns = np.flatnonzero(layers == layer)
-        responses[:, columns] = brain.tuned(features[layer], len(columns))
-    return responses
-
-
-def _record_fmri(
-    brain: _Brain,
-    subject: str,
-    forward_of: NDArray[np.intp],
-    gradient_of: NDArray[np.intp] | None,
-    sizes: Sizes,
-) -> FmriSubject:
+def _record_fmri(brain: Brain, subject: str, assignment: Assignment, sizes: Sizes) -> FmriSubject:
     ijk, rois, hemispheres, affine, shape = _anatomy()
     n = BLOCK[0] * BLOCK[1] * BLOCK[2]
-    signals = np.hstack(
-        [
-            _voxel_signals(brain, region, n, forward_of, gradient_of)
-            for _ in ("L", "R")
-            for region in range(len(REGIONS))
-        ]
-    )
+    signals = np.hstack([np.hstack(region_signals(brain, assignment, n)) for _ in ("L", "R")])
     sessions = []
     for _ in range(sizes.sessions):
         order = brain.rng.permutation(len(signals))
@@ -311,16 +216,10 @@ def _anatomy() -> tuple[
     return np.concatenate(ijk), tuple(rois), tuple(hemispheres), affine, shape
 
 
-def _record_meg(
-    brain: _Brain,
-    subject: str,
-    forward_at: Array,
-    gradient_at: Array | None,
-    sizes: Sizes,
-) -> MegSubject:
+def _record_meg(brain: Brain, subject: str, latencies: Latencies, sizes: Sizes) -> MegSubject:
     n_times = round((sizes.stop_s - sizes.start_s) * sizes.sampling_hz) + 1
     times = sizes.start_s + np.arange(n_times) / sizes.sampling_hz
-    signal = _sensor_signals(brain, forward_at, gradient_at, times, sizes.sensors)
+    signal = sensor_signals(brain, latencies, times, sizes.sensors)
     order = np.concatenate([brain.rng.permutation(len(signal)) for _ in range(sizes.sessions)])
     sessions = np.repeat(np.arange(1, sizes.sessions + 1), len(signal))
     noise = sizes.sensor_noise * brain.rng.standard_normal((len(order), *signal.shape[1:]))
@@ -328,27 +227,3 @@ def _record_meg(
     positions = 0.1 * np.stack([np.cos(angles), np.sin(angles) - 0.5, np.full_like(angles, 0.5)], 1)
     data = (signal[order] + noise).astype(np.float32)
     return MegSubject(subject, data, order, sessions, times, positions)
-
-
-def _sensor_signals(
-    brain: _Brain, forward_at: Array, gradient_at: Array | None, times: Array, n_sensors: int
-) -> Array:
-    """Return noiseless sensor responses, (n_stimuli, n_sensors, n_times)."""
-    n_stimuli = brain.phi.shape[1]
-    signal = np.zeros((n_stimuli, n_sensors, len(times)))
-    if brain.scenario == "null_noise":
-        return signal
-
-    def add(features: Array, latencies: Array, layers: range, share: float) -> None:
-        for layer in layers:
-            bump = np.exp(-0.5 * ((times - latencies[layer]) / BUMP_SD_S) ** 2)
-            tuned = brain.tuned(features[layer], n_sensors)
-            signal[:] += np.sqrt(share) * tuned[:, :, None] * bump
-
-    if brain.scenario == "deep_only":
-        add(brain.phi, forward_at, range(brain.n_layers - 1, brain.n_layers), 1.0)
-        return signal
-    add(brain.phi, forward_at, range(brain.n_layers), 1.0)
-    if gradient_at is not None:
-        add(brain.gamma, gradient_at, range(brain.n_layers), GRADIENT_SHARE)
-    return signal

@@ -7,8 +7,9 @@ import pytest
 import yaml
 
 from gradenc_core.compare.verdict import Verdict
+from gradenc_core.planted.brain import Scenario
 from gradenc_core.planted.study import write_planted_study
-from gradenc_core.planted.truth import Scenario, Sizes
+from gradenc_core.planted.truth import Sizes
 from hpc.run.advance import create_stores, items, plan_stage
 from hpc.run.folder import RunFolder
 from hpc.run.start import start

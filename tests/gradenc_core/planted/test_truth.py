@@ -1,14 +1,21 @@
 import numpy as np
 import pytest
 
-from gradenc_core.planted import truth
-from gradenc_core.planted.truth import REGIONS, SCENARIOS, Planted, Sizes, plant
+from gradenc_core.planted.brain import SCENARIOS, Features
+from gradenc_core.planted.truth import (
+    REGIONS,
+    Planted,
+    Sizes,
+    driving_features,
+    plant,
+    residual_gradients,
+)
 
 DEPTH = np.arange(1, 9) / 8
 SIZES = Sizes(voxel_noise=0.5, sensor_noise=0.5)
 
 
-def features(seed: int) -> tuple[np.ndarray, np.ndarray]:
+def layers(seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     forward = rng.standard_normal((8, 300, 20))
     # Gradients are partly linear in the activations, which gamma must not be.
@@ -16,8 +23,14 @@ def features(seed: int) -> tuple[np.ndarray, np.ndarray]:
     return forward, gradient
 
 
+def features(seed: int) -> Features:
+    forward, gradient = layers(seed)
+    aside = np.random.default_rng(seed + 100).standard_normal(forward.shape)
+    return driving_features(forward, gradient, aside, DEPTH)
+
+
 def study(scenario: str) -> Planted:
-    return plant(scenario, *features(0), DEPTH, 1, SIZES)
+    return plant(scenario, features(0), 1, SIZES)
 
 
 def explained(features: np.ndarray, responses: np.ndarray) -> np.ndarray:
@@ -37,8 +50,8 @@ def mean_response(planted: Planted) -> np.ndarray:
 
 
 def test_gamma_is_free_of_what_is_linear_in_leading_activations() -> None:
-    forward, gradient = features(0)
-    gamma = truth.residual_gradients(forward, gradient)
+    forward, gradient = layers(0)
+    gamma = np.hstack(residual_gradients(forward, gradient))
     for layer in forward:
         left = np.linalg.svd(layer - layer.mean(axis=0), full_matrices=False)[0]
         assert np.abs(left.T @ gamma).max() < 1e-8
@@ -58,11 +71,9 @@ def test_regions_lie_10_mm_apart_in_both_hemispheres() -> None:
 
 
 def test_forward_layers_rise_along_the_cortex() -> None:
-    forward, _ = features(0)
-    parts = truth.components(forward)
     y = mean_response(study("forward_only"))
     rois = np.array(study("forward_only").fmri[0].rois)
-    best = np.argmax([explained(layer, y) for layer in parts], axis=0)
+    best = np.argmax([explained(layer, y) for layer in features(0).forward], axis=0)
     means = [best[rois == name].mean() for name in REGIONS]
     assert np.corrcoef(np.arange(8), means)[0, 1] > 0.95
     # Voxels now and then follow a neighbouring layer: the planted score is not 1.
@@ -70,7 +81,7 @@ def test_forward_layers_rise_along_the_cortex() -> None:
 
 
 def test_gradients_drive_only_the_scenarios_that_say_so() -> None:
-    gamma = truth.components(truth.residual_gradients(*features(0)))
+    gamma = features(0).gradient
     upper = np.isin(study("misaligned").fmri[0].rois, REGIONS[4:])
 
     def unique(scenario: str) -> np.ndarray:

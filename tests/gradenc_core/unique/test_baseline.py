@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradenc_core.ridge.baseline import BASELINE_VARIANCE, compress
+from gradenc_core.unique.baseline import BASELINE_VARIANCE, compress
 
 
 def correlated(rng: np.random.Generator, n: int, mix: np.ndarray) -> np.ndarray:

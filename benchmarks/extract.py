@@ -56,8 +56,8 @@ from PIL import Image
 from gradenc_core.arrays import device
 from gradenc_core.models.model import VisionModel
 from gradenc_core.stimuli.generated import dead_leaves
+from hpc.plan.extract import extract_plans
 from hpc.plan.prepare import prepare_plans
-from hpc.plan.stages import extract_plans
 from hpc.plan.store_plan import StorePlan
 from hpc.plan.targets import Targets
 from hpc.study.resolve import resolve

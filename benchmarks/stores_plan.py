@@ -25,7 +25,7 @@ from _timing import (
 )
 
 from gradenc_core.models.preprocessing import Preprocessing
-from hpc.plan.stages import extract_plans
+from hpc.plan.extract import extract_plans
 from hpc.plan.targets import Targets
 from hpc.run.advance import create_stores
 from hpc.run.folder import RunFolder

@@ -1,6 +1,7 @@
 """Features of images as a labelled xarray Dataset: what stage extract stores, without a study."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from importlib.metadata import version
 from itertools import product
 from typing import cast
@@ -20,7 +21,7 @@ from gradenc_core.signals.passes import Precision
 from gradenc_core.signals.readout import Bank, Context
 from gradenc_core.signals.sizes import MICRO_BATCH, Scale
 from gradenc_core.signals.stimulus import Stimuli
-from gradenc_core.stimuli.images import Images
+from gradenc_core.stimuli.images import Images, read_stimulus
 from storage_schemas.kinds.coordinates import layer_coords, stimulus_coords
 
 Progress = Callable[[int, int], None]
@@ -138,7 +139,8 @@ def extract(
     )
     extractor = SignalExtractor(model, sources, options)
     named = zip(images.ids, images.digests, strict=True)
-    batches = extractor.load(images.folder, named, torch.get_num_threads())
+    decode = partial(read_stimulus, images.folder)
+    batches = extractor.load(decode, named, torch.get_num_threads())
     features = extractor.stream(_told(batches, len(images), progress), len(images))
     found = _dataset(features, chosen, images, options)
     return found.assign_attrs(_attributes(model, options))

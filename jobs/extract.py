@@ -1,11 +1,13 @@
 """Stage extract: forward and gradient features of one shard of stimuli, all sources in one pass."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import xarray as xr
+from PIL import Image
 
 from gradenc_core.arrays import device
 from gradenc_core.models.model import VisionModel
@@ -15,10 +17,12 @@ from gradenc_core.signals.projection import Components
 from gradenc_core.signals.readout import Context
 from gradenc_core.signals.stimulus import Stimuli
 from gradenc_core.stimuli.classes import read_labels
+from gradenc_core.stimuli.generated import numbered_image
+from gradenc_core.stimuli.images import read_stimulus
 from jobs import models, plugins
 from jobs.bank import open_bank
 from jobs.runner import Arrays, Facts, Work
-from jobs.spec import FeaturesSpec, SignalSpec, SourceSpec
+from jobs.spec import FeaturesSpec, GeneratedImages, SignalSpec, SourceSpec
 from storage_schemas.kinds.features import layer_array
 from storage_schemas.kinds.pca import components_array, mean_array
 from storage_schemas.protocol.store import Store, Unit
@@ -38,7 +42,8 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     stores, each = [store for store, _ in work.units], list(specs.values())
     extractor = extractor_of(stores, each, work, _components(each, work.root))
     labels = _labels(stores, each)
-    batches = load(extractor, first_store, first_unit, work.how.threads, labels)
+    drawn = each[0].generated
+    batches = load(extractor, first_store, first_unit, work.how.threads, labels, drawn)
     features = extractor.stream(batches, first_unit.key["stop"] - first_unit.key["start"])
     facts = {
         "micro_batch": work.how.micro_batch,
@@ -138,13 +143,26 @@ def load(
     unit: Unit,
     threads: int,
     labels: Mapping[str, int] | None = None,
+    drawn: GeneratedImages | None = None,
 ) -> Iterator[Stimuli]:
-    """Yield the unit's stimuli in micro-batches, decoded ahead, refusing any that changed."""
-    folder = Path(store.locations["stimuli"])
+    """Yield the unit's stimuli in micro-batches, decoded or drawn ahead; refuse any that changed.
+
+    Parameters
+    ----------
+    drawn : GeneratedImages, optional
+        How generated images are drawn; by default they are read from the store's folder.
+    """
     stimuli = store.dataset().isel(stimulus=slice(unit.key["start"], unit.key["stop"]))
     named = zip(stimuli["stimulus"].values, stimuli["stimulus_digest"].values, strict=True)
+    if drawn is not None:
+        return extractor.load(partial(_draw, drawn), named, threads, labels)
+    decode = partial(read_stimulus, Path(store.locations["stimuli"]))
+    return extractor.load(decode, named, threads, labels)
 
-    return extractor.load(folder, named, threads, labels)
+
+def _draw(how: GeneratedImages, name: str, _: str) -> Image.Image:
+    """Return the generated image whose number ends its id."""
+    return numbered_image(int(name.rpartition("/")[2]), how.size, how.seed)
 
 
 def _arrays(features: Features) -> Arrays:

@@ -208,11 +208,21 @@ class SourceSpec(Spec):
     """None for the forward signal."""
 
 
+class GeneratedImages(Spec):
+    """Images that the shipped generator draws, numbered from 0."""
+
+    size: int
+    """Side (pixels)."""
+    seed: int
+
+
 class FeaturesSpec(SourceSpec):
     """Features of one source for one stimulus set."""
 
     stimuli: str
     """Digest of the stimulus set: ids and content digests, in order."""
+    generated: GeneratedImages | None
+    """None for images of a folder."""
     stimuli_per_shard: int
     labels: str | None
     """sha256 of the file of true classes; None where the source takes none."""

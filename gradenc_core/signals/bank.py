@@ -24,7 +24,7 @@ from gradenc_core.signals.sizes import (
     N_ITEMS,
     N_PROTOTYPES,
 )
-from gradenc_core.stimuli.generated import dead_leaves
+from gradenc_core.stimuli.generated import numbered_image
 
 MAX_ITERATIONS = 100
 
@@ -45,8 +45,8 @@ def generated_images(
     seed : int
     """
     for number in range(n_images):
-        pixels = dead_leaves(np.random.default_rng([seed, number]), size)
-        yield hashlib.sha256(pixels.tobytes()).hexdigest(), Image.fromarray(pixels)
+        image = numbered_image(number, size, seed)
+        yield hashlib.sha256(image.tobytes()).hexdigest(), image
 
 
 def build_bank(

@@ -4,10 +4,9 @@ A stimulus's features depend on nothing but its content and the options: not on 
 of the batch, nor on how calls are split.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +20,6 @@ from gradenc_core.signals.projection import Components, sparse_projection
 from gradenc_core.signals.readout import Context
 from gradenc_core.signals.sizes import MICRO_BATCH, Scale, scaled_width
 from gradenc_core.signals.stimulus import Stimuli, stimulus
-from gradenc_core.stimuli.images import read_stimulus
 from gradenc_core.stimuli.prefetch import prefetch
 
 Features = np.ndarray | list[np.ndarray]
@@ -198,16 +196,17 @@ class SignalExtractor:
 
     def load(
         self,
-        folder: Path,
+        decode: Callable[[str, str], Image.Image],
         named: Iterable[tuple[str, str]],
         threads: int = 1,
         labels: Mapping[str, int] | None = None,
     ) -> Iterator[Stimuli]:
-        """Yield a folder's stimuli in micro-batches, decoded ahead of the network.
+        """Yield stimuli in micro-batches, decoded ahead of the network.
 
         Parameters
         ----------
-        folder : Path
+        decode : callable
+            Returns the image of an id and digest, such as `partial(read_stimulus, folder)`.
         named : iterable of (str, str)
             Id and digest of each stimulus, as `read_manifest` lists them.
         threads : int
@@ -218,13 +217,13 @@ class SignalExtractor:
         Raises
         ------
         FileNotFoundError, ValueError
-            A stimulus is gone, or its content no longer has its digest.
+            By `read_stimulus`: a stimulus is gone, or its content no longer has its digest.
         """
 
         def read(item: tuple[str, str]) -> Stimuli:
             name, digest = map(str, item)
-            image = read_stimulus(folder, name, digest)
-            return self.present(image, digest, None if labels is None else labels[name])
+            label = None if labels is None else labels[name]
+            return self.present(decode(name, digest), digest, label)
 
         size = self.options.micro_batch
         single = prefetch(read, named, threads, BATCHES_AHEAD * size)

@@ -13,6 +13,8 @@ BANK_IMAGE_SIZE = 128
 """Side of the default bank's images (pixels)."""
 BANK_SEED = 20260528
 """Seed of the default bank's images."""
+UNRECORDED_SEED = 20260914
+"""Seed of generated images without recordings: no image of a bank or of the demo is among them."""
 N_PROTOTYPES = 256
 """Prototypes of a reference bank."""
 Scale = Literal["unit", "raw", "norm_only"]

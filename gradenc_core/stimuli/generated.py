@@ -43,6 +43,11 @@ def dead_leaves(rng: np.random.Generator, size: int = 64) -> NDArray[np.uint8]:
     return np.round(255 * np.clip(image, 0.0, 1.0)).astype(np.uint8)
 
 
+def numbered_image(number: int, size: int, seed: int) -> Image.Image:
+    """Draw one image of `size` pixels a side, determined by the three numbers alone."""
+    return Image.fromarray(dead_leaves(np.random.default_rng([seed, number]), size))
+
+
 def write_images(folder: Path, n: int, size: int, seed: int) -> list[str]:
     """Write PNG images `image_00000.png`, …; the same seed gives the same files.
 
@@ -54,8 +59,7 @@ def write_images(folder: Path, n: int, size: int, seed: int) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"image_{i:05d}.png" for i in range(n)]
     for i, name in enumerate(names):
-        pixels = dead_leaves(np.random.default_rng([seed, i]), size)
-        Image.fromarray(pixels).save(folder / name, format="PNG")
+        numbered_image(i, size, seed).save(folder / name, format="PNG")
     return names
 
 

@@ -69,6 +69,8 @@ def plan(
     console.print(table)
     for stage in stages:
         console.print(f"Time of {stage.stage}: {stage.basis}.")
+        if stage.note:
+            console.print(stage.note)
         if warning := too_long(stage, how):
             console.print(f"[red]{warning}")
     console.print(

@@ -5,7 +5,7 @@ were committed in the store root (`hpc.forecast.records`), or assumed; every sta
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hpc.config.profile import Profile, StageProfile, n_tasks
 from hpc.forecast.memory import check_memory
@@ -16,6 +16,7 @@ from hpc.plan.store_plan import StorePlan
 from hpc.study.resolve import NetworkTurn, resolve
 from hpc.study.resolved import Resolved
 from hpc.study.study import Study
+from hpc.study.unrecorded import unrecorded_note
 from jobs.spec import STAGES
 
 
@@ -40,6 +41,8 @@ class StageForecast:
     """Time of a task that has the longest unit and no other (s)."""
     basis: str
     """Where `seconds`, and with it `gpu_hours`, comes from; all else is counted."""
+    note: str = ""
+    """A sentence on the inputs of the stage that the user should know."""
 
 
 def forecast(study: Study, profile: Profile, tell: Tell = lambda _: None) -> list[StageForecast]:
@@ -83,7 +86,9 @@ class _Turns:
         """Return the forecast of every stage, after the last network's turn."""
         plans, profile = self._plans, self._profile
         work = workload(study, resolved, plans, profile, self._passes, self._tell)
-        return [_stage(stage, plans, work[stage], profile) for stage in STAGES]
+        notes = {"extract": unrecorded_note(resolved)}
+        stages = (_stage(stage, plans, work[stage], profile) for stage in STAGES)
+        return [replace(stage, note=notes.get(stage.stage, "")) for stage in stages]
 
 
 def _stage(

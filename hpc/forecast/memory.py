@@ -8,8 +8,8 @@ from gradenc_core.ridge.cost import FLOAT32, FLOAT64, Shapes, least_memory
 from hpc.config.profile import GB, Profile, StageProfile, process_memory
 from hpc.plan.bands import split_bands
 from hpc.plan.encode import encoding_spec
+from hpc.plan.extract import n_features
 from hpc.plan.prepare import has_components
-from hpc.plan.stages import n_features
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolved import Resolved, ResolvedModel
 from hpc.study.study import Study, StudyError

@@ -23,12 +23,14 @@ from hpc.config.fields import Count, Positive, Real, Section
 from hpc.config.refusals import refusals
 from hpc.config.yaml import read_yaml
 from hpc.forecast.timings import MICRO_BATCH
+from hpc.study.images import Generated
 from hpc.study.networks import resolve_networks
 from hpc.study.plugins import find_losses
 from hpc.study.resolve import Visit, refuse, resolve_sources, turns
 from hpc.study.resolved import Resolved, Subject
 from hpc.study.stimuli import read_bank
 from hpc.study.study import Study, StudyError
+from hpc.study.unrecorded import drawn
 from storage_schemas.identity import digest
 from storage_schemas.kinds.coordinates import Coords
 
@@ -142,7 +144,11 @@ def shaped(
     """
     problems: list[str] = []
     models = tuple(m.model_copy(update=UNTRAINED) for m in study.models)
-    study = study.model_copy(update={"models": models, "bank": None, "labels": None})
+    unrecorded = study.unrecorded_images
+    # A folder's images are not there yet to be counted.
+    drawn_images = drawn(unrecorded.generated) if isinstance(unrecorded, Generated) else None
+    absent = {"bank": None, "labels": None, "unrecorded_images": drawn_images and unrecorded}
+    study = study.model_copy(update={"models": models, **absent})
     seed_region = study.comparisons.seed_region
     subjects = [
         Subject(
@@ -167,6 +173,7 @@ def shaped(
             stimuli=folder,
             stimulus_ids=ids,
             stimulus_digests=tuple(digests.values()),
+            unrecorded=drawn_images,
             models=(),
             gradients=resolve_sources(study, losses, None),
             bank=bank[0],

@@ -23,7 +23,7 @@ from hpc.forecast.timings import (
 )
 from hpc.plan.bands import is_diagnostic
 from hpc.plan.encode import encoding_spec
-from hpc.plan.stages import n_features
+from hpc.plan.extract import n_features
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolve import NetworkTurn
 from hpc.study.resolved import Resolved, signal_spec

@@ -34,9 +34,9 @@ def read_inputs(run: RunFolder) -> Inputs:
         return Inputs([], [])
     resolved = Resolved.read(run.resolved)
     ingested = [(Path(s.locations["responses"]), s.spec["files"]) for s in run.stores("ingest")]
-    folders = [Path(resolved.stimuli), *(folder for folder, _ in ingested)]
-    if resolved.bank_folder is not None:
-        folders.append(Path(resolved.bank_folder))
+    unrecorded = None if resolved.unrecorded is None else resolved.unrecorded.folder
+    others = [folder for folder in (resolved.bank_folder, unrecorded) if folder is not None]
+    folders = [Path(resolved.stimuli), *(folder for folder, _ in ingested), *map(Path, others)]
     absent = [folder for folder in dict.fromkeys(folders) if not folder.is_dir()]
     known = DigestCache(Study.model_validate(resolved.study), believe=False)
     changed = list(_images(resolved, absent, known))
@@ -59,6 +59,14 @@ def _images(resolved: Resolved, absent: list[Path], known: KnownDigests) -> Iter
         digests = read_manifest(Path(bank), known=known).digests
         if digest(list(digests)) != resolved.bank.manifest:
             yield f"the images of the bank {bank} are not those that the run was planned with"
+    images = resolved.unrecorded
+    if images is not None and images.folder is not None and Path(images.folder) not in absent:
+        planned = dict(zip(images.ids, images.digests, strict=True))
+        manifest = read_manifest(Path(images.folder), known=known)
+        # Others there were left out as recorded, or are new, and change no result of this run.
+        pairs = zip(manifest.ids, manifest.digests, strict=True)
+        now = {name: content for name, content in pairs if name in planned}
+        yield from _differences(Path(images.folder), planned, now)
 
 
 def _differences(folder: Path, planned: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:

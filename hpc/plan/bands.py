@@ -47,6 +47,11 @@ def score_label(model: ResolvedModel, bands: str, group: Sequence[Targets]) -> s
     return f"{model.name}-{safe(bands)}-{group_label(group)}"
 
 
-def feature_label(model: str, source: str, number: int) -> str:
-    """Return the label of a features store; further stimulus sets are numbered."""
-    return f"{model}-{safe(source)}" + (f"-set{number}" if number else "")
+UNRECORDED = "unrecorded"
+"""What labels call the set of images without recordings."""
+
+
+def feature_label(model: str, source: str, number: int | str) -> str:
+    """Return the label of a features store; further sets of stimuli are numbered or named."""
+    named = f"set{number}" if isinstance(number, int) else number
+    return f"{model}-{safe(source)}" + (f"-{named}" if number else "")

@@ -18,6 +18,7 @@ from hpc.study.recordings import FoundSubjects, describe_subjects, find_subjects
 from hpc.study.resolved import Resolved, ResolvedSource, Subject
 from hpc.study.stimuli import Labels, find_folder, find_labels, read_bank, read_stimuli
 from hpc.study.study import Study, StudyError, anchored
+from hpc.study.unrecorded import find_unrecorded, label_problems
 from jobs.spec import BankImages
 
 
@@ -100,6 +101,11 @@ def _find(study: Study, problems: list[str]) -> _Named:
     find_folder(study, "stimuli", study.stimuli, "a folder of images", problems)
     if study.bank is not None:
         find_folder(study, "bank", study.bank, "a folder of images", problems)
+    if isinstance(study.unrecorded_images, str):
+        find_folder(
+            study, "unrecorded_images", study.unrecorded_images, "a folder of images", problems
+        )
+    problems += label_problems(study)
     labels = find_labels(study, problems)
     subjects = find_subjects(study, problems)
     return _Named(labels, subjects, find_losses(study, problems))
@@ -112,15 +118,17 @@ def _read(
     known = DigestCache(study)
     manifest = read_stimuli(study, named.labels, known, problems)
     bank = read_bank(study, known, problems)
-    categories, subjects = None, []
+    categories, subjects, unrecorded = None, [], None
     if manifest is not None:
         categories = find_categories(study, manifest, problems)
         subjects = describe_subjects(study, named.subjects, manifest, known, problems)
+        unrecorded = find_unrecorded(study, manifest, subjects, known, problems)
     known.save()
     if manifest is None or bank is None:
         return None
     resolved = _without_networks(study, manifest, bank, named)
-    return resolved.model_copy(update={"categories": categories}), subjects
+    found = {"categories": categories, "unrecorded": unrecorded}
+    return resolved.model_copy(update=found), subjects
 
 
 def _without_networks(

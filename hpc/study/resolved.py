@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from gradenc_core.recordings.repeats import ResponseDescription
 from hpc.study.study import Study
-from jobs.spec import BankImages, ModelSpec, PluginSpec, SignalSpec
+from jobs.spec import BankImages, GeneratedImages, ModelSpec, PluginSpec, SignalSpec
 from storage_schemas.files import replace
 from storage_schemas.identity import canonical_json
 
@@ -53,6 +53,21 @@ class ResolvedSource(BaseModel):
     (`signal`) and the true classes (`labels`)."""
 
 
+class UnrecordedImages(BaseModel):
+    """Images that no subject was shown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    ids: tuple[str, ...]
+    digests: tuple[str, ...]
+    folder: str | None = None
+    """Absolute path of their folder; None for generated images."""
+    generated: GeneratedImages | None = None
+    """How they are drawn; None for images of a folder."""
+    n_recorded: int = 0
+    """Images of the folder that are left out, because a subject was shown them."""
+
+
 class Resolved(BaseModel):
     """A study with its files, networks and functions found; written once into the run folder."""
 
@@ -63,6 +78,7 @@ class Resolved(BaseModel):
     """Absolute path of the stimulus folder."""
     stimulus_ids: tuple[str, ...]
     stimulus_digests: tuple[str, ...]
+    unrecorded: UnrecordedImages | None = None
     categories: tuple[str, ...] | None = None
     """Category of each stimulus; None where folds know no categories."""
     models: tuple[ResolvedModel, ...]

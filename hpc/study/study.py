@@ -28,6 +28,7 @@ from hpc.config.overrides import apply_overrides
 from hpc.config.refusals import refusals
 from hpc.config.yaml import dump_yaml, read_yaml
 from hpc.study.encoding import Encoding
+from hpc.study.images import Unrecorded
 
 OBJECTIVES = ("classification", "contrastive", "dino", "energy", "masked", "random")
 ENTRY_POINTS = "gradenc.objectives"
@@ -208,6 +209,9 @@ class Study(Section):
     """seed of everything random but untrained weights"""
     stimuli: Text
     """folder of images, relative to the study file"""
+    unrecorded_images: Unrecorded = None
+    """images that no subject saw, for what must not depend on responses: a folder, or {generated:
+    N}; null: the stimuli take their place"""
     models: Annotated[tuple[Model, ...], Field(min_length=1)]
     """a list of models, each with name, library and architecture"""
     layers: Literal["blocks"] | Depths | tuple[Text, ...] = "blocks"

@@ -28,6 +28,9 @@ MOST_LAYERS = 1000
 
 STIMULI_PER_CHUNK = 512
 
+IMAGES = "images"
+"""Attribute of features of images that no subject was shown; its value names the set."""
+
 
 def layer_array(index: int) -> str:
     """Return the name of a layer's array of unprojected features."""

@@ -29,6 +29,7 @@ def open_run(path: str | Path, partial: bool = False) -> xr.DataTree:
     -------
     xr.DataTree
         ``/prepared/<model>``, ``/bank/<model>``, ``/features/<model>/<source>``,
+        ``/unrecorded/<model>/<source>`` (features of images that no subject was shown),
         ``/responses/<subject>/<modality>``, ``/scores/<model>/<subject>/<modality>``,
         ``/collinearity/<model>/<source>``, ``/stability/<model>/<source>`` and
         ``/comparisons/<model>``, as far as the run has planned them. Arrays of

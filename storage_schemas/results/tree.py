@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import xarray as xr
 
+from storage_schemas.kinds.features import IMAGES
 from storage_schemas.kinds.registry import KINDS
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.comparisons import comparison_nodes
@@ -94,8 +95,15 @@ def _prepared(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Node]
 
 
 def _features(own: Sequence[Opened], _: Sequence[Opened]) -> Iterator[Node]:
-    """Features of all stimulus sets, (layer, stimulus, feature); shared stimuli once."""
-    for (model, source), group in grouped(own, "model", "source"):
+    """Features of all stimulus sets, (layer, stimulus, feature); shared stimuli once.
+
+    Those of images that no subject was shown stand apart, so that nobody takes them for stimuli.
+    """
+    for store in own:
+        if IMAGES in store.attrs:
+            yield "/{images}/{model}/{source}".format(**store.attrs), store.data
+    recorded = [store for store in own if IMAGES not in store.attrs]
+    for (model, source), group in grouped(recorded, "model", "source"):
         datasets = [store.data for store in group]
         if len(datasets) > 1:
             joined = xr.concat(datasets, "stimulus", combine_attrs="override", **PLAIN, **EXACT)

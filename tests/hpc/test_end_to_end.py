@@ -24,8 +24,8 @@ import yaml
 
 from hpc.config.profile import load_profile
 from hpc.forecast.forecast import forecast
+from hpc.plan.extract import extract_plans
 from hpc.plan.prepare import prepare_plans
-from hpc.plan.stages import extract_plans
 from hpc.plan.targets import Targets
 from hpc.run.folder import RunFolder
 from hpc.study.resolve import resolve

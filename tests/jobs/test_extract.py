@@ -16,19 +16,20 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from gradenc_core.models.model import load_model
 from gradenc_core.models.weights import weights_digest
+from gradenc_core.signals.bank import generated_images
 from gradenc_core.signals.cka import linear_cka
 from gradenc_core.signals.extractor import ExtractionOptions, SignalExtractor
 from gradenc_core.signals.passes import Passes
 from gradenc_core.signals.projection import fit_components
 from gradenc_core.signals.readout import Context
-from gradenc_core.signals.sizes import N_PROTOTYPES
+from gradenc_core.signals.sizes import N_PROTOTYPES, UNRECORDED_SEED
 from gradenc_core.signals.stimulus import Stimuli
 from gradenc_core.signals.views import teacher_views
-from gradenc_core.stimuli.generated import dead_leaves
-from gradenc_core.stimuli.images import read_image
+from gradenc_core.stimuli.generated import dead_leaves, write_images
+from gradenc_core.stimuli.images import read_image, read_stimulus
 from hpc.plan.encode import encode_plans
+from hpc.plan.extract import extract_plans
 from hpc.plan.prepare import prepare_plans
-from hpc.plan.stages import extract_plans
 from hpc.plan.targets import Targets
 from hpc.study.resolve import resolve
 from hpc.study.study import StudyError, load_study
@@ -110,6 +111,36 @@ def test_bytes_do_not_depend_on_the_shards(data: dict, tmp_path: Path) -> None:
         features.append({s: store.dataset()["features"].values for s, store in stores.items()})
     for source in SOURCES:
         assert features[0][source].tobytes() == features[1][source].tobytes()
+
+
+@pytest.mark.parametrize("key", ["others", {"generated": 12}])
+def test_images_without_recordings_have_features_of_the_same_kind(
+    data: dict, tmp_path: Path, key: object
+) -> None:
+    write_images(tmp_path / "others", 12, 64, seed=9)
+    shutil.copy(next((tmp_path / "stimuli").rglob("*.png")), tmp_path / "others" / "a.png")
+    model = load_model("torchvision", "resnet18", "untrained", 0, 64)
+    options = ExtractionOptions(LAYERS, projection=16, micro_batch=8)
+    shown = [image for _, image in generated_images(12, 128, UNRECORDED_SEED)]
+    for shard in (96, 5):
+        changes = {"unrecorded_images": key, "extraction": {"stimuli_per_shard": shard}}
+        extraction = Extraction(tmp_path, data, **changes)
+        stores = {s.attrs["source"]: s for s in extraction.stores if "images" in s.attrs}
+        assert {s.label for s in stores.values()} == {
+            "planted-forward-unrecorded",
+            "planted-gradient-energy-unrecorded",
+        }
+        run(extraction.root, list(stores.values()))
+        listed = stores["forward"].dataset()
+        assert listed.sizes["stimulus"] == 12
+        if key == "others":
+            pairs = zip(listed["stimulus"].values, listed["stimulus_digest"].values, strict=True)
+            shown = [read_stimulus(tmp_path / "others", *pair) for pair in pairs]
+        images = torch.stack([model.preprocessing.apply(image) for image in shown])
+        expected = SignalExtractor(model, SOURCES, options)(images)
+        for source, store in stores.items():
+            found = store.dataset()["features"].values
+            assert found.tobytes() == np.asarray(expected[source]).tobytes()
 
 
 def test_components_are_those_of_a_layers_own_signal(data: dict, tmp_path: Path) -> None:

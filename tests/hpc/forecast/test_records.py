@@ -11,7 +11,7 @@ from hpc.forecast import records as found
 from hpc.forecast.memory import shapes_of
 from hpc.forecast.records import encode_records, extract_records, pass_key
 from hpc.plan.encode import encode_plans
-from hpc.plan.stages import extract_plans
+from hpc.plan.extract import extract_plans
 from hpc.plan.targets import Targets
 from hpc.study.resolve import resolve
 from hpc.study.resolved import signal_spec

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from gradenc_core.stimuli.generated import write_images
 from hpc.inspect.inputs import read_inputs
 from hpc.run.folder import RunFolder
 from hpc.run.start import start
@@ -70,3 +71,21 @@ def test_folders_that_are_not_here_are_named_and_are_no_change(
     shutil.rmtree(tmp_path / "stimuli")
     inputs = read_inputs(run)
     assert (inputs.changed, inputs.absent) == ([], [tmp_path / "stimuli"])
+
+
+def test_images_without_recordings_are_read_again(
+    small_data: dict, small_files: Path, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "others", 3, 32, seed=9)
+    changes = {"unrecorded_images": "others", "responses": small_data["responses"][:1]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(small_data | changes))
+    run = start(load_study(tmp_path / "study.yaml"), tmp_path / "run")
+    write_images(tmp_path / "others", 5, 32, seed=9)
+    assert read_inputs(run).changed == []  # what is new there belongs to no result
+    damaged, gone, _ = sorted((tmp_path / "others").glob("*"))[:3]
+    write_images(tmp_path / "elsewhere", 1, 32, seed=10)
+    next((tmp_path / "elsewhere").glob("*")).replace(damaged)
+    gone.unlink()
+    assert sorted(read_inputs(run).changed) == [f"{damaged} has changed", f"{gone} is gone"]
+    shutil.rmtree(tmp_path / "others")
+    assert read_inputs(run).absent == [tmp_path / "others"]

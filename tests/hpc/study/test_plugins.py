@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from gradenc_core.signals.objectives import OBJECTIVES
 from gradenc_core.stimuli.generated import write_images
+from hpc.plan.extract import extract_plans
 from hpc.plan.prepare import prepare_plans
-from hpc.plan.stages import extract_plans
 from hpc.plan.store_plan import StorePlan
 from hpc.plan.targets import Targets
 from hpc.study.plugins import find_losses

@@ -403,6 +403,15 @@ def test_shared_stores_beside_the_run(tmp_path: Path) -> None:
     assert "/prepared/tiny" in open_run(tmp_path / "runs" / "b").groups
 
 
+def test_images_without_recordings_are_no_stimuli_of_the_tree(tmp_path: Path) -> None:
+    attrs = {"model": "tiny", "source": "forward"}
+    shown = fill(tmp_path, "features", "a", features(3), **attrs)
+    others = fill(tmp_path, "features", "b", features(4, first=3), **attrs, images="unrecorded")
+    tree = open_run(make_run(tmp_path / "run", [shown, others], tmp_path))
+    assert tree["/features/tiny/forward"]["stimulus"].values.tolist() == STIMULI[:3]
+    assert tree["/unrecorded/tiny/forward"]["stimulus"].values.tolist() == STIMULI[3:]
+
+
 def test_several_stimulus_sets_are_one_node(tmp_path: Path) -> None:
     attrs = {"model": "tiny", "source": "forward"}
     first = fill(tmp_path, "features", "a", features(5), **attrs)

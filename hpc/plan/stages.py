@@ -35,13 +35,33 @@ def all_plans(study: Study, resolved: Resolved, subjects: Sequence[Subject]) -> 
     sealed: defaultdict[str, Reference] = defaultdict(
         lambda: Reference(stage="planned", identity="planned", seal="planned")
     )
-    return [
+    plans = [
         *prepare_plans(study, resolved),
         *ingest_plans(resolved, subjects),
         *extract_plans(study, resolved, targets, sealed),
         *encode_plans(study, resolved, targets, sealed),
         *compare_plans(study, resolved, targets, sealed),
     ]
+    _require_own_labels(plans)
+    return plans
+
+
+def _require_own_labels(plans: Iterable[StorePlan]) -> None:
+    """Refuse two stores of one label: later stages find the stores that they use by it."""
+    known: dict[tuple[str, str], StorePlan] = {}
+    for plan in plans:
+        first = known.setdefault((plan.stage, plan.label), plan)
+        if first is not plan:
+            raise ValueError(
+                f"{_described(first)} and {_described(plan)} would both be called "
+                f"{plan.stage}/{plan.label}; give one of them another name in the study"
+            )
+
+
+def _described(plan: StorePlan) -> str:
+    names = ("model", "source", "bands", "subject", "modality")
+    parts = [f"{name} {plan.attrs[name]}" for name in names if name in plan.attrs]
+    return f"{plan.kind} of {', '.join(parts)}"
 
 
 def ingest_plans(resolved: Resolved, subjects: Iterable[Subject]) -> Iterator[StorePlan]:

@@ -1,4 +1,6 @@
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import xarray as xr
 from gradenc_core.stimuli.images import read_manifest
 from hpc.config.profile import Profile, StageProfile, load_profile
 from hpc.forecast.forecast import forecast
+from hpc.plan.stages import all_plans
 from hpc.plan.targets import (
     Targets,
     common_windows,
@@ -229,3 +232,33 @@ def test_tasks_that_die_before_their_units_are_not_submitted_for_ever(
     assert sorted(s.stage for s in submissions(run)) == ["ingest", "prepare"]
     run.next_round()
     assert given_up(run, "prepare") is None
+
+
+@pytest.mark.parametrize(
+    ("models", "message"),
+    [
+        (
+            ("vit", "vit-bank"),
+            "bank of model vit and prepared of model vit-bank would both be called "
+            "prepare/vit-bank; give one of them another name",
+        ),
+        (
+            ("vit", "vit-gradient-energy"),
+            "classes of model vit, source gradient:energy and prepared of model "
+            "vit-gradient-energy would both be called prepare/vit-gradient-energy",
+        ),
+    ],
+)
+def test_names_that_would_give_two_stores_one_label_are_refused(
+    paper_study: Any, models: tuple[str, str], message: str
+) -> None:
+    """A stage would find the bank of one model under the name of another."""
+    with pytest.raises(ValueError, match=re.escape(message)):
+        all_plans(*paper_study({"a": [f"{i:02d}.png" for i in range(20)]}, models=models))
+
+
+def test_names_that_merely_begin_alike_are_planned(paper_study: Any) -> None:
+    stimuli = [f"{i:02d}.png" for i in range(20)]
+    plans = all_plans(*paper_study({"a": stimuli}, models=("vit", "vit-large")))
+    labels = [(plan.stage, plan.label) for plan in plans]
+    assert len(set(labels)) == len(labels)

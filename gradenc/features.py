@@ -11,7 +11,8 @@ import torch
 import xarray as xr
 
 from gradenc_core.arrays import device
-from gradenc_core.models.model import Layer, VisionModel, resolve_layers
+from gradenc_core.models.layers import Layer, resolve_layers
+from gradenc_core.models.model import VisionModel
 from gradenc_core.models.tokens import Tokens
 from gradenc_core.models.weights import weights_digest
 from gradenc_core.signals.bank import build_bank, generated_images

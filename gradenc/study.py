@@ -194,7 +194,7 @@ class Run:
             or how its tasks ended; empty where all is well.
         """
         found = run_status(self._run)
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, object]] = []
         for name, stage in found.stages.items():
             state = stage.state
             alike = sorted((x for x in found.failures if x.stage == name), key=lambda x: -x.units)
@@ -233,7 +233,7 @@ class Run:
                 f"{self.folder} holds no comparisons: it is the run of a drill, which computes "
                 "nothing; open the run of a study"
             )
-        rows: list[dict[str, Any]] = []
+        rows: list[dict[str, object]] = []
         for model, node in results["comparisons"].children.items():
             tables = node.to_dataset().load()
             for signal in tables["signal"].values[(tables["verdict"] != NOT_JUDGED).values]:

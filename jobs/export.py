@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.typing import NDArray
 
 from gradenc_core.recordings.export import to_evoked, write_gifti, write_nifti
 from gradenc_errors import GradencError, Remedy
@@ -73,8 +74,18 @@ def _with_plain_indexes(data: Labelled) -> Labelled:
     return plain
 
 
-def _maps(dataset: xr.Dataset, name: str) -> tuple[dict[str, Any], list[str]]:
-    """Return the arguments of a volume's writer, and the names of its maps."""
+class VoxelMaps(TypedDict):
+    """Values of voxels with their places: the arguments of the writers of NIfTI and GIFTI."""
+
+    values: NDArray[np.float64]
+    ijk: NDArray[np.int64]
+    shape: tuple[int, int, int]
+    affine: NDArray[np.float64]
+    names: list[str]
+
+
+def _maps(dataset: xr.Dataset, name: str) -> VoxelMaps:
+    """Return one map for every entry of the dimensions other than voxel."""
     data = dataset[name]
     if "voxel" not in data.dims or "affine" not in dataset.attrs:
         raise ValueError(
@@ -92,11 +103,13 @@ def _maps(dataset: xr.Dataset, name: str) -> tuple[dict[str, Any], list[str]]:
     ]
     names = [" ".join(parts) for parts in _product(labels)] or [_title(data)]
     ijk = np.stack([data[axis].values for axis in "ijk"], axis=1)
-    where = {
-        "shape": dataset.attrs["volume_shape"],
-        "affine": np.reshape(dataset.attrs["affine"], (4, 4)),
-    }
-    return {"values": flat, "ijk": ijk, **where}, names
+    return VoxelMaps(
+        values=flat,
+        ijk=ijk,
+        shape=dataset.attrs["volume_shape"],
+        affine=np.reshape(dataset.attrs["affine"], (4, 4)),
+        names=names,
+    )
 
 
 def _title(data: xr.DataArray) -> str:
@@ -121,15 +134,13 @@ def _write_parquet(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -
 
 
 def _write_nifti(dataset: xr.Dataset, name: str, path: Path, _: Path | None) -> None:
-    arguments, names = _maps(dataset, name)
-    write_nifti(path, names=names, **arguments)
+    write_nifti(path, **_maps(dataset, name))
 
 
 def _write_gifti(dataset: xr.Dataset, name: str, path: Path, surface: Path | None) -> None:
     if surface is None:
         raise NotExportable(f"{path}: a GIFTI file has a surface", Remedy.GIVE_SURFACE)
-    arguments, names = _maps(dataset, name)
-    write_gifti(path, surface=surface, names=names, **arguments)
+    write_gifti(path, surface=surface, **_maps(dataset, name))
 
 
 def _times(data: xr.DataArray) -> Any:

@@ -35,7 +35,7 @@ GPU_IS_FULL = re.compile(
 """Exceptions of CUDA and ROCm, as `<type>: <message>`, for a GPU without memory left."""
 
 Arrays = dict[str, NDArray[Any]]
-Facts = dict[str, Any]
+Facts = commit.Facts
 Result = tuple[Store, Unit, Arrays, Facts]
 Item = Sequence[tuple[str, int]]
 """Units that are computed together: (store path below the root, unit index)."""

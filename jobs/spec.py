@@ -5,9 +5,9 @@ digest of their content, earlier stages by a `Reference` that carries the digest
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, JsonValue
 
 from gradenc_core.models.preprocessing import Preprocessing
 from gradenc_core.signals.sizes import BANK_IMAGE_SIZE, BANK_SEED
@@ -47,7 +47,7 @@ class Spec(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    def canonical(self) -> dict[str, Any]:
+    def canonical(self) -> dict[str, JsonValue]:
         """Return the plain JSON form that is hashed and stored."""
         return self.model_dump(mode="json")
 
@@ -241,7 +241,7 @@ class ResponsesSpec(Spec):
 
     reader: Literal["bids", "epochs"]
     subject: str
-    options: dict[str, Any]
+    options: dict[str, JsonValue]
     stimuli: str
     files: dict[str, str]
     """sha256 of every file read, by its path below the responses folder."""

@@ -48,12 +48,16 @@ _VISION_PART = {
 """The part that sees images, by the class that was published."""
 
 
+Setting = int | float | str | list[int]
+"""A value of a network's configuration."""
+
+
 @dataclass(frozen=True)
 class _Published:
     """The class of a published network, what its configuration sets, and its preprocessing."""
 
     architecture: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, Setting]
     preprocessing: Preprocessing
 
 
@@ -169,7 +173,9 @@ def _unmask(module: ViTMAEModel) -> None:
     module.embeddings.position_embeddings.requires_grad_(False)  # fixed, which loading forgets
     n_patches = module.embeddings.patch_embeddings.num_patches
 
-    def in_order(_module: nn.Module, inputs: tuple[torch.Tensor], options: dict[str, Any]) -> Any:
+    def in_order(
+        _module: nn.Module, inputs: tuple[torch.Tensor], options: dict[str, object]
+    ) -> tuple[tuple[torch.Tensor], dict[str, object]]:
         order = torch.arange(n_patches, dtype=torch.float32, device=inputs[0].device)
         return inputs, options | {"noise": order.expand(len(inputs[0]), n_patches)}
 
@@ -253,12 +259,12 @@ def _cropped(size: int, resize: int, scale: _Scale) -> Preprocessing:
     return Preprocessing(size, resize, False, "bicubic", *scale)
 
 
-def _vit(width: int, depth: int, heads: int, **others: Any) -> dict[str, Any]:
+def _vit(width: int, depth: int, heads: int, **others: Setting) -> dict[str, Setting]:
     sizes = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads}
     return {**sizes, "intermediate_size": 4 * width, **others}
 
 
-def _dinov3_vit(width: int, depth: int, heads: int, **others: Any) -> _Published:
+def _dinov3_vit(width: int, depth: int, heads: int, **others: Setting) -> _Published:
     sizes = _vit(width, depth, heads, num_register_tokens=4, **others)
     return _Published("DINOv3ViTModel", sizes, _squashed(224, "bilinear", IMAGENET))
 
@@ -284,7 +290,7 @@ def _clip(width: int, depth: int, heads: int, patch_size: int) -> _Published:
     return _Published("CLIPModel", sizes, _cropped(224, 224, CLIP))
 
 
-def _siglip2(size: int, width: int, depth: int, heads: int, **others: Any) -> _Published:
+def _siglip2(size: int, width: int, depth: int, heads: int, **others: Setting) -> _Published:
     sizes = _vit(width, depth, heads, image_size=size, **others)
     return _Published("SiglipModel", sizes, _squashed(size, "bilinear", HALF))
 
@@ -294,7 +300,7 @@ def _owlvit(size: int, width: int, depth: int, heads: int, patch_size: int) -> _
     return _Published("OwlViTForObjectDetection", sizes, _squashed(size, "bicubic", CLIP))
 
 
-_GATED = {"use_gated_mlp": True, "hidden_act": "silu"}
+_GATED: dict[str, Setting] = {"use_gated_mlp": True, "hidden_act": "silu"}
 
 PUBLISHED: Mapping[str, _Published] = {
     "facebook/dinov3-vits16-pretrain-lvd1689m": _dinov3_vit(384, 12, 6),

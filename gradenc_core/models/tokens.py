@@ -5,7 +5,8 @@ from typing import Literal, get_args
 
 import torch
 
-from gradenc_core.models.model import VisionModel, output_shape
+from gradenc_core.models.layers import output_shape
+from gradenc_core.models.model import VisionModel
 
 Tokens = Literal["cls", "registers", "patches", "mean", "all"]
 TOKENS: tuple[Tokens, ...] = get_args(Tokens)

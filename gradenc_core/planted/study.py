@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gradenc_core.models.model import VisionModel, load_model, resolve_layers
+from gradenc_core.models.layers import resolve_layers
+from gradenc_core.models.model import VisionModel, load_model
 from gradenc_core.planted.brain import Features, Scenario
 from gradenc_core.planted.files import write_bids_subject, write_epochs_subject
 from gradenc_core.planted.reading import read_raw

@@ -17,7 +17,8 @@ from timm.models.resnet import BasicBlock, ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from gradenc_core.models.model import VisionModel, from_module, layers_at
+from gradenc_core.models.layers import layers_at
+from gradenc_core.models.model import VisionModel, from_module
 from gradenc_core.models.preprocessing import Preprocessing
 from gradenc_core.planted.brain import Array, Features, scaled
 from gradenc_core.planted.reading import Raw, read_raw

@@ -352,21 +352,21 @@ def _coords(voxels: _Voxels) -> xr.Dataset:
 
 def _read_tsv(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     lines = StringIO(read_text(file), newline="")
-    reader = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+    header, *rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)) or [[]]
+    missing = [name for name in columns if name not in header]
     if missing:
         raise ValueError(
             f"{file} lacks the column {', '.join(missing)}; write the tab-separated columns "
             f"{', '.join(columns)}"
         )
-    rows: list[dict[str, Any]] = list(reader)
+    rows = [row for row in rows if row]
     for number, row in enumerate(rows, start=1):
-        if None in row or None in row.values():
+        if len(row) != len(header):
             raise ValueError(
                 f"{file}, row {number}: the number of fields is not that of the header; separate "
                 "them by tabs and write n/a where there is no value"
             )
-    return rows
+    return [dict(zip(header, row, strict=True)) for row in rows]
 
 
 def _load(file: Path, **options: Any) -> Any:

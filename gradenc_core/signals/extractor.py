@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from gradenc_core.models.model import VisionModel, require_blocks
+from gradenc_core.models.layers import require_blocks
+from gradenc_core.models.model import VisionModel
 from gradenc_core.models.tokens import Tokens, layer_layout, pool
 from gradenc_core.signals.objectives import OBJECTIVES, Objective
 from gradenc_core.signals.passes import Passes, Precision

@@ -6,7 +6,7 @@ Every loss depends on its stimulus alone: the batch is summed, never averaged or
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch.nn import functional
@@ -71,8 +71,9 @@ def needs(*what: Need, n_draws: int = 1) -> Callable[[Loss], Loss]:
 
 def as_objective(loss: Loss, name: str | None = None) -> Objective:
     """Return a loss as an objective with the needs that it declared, or none."""
-    declared: dict[str, Any] = {"needs": frozenset(), "n_draws": 1} | loss.__dict__
-    return Objective(name or loss.__name__, loss, declared["needs"], declared["n_draws"])
+    declared: frozenset[Need] = loss.__dict__.get("needs", frozenset())
+    n_draws: int = loss.__dict__.get("n_draws", 1)
+    return Objective(name or loss.__name__, loss, declared, n_draws)
 
 
 def signal(of: str) -> Callable[[Rule], Rule]:

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from gradenc_core.arrays import device
-from gradenc_core.models.model import VisionModel, require_blocks
+from gradenc_core.models.layers import require_blocks
+from gradenc_core.models.model import VisionModel
 from gradenc_core.models.tokens import Tokens, layer_layout, pool
 from gradenc_core.models.tracing import first_tensor, with_first
 from gradenc_core.signals.masks import mask_token, masked_patches, patch_masks, patch_module

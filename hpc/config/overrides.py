@@ -46,8 +46,8 @@ def _key(part: str) -> str | int:
 
 
 def apply_overrides(
-    data: Mapping[str, Any], overrides: Sequence[str], defaults: Mapping[str, Any]
-) -> tuple[dict[str, Any], list[Override], list[str]]:
+    data: Mapping[str, object], overrides: Sequence[str], defaults: Mapping[str, object]
+) -> tuple[dict[str, object], list[Override], list[str]]:
     """Set values in a copy of `data`; what the data lacks on the way is taken from `defaults`.
 
     Returns
@@ -68,7 +68,7 @@ def apply_overrides(
     return changed, applied, problems
 
 
-def _set(data: dict[str, Any], override: Override, defaults: Mapping[str, Any]) -> None:
+def _set(data: dict[str, object], override: Override, defaults: Mapping[str, object]) -> None:
     place: Any = data
     default: Any = defaults
     for depth, key in enumerate(override.path[:-1]):

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import psutil
 from pydantic import AfterValidator, Field, ValidationError
@@ -144,6 +144,20 @@ class _ProfileFile(Profile):
     common: StageProfile = StageProfile()
     """keys of every stage that does not set them itself"""
 
+    def with_common_keys(self) -> Profile:
+        """Return the profile whose stages have the keys of `[common]` that they do not set."""
+        common = self.common.model_dump(exclude_unset=True)
+        stages = {
+            stage: common | self.stage(stage).model_dump(exclude_unset=True) for stage in SECTIONS
+        }
+        return Profile.model_validate({"name": self.name, "scheduler": self.scheduler, **stages})
+
+    def place(self, stage: str, key: str) -> str:
+        """Return where the file sets a key of a stage."""
+        is_own = key in self.stage(stage).model_fields_set
+        in_common = key in self.common.model_fields_set and not is_own
+        return f"common.{key}" if in_common else f"{stage}.{key}"
+
 
 SECTIONS = tuple(name for name in Profile.model_fields if name not in ("name", "scheduler"))
 """Sections of a profile file: the stages of a run, and the gate between them."""
@@ -188,12 +202,12 @@ def load_profile(name: str) -> Profile:
     """
     data = _read(locate(name), name)
     try:
-        _ProfileFile.model_validate(data)
+        file = _ProfileFile.model_validate(data)
     except ValidationError as error:
         raise ProfileError("\n".join(refusals(error, _ProfileFile, data, name))) from error
-    profile = Profile.model_validate(_with_common(data))
+    profile = file.with_common_keys()
     lines = dict.fromkeys(
-        f"{name}: {_place(data, stage, key)}: given {given(getattr(profile.stage(stage), key))}; "
+        f"{name}: {file.place(stage, key)}: given {given(getattr(profile.stage(stage), key))}; "
         f"accepted: {accepted}"
         for stage in SECTIONS
         for key, accepted in _misfits(profile, stage)
@@ -201,19 +215,6 @@ def load_profile(name: str) -> Profile:
     if lines:
         raise ProfileError("\n".join(lines))
     return profile
-
-
-def _with_common(data: dict[str, Any]) -> dict[str, Any]:
-    """Give every stage the keys of `[common]` that it does not set itself."""
-    common = data.get("common", {})
-    own = {key: value for key, value in data.items() if key != "common"}
-    return own | {stage: {**common, **data.get(stage, {})} for stage in SECTIONS}
-
-
-def _place(data: dict[str, Any], stage: str, key: str) -> str:
-    """Return where the file sets a key of a stage."""
-    in_common = key in data.get("common", {}) and key not in data.get(stage, {})
-    return f"common.{key}" if in_common else f"{stage}.{key}"
 
 
 def _misfits(profile: Profile, stage: str) -> Iterator[tuple[str, str]]:
@@ -263,7 +264,7 @@ def locate(name: str) -> Traversable:
     return shipped[name]
 
 
-def _read(source: Traversable, name: str) -> dict[str, Any]:
+def _read(source: Traversable, name: str) -> dict[str, object]:
     try:
         return tomllib.loads(source.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -57,7 +57,7 @@ def parse_yaml(text: str | bytes) -> Any:
     return yaml.load(text, Loader=_Loader)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, object]:
     """Return the mapping that a YAML file holds.
 
     Raises
@@ -92,5 +92,13 @@ def _syntax_problem(text: bytes, error: yaml.MarkedYAMLError) -> str:
 
 def dump_yaml(data: Any) -> str:
     """Return YAML that `parse_yaml` reads back to the same data, keys in the order given."""
-    style: dict[str, Any] = {"sort_keys": False, "allow_unicode": True, "width": 100}
-    return str(yaml.dump(data, Dumper=_Dumper, default_flow_style=None, **style))
+    return str(
+        yaml.dump(
+            data,
+            Dumper=_Dumper,
+            default_flow_style=None,
+            sort_keys=False,
+            allow_unicode=True,
+            width=100,
+        )
+    )

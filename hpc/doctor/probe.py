@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from hpc.doctor.findings import Finding, failure, ok, warning
 from hpc.doctor.folder_checks import check_folder, check_space, locked_by_another
@@ -27,6 +26,7 @@ from hpc.slurm.queue import queue
 from hpc.slurm.submit import submitting_environment
 from storage_schemas.files import read_json, write_exclusive
 from storage_schemas.identity import canonical_json
+from storage_schemas.records import as_json, parse
 
 _PATIENCE_S = 60.0
 """How long one side waits for a file of the other (s); NFS may show an old listing."""
@@ -88,9 +88,9 @@ def _check_sight(folder: Path, rank: int) -> Iterator[Finding]:
     started = time.monotonic()
     greeting = {"node": _node_name(), "time": time.time()}
     write_exclusive(folder / f"hello-{rank}.json", canonical_json(greeting))
-    answer = _wait_for(folder / f"echo-{rank}.json")
+    answered = _appears(folder / f"echo-{rank}.json")
     took = time.monotonic() - started
-    if answer is None:
+    if not answered:
         sentence = f"a file of the login node did not appear on the node within {_PATIENCE_S:.0f} s"
         yield failure(
             "run folder",
@@ -107,15 +107,15 @@ def _check_sight(folder: Path, rank: int) -> Iterator[Finding]:
         yield ok("run folder", sentence)
 
 
-def _wait_for(path: Path) -> dict[str, Any] | None:
-    """Wait for a file and return its JSON object; None if it does not appear in time."""
+def _appears(path: Path) -> bool:
+    """Wait for a file of JSON and return whether it appears, whole, in time."""
     end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:
         # Listing the folder makes an NFS client look for files that it took for missing.
-        if path.name in os.listdir(path.parent) and (value := read_json(path)) is not None:
-            return value
+        if path.name in os.listdir(path.parent) and read_json(path) is not None:
+            return True
         time.sleep(POLL_S)
-    return None
+    return False
 
 
 def _check_run_folder(folder: Path, rank: int) -> Iterator[Finding]:
@@ -176,6 +176,14 @@ def _check_scratch() -> Iterator[Finding]:
     yield check_space(folder)
 
 
+@dataclass(frozen=True)
+class _Address:
+    """Where the first node listens."""
+
+    host: str
+    port: int
+
+
 def _check_port(folder: Path, rank: int, interface: str | None) -> Iterator[Finding]:
     """Open a port on the first rank, as Dask's scheduler does, and connect from the last."""
     from distributed.utils import get_ip, get_ip_interface
@@ -187,7 +195,7 @@ def _check_port(folder: Path, rank: int, interface: str | None) -> Iterator[Find
             address = get_ip_interface(interface) if interface else get_ip()
             with socket.create_server((address, 0)) as server:
                 host, port = server.getsockname()[:2]
-                write_exclusive(place, canonical_json({"host": host, "port": port}))
+                write_exclusive(place, canonical_json(as_json(_Address(host, port))))
                 if last == 0:
                     _reach(place)
                 server.settimeout(_PATIENCE_S)
@@ -206,10 +214,10 @@ def _check_port(folder: Path, rank: int, interface: str | None) -> Iterator[Find
 
 
 def _reach(place: Path) -> None:
-    address = _wait_for(place)
-    if address is None:
+    if not _appears(place):
         raise TimeoutError(f"the first node opened no port within {_PATIENCE_S:.0f} s")
-    socket.create_connection((address["host"], address["port"]), timeout=_PATIENCE_S).close()
+    address = parse(_Address, read_json(place))
+    socket.create_connection((address.host, address.port), timeout=_PATIENCE_S).close()
 
 
 def _check_submission(options: Options) -> Iterator[Finding]:

@@ -15,6 +15,7 @@ from hpc.run.folder import RunFolder
 from hpc.study.digests import DigestCache
 from hpc.study.resolved import Resolved
 from hpc.study.study import Study
+from jobs.spec import ResponsesSpec
 from storage_schemas.identity import digest
 
 
@@ -33,7 +34,10 @@ def read_inputs(run: RunFolder) -> Inputs:
     if not run.resolved.exists():
         return Inputs([], [])
     resolved = Resolved.read(run.resolved)
-    ingested = [(Path(s.locations["responses"]), s.spec["files"]) for s in run.stores("ingest")]
+    ingested = [
+        (Path(s.locations["responses"]), ResponsesSpec.model_validate(s.spec).files)
+        for s in run.stores("ingest")
+    ]
     unrecorded = None if resolved.unrecorded is None else resolved.unrecorded.folder
     others = [folder for folder in (resolved.bank_folder, unrecorded) if folder is not None]
     folders = [Path(resolved.stimuli), *(folder for folder, _ in ingested), *map(Path, others)]

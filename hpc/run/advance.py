@@ -19,7 +19,8 @@ from hpc.run.submissions import claimed_by_others, decide, given_up, unsettled
 from hpc.run.submit import SubmitOptions, submit
 from hpc.slurm.client import Refused
 from jobs.runner import Item
-from jobs.spec import STAGES, Reference
+from jobs.spec import STAGES, FeaturesSpec, Reference, StabilitySpec
+from storage_schemas.identity import digest
 from storage_schemas.protocol.commit import problems, withdraw
 from storage_schemas.protocol.seal import Unsealable, seal
 from storage_schemas.protocol.store import Store
@@ -175,17 +176,23 @@ def items(state: StageState, claimed: frozenset[tuple[str, int]] = frozenset()) 
     )
     if state.stage != "extract":
         return [[(unit.store.reference, unit.index)] for unit in pending]
+    passes = {store: _pass_of(store) for store in {unit.store for unit in pending}}
     shards: dict[tuple[str, int], list[tuple[str, int]]] = {}
     for unit in pending:
-        key = (_pass_of(unit.store), unit.index)
+        key = (passes[unit.store], unit.index)
         shards.setdefault(key, []).append((unit.store.reference, unit.index))
     return list(shards.values())
 
 
 def _pass_of(store: Store) -> str:
     """Return a key that is equal for stores of one pass: same model, images and projection."""
-    if store.kind not in ("features", "stability"):
+    spec: FeaturesSpec | StabilitySpec
+    if store.kind == "features":
+        spec = FeaturesSpec.model_validate(store.spec)
+        images = spec.stimuli
+    elif store.kind == "stability":
+        spec = StabilitySpec.model_validate(store.spec)
+        images = digest(spec.images.canonical())
+    else:
         return store.reference
-    spec = store.spec
-    images = spec["stimuli"] if store.kind == "features" else spec["images"]
-    return f"{store.kind} {spec['prepared']['identity']} {images} {spec['signal']['projection']}"
+    return f"{store.kind} {spec.prepared.identity} {images} {spec.signal.projection}"

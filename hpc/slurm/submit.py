@@ -4,7 +4,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +16,9 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 from hpc.config.profile import StageProfile
 from hpc.slurm.client import LASTING, Refused, SlurmUnavailable
 from hpc.slurm.options import sbatch_options, setup_lines
+
+Parameter = str | int | list[str]
+"""A parameter of submitit's executor."""
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +111,7 @@ def _submitting(name: str) -> Iterator[None]:
 
 
 def _executor(
-    log: Path, parameters: dict[str, Any], options: dict[str, str] | None = None
+    log: Path, parameters: Mapping[str, Parameter], options: Mapping[str, str] | None = None
 ) -> submitit.SlurmExecutor:
     python = f"{shlex.quote(sys.executable)} -P"
     executor = submitit.SlurmExecutor(log, max_num_timeout=0, python=python)
@@ -118,9 +121,10 @@ def _executor(
     return executor
 
 
-def _parameters(name: str, profile: StageProfile) -> dict[str, Any]:
+def _parameters(name: str, profile: StageProfile) -> dict[str, Parameter]:
     """Return submitit's parameters for one stage of a profile."""
-    return sbatch_options(profile) | {
+    return {
+        **sbatch_options(profile),
         "job_name": name,
         "comment": name,
         "setup": setup_lines(profile),

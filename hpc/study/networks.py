@@ -8,7 +8,8 @@ from math import prod
 import numpy as np
 import torch
 
-from gradenc_core.models.model import Layer, VisionModel, layers_at, resolve_layers
+from gradenc_core.models.layers import Layer, layers_at, resolve_layers
+from gradenc_core.models.model import VisionModel
 from gradenc_core.models.tokens import TokenLayout, layer_layout
 from gradenc_core.signals.objectives import supported_objectives
 from gradenc_core.signals.readout import Head

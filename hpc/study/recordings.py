@@ -1,6 +1,6 @@
 """A study's recordings: its folders, the subjects in them, and what each subject has."""
 
-from typing import Any
+from pydantic import JsonValue
 
 from gradenc_core.digests import KnownDigests
 from gradenc_core.recordings import bids, epochs
@@ -72,6 +72,6 @@ def describe_subjects(
     return described
 
 
-def reader_options(responses: BidsResponses | EpochsResponses) -> dict[str, Any]:
+def reader_options(responses: BidsResponses | EpochsResponses) -> dict[str, JsonValue]:
     """Return the keys of a `responses` entry that its reader takes."""
     return responses.model_dump(mode="json", exclude={"reader", "path", "subjects"})

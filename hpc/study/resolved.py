@@ -5,9 +5,8 @@ imports nothing slow.
 """
 
 from pathlib import Path
-from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from gradenc_core.recordings.repeats import ResponseDescription
 from hpc.study.study import Study
@@ -73,7 +72,7 @@ class Resolved(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    study: dict[str, Any]
+    study: dict[str, JsonValue]
     stimuli: str
     """Absolute path of the stimulus folder."""
     stimulus_ids: tuple[str, ...]
@@ -123,7 +122,7 @@ class Subject(BaseModel):
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
     reader: str
-    options: dict[str, Any]
+    options: dict[str, JsonValue]
     folder: Path
     description: ResponseDescription
 

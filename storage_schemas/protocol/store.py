@@ -21,6 +21,8 @@ from os import DirEntry, scandir
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import JsonValue
+
 from gradenc_errors import Remedy
 from storage_schemas import files
 from storage_schemas.errors import DamagedStore, NoStore
@@ -136,7 +138,7 @@ class Store:
         return self.plan.identity
 
     @property
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> dict[str, JsonValue]:
         """Everything that determines the store's bytes."""
         return dict(self.plan.spec)
 

@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from gradenc_core.models.huggingface import PUBLISHED, _check_steps, _steps
+from gradenc_core.models.layers import resolve_layers
 from gradenc_core.models.library import FAMILIES, build, weights_cache
-from gradenc_core.models.model import load_model, resolve_layers
+from gradenc_core.models.model import load_model
 from gradenc_core.models.tokens import layer_layout
 from gradenc_core.models.weights import weights_digest
 from gradenc_core.signals.extractor import ExtractionOptions, SignalExtractor

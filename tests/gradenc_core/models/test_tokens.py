@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from gradenc_core.models.model import load_model, resolve_layers
+from gradenc_core.models.layers import resolve_layers
+from gradenc_core.models.model import load_model
 from gradenc_core.models.tokens import TokenLayout, layer_layout, pool
 
 RANDOM = torch.Generator().manual_seed(0)

@@ -24,9 +24,8 @@ from hpc.config.refusals import refusals
 from hpc.config.yaml import read_yaml
 from hpc.forecast.timings import MICRO_BATCH
 from hpc.study.images import Generated
-from hpc.study.networks import resolve_networks
 from hpc.study.plugins import find_losses
-from hpc.study.resolve import Visit, refuse, resolve_sources, turns
+from hpc.study.resolve import Visit, add_networks, resolve_sources
 from hpc.study.resolved import Resolved, Subject
 from hpc.study.stimuli import read_bank
 from hpc.study.study import Study, StudyError
@@ -179,10 +178,8 @@ def shaped(
             bank=bank[0],
             class_images=bank[1],
         )
-        each = None if visit is None else turns(visit, study, resolved, subjects, losses)
-        networks = resolve_networks(study, losses, None, problems, each)
-        refuse(study, problems)
-        yield study, resolved.model_copy(update={"models": tuple(networks)}), subjects
+        read = resolved, subjects
+        yield study, *add_networks(study, losses, None, read, problems, visit)
 
 
 def _write_image(path: Path, size: int) -> str:

@@ -1,6 +1,6 @@
 """Whether the images and recordings of a run are still those that it was planned with.
 
-Planning trusts digests that were kept for unchanged sizes and times (`hpc.study.digests`); here
+Planning trusts digests that were kept for unchanged sizes and times (`DigestCache`); here
 every file is read again, and what was kept of it is replaced.
 """
 
@@ -12,11 +12,11 @@ from gradenc_core.digests import KnownDigests
 from gradenc_core.recordings.repeats import hash_files
 from gradenc_core.stimuli.images import read_manifest
 from hpc.run.folder import RunFolder
-from hpc.study.digests import DigestCache
 from hpc.study.resolved import Resolved
 from hpc.study.study import Study
 from jobs.spec import ResponsesSpec
 from storage_schemas.identity import digest
+from storage_schemas.runs.digest_cache import DigestCache
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ def read_inputs(run: RunFolder) -> Inputs:
     others = [folder for folder in (resolved.bank_folder, unrecorded) if folder is not None]
     folders = [Path(resolved.stimuli), *(folder for folder, _ in ingested), *map(Path, others)]
     absent = [folder for folder in dict.fromkeys(folders) if not folder.is_dir()]
-    known = DigestCache(Study.model_validate(resolved.study), believe=False)
-    changed = list(_images(resolved, absent, known))
-    for folder, planned in ingested:
-        if folder not in absent:
-            there = [folder / name for name in planned if (folder / name).is_file()]
-            changed += _differences(folder, planned, hash_files(folder, there, known))
-    known.save()
+    kept = Study.model_validate(resolved.study).digest_folders
+    with DigestCache(kept, believe=False) as known:
+        changed = list(_images(resolved, absent, known))
+        for folder, planned in ingested:
+            if folder not in absent:
+                there = [folder / name for name in planned if (folder / name).is_file()]
+                changed += _differences(folder, planned, hash_files(folder, there, known))
     return Inputs(changed, absent)
 
 

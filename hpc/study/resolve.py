@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from gradenc_core.stimuli.images import Manifest
 from hpc.study.categories import find_categories
-from hpc.study.digests import DigestCache
 from hpc.study.networks import BuiltNetwork, resolve_networks
 from hpc.study.plugins import Losses, find_losses
 from hpc.study.recordings import FoundSubjects, describe_subjects, find_subjects
@@ -20,6 +19,7 @@ from hpc.study.stimuli import Labels, find_folder, find_labels, read_bank, read_
 from hpc.study.study import Study, StudyError, anchored
 from hpc.study.unrecorded import find_unrecorded, label_problems
 from jobs.spec import BankImages
+from storage_schemas.runs.digest_cache import DigestCache
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,36 @@ def resolve(study: Study, visit: Visit | None = None) -> tuple[Resolved, list[Su
     named = _find(study, problems)
     # A wrong name is refused before images are read: a second look at the study is cheap.
     read = None if problems else _read(study, named, problems)
-    each = None
-    if visit is not None and read is not None:
-        each = turns(visit, study, *read, named.losses)
-    models = resolve_networks(study, named.losses, named.labels, problems, each)
+    return add_networks(study, named.losses, named.labels, read, problems, visit)
+
+
+def add_networks(
+    study: Study,
+    losses: Losses,
+    labels: Labels | None,
+    read: tuple[Resolved, list[Subject]] | None,
+    problems: list[str],
+    visit: Visit | None,
+) -> tuple[Resolved, list[Subject]]:
+    """Resolve the networks, refuse the study if anything was wrong, and complete what was read.
+
+    Raises
+    ------
+    StudyError
+        With a line for every problem, those that were known before included.
+    """
+
+    def each(built: BuiltNetwork) -> None:
+        if visit is not None and read is not None:
+            alone = read[0].model_copy(update={"models": (built.described,)})
+            visit(NetworkTurn(built, study, alone, read[1], losses))
+
+    wanted = None if visit is None or read is None else each
+    models = resolve_networks(study, losses, labels, problems, wanted)
     refuse(study, problems)
     assert read is not None
     resolved, subjects = read
     return resolved.model_copy(update={"models": tuple(models)}), subjects
-
-
-def turns(
-    visit: Visit, study: Study, resolved: Resolved, subjects: Sequence[Subject], losses: Losses
-) -> Callable[[BuiltNetwork], None]:
-    """Return a function that gives each network its turn with `visit`."""
-
-    def each(built: BuiltNetwork) -> None:
-        alone = resolved.model_copy(update={"models": (built.described,)})
-        visit(NetworkTurn(built, study, alone, subjects, losses))
-
-    return each
 
 
 def refuse(study: Study, problems: Sequence[str]) -> None:
@@ -115,15 +125,14 @@ def _read(
     study: Study, named: _Named, problems: list[str]
 ) -> tuple[Resolved, list[Subject]] | None:
     """Read images and recordings; what is resolved has no networks yet."""
-    known = DigestCache(study)
-    manifest = read_stimuli(study, named.labels, known, problems)
-    bank = read_bank(study, known, problems)
-    categories, subjects, unrecorded = None, [], None
-    if manifest is not None:
-        categories = find_categories(study, manifest, problems)
-        subjects = describe_subjects(study, named.subjects, manifest, known, problems)
-        unrecorded = find_unrecorded(study, manifest, subjects, known, problems)
-    known.save()
+    with DigestCache(study.digest_folders) as known:
+        manifest = read_stimuli(study, named.labels, known, problems)
+        bank = read_bank(study, known, problems)
+        categories, subjects, unrecorded = None, [], None
+        if manifest is not None:
+            categories = find_categories(study, manifest, problems)
+            subjects = describe_subjects(study, named.subjects, manifest, known, problems)
+            unrecorded = find_unrecorded(study, manifest, subjects, known, problems)
     if manifest is None or bank is None:
         return None
     resolved = _without_networks(study, manifest, bank, named)

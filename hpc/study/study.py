@@ -258,6 +258,18 @@ class Study(Section):
         """Folder that the study's paths are relative to."""
         return self._file.parent / (self.paths_from or "")
 
+    @property
+    def digest_folders(self) -> list[Path]:
+        """Folders that keep digests of the study's files, the one to write to last.
+
+        It is the store root, once there is one, for every study that uses it; before that, the
+        study's own. (A root that were made here would not be shared with its group.)
+        """
+        folders = [self.folder]
+        if self.store_root and (self.folder / self.store_root).is_dir():
+            folders.append(self.folder / self.store_root)
+        return folders
+
     def checkpoint_of(self, model: Model) -> Path | None:
         """Return the absolute path of a model's file of weights."""
         return None if model.checkpoint is None else (self.folder / model.checkpoint).resolve()

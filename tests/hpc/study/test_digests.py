@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import h5py
@@ -13,9 +14,9 @@ import pytest
 import yaml
 
 from gradenc_core.stimuli.images import read_manifest
-from hpc.study.digests import RECENT_S, DigestCache
 from hpc.study.resolve import resolve
 from hpc.study.study import Study, load_study
+from storage_schemas.runs.digest_cache import RECENT_S, DigestCache
 
 OPENED: list[str] = []
 sys.addaudithook(lambda event, found: OPENED.append(str(found[0])) if event == "open" else None)
@@ -40,9 +41,8 @@ def age(folder: Path) -> None:
 def read(study: Study) -> tuple[tuple[str, ...], int]:
     """Return the digests of the stimuli and how many image files were opened for them."""
     OPENED.clear()
-    known = DigestCache(study)
-    digests = read_manifest(study.folder / study.stimuli, known=known).digests
-    known.save()
+    with DigestCache(study.digest_folders) as known:
+        digests = read_manifest(study.folder / study.stimuli, known=known).digests
     return digests, sum(name.endswith(".png") for name in OPENED)
 
 
@@ -103,12 +103,11 @@ def test_a_file_written_just_before_is_read_again(study: Study) -> None:
 
 def test_a_file_that_changes_while_it_is_read_is_not_kept(study: Study) -> None:
     (path, *_) = sorted((study.folder / "stimuli").iterdir())
-    known = DigestCache(study)
-    assert known.get(path) is None
-    os.utime(path, (1, 1))
-    known.keep(path, ["0" * 64])
-    known.save()
-    assert DigestCache(study).get(path) is None
+    with DigestCache(study.digest_folders) as known:
+        assert known.get(path) is None
+        os.utime(path, (1, 1))
+        known.keep(path, ["0" * 64])
+    assert DigestCache(study.digest_folders).get(path) is None
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'{"a": [1, 2, 3]}', b'{"a": 3}'])
@@ -128,14 +127,24 @@ def test_a_folder_in_place_of_the_file_of_digests_costs_only_time(study: Study) 
     assert read(study) == (first, 96)
 
 
+def test_what_was_read_before_an_interruption_is_kept(study: Study) -> None:
+    """Hours of reading are not lost because the user looks again tomorrow."""
+    (path, *_) = sorted((study.folder / "stimuli").iterdir())
+    with suppress(KeyboardInterrupt), DigestCache(study.digest_folders) as known:
+        assert known.get(path) is None
+        known.keep(path, ["0" * 64])
+        raise KeyboardInterrupt
+    assert DigestCache(study.digest_folders).get(path) == ["0" * 64]
+
+
 def test_two_commands_keep_each_others_digests(study: Study) -> None:
     one, other = sorted((study.folder / "stimuli").iterdir())[:2]
-    first, second = DigestCache(study), DigestCache(study)
+    first, second = DigestCache(study.digest_folders), DigestCache(study.digest_folders)
     for known, path in ((first, one), (second, other)):
         assert known.get(path) is None
         known.keep(path, ["0" * 64])
         known.save()
-    both = DigestCache(study)
+    both = DigestCache(study.digest_folders)
     assert both.get(one) == both.get(other) == ["0" * 64]
 
 
@@ -170,7 +179,7 @@ def test_a_folder_that_cannot_be_written_costs_only_time(
     def full(path: Path, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hpc.study.digests.replace", full)
+    monkeypatch.setattr("storage_schemas.runs.digest_cache.replace", full)
     assert read(study)[1] == 96
     assert read(study)[1] == 96
 

@@ -16,7 +16,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from hpc.study.study import Study
 from storage_schemas.files import read_json, replace
 
 RECENT_S = 2.0
@@ -27,24 +26,32 @@ Entry = list[Any]
 
 
 class DigestCache:
-    """The digests that one user's commands have found for the files of a study.
+    """The digests that one user's commands have found, kept when its context ends in any way.
 
-    They are kept in the study's store root, once there is one, for every study that uses it; before
-    that, beside the study file.
+    Parameters
+    ----------
+    folders : sequence of Path
+        Where digests are kept; those that are found go into the last.
+    believe : bool
+        If false, every file is read again and its digest replaced.
     """
 
-    def __init__(self, study: Study, believe: bool = True) -> None:
-        """Read what is kept; unless `believe`, every file is read again and its digest replaced."""
-        folders = [study.folder]
-        # A root that a command creates here would not be shared with the group (`follow_group`).
-        if study.store_root and (study.folder / study.store_root).is_dir():
-            folders.append(study.folder / study.store_root)
+    def __init__(self, folders: Sequence[Path], believe: bool = True) -> None:
+        """Read what is kept."""
         paths = [folder / f".gradenc-digests-{os.getuid()}.json" for folder in folders]
         self._path = paths[-1]
         self._kept = {key: e for path in paths for key, e in _read(path).items() if believe}
         self._before: dict[str, tuple[Entry, bool]] = {}
         self._seen: dict[str, Entry] = {}
         self._certain: dict[str, Entry] = {}
+
+    def __enter__(self) -> "DigestCache":
+        """Return the cache."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Keep what was read, also where a problem or the user ended it early."""
+        self.save()
 
     def get(self, path: Path) -> Sequence[str] | None:
         """Return the digests of what a file holds, or None if it has to be read."""

@@ -2,16 +2,16 @@
 
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from hpc.config.profile import StageProfile
 from hpc.faults.breaker import Breaker
 from hpc.faults.triage import FailureClass, TaskOutcome
 from hpc.node.gpu import gpu_type
-from hpc.node.payload import DamagedSubmission, Payload
+from hpc.node.payload import DamagedSubmission
 from hpc.run.advance import create_stores, plan_stage
 from hpc.run.drill import start_drill
 from hpc.run.folder import RunFolder
@@ -30,6 +30,7 @@ from jobs.drill import Drill
 from jobs.runner import Outcome
 from storage_schemas.protocol.store import Store
 
+Leave = Callable[..., Submission]
 UNITS = 4
 
 
@@ -72,33 +73,17 @@ def attempt(run: RunFolder, unit: int, n: int, job: str, outcome="running", erro
     os.utime(file, (0, 0))
 
 
-def payload(name: str, stage: str, slices: list) -> Payload:
-    return Payload(
-        version="0",
-        name=name,
-        stage=stage,
-        round=0,
-        root="../../stores",
-        scheduler="slurm",
-        engine="serial",
-        dask=None,
-        memory=None,
-        gpus=(),
-        asked=StageProfile(),
-        slices=slices,
-    )
+@pytest.fixture
+def submission(run: RunFolder, left: Leave) -> Leave:
+    """Return a function that leaves a submission of one task, with the id of its job."""
 
+    def leave(job: str, units: range = range(UNITS)) -> Submission:
+        reference = prepared(run).reference
+        made = left(run, "prepare", [[[(reference, unit)] for unit in units]], jobs=False)
+        made.note_jobs([TaskJob(job)])
+        return made
 
-def submission(run: RunFolder, number: int, job: str, units: range = range(UNITS)) -> Submission:
-    """Leave a submission of one task."""
-    path = run.path / "submissions" / f"{number:04d}"
-    path.mkdir(parents=True)
-    reference = prepared(run).reference
-    slices = [[[(reference, unit)] for unit in units]]
-    payload(f"gradenc-test-{number:04d}", "prepare", slices).write(path)
-    made = Submission(path)
-    made.note_jobs([TaskJob(job)])
-    return made
+    return leave
 
 
 def end(made: Submission, failure: str, job: str) -> None:
@@ -120,22 +105,22 @@ def settled(run: RunFolder, job: Job, monkeypatch: pytest.MonkeyPatch) -> str | 
     [("host memory", "pending"), ("timeout", "pending"), ("lost", "failed")],
 )
 def test_what_is_answered_by_more_is_not_held_against_a_unit(
-    run: RunFolder, failure: str, status: str
+    run: RunFolder, submission: Leave, failure: str, status: str
 ) -> None:
     """Memory is raised up to the profile's limit, however many tries that takes."""
     for n in range(1, 4):
         attempt(run, 0, n, f"{n}_0")
-        end(submission(run, n, f"{n}_0"), failure, f"{n}_0")
+        end(submission(f"{n}_0"), failure, f"{n}_0")
     assert stage_state(run, "prepare", run.stores("prepare")).units[0].status == status
 
 
 @pytest.mark.parametrize(("failure", "stops"), [("host memory", False), ("lost", True)])
 def test_a_row_without_a_commit_stops_what_is_not_answered(
-    run: RunFolder, failure: str, stops: bool
+    run: RunFolder, submission: Leave, failure: str, stops: bool
 ) -> None:
     """From 8 GB to 64 takes six submissions."""
     for n in range(1, 7):
-        end(submission(run, n, f"{n}_0"), failure, f"{n}_0")
+        end(submission(f"{n}_0"), failure, f"{n}_0")
     assert (given_up(run, "prepare") is not None) == stops
 
 
@@ -163,19 +148,19 @@ def test_a_gpu_that_nobody_can_name_stops_no_task(
 
 
 def test_what_died_before_its_job_was_requeued_is_not_lost(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, submission: Leave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The job came back before the lease of its lost node had run out, and passed the unit over."""
-    submission(run, 1, "7_0", range(1))
+    submission("7_0", range(1))
     attempt(run, 0, 1, "7_0")
     job = Job("7_0", "gradenc-test-0001", State.COMPLETED, node="n2", restarts=1)
     assert settled(run, job, monkeypatch) == "preempted"
 
 
 def test_a_unit_that_met_a_bad_node_has_it_left_out(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, submission: Leave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    submission(run, 1, "7_0")
+    submission("7_0")
     attempt(run, 0, 1, "7_0", "failed", "OSError: [Errno 116] Stale file handle")
     job = Job("7_0", "gradenc-test-0001", State.COMPLETED, node="n2")
     assert settled(run, job, monkeypatch) == "node"
@@ -213,17 +198,19 @@ def test_a_run_that_waits_for_a_place_in_the_queue_is_not_stuck(run: RunFolder) 
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"name": "gradenc-1"}', b'{"slices": {}}'])
-def test_a_damaged_submission_is_refused_in_a_sentence(run: RunFolder, content: bytes) -> None:
-    made = submission(run, 1, "7_0")
+def test_a_damaged_submission_is_refused_in_a_sentence(
+    run: RunFolder, submission: Leave, content: bytes
+) -> None:
+    made = submission("7_0")
     made.units_file.write_bytes(content)
     with pytest.raises(DamagedSubmission, match=r"units\.json is damaged .* remove the folder"):
         given_up(run, "prepare")
 
 
 def test_a_damaged_outcome_is_recorded_again(
-    run: RunFolder, monkeypatch: pytest.MonkeyPatch
+    run: RunFolder, submission: Leave, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = submission(run, 1, "7_0")
+    made = submission("7_0")
     (made.path / "outcome.json").write_bytes(b'{"tasks"')
     assert unsettled(run) == [made]
     job = Job("7_0", made.name, State.NODE_FAIL, node="n2")
@@ -231,7 +218,9 @@ def test_a_damaged_outcome_is_recorded_again(
     assert unsettled(run) == []
 
 
-def test_jobs_that_were_not_noted_whole_count_as_not_noted(run: RunFolder) -> None:
-    made = submission(run, 1, "7_0")
+def test_jobs_that_were_not_noted_whole_count_as_not_noted(
+    run: RunFolder, submission: Leave
+) -> None:
+    made = submission("7_0")
     (made.path / "jobs.json").write_bytes(b'[{"job_id"')
     assert made.jobs is None

@@ -76,8 +76,7 @@ def drive(
     Raises
     ------
     KeyboardInterrupt
-        If the user interrupts it. Tasks on this machine are ended (a terminal interrupts them
-        too, `kill` or a notebook may not), jobs of a cluster go on.
+        If the user interrupts it. Tasks on this machine are ended, jobs of a cluster go on.
     """
     try:
         return _until_it_rests(run, profile, progress)

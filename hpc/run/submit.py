@@ -6,7 +6,9 @@ results.
 
 import hashlib
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -50,10 +52,24 @@ def _submit_here(run: RunFolder, stage: str, items: Sequence[Item], how: SubmitO
     submission = _freeze(run, stage, _slices(items, how), how)
     executor = submitit.LocalExecutor(folder=submission.path / "log")
     executor.update_parameters(timeout_min=profile.timeout_minutes, stderr_to_stdout=True)
-    with submitting_environment():
+    with submitting_environment(), _uninterrupted():
         jobs = executor.map_array(worker.run_slice, *_arguments(submission))
-    ids = [str(job.job_id) for job in jobs]
-    submission.note_jobs([TaskJob(i, start_time(int(i))) for i in ids])
+        ids = [str(job.job_id) for job in jobs]
+        submission.note_jobs([TaskJob(i, start_time(int(i))) for i in ids])
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C until the tasks are noted, and start them so that it does not reach them.
+
+    A terminal sends it to every process that began there; the foreground ends the tasks in order
+    (`hpc.run.cancel.end_tasks_here`).
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _submit_to_slurm(run: RunFolder, stage: str, items: Sequence[Item], how: SubmitOptions) -> None:

@@ -65,11 +65,12 @@ def test_processes_end_with_their_children(
 def test_an_interrupted_run_on_this_machine_ends_its_tasks_and_says_so(
     tmp_path: Path, to: str
 ) -> None:
-    """A terminal's Ctrl-C reaches the tasks too, `kill -INT` does not; both end them."""
+    """A terminal sends Ctrl-C to all processes, `kill -INT` to one; both end the tasks in order."""
     command = [str(Path(sys.executable).with_name("gradenc")), "drill", str(tmp_path / "run")]
     foreground = subprocess.Popen(
         [*command, "--units", "2", "--seconds", "60"],
         stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
@@ -83,6 +84,7 @@ def test_an_interrupted_run_on_this_machine_ends_its_tasks_and_says_so(
             os.killpg(foreground.pid, signal.SIGKILL)
     assert foreground.returncode == 130
     assert "the tasks on this machine are ended" in said
+    assert "Traceback" not in said
     assert not any(task.is_running() and task.status() != "zombie" for task in tasks)
     assert not tasks_alive(tmp_path / "run")
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gradenc_core.compare.peaks import peak_latency
 from gradenc_core.compare.space import kstar
 from gradenc_core.compare.statistics import rows_correlation
-from gradenc_core.compare.time import peak_latency, slope
+from gradenc_core.compare.time import slope
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]

@@ -1,8 +1,8 @@
-"""Null and interval of a spatial score over regions of the cortex.
+"""Null and interval of an order over regions of the cortex, for one subject or several.
 
 A voxel's preferred depth follows its region, and regions are what a hierarchy orders: so the test
-permutes regions and the interval resamples them. Both work from sums within regions, so that their
-cost does not grow with the number of voxels.
+permutes regions and the interval leaves them out one by one. Subjects whose regions are assigned to
+layers alike are not independent: all of them are permuted by the same orders.
 """
 
 from collections.abc import Sequence
@@ -10,26 +10,26 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
+from scipy import stats
 
 from gradenc_core.compare.statistics import (
+    CONSTANT,
     FEWEST_REGIONS,
+    LEVEL,
     correlation,
-    percentile_interval,
     region_permutations,
 )
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
-Moments = tuple[Array, Array, Array]
-"""Covariance and the two variances of every resample, (n_draws,) each."""
 
-N_CLUSTER_DRAWS = 1000
-"""Resamples of regions behind an interval."""
-FEWEST_DRAWN_REGIONS = 3
-"""Distinct regions that a resample must hold: two always lie on a line."""
+FEWEST_FOR_INTERVAL = 4
+"""Regions of a subject below which leaving one out leaves no order."""
+LARGEST = 0.999
+"""Correlation at which Fisher's z ends: a perfect order of few regions would have an infinite z."""
 TIE = 1e-9
-"""Scores closer than this are equal: sums of equal assignments differ by rounding."""
+"""Scores closer than this, relative to the largest, are equal: equal assignments differ by
+rounding."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Points:
     position : array, (n_points,)
         mm or ordinal.
     region : array of int, (n_points,)
-        Number of the point's region.
+        Number of the point's region; a region has the same number in all subjects.
     """
 
     depth: Array
@@ -52,36 +52,104 @@ class Points:
 
     def only_known(self) -> "Points":
         """Drop points without depth or position."""
-        known = np.isfinite(self.depth) & np.isfinite(self.position)
-        return Points(self.depth[known], self.position[known], self.region[known])
+        return self._where(np.isfinite(self.depth) & np.isfinite(self.position))
+
+    def without(self, region: int) -> "Points":
+        """Drop a region's points."""
+        return self._where(self.region != region)
+
+    def _where(self, kept: NDArray[np.bool_]) -> "Points":
+        return Points(self.depth[kept], self.position[kept], self.region[kept])
 
 
-def position_p(points: Points, method: str, seed: int) -> float:
-    """Return the one-sided p of a subject's score under permutation of the regions' positions.
+def order_statistic(points: Points, statistic: str) -> float:
+    """Return the correlation of depth with position, or the slope of depth on position.
 
-    NaN below 6 regions. Spearman's statistic takes each region's rank for the position of all its
-    voxels, observed and permuted alike: offsets inside a region do not survive a permutation of
-    ranks.
+    NaN below 3 points, and where depths or positions are constant.
+
+    Raises
+    ------
+    ValueError
+        For another `statistic`.
     """
-    present = np.unique(points.region)
-    if len(present) < FEWEST_REGIONS:
+    if statistic != "slope":
+        return correlation(points.depth, points.position, statistic)
+    r = correlation(points.depth, points.position, "pearson")
+    return float(r * points.depth.std() / points.position.std()) if np.isfinite(r) else r
+
+
+def order_p(subjects: Sequence[Points], statistic: str, seed: int) -> float:
+    """Return the one-sided p of the mean over subjects, under one common permutation of regions.
+
+    The positions of the regions that all subjects have change places, in the same way in all
+    subjects; other regions keep their place, both hemispheres move together, and voxels keep their
+    offset inside the region. Exact up to 8 regions.
+
+    Parameters
+    ----------
+    subjects : sequence of Points
+        Points of each subject; those without a statistic of their own are left out.
+    statistic : {"pearson", "spearman", "slope"}
+        Spearman's takes each region's rank for the position of all its voxels, observed and
+        permuted alike: offsets inside a region do not survive a permutation of ranks.
+    seed : int
+        Of the drawn permutations, above 8 regions.
+
+    Returns
+    -------
+    float
+        Share of orders whose mean reaches the observed one; NaN below 6 common regions.
+    """
+    known = [points for points in subjects if np.isfinite(order_statistic(points, statistic))]
+    present = [np.unique(points.region) for points in known]
+    common = _in_all(present)
+    if len(common) < FEWEST_REGIONS:
         return float("nan")
-    centre = np.array([points.position[points.region == r].mean() for r in present])
-    centre, position = centre - points.position.mean(), points.position - points.position.mean()
-    member = np.searchsorted(present, points.region)
-    offset = position - centre[member]
-    orders = region_permutations(len(present), seed)
-    depth = points.depth
-    if method == "spearman":
-        depth, centre, offset = rankdata(depth), rankdata(centre), np.zeros_like(offset)
-    scores = _permuted_scores(depth, centre, offset, member, orders)
-    return float((scores >= scores[0] - TIE).mean())
+    orders = region_permutations(len(common), seed)
+    total = np.zeros(len(orders))
+    for points, own in zip(known, present, strict=True):
+        total += _permuted(points, own, _with_others(own, common, orders), statistic)
+    return float((total >= total[0] - TIE * np.abs(total).max()).mean())
 
 
-def _permuted_scores(
+def _in_all(present: Sequence[Indices]) -> Indices:
+    """Return the numbers of the regions that every subject has."""
+    if not present:
+        return np.array([], dtype=np.intp)
+    return np.array(sorted(set.intersection(*(set(own.tolist()) for own in present))), np.intp)
+
+
+def _with_others(own: Indices, common: Indices, orders: Indices) -> Indices:
+    """Return orders of a subject's own regions in which only the common ones change places."""
+    places = np.searchsorted(own, common)
+    moved = np.tile(np.arange(len(own)), (len(orders), 1))
+    moved[:, places] = places[orders]
+    return moved
+
+
+def _permuted(points: Points, own: Indices, orders: Indices, statistic: str) -> Array:
+    """Return the statistic under every order of a subject's regions, (n_orders,)."""
+    position = points.position - points.position.mean()
+    centre = np.array([position[points.region == r].mean() for r in own])
+    member = np.searchsorted(own, points.region)
+    depth, offset = points.depth, position - centre[member]
+    if statistic == "spearman":
+        depth, centre = stats.rankdata(depth), stats.rankdata(centre)
+        offset = np.zeros_like(offset)
+    covariance, variance = _moments(depth, centre, offset, member, orders)
+    size = variance
+    if statistic != "slope":
+        size = np.sqrt(variance * ((depth - depth.mean()) ** 2).sum())
+    return np.divide(covariance, size, out=np.zeros_like(size), where=size > 0)
+
+
+def _moments(
     depth: Array, centre: Array, offset: Array, member: Indices, orders: Indices
-) -> Array:
-    """Return the correlation under every order of regions, from sums within regions."""
+) -> tuple[Array, Array]:
+    """Return depth's covariance with the moved positions and their variance, as sums of squares.
+
+    Both come from sums within regions, so that their cost does not grow with the number of voxels.
+    """
     n = np.bincount(member)
     centred = depth - depth.mean()
     depth_sums = np.bincount(member, weights=centred)
@@ -91,90 +159,45 @@ def _permuted_scores(
     total = moved @ n + offset.sum()
     squares = moved**2 @ n + 2 * moved @ offset_sums + (offset**2).sum()
     variance = squares - total**2 / len(depth)
-    size = np.sqrt(np.maximum(variance, 0) * (centred**2).sum())
-    return np.divide(covariance, size, out=np.zeros_like(size), where=size > 0)
+    return covariance, np.where(variance > CONSTANT * squares, variance, 0)
 
 
-def cluster_interval(subjects: Sequence[Points], method: str, seed: int) -> tuple[float, float]:
-    """Return the 95 % interval of the subjects' mean score over resampled regions."""
-    present = sorted({int(r) for points in subjects for r in points.region})
-    if len(present) < FEWEST_DRAWN_REGIONS:
+def jackknife_interval(subjects: Sequence[Points], method: str) -> tuple[float, float]:
+    """Return the 95 % interval of the subjects' mean correlation, over regions left out in turn.
+
+    A region is left out of all subjects at once. With R regions, z the Fisher z of the mean and
+    z_r that without region r, se^2 = (R - 1) / R sum (z_r - mean z_r)^2 and the interval is
+    tanh(z +- t_(R-1) se). Where the regions that are left all prefer one depth, they have no order
+    and the correlation counts as 0.
+
+    Parameters
+    ----------
+    subjects : sequence of Points
+        Subjects without a correlation are left out.
+    method : {"pearson", "spearman"}
+
+    Returns
+    -------
+    (low, high)
+        NaN where a subject has fewer than 4 regions.
+    """
+    known = [points for points in subjects if np.isfinite(order_statistic(points, method))]
+    present = [set(points.region.tolist()) for points in known]
+    if not known or min(map(len, present)) < FEWEST_FOR_INTERVAL:
         return float("nan"), float("nan")
-    counts = _region_counts(len(present), seed)
-    scores = np.stack([drawn_scores(points, present, counts, method) for points in subjects])
-    known = np.isfinite(scores)
-    means = np.full(len(counts), np.nan)
-    np.divide(np.where(known, scores, 0).sum(0), known.sum(0), out=means, where=known.any(0))
-    return percentile_interval(means)
+    regions = sorted(set.union(*present))
+    mean = _mean(known, method)
+    z = _fisher([_mean([p.without(region) for p in known], method) for region in regions])
+    se = np.sqrt((len(regions) - 1) * z.var())
+    reach = stats.t.ppf((1 + LEVEL) / 2, len(regions) - 1) * se
+    centre = _fisher([mean])[0]
+    # The end of Fisher's z must not shut out the score itself.
+    return min(float(np.tanh(centre - reach)), mean), max(float(np.tanh(centre + reach)), mean)
 
 
-def _region_counts(n_regions: int, seed: int) -> Array:
-    """Draw how often each region enters each resample, at least 3 distinct ones, (n_draws, n)."""
-    generator = np.random.default_rng(seed)
-    kept: list[Array] = []
-    while len(kept) < N_CLUSTER_DRAWS:
-        drawn = generator.multinomial(n_regions, np.full(n_regions, 1 / n_regions), N_CLUSTER_DRAWS)
-        kept += list(drawn[(drawn > 0).sum(axis=1) >= FEWEST_DRAWN_REGIONS].astype(np.float64))
-    return np.stack(kept[:N_CLUSTER_DRAWS])
+def _mean(subjects: Sequence[Points], method: str) -> float:
+    return float(np.mean(np.nan_to_num([order_statistic(points, method) for points in subjects])))
 
 
-def drawn_scores(points: Points, present: Sequence[int], counts: Array, method: str) -> Array:
-    """Return the score of every resample of regions, (n_draws,), from sums within regions.
-
-    NaN where fewer than 3 of the subject's own regions were drawn.
-    """
-    if np.isnan(correlation(points.depth, points.position, method)):
-        return np.full(len(counts), np.nan)
-    member = np.searchsorted(present, points.region)
-    drawn = counts[:, np.unique(member)] > 0
-    enough = drawn.sum(axis=1) >= FEWEST_DRAWN_REGIONS
-    moments = _drawn_ranks if method == "spearman" else _drawn_values
-    scores = np.full(len(counts), np.nan)
-    if enough.any():
-        covariance, *variances = moments(points.depth, points.position, member, counts[enough])
-        # Rounding leaves a constant resample a tiny share of the largest variance.
-        defined = np.logical_and(*(v > 1e-12 * v.max() for v in variances))
-        size = np.sqrt(np.where(defined, variances[0] * variances[1], np.nan))
-        scores[enough] = covariance / size
-    return scores
-
-
-def _drawn_values(x: Array, y: Array, member: Indices, counts: Array) -> Moments:
-    """Return covariance and both variances of the values of every resample, (n_draws,) each."""
-    x, y = x - x.mean(), y - y.mean()
-
-    def drawn(values: Array) -> Array:
-        return counts @ np.bincount(member, weights=values, minlength=counts.shape[1])
-
-    n = drawn(np.ones_like(x))
-    mean_x, mean_y = drawn(x) / n, drawn(y) / n
-    covariance = drawn(x * y) / n - mean_x * mean_y
-    return covariance, drawn(x**2) / n - mean_x**2, drawn(y**2) / n - mean_y**2
-
-
-def _drawn_ranks(x: Array, y: Array, member: Indices, counts: Array) -> Moments:
-    """Return the same moments of the ranks inside every resample, up to a factor.
-
-    A point's rank in a resample is the sum over regions of how often the region was drawn times
-    its points below; products of ranks therefore need sums over triples of regions only.
-    """
-    below = [_below(values, member, counts.shape[1]) for values in (x, y)]
-    total = counts @ np.bincount(member, minlength=counts.shape[1])
-
-    def drawn(a: Array, b: Array) -> Array:
-        here = [member == region for region in range(counts.shape[1])]
-        sums = np.stack([a[points].T @ b[points] for points in here])
-        products = np.einsum("dr,dq,dp,rqp->d", counts, counts, counts, sums, optimize=True)
-        return np.asarray(products - total**3 / 4)
-
-    return drawn(below[0], below[1]), drawn(below[0], below[0]), drawn(below[1], below[1])
-
-
-def _below(values: Array, member: Indices, n_regions: int) -> Array:
-    """Count each region's points below every point, ties by half, (n_points, n_regions)."""
-    counts = np.empty((len(values), n_regions))
-    for region in range(n_regions):
-        ordered = np.sort(values[member == region])
-        ends = [np.searchsorted(ordered, values, side=side) for side in ("left", "right")]
-        counts[:, region] = (ends[0] + ends[1]) / 2
-    return counts
+def _fisher(correlations: Sequence[float]) -> Array:
+    return np.arctanh(np.clip(correlations, -LARGEST, LARGEST))

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from gradenc_core.compare.regions import Points, cluster_interval, position_p
-from gradenc_core.compare.statistics import correlation, stouffer
+from gradenc_core.compare.regions import Points, jackknife_interval, order_p, order_statistic
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -105,17 +104,17 @@ def identifiable(cka: Array) -> bool:
 
 @dataclass(frozen=True)
 class Brain:
-    """One fMRI subject's targets for one signal.
+    """One fMRI subject's targets for one signal: voxels, or mean responses of regions.
 
     Attributes
     ----------
-    profile : array, (n_layers, n_voxels)
+    profile : array, (n_layers, n_targets)
         Scores.
-    selected : array of bool, (n_voxels,)
-        Significant voxels.
-    position : array, (n_voxels,)
+    selected : array of bool, (n_targets,)
+        Targets that enter, for example significant voxels.
+    position : array, (n_targets,)
         mm or ordinal; NaN outside the map.
-    roi, hemisphere : array of str, (n_voxels,)
+    roi, hemisphere : array of str, (n_targets,)
     """
 
     profile: Array
@@ -136,7 +135,7 @@ class SpatialScore:
     mean, low, high : float
         Mean over subjects and its 95 % interval over regions.
     combined_p : float
-        Stouffer's combination of the subjects' p.
+        One-sided p of the mean, under one common permutation of regions.
     """
 
     values: Array
@@ -147,13 +146,13 @@ class SpatialScore:
     combined_p: float
 
 
-def voxel_points(brain: Brain, depth: Array, how: str, regions: Sequence[str]) -> Points:
-    """Return one point per selected voxel."""
+def target_points(brain: Brain, depth: Array, how: str, regions: Sequence[str]) -> Points:
+    """Return one point per selected target."""
     number = {name: i for i, name in enumerate(regions)}
     chosen = np.flatnonzero(brain.selected)
     preferred = kstar(brain.profile[:, chosen], depth, how)
     region = np.array([number[str(brain.roi[i])] for i in chosen], dtype=np.intp)
-    return Points(preferred, brain.position[chosen], region).only_known()
+    return Points(preferred, brain.position[chosen], region)
 
 
 def region_points(brain: Brain, depth: Array, how: str, regions: Sequence[str]) -> Points:
@@ -168,14 +167,17 @@ def region_points(brain: Brain, depth: Array, how: str, regions: Sequence[str]) 
                 depths.append(kstar(mean, depth, how)[0])
                 positions.append(brain.position[inside].mean())
                 numbers.append(number)
-    return Points(np.array(depths), np.array(positions), np.array(numbers, np.intp)).only_known()
+    return Points(np.array(depths), np.array(positions), np.array(numbers, np.intp))
 
 
 POINTS: dict[str, Callable[[Brain, Array, str, Sequence[str]], Points]] = {
-    "voxel": voxel_points,
+    "voxel": target_points,
     "region": region_points,
+    "mean_response": target_points,
 }
-"""Resolution of a spatial score -> the points that it correlates."""
+"""Resolution of a spatial score -> the points that it correlates: of significant voxels, of regions
+by the mean score of their significant voxels, or of the mean responses of regions, selected or not.
+"""
 
 
 def region_profile(brain: Brain, regions: Sequence[str]) -> Array:
@@ -203,25 +205,27 @@ def spatial_score(
 ) -> SpatialScore:
     """Correlate preferred depth with position, for each subject and over subjects.
 
-    Regions are what is assigned to layers, so regions are what is permuted and resampled; a
+    Regions are what is assigned to layers, so regions are what is permuted and left out; a
     bootstrap over stimuli would take any fixed assignment for an order.
 
     Parameters
     ----------
     subjects : sequence of Points
         Points of each subject (voxels, or regions and hemispheres). A region has the same number in
-        all subjects.
+        all subjects. Points without depth or position are left out.
     method : {"pearson", "spearman"}
     seed : int
-        Of the resamples of regions and, above 8 regions, of the permutations.
+        Of the permutations, above 8 regions.
 
     Returns
     -------
     SpatialScore
         `p`: permutation of the positions of regions, one-sided for a rise (both hemispheres move
         together, voxels keep their offset inside the region); exact up to 8 regions, NaN below 6.
-        `low, high`: percentile bootstrap over regions with the same draw for all subjects; NaN
-        below 3 regions.
+        `combined_p`: the same of the mean over subjects, whose regions change places by the same
+        permutations: subjects with one assignment of regions to layers are not independent.
+        `low, high`: delete-one jackknife over regions in Fisher's z with t(R - 1); NaN where a
+        subject has fewer than 4 regions.
 
     Raises
     ------
@@ -231,7 +235,7 @@ def spatial_score(
     Notes
     -----
     The score is that of arXiv 2508.18226 (preferred layer against distance from V1), with regions
-    instead of voxels as the units of its test.
+    instead of voxels as the units of its test. It is decided by its p: the interval only describes.
 
     Examples
     --------
@@ -246,10 +250,10 @@ def spatial_score(
     >>> print(f"{score.mean:.3f}, p = {score.p[0]:.4f}")
     0.943, p = 0.0083
     """
-    values = np.array([correlation(s.depth, s.position, method) for s in subjects])
-    p = np.array([position_p(s, method, seed) for s in subjects])
-    p[np.isnan(values)] = np.nan
-    low, high = cluster_interval(subjects, method, seed)
-    known = values[np.isfinite(values)]
-    mean = float(known.mean()) if len(known) else float("nan")
-    return SpatialScore(values, p, mean, low, high, stouffer(p.tolist()))
+    known = [points.only_known() for points in subjects]
+    values = np.array([order_statistic(points, method) for points in known])
+    p = np.array([order_p([points], method, seed) for points in known])
+    low, high = jackknife_interval(known, method)
+    usable = values[np.isfinite(values)]
+    mean = float(usable.mean()) if len(usable) else float("nan")
+    return SpatialScore(values, p, mean, low, high, order_p(known, method, seed))

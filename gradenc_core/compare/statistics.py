@@ -92,15 +92,19 @@ def common_max_p(subjects: Sequence[Array]) -> float:
             "every subject needs the same permutations, to average within them; "
             f"given {sizes[0] - 1} and {sizes[-1] - 1}"
         )
-    largest = [maximum for scores in subjects if (maximum := _largest(scores)) is not None]
-    return _rank_p(np.mean(largest, axis=0)) if largest else float("nan")
+    largest = [permutation_maxima(scores) for scores in subjects]
+    known = [maxima for maxima in largest if np.isfinite(maxima).all()]
+    return _rank_p(np.mean(known, axis=0)) if known else float("nan")
 
 
-def _largest(scores: Array) -> Array | None:
-    """Return each permutation's largest score, (n_permutations + 1,); None if none is known."""
+def permutation_maxima(scores: Array) -> Array:
+    """Return the largest score of each permutation, (n_permutations + 1,).
+
+    Targets whose score is NaN in any permutation are ignored; NaN where there is no other.
+    """
     flat = scores.reshape(len(scores), -1)
     known = flat[:, np.isfinite(flat).all(axis=0)]
-    return known.max(axis=1) if known.shape[1] else None
+    return known.max(axis=1) if known.shape[1] else np.full(len(scores), np.nan)
 
 
 def _rank_p(statistic: Array) -> float:
@@ -183,32 +187,3 @@ def percentile_interval(values: Array) -> tuple[float, float]:
     tail = (1 - LEVEL) / 2
     low, high = np.quantile(known, [tail, 1 - tail])
     return float(low), float(high)
-
-
-def t_interval(values: Array) -> tuple[float, float]:
-    """Return the 95 % t interval of the mean over subjects, descriptive; NaN below 2 subjects."""
-    known = values[np.isfinite(values)]
-    if len(known) < 2:
-        return float("nan"), float("nan")
-    reach = stats.t.ppf((1 + LEVEL) / 2, len(known) - 1) * stats.sem(known)
-    return float(known.mean() - reach), float(known.mean() + reach)
-
-
-def stouffer(p: Sequence[float]) -> float:
-    """Combine one-sided p values of subjects (Stouffer); NaN values are left out.
-
-    A permutation p of 1 (the observed order is the worst of all) would alone make the combined p 1,
-    so it counts as the largest p below 1 that permutations resolve.
-    """
-    largest = 1 - 1 / (2 * N_PERMUTATIONS)
-    known = [min(value, largest) for value in p if np.isfinite(value)]
-    return float(stats.combine_pvalues(known, "stouffer").pvalue) if known else float("nan")
-
-
-def stouffer_signed(p: Sequence[float], signs: Sequence[float]) -> float:
-    """Combine two-sided p of subjects by the signs of their effects (Stouffer); two-sided."""
-    known = [(v, s) for v, s in zip(p, signs, strict=True) if np.isfinite(v) and np.isfinite(s)]
-    if not known:
-        return float("nan")
-    z = sum(np.sign(s) * stats.norm.isf(v / 2) for v, s in known) / np.sqrt(len(known))
-    return float(2 * stats.norm.sf(abs(z)))

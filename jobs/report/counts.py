@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from jobs.compare.compare import labels
+from jobs.compare.tables import labels
 from jobs.report.words import number
 from storage_schemas.protocol.commit import facts_of
 from storage_schemas.protocol.store import Store

@@ -10,7 +10,7 @@ import jinja2
 import xarray as xr
 
 from gradenc_core.compare.verdict import Verdict
-from jobs.compare.compare import labels
+from jobs.compare.tables import labels
 from jobs.report.counts import counts
 from jobs.report.plots import comparison_figures, stability_figures
 from jobs.report.predictions import HypothesisTable, hypothesis_table

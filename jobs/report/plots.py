@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from gradenc_core.compare import figures
-from jobs.compare.compare import labels, window_centres
 from jobs.compare.evidence import SPATIAL_CELL
+from jobs.compare.tables import labels, window_centres
 from jobs.report.words import signal_title
 from storage_schemas.results.reliability import DISATTENUATED, LEAST_RELIABILITY
 

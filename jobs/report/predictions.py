@@ -7,6 +7,7 @@ import xarray as xr
 
 from gradenc_core.compare.verdict import Score
 from jobs.compare.evidence import judged_score
+from storage_schemas.kinds.comparisons import BOUNDS
 
 COLUMNS = (
     "forward, space",
@@ -62,14 +63,14 @@ def hypothesis_table(tables: xr.Dataset, signal: str, title: str) -> HypothesisT
         judged_score(tables, "spatial", signal),
         judged_score(tables, "temporal", "forward"),
         judged_score(tables, "temporal", signal),
-        None,
+        _lag(tables, signal, "lag"),
     ]
     rows = tuple(
         Row(name, tuple(_cell(text, score) for text, score in zip(cells, found, strict=True)))
         for name, cells in PREDICTIONS.items()
     )
     shown = [str(score) if score else "not recorded" for score in found[:-1]]
-    return HypothesisTable(title, COLUMNS, rows, (*shown, _lag(tables, signal)))
+    return HypothesisTable(title, COLUMNS, rows, (*shown, _lag_found(tables, signal)))
 
 
 def _cell(prediction: str, score: Score | None) -> Cell:
@@ -82,17 +83,18 @@ def _cell(prediction: str, score: Score | None) -> Cell:
     return Cell(prediction, mark, sign)
 
 
-def _lag(tables: xr.Dataset, signal: str) -> str:
-    """Say by how much the gradient's peaks follow the forward ones, early and late layers apart."""
-    if "latency" not in tables:
+def _lag(tables: xr.Dataset, signal: str, name: str) -> Score | None:
+    """Return the gradient's lag behind the activations in s, or its slope over depth."""
+    if "timing_mean" not in tables:
+        return None
+    at = {"signal": signal, "timing": name}
+    low, high = (tables["timing_interval"].sel({**at, "bound": bound}).item() for bound in BOUNDS)
+    return Score(tables["timing_mean"].sel(at).item(), low, high)
+
+
+def _lag_found(tables: xr.Dataset, signal: str) -> str:
+    """Say by how much the gradient's peaks follow the forward ones, and how that changes."""
+    lag, change = (_lag(tables, signal, name) for name in ("lag", "lag_slope"))
+    if lag is None or change is None:
         return "not recorded"
-    latency = tables["latency"].mean("meg_subject")
-    lag = (latency.sel(signal=signal) - latency.sel(signal="forward")).values
-    if np.isfinite(lag).sum() < 2:
-        return "undefined"
-    half = len(lag) // 2
-    early, deep = (
-        part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan
-        for part in (lag[:half], lag[half:])
-    )
-    return f"early layers {1000 * early:+.0f} ms, deep layers {1000 * deep:+.0f} ms"
+    return f"{lag} s; {change} s per unit of depth"

@@ -1,44 +1,112 @@
-"""The scores that verdicts read, subject by subject."""
+"""The scores that verdicts read and what stands beside them, over subjects and one by one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from gradenc_core.compare.statistics import t_interval
-from jobs.compare.compare import labels
-from jobs.compare.evidence import CELLS, Order
+from jobs.compare.evidence import SPATIAL_CELL, TEMPORAL_CELL
+from jobs.compare.tables import labels
 from jobs.report.words import number, p_value, signal_title
 
-SUBJECTS: dict[Order, str] = {"spatial": "fmri_subject", "temporal": "meg_subject"}
-"""Score -> dimension of the subjects that it was computed for."""
+AGREEMENT_CELL = {dim: label for dim, label in SPATIAL_CELL.items() if dim != "position"}
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A score as the page lists it.
+
+    Attributes
+    ----------
+    title, name : str
+        For people, and as the store's tables begin.
+    cell : mapping
+        Which of the stored combinations.
+    subjects : str
+        Dimension of its subjects.
+    unit : str
+        " ms" of quantities that the store holds in s.
+    against_forward : bool
+        Whether it compares a signal with the forward one, which then has none.
+    """
+
+    title: str
+    name: str
+    cell: Mapping[str, str]
+    subjects: str
+    unit: str = ""
+    against_forward: bool = False
+
+    def write(self, value: float) -> str:
+        """Return a value as the page prints it."""
+        if self.unit and np.isfinite(value):
+            return f"{1000 * value:.0f}{self.unit}"
+        return number(value)
+
+
+QUANTITIES = (
+    Quantity("spatial", "spatial", SPATIAL_CELL, "fmri_subject"),
+    Quantity(
+        "agreement with activations",
+        "agreement",
+        AGREEMENT_CELL,
+        "fmri_subject",
+        against_forward=True,
+    ),
+    Quantity("temporal", "temporal", TEMPORAL_CELL, "meg_subject"),
+    *(
+        Quantity(title, "timing", {"timing": timing}, "meg_subject", " ms", timing != "slope")
+        for title, timing in (
+            ("slope of latency, per unit of depth", "slope"),
+            ("lag behind activations", "lag"),
+            ("slope of lag, per unit of depth", "lag_slope"),
+        )
+    ),
+)
 
 
 def subject_rows(tables: xr.Dataset, level: float) -> Iterator[dict[str, str]]:
-    """Yield the scores that verdicts read, of all subjects together and of each.
+    """Yield the scores of all subjects together and of each.
 
-    `level`: the study's significance, below which a p counts.
+    `level`: the study's significance, up to which a p counts.
     """
-    for order, dim in SUBJECTS.items():
-        if f"{order}_score" not in tables:
+    for quantity in QUANTITIES:
+        if f"{quantity.name}_score" not in tables:
             continue
         for signal in labels(tables, "signal"):
-            at = {"signal": signal, **CELLS[order]}
-            values, p = (tables[f"{order}_{kind}"].sel(at).values for kind in ("score", "p"))
-            common = {"signal": signal_title(signal), "score": order}
-            yield {**common, **_together(values, p, level)}
-            for subject, value, own in zip(labels(tables, dim), values, p, strict=True):
-                yield {**common, "subject": subject, "value": number(value), "p": p_value(own)}
+            at = {"signal": signal, **quantity.cell}
+            values, p = (tables[f"{quantity.name}_{k}"].sel(at).values for k in ("score", "p"))
+            if signal == "forward" and quantity.against_forward:
+                continue
+            common = {"signal": signal_title(signal), "score": quantity.title}
+            yield {**common, **_together(tables, quantity, at, p, level)}
+            names = labels(tables, quantity.subjects)
+            for subject, value, own in zip(names, values, p, strict=True):
+                shown = {"value": quantity.write(value), "p": p_value(own)}
+                yield {**common, "subject": subject, **shown}
 
 
-def _together(values: NDArray[np.float64], p: NDArray[np.float64], level: float) -> dict[str, str]:
-    """Return the row of all subjects: mean, t interval and how many are significant."""
-    low, high = t_interval(values)
-    known = values[np.isfinite(values)]
-    mean = known.mean() if len(known) else np.nan
+def _together(
+    tables: xr.Dataset,
+    quantity: Quantity,
+    at: Mapping[str, str],
+    p: NDArray[np.float64],
+    level: float,
+) -> dict[str, str]:
+    """Return the row of all subjects: mean and interval, p of the mean, and the subjects' p."""
+    mean, combined, interval = (
+        tables[f"{quantity.name}_{kind}"].sel(at) for kind in ("mean", "combined_p", "interval")
+    )
+    low, high = (quantity.write(interval.sel(bound=bound).item()) for bound in ("low", "high"))
+    shown = quantity.write(mean.item())
+    if np.isfinite(interval).all():
+        shown += f" [{low}, {high}]"
+    known = np.isfinite(p)
+    alone = f" (alone: {int((p <= level).sum())} of {int(known.sum())} at or below {level:g})"
     return {
-        "subject": f"all {len(values)} (descriptive)",
-        "value": f"{number(mean)} [{number(low)}, {number(high)}]",
-        "p": f"{int((p < level).sum())} of {len(p)} below {level:g}",
+        "subject": f"all {len(p)}",
+        "value": shown,
+        "p": p_value(combined.item()) + (alone if known.any() else ""),
     }

@@ -23,9 +23,15 @@ from storage_schemas.layout import Layout
 DISTANCE = "distance"
 """The position in mm from the seed region; other positions are places on ladders of regions."""
 
-RESOLUTIONS = ("voxel", "region")
+RESOLUTIONS = ("voxel", "region", "mean_response")
+"""Targets of a spatial score: significant voxels, regions by the mean score of their significant
+voxels, or the mean responses of regions, whether significant or not."""
 KSTARS = ("argmax", "centre_of_mass")
 CORRELATIONS = ("pearson", "spearman")
+TIMINGS = ("slope", "lag", "lag_slope", "contrast")
+"""Quantities of latencies, in s: their slope on depth; of a gradient signal also its lag behind the
+forward signal (mean over layers), the slope of the lag, and slope + smallest_effect x the forward
+slope."""
 BOUNDS = ("low", "high")
 
 NOT_JUDGED = "not_judged"
@@ -44,6 +50,12 @@ _SPATIAL = ("signal", "position", "resolution", "kstar", "correlation")
 _TEMPORAL = ("signal", "correlation")
 _RISE = "correlation of preferred depth (k*) with position over selected targets"
 _LATER = "correlation of layer depth with peak latency"
+_AGREEMENT = ("signal", "resolution", "kstar", "correlation")
+_AGREES = "correlation of the gradient's preferred depth (k*) with the forward one"
+_CONTRAST = ("signal", "position", "resolution", "kstar")
+_SLOWER = "slope on position of k* of the gradient - smallest_effect x k* of the forward signal"
+_TIMING = ("signal", "timing")
+_SECONDS = "slope on depth, lag, slope of lag, or contrast of slopes of peak latencies"
 
 
 def _number(dims: tuple[str, ...], long_name: str, units: str = "1") -> ArraySchema:
@@ -67,9 +79,27 @@ FMRI_TABLES = {
     ),
     "spatial_mean": _number(_SPATIAL, "mean over subjects of the spatial score"),
     "spatial_interval": _number(
-        (*_SPATIAL, "bound"), "95 % interval of the mean spatial score, over resampled regions"
+        (*_SPATIAL, "bound"), "95 % interval of the mean spatial score, jackknife over regions"
     ),
-    "spatial_combined_p": _number(_SPATIAL, "p of the spatial scores of all subjects"),
+    "spatial_combined_p": _number(
+        _SPATIAL, "one-sided p of the mean spatial score, over common orders of regions"
+    ),
+    "agreement_score": _number((*_AGREEMENT, "fmri_subject"), _AGREES),
+    "agreement_p": _number(
+        (*_AGREEMENT, "fmri_subject"), "one-sided p of the agreement, over orders of regions"
+    ),
+    "agreement_mean": _number(_AGREEMENT, "mean over subjects of the agreement"),
+    "agreement_interval": _number(
+        (*_AGREEMENT, "bound"), "95 % interval of the mean agreement, jackknife over regions"
+    ),
+    "agreement_combined_p": _number(
+        _AGREEMENT, "one-sided p of the mean agreement, over common orders of regions"
+    ),
+    "contrast": _number((*_CONTRAST, "fmri_subject"), f"{_SLOWER}, per mm or place on a ladder"),
+    "contrast_mean": _number(_CONTRAST, f"mean over subjects of the {_SLOWER}"),
+    "contrast_p": _number(
+        _CONTRAST, f"one-sided p of a mean below 0 of the {_SLOWER}, over common orders of regions"
+    ),
     "region_profile": _number(
         ("signal", "layer", "region", "fmri_subject"),
         "mean score (r, or U of unique signals) of the region's selected voxels",
@@ -98,7 +128,29 @@ MEG_TABLES = {
     "temporal_interval": _number(
         (*_TEMPORAL, "bound"), "95 % interval of the mean temporal score, over resampled stimuli"
     ),
-    "temporal_combined_p": _number(_TEMPORAL, "p of the temporal scores of all subjects"),
+    "temporal_combined_p": _number(
+        _TEMPORAL, "two-sided p of the mean temporal score, over resampled stimuli"
+    ),
+    "timing_score": _number((*_TIMING, "meg_subject"), _SECONDS, "s"),
+    "timing_p": _number(
+        (*_TIMING, "meg_subject"), f"two-sided p of the {_SECONDS}, over resampled stimuli"
+    ),
+    "timing_mean": _number(_TIMING, f"mean over subjects of the {_SECONDS}", "s"),
+    "timing_interval": _number(
+        (*_TIMING, "bound"), f"95 % interval of the mean {_SECONDS}, over resampled stimuli", "s"
+    ),
+    "timing_combined_p": _number(
+        _TIMING, f"two-sided p of the mean {_SECONDS}, over resampled stimuli"
+    ),
+    "lag": _number(
+        ("signal", "layer", "meg_subject"),
+        "peak latency of a gradient signal minus that of the forward signal",
+        "s",
+    ),
+    "edge_peaks": _number(
+        ("signal", "meg_subject"),
+        "number of layers that are highest at an edge of the search window, so have no latency",
+    ),
     "latency": _number(
         ("signal", "layer", "meg_subject"), "peak latency of the layer's curve", "s"
     ),
@@ -115,7 +167,7 @@ MEG_TABLES = {
 }
 
 _LABELS = (
-    *("position", "resolution", "kstar", "correlation", "bound"),
+    *("position", "resolution", "kstar", "correlation", "timing", "bound"),
     *("region", "fmri_subject", "meg_subject"),
 )
 _SCHEMA = Schema(
@@ -128,7 +180,7 @@ _SCHEMA = Schema(
     },
     ("model", "control"),
 )
-COMPARISONS = Kind("comparisons", 1, {1: (_SCHEMA,)}, None)
+COMPARISONS = Kind("comparisons", 2, {1: (_SCHEMA,)}, None)
 
 
 def comparisons_layout(
@@ -150,6 +202,7 @@ def comparisons_layout(
         "resolution": RESOLUTIONS,
         "kstar": KSTARS,
         "correlation": CORRELATIONS,
+        "timing": TIMINGS,
         "bound": BOUNDS,
         "region": regions,
         "position": positions,

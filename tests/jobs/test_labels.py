@@ -13,7 +13,7 @@ from gradenc_core.compare.time import TemporalScore
 from gradenc_core.compare.verdict import Verdict
 from gradenc_core.ridge.encode import EncodingScores
 from gradenc_core.signals.classify import SignalClass
-from jobs.compare import compare
+from jobs.compare import space, tables, time
 from jobs.compare.evidence import SPATIAL_CELL, TEMPORAL_CELL
 from storage_schemas.kinds import comparisons
 from storage_schemas.kinds.classes import SIGNAL_CLASSES
@@ -24,6 +24,7 @@ from storage_schemas.kinds.comparisons import (
     KSTARS,
     NOT_JUDGED,
     RESOLUTIONS,
+    TIMINGS,
     VERDICTS,
     comparisons_layout,
 )
@@ -71,6 +72,10 @@ def test_the_cell_that_a_verdict_reads_exists() -> None:
     assert all(label in axes[dim] for dim, label in (SPATIAL_CELL | TEMPORAL_CELL).items())
 
 
+def test_every_quantity_in_time_is_filled_by_its_name() -> None:
+    assert set(TIMINGS) == {"slope", *time.AGAINST_FORWARD}
+
+
 def test_intervals_are_stored_by_the_names_of_their_bounds() -> None:
     assert set(BOUNDS) <= set(SpatialScore.__dataclass_fields__)
     assert set(BOUNDS) <= set(TemporalScore.__dataclass_fields__)
@@ -83,7 +88,7 @@ def spatial_scores(root: Path) -> xr.Dataset:
     attrs = {"model": "tiny", "control": False}
     layout = comparisons_layout(["forward"], layers, regions, [DISTANCE], ["01"], [], [])
     store = Store.create(root, NewStore("compare", "comparisons", "x", {}, layout, attrs))
-    tables = compare._empty_tables(store)
+    filled = tables.empty_tables(store)
     rng = np.random.default_rng(0)
     roi = np.repeat(np.array(regions, dtype=object), 6)
     position = np.repeat(np.arange(7.0), 6) + rng.uniform(size=42)
@@ -91,19 +96,20 @@ def spatial_scores(root: Path) -> xr.Dataset:
     hemisphere = np.full(42, "L", dtype=object)
     brain = Brain(profile, np.ones(42, dtype=bool), position, roi, hemisphere)
     at = {"signal": "forward", "position": DISTANCE}
-    compare._fill_spatial_scores(tables, at, [brain], tables["layer_depth"].values, seed=0)
-    return tables
+    person = space.Person("01", dict.fromkeys(RESOLUTIONS, brain), np.zeros(1))
+    space._fill_scores(filled, at, [person], filled["layer_depth"].values, seed=0)
+    return filled
 
 
 def test_another_order_of_labels_leaves_every_score_under_its_own_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tables = spatial_scores(tmp_path / "a")
+    plain = spatial_scores(tmp_path / "a")
     for name in ("RESOLUTIONS", "KSTARS", "CORRELATIONS", "BOUNDS"):
         monkeypatch.setattr(comparisons, name, getattr(comparisons, name)[::-1])
     turned = spatial_scores(tmp_path / "b")
-    assert turned["kstar"].values.tolist() == list(reversed(tables["kstar"].values.tolist()))
+    assert turned["kstar"].values.tolist() == list(reversed(plain["kstar"].values.tolist()))
     for name in ("spatial_score", "spatial_p", "spatial_mean", "spatial_interval"):
-        same, other = xr.align(tables[name], turned[name], join="left")
+        same, other = xr.align(plain[name], turned[name], join="left")
         np.testing.assert_array_equal(same, other.reindex_like(same))
         assert len(np.unique(same)) > 4, "the scores differ, so a wrong label would show"

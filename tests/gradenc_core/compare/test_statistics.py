@@ -111,26 +111,3 @@ def test_percentile_interval() -> None:
     low, high = statistics.percentile_interval(np.arange(101.0))
     assert (low, high) == pytest.approx((2.5, 97.5))
     assert np.isnan(statistics.percentile_interval(np.array([1.0, np.nan, np.nan]))).all()
-
-
-def test_stouffer() -> None:
-    z = (stats.norm.isf(0.01) + stats.norm.isf(0.2)) / np.sqrt(2)
-    assert statistics.stouffer([0.01, 0.2, np.nan]) == pytest.approx(stats.norm.sf(z))
-    assert np.isnan(statistics.stouffer([np.nan]))
-
-
-def test_the_worst_order_in_one_subject_does_not_outvote_all_others() -> None:
-    assert statistics.stouffer([1e-4, 1e-4, 1e-4, 1.0]) < 0.001
-    assert 0.9 < statistics.stouffer([1.0, 1.0]) <= 1
-
-
-def test_t_interval_is_scipys() -> None:
-    values = np.array([0.2, 0.5, np.nan, 0.9])
-    test = stats.ttest_1samp(values[[0, 1, 3]], 0).confidence_interval(0.95)
-    assert statistics.t_interval(values) == pytest.approx((test.low, test.high))
-    assert np.isnan(statistics.t_interval(values[:1])).all()
-
-
-def test_stouffer_of_opposite_signs_cancels() -> None:
-    assert statistics.stouffer_signed([0.01, 0.01], [1, -1]) == pytest.approx(1)
-    assert statistics.stouffer_signed([0.03, 0.03], [-1, -1]) < 0.03

@@ -59,7 +59,7 @@ from gradenc_core.stimuli.generated import dead_leaves
 from hpc.plan.extract import extract_plans
 from hpc.plan.prepare import prepare_plans
 from hpc.plan.store_plan import StorePlan
-from hpc.plan.targets import Targets
+from hpc.plan.subjects import Targets
 from hpc.study.resolve import resolve
 from hpc.study.study import load_study
 from jobs import extract, models

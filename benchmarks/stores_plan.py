@@ -26,7 +26,7 @@ from _timing import (
 
 from gradenc_core.models.preprocessing import Preprocessing
 from hpc.plan.extract import extract_plans
-from hpc.plan.targets import Targets
+from hpc.plan.subjects import Targets
 from hpc.run.advance import create_stores
 from hpc.run.folder import RunFolder
 from hpc.study.resolved import Resolved, ResolvedModel

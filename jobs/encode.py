@@ -21,9 +21,9 @@ from gradenc_core.ridge.factorise import Design, factorise
 from gradenc_core.ridge.joint import joint_projection
 from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.resample import bootstrap_scores, permutation_scores
+from jobs.recorded import Recorded
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import SAME_LAYER, EncodingSpec, Reference, ScoresSpec
-from jobs.targets import Recorded
 from storage_schemas.kinds.features import layer_array, layer_features
 from storage_schemas.protocol.store import Store, Unit
 

@@ -16,9 +16,9 @@ from gradenc_core.signals.objectives import OBJECTIVES, Objective
 from gradenc_core.signals.projection import Components
 from gradenc_core.signals.readout import Context
 from gradenc_core.signals.stimulus import Stimuli
-from gradenc_core.stimuli.classes import read_labels
 from gradenc_core.stimuli.generated import numbered_image
 from gradenc_core.stimuli.images import read_stimulus
+from gradenc_core.stimuli.label_tables import read_labels
 from jobs import models, plugins
 from jobs.bank import open_bank
 from jobs.runner import Arrays, Facts, Work

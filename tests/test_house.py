@@ -21,6 +21,38 @@ WINGS = (
 MODULES_PER_FOLDER, LINES_PER_FILE = 15, 400
 UNTYPED_RECORDS = 8
 """Places with `dict[str, Any]`, in which a record has no type of its own; more are not added."""
+KINDS_OF_STORES = {
+    "bank",
+    "classes",
+    "collinearity",
+    "comparisons",
+    "drill",
+    "features",
+    "pca",
+    "prepared",
+    "scores",
+    "stability",
+}
+COMMANDS = {"cluster", "doctor", "explain", "logs", "status", "submit"}
+SHARED = {
+    *KINDS_OF_STORES,
+    *COMMANDS,
+    "ceilings",
+    "compare",
+    "encode",
+    "errors",
+    "export",
+    "extract",
+    "images",
+    "plugins",
+    "recordings",
+    "records",
+    "space",
+    "study",
+    "subjects",
+    "time",
+}
+"""Names of modules that stand in several rooms for one idea."""
 MODULES = sorted(path for wing in WINGS for path in (ROOT / wing).rglob("*.py"))
 
 
@@ -36,6 +68,15 @@ def test_no_folder_holds_more_than_fifteen_modules() -> None:
 def test_no_product_file_has_more_than_400_lines() -> None:
     lengths = {str(path.relative_to(ROOT)): len(path.read_bytes().splitlines()) for path in MODULES}
     assert not {name: n for name, n in lengths.items() if n > LINES_PER_FILE}
+
+
+def test_modules_of_one_name_mean_one_idea() -> None:
+    """A name in two rooms is a thing with a side in each; other names are given once."""
+    places: dict[str, list[str]] = {}
+    for path in MODULES:
+        if path.name != "__init__.py":
+            places.setdefault(path.stem, []).append(str(path.relative_to(ROOT)))
+    assert not {name: at for name, at in places.items() if len(at) > 1 and name not in SHARED}
 
 
 def test_records_have_types_of_their_own() -> None:

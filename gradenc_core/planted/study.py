@@ -13,8 +13,8 @@ import torch
 from gradenc_core.models.layers import resolve_layers
 from gradenc_core.models.model import VisionModel, load_model
 from gradenc_core.planted.brain import Features, Scenario
-from gradenc_core.planted.files import write_bids_subject, write_epochs_subject
 from gradenc_core.planted.reading import read_raw
+from gradenc_core.planted.recordings import write_bids_subject, write_epochs_subject
 from gradenc_core.planted.truth import Sizes, driving_features, plant
 from gradenc_core.stimuli.generated import write_images
 from gradenc_core.stimuli.images import read_image

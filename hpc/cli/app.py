@@ -8,13 +8,13 @@ import typer
 from hpc.cli import (
     begin,
     cluster,
+    disk,
     doctor,
     explain,
     logs,
     plan,
     query,
     report,
-    space,
     status,
     submit,
 )
@@ -45,8 +45,8 @@ app.add_typer(report.app, name="report")
 app.command(cls=Command)(query.query)
 app.command(cls=Command)(explain.why)
 app.command(cls=Command)(explain.explain)
-app.command(cls=Command)(space.du)
-app.command(cls=Command)(space.gc)
+app.command(cls=Command)(disk.du)
+app.command(cls=Command)(disk.gc)
 app.add_typer(cluster.app, name="cluster")
 
 

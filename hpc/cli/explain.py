@@ -118,7 +118,7 @@ def explain(
 
 def _refuse_changed_inputs(console: Console, run: RunFolder) -> None:
     """Read the run's images and recordings again, and end here if they are not the planned ones."""
-    from hpc.inspect.inputs import read_inputs
+    from hpc.inspect.changed_inputs import read_inputs
 
     inputs = read_inputs(run)
     for folder in inputs.absent:

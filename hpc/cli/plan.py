@@ -43,7 +43,7 @@ def plan(
     # Files with mistakes are refused before torch is imported, which takes seconds.
     loaded, how = load_study(study, overrides), load_profile(profile)
     from hpc.forecast.forecast import forecast, forecast_shapes
-    from hpc.forecast.sizes import load_shapes
+    from hpc.forecast.shapes import load_shapes
 
     console = Console()
     with console.status("reading stimuli, recordings and models") as status:

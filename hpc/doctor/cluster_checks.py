@@ -11,7 +11,7 @@ from hpc.slurm import cluster_info
 from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.cluster_info import Association, Node, Partition
 from hpc.slurm.limits import Limits, limits
-from hpc.slurm.options import sbatch_options
+from hpc.slurm.sbatch import sbatch_options
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hpc.slurm.cluster_info import (
     default_account,
     partitions,
 )
-from hpc.slurm.options import sbatch_options
+from hpc.slurm.sbatch import sbatch_options
 
 Accounts = Sequence[str | None]
 

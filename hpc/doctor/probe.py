@@ -21,8 +21,8 @@ from hpc.doctor.folder_checks import check_folder, check_space, locked_by_anothe
 from hpc.node.environment import code_version
 from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.cluster_info import ask_only
-from hpc.slurm.options import Options
 from hpc.slurm.queue import queue
+from hpc.slurm.sbatch import Options
 from hpc.slurm.submit import submitting_environment
 from storage_schemas.files import read_json, write_exclusive
 from storage_schemas.identity import canonical_json

@@ -19,8 +19,8 @@ from hpc.doctor.probe import POLL_S, Request, run_probe
 from hpc.node.environment import code_version
 from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.jobs import Job, State
-from hpc.slurm.options import SETUP_FAILED, sbatch_options
 from hpc.slurm.queue import cancel, queue
+from hpc.slurm.sbatch import SETUP_FAILED, sbatch_options
 from hpc.slurm.submit import start_job
 from storage_schemas.files import read_json, write_exclusive
 

@@ -1,7 +1,7 @@
 """Forecast of a study before it is submitted: its units, bytes, files, jobs and expected time.
 
 Counts follow from the plan. Times are measured here (`hpc.forecast.timings`), taken from units that
-were committed in the store root (`hpc.forecast.records`), or assumed; every stage says which.
+were committed in the store root (`hpc.forecast.earlier_runs`), or assumed; every stage says which.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from hpc.config.profile import Profile, StageProfile, n_tasks
 from hpc.forecast.memory import check_memory
-from hpc.forecast.sizes import StudyShapes, shaped
+from hpc.forecast.shapes import StudyShapes, shaped
 from hpc.forecast.workload import NetworkPasses, StageWork, Tell, time_passes, workload
 from hpc.plan.stages import all_plans
 from hpc.plan.store_plan import StorePlan

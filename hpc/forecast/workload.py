@@ -11,8 +11,15 @@ from gradenc_core.arrays import device
 from gradenc_core.ridge.cost import Part, Shapes, plan_solver
 from gradenc_core.signals.stability import PERTURBATIONS
 from hpc.config.profile import Profile, StageProfile
+from hpc.forecast.earlier_runs import (
+    Key,
+    Record,
+    encode_records,
+    extract_records,
+    fit_key,
+    pass_key,
+)
 from hpc.forecast.memory import shapes_of
-from hpc.forecast.records import Key, Record, encode_records, extract_records, fit_key, pass_key
 from hpc.forecast.timings import (
     ExtractSpeed,
     time_cluster,

@@ -7,7 +7,7 @@ as "forward_all+gradient:energy" and "forward+gradient:energy".
 from collections.abc import Iterator, Sequence
 
 from hpc.plan.store_plan import safe
-from hpc.plan.targets import Targets, group_label
+from hpc.plan.subjects import Targets, group_label
 from hpc.study.resolved import Resolved, ResolvedModel
 from jobs.spec import SAME_LAYER
 

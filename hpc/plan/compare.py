@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from hpc.plan.bands import bands_of, feature_label, score_label
 from hpc.plan.store_plan import References, StorePlan, safe
-from hpc.plan.targets import (
+from hpc.plan.subjects import (
     Targets,
     common_windows,
     encode_groups,

@@ -7,7 +7,7 @@ import numpy as np
 from hpc.plan.bands import feature_label, fitted_bands, is_diagnostic, score_label, split_bands
 from hpc.plan.partition import PARTITION, check_exchange, partition_coords
 from hpc.plan.store_plan import References, StorePlan
-from hpc.plan.targets import (
+from hpc.plan.subjects import (
     Targets,
     encode_groups,
     stimulus_sets,

@@ -17,7 +17,7 @@ from hpc.plan.prepare import (
     pca_label,
 )
 from hpc.plan.store_plan import References, StorePlan
-from hpc.plan.targets import Targets, stimulus_sets
+from hpc.plan.subjects import Targets, stimulus_sets
 from hpc.study.resolved import Resolved, ResolvedModel, signal_spec
 from hpc.study.study import Study
 from jobs import spec as specs

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gradenc_core.ridge.resample import exchangeable
 from gradenc_core.stimuli.folds import assign_blocks, assign_category_folds, assign_folds
-from hpc.plan.targets import Targets
+from hpc.plan.subjects import Targets
 from hpc.study.resolved import Resolved
 from hpc.study.study import Study, StudyError
 from storage_schemas.kinds.coordinates import Coords, stimulus_coords

@@ -12,7 +12,7 @@ from hpc.plan.encode import encode_plans
 from hpc.plan.extract import extract_plans, set_digest
 from hpc.plan.prepare import prepare_plans
 from hpc.plan.store_plan import StorePlan
-from hpc.plan.targets import Targets, check_fit
+from hpc.plan.subjects import Targets, check_fit
 from hpc.study.resolved import Resolved, Subject
 from hpc.study.study import Study
 from jobs import spec as specs

@@ -125,7 +125,7 @@ def _plan_study_stage(
     from hpc.plan.compare import compare_plans
     from hpc.plan.encode import encode_plans
     from hpc.plan.extract import extract_plans
-    from hpc.plan.targets import Targets
+    from hpc.plan.subjects import Targets
     from hpc.study.resolved import Resolved
     from hpc.study.study import Study
 

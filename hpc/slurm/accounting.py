@@ -6,7 +6,7 @@ from datetime import datetime
 
 from hpc.slurm.client import run
 from hpc.slurm.jobs import Job, State
-from hpc.slurm.words import (
+from hpc.slurm.notation import (
     ending,
     gpus,
     job_ids,

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from hpc.slurm.client import run
-from hpc.slurm.options import Options
-from hpc.slurm.words import seconds
+from hpc.slurm.notation import seconds
+from hpc.slurm.sbatch import Options
 
 _UNUSABLE = ("down", "drain", "drng", "fail", "maint", "unk", "inval", "futr", "npc")
 """Beginnings of sinfo's words for nodes on which no job can start now."""

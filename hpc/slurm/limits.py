@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from hpc.slurm.client import SlurmUnavailable, run
-from hpc.slurm.words import seconds
+from hpc.slurm.notation import seconds
 
 _PAIR = re.compile(r"(\S+?)=(\S*)")
 _SETTING = re.compile(r"(?m)^(\w+)\s+= (.*)$")

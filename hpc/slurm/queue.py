@@ -9,7 +9,16 @@ from datetime import datetime
 from hpc.slurm.accounting import accounting
 from hpc.slurm.client import SlurmUnavailable, run
 from hpc.slurm.jobs import Job
-from hpc.slurm.words import ending, gpus, job_ids, memory_per_node, resources, row, seconds, state
+from hpc.slurm.notation import (
+    ending,
+    gpus,
+    job_ids,
+    memory_per_node,
+    resources,
+    row,
+    seconds,
+    state,
+)
 
 # The name comes last because only it may contain the separator.
 FIELDS = (

@@ -15,7 +15,7 @@ from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from hpc.config.profile import StageProfile
 from hpc.slurm.client import LASTING, Refused, SlurmUnavailable
-from hpc.slurm.options import sbatch_options, setup_lines
+from hpc.slurm.sbatch import sbatch_options, setup_lines
 
 Parameter = str | int | list[str]
 """A parameter of submitit's executor."""

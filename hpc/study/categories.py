@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from gradenc_core.stimuli.classes import read_categories
 from gradenc_core.stimuli.images import Manifest
+from gradenc_core.stimuli.label_tables import read_categories
 from hpc.config.phrases import given
 from hpc.study.study import Study
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from gradenc_core.digests import KnownDigests
 from gradenc_core.signals.sizes import N_ITEMS, N_PROTOTYPES
 from gradenc_core.spelling import did_you_mean
-from gradenc_core.stimuli.classes import read_labels
 from gradenc_core.stimuli.images import Manifest, read_manifest
+from gradenc_core.stimuli.label_tables import read_labels
 from hpc.config.phrases import given
 from hpc.study.categories import misfits, no_table
 from hpc.study.study import Study

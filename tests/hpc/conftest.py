@@ -250,7 +250,7 @@ def _paper_model(name: str) -> ResolvedModel:
 def _paper_subject(name: str, modality: str, seen: list[str]) -> Subject:
     # Imported here: it takes seconds, and most tests of this room need none of it.
     from gradenc_core.recordings.repeats import ResponseDescription
-    from hpc.forecast.sizes import Recordings
+    from hpc.forecast.shapes import Recordings
 
     sizes = {"voxels": 6, "regions": 2} if modality == "fmri" else {"sensors": 3}
     short = {"sampling_hz": 20.0, "tmin": 0.0, "tmax": 0.3} if modality == "meg" else {}

@@ -26,7 +26,7 @@ from hpc.config.profile import load_profile
 from hpc.forecast.forecast import forecast
 from hpc.plan.extract import extract_plans
 from hpc.plan.prepare import prepare_plans
-from hpc.plan.targets import Targets
+from hpc.plan.subjects import Targets
 from hpc.run.folder import RunFolder
 from hpc.study.resolve import resolve
 from hpc.study.study import load_study

@@ -12,15 +12,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradenc_core.planted.files import write_bids_subject, write_epochs_subject
+from gradenc_core.planted.recordings import write_bids_subject, write_epochs_subject
 from gradenc_core.ridge.factorise import factorise
 from gradenc_core.ridge.resample import permutation_scores, permutations
 from hpc.plan.stages import all_plans
 from hpc.study.resolve import resolve
 from hpc.study.study import StudyError, load_study
 from jobs.encode import ridge_options
+from jobs.recorded import Recorded
 from jobs.spec import ScoresSpec
-from jobs.targets import Recorded
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.open import open_run
 from storage_schemas.runs.run import run_stores

@@ -30,7 +30,7 @@ from gradenc_core.stimuli.images import read_image, read_stimulus
 from hpc.plan.encode import encode_plans
 from hpc.plan.extract import extract_plans
 from hpc.plan.prepare import prepare_plans
-from hpc.plan.targets import Targets
+from hpc.plan.subjects import Targets
 from hpc.study.resolve import resolve
 from hpc.study.study import StudyError, load_study
 from jobs import plugins

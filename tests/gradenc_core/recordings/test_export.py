@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from nibabel.affines import apply_affine
 from nibabel.gifti.gifti import GiftiDataArray, GiftiImage, GiftiMetaData
 
-from gradenc_core.planted.files import write_epochs_subject
+from gradenc_core.planted.recordings import write_epochs_subject
 from gradenc_core.recordings import bids, epochs
 from gradenc_core.recordings import export as writers
 from gradenc_core.recordings.export import to_evoked, write_gifti, write_nifti

@@ -9,7 +9,7 @@ from hpc.doctor.cluster_checks import check_cluster, merged
 from hpc.doctor.doctor import diagnose
 from hpc.doctor.findings import Finding, Level, failure, ok, warning
 from hpc.doctor.folder_checks import check_folder, check_space
-from hpc.slurm.options import SETUP_FAILED, sbatch_options, setup_lines
+from hpc.slurm.sbatch import SETUP_FAILED, sbatch_options, setup_lines
 
 SACCTMGR = {
     "*associations*": "site-associations",

@@ -11,12 +11,12 @@ import yaml
 
 from gradenc_core.ridge.cost import plan_solver
 from hpc.forecast.memory import extraction_bytes, shapes_of
-from hpc.forecast.sizes import StudyShapes, shaped
+from hpc.forecast.shapes import StudyShapes, shaped
 from hpc.plan.encode import encode_plans, encoding_spec
 from hpc.plan.extract import extract_plans
 from hpc.plan.stages import ingest_plans
 from hpc.plan.store_plan import StorePlan
-from hpc.plan.targets import Targets
+from hpc.plan.subjects import Targets
 from hpc.run.advance import create_stores, items, plan_stage
 from hpc.run.start import start
 from hpc.run.state import stage_state

@@ -14,10 +14,10 @@ import hpc
 from gradenc_core.ridge.cost import plan_solver
 from hpc.config.profile import GB, Profile, StageProfile, load_profile
 from hpc.forecast import workload as module
+from hpc.forecast.earlier_runs import encode_records, extract_records, fit_key, pass_key
 from hpc.forecast.forecast import _stage
 from hpc.forecast.memory import check_memory, components_bytes, extraction_bytes, shapes_of
-from hpc.forecast.records import encode_records, extract_records, fit_key, pass_key
-from hpc.forecast.sizes import Recordings, StudyShapes, shaped
+from hpc.forecast.shapes import Recordings, StudyShapes, shaped
 from hpc.forecast.workload import NetworkPasses, StageWork, workload
 from hpc.plan.encode import encoding_spec
 from hpc.plan.stages import all_plans

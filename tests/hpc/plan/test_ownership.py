@@ -14,7 +14,7 @@ from hpc.plan.encode import encode_plans
 from hpc.plan.prepare import prepare_plans
 from hpc.plan.stages import all_plans, extract_plans, ingest_plans
 from hpc.plan.store_plan import StorePlan
-from hpc.plan.targets import Targets, encode_groups, in_order, stimulus_sets, windows_of
+from hpc.plan.subjects import Targets, encode_groups, in_order, stimulus_sets, windows_of
 from hpc.study.encoding import Encoding, Windows
 from jobs.spec import Reference, ScoresSpec
 

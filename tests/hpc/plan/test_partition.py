@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from hpc.plan.partition import partition_coords
 from hpc.plan.stages import all_plans
-from hpc.plan.targets import Targets
+from hpc.plan.subjects import Targets
 from hpc.study.study import StudyError
 
 NAMES = [f"{i:02d}.png" for i in range(48)]

@@ -10,7 +10,7 @@ from gradenc_core.stimuli.images import read_manifest
 from hpc.config.profile import Profile, StageProfile, load_profile
 from hpc.forecast.forecast import forecast
 from hpc.plan.stages import all_plans
-from hpc.plan.targets import (
+from hpc.plan.subjects import (
     Targets,
     common_windows,
     encode_groups,

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from hpc.slurm import accounting, queue, words
+from hpc.slurm import accounting, notation, queue
 from hpc.slurm.jobs import State
 
 ids = st.integers(1, 10**6).map(str) | st.integers(0, 999).map("7_{}".format)
@@ -65,7 +65,7 @@ def test_a_line_of_sacct_is_one_job_with_its_name_whole(row):
     assert job.elapsed_s == float(row["ElapsedRaw"] or 0)
     # What a job used is known once its record is whole.
     whole = not job.alive and row["End"] != "Unknown"
-    assert (job.cpu_s is not None) == (whole and words.seconds(row["TotalCPU"]) is not None)
+    assert (job.cpu_s is not None) == (whole and notation.seconds(row["TotalCPU"]) is not None)
 
 
 @CHEAP
@@ -76,7 +76,7 @@ def test_a_line_of_squeue_is_one_job(row):
     assert job.name == row["Name"]
     assert job.restarts == int(row["RestartCnt"])
     assert 0 <= job.exit_code <= 255
-    assert job.limit_s == words.seconds(row["TimeLimit"])
+    assert job.limit_s == notation.seconds(row["TimeLimit"])
 
 
 @CHEAP
@@ -100,16 +100,16 @@ def test_a_line_without_the_columns_is_refused_with_its_words(parse, text):
 @example("1-")
 @example("9_[")
 def test_words_that_are_no_amount_are_unknown_and_raise_nothing(text):
-    for read in (words.seconds, words.size):
+    for read in (notation.seconds, notation.size):
         value = read(text)
         assert value is None or value >= 0
-    assert isinstance(words.state(text), State)
-    assert words.job_ids(text)
-    assert all("=" not in name for name in words.resources(text))
+    assert isinstance(notation.state(text), State)
+    assert notation.job_ids(text)
+    assert all("=" not in name for name in notation.resources(text))
 
 
 @given(st.integers(0, 255), st.integers(0, 127))
 def test_no_ending_is_above_a_signal(code, signal):
-    exit_code, killed_by = words.ending(code, signal)
+    exit_code, killed_by = notation.ending(code, signal)
     assert 0 <= exit_code <= 128
     assert killed_by == (signal or max(0, code - 128))

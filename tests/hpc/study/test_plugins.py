@@ -14,7 +14,7 @@ from gradenc_core.stimuli.generated import write_images
 from hpc.plan.extract import extract_plans
 from hpc.plan.prepare import prepare_plans
 from hpc.plan.store_plan import StorePlan
-from hpc.plan.targets import Targets
+from hpc.plan.subjects import Targets
 from hpc.study.plugins import find_losses
 from hpc.study.resolve import resolve
 from hpc.study.study import Study, StudyError, load_study

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from gradenc_core.stimuli.generated import write_images
-from hpc.inspect.inputs import read_inputs
+from hpc.inspect.changed_inputs import read_inputs
 from hpc.run.folder import RunFolder
 from hpc.run.start import start
 from hpc.study.resolve import resolve

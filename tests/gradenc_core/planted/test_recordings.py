@@ -2,7 +2,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gradenc_core.planted.files import write_bids_subject, write_epochs_subject
+from gradenc_core.planted.recordings import write_bids_subject, write_epochs_subject
 from gradenc_core.recordings import bids, epochs
 from gradenc_core.stimuli.generated import write_images
 from gradenc_core.stimuli.images import read_manifest

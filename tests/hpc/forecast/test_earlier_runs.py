@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc.forecast import records as found
+from hpc.forecast import earlier_runs as found
+from hpc.forecast.earlier_runs import encode_records, extract_records, pass_key
 from hpc.forecast.memory import shapes_of
-from hpc.forecast.records import encode_records, extract_records, pass_key
 from hpc.plan.encode import encode_plans
 from hpc.plan.extract import extract_plans
-from hpc.plan.targets import Targets
+from hpc.plan.subjects import Targets
 from hpc.study.resolve import resolve
 from hpc.study.resolved import signal_spec
 from hpc.study.study import load_study

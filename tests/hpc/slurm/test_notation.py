@@ -4,19 +4,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hpc.slurm import words
+from hpc.slurm import notation
 from hpc.slurm.jobs import ENDED, State
 
 
 def test_a_line_of_something_else_is_refused():
-    assert words.row("1|a|b|c", ("id", "name")) == {"id": "1", "name": "a|b|c"}
+    assert notation.row("1|a|b|c", ("id", "name")) == {"id": "1", "name": "a|b|c"}
     with pytest.raises(ValueError, match="SLURM printed 'Welcome to the cluster!' where 2 fields"):
-        words.row("Welcome to the cluster!", ("id", "name"))
+        notation.row("Welcome to the cluster!", ("id", "name"))
 
 
 @pytest.mark.parametrize("known", State)
 def test_every_state_is_read(known):
-    assert words.state(known.value) is known
+    assert notation.state(known.value) is known
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_every_state_is_read(known):
     ],
 )
 def test_states_with_more_or_less_to_them(text, meant):
-    assert words.state(text) is meant
+    assert notation.state(text) is meant
 
 
 def test_what_nobody_recognises_has_not_ended():
@@ -55,14 +55,14 @@ def test_what_nobody_recognises_has_not_ended():
     ],
 )
 def test_durations(text, s):
-    assert words.seconds(text) == s
+    assert notation.seconds(text) == s
 
 
 @given(st.integers(0, 400), st.integers(0, 23), st.integers(0, 59), st.integers(0, 59))
 def test_a_duration_is_read_as_it_was_written(days, hours, minutes, s):
     short = f"{hours:02d}:{minutes:02d}:{s:02d}"
     text = f"{days}-{short}" if days else short
-    assert words.seconds(text) == ((days * 24 + hours) * 60 + minutes) * 60 + s
+    assert notation.seconds(text) == ((days * 24 + hours) * 60 + minutes) * 60 + s
 
 
 @pytest.mark.parametrize(
@@ -79,13 +79,13 @@ def test_a_duration_is_read_as_it_was_written(days, hours, minutes, s):
     ],
 )
 def test_sizes(text, size):
-    assert words.size(text) == size
+    assert notation.size(text) == size
 
 
 @given(st.integers(0, 10**6), st.sampled_from("KMGTP"))
 def test_a_size_grows_by_1024_with_each_unit(number, unit):
     smaller = " KMGTP"["KMGTP".index(unit)].strip()
-    assert words.size(f"{number}{unit}") == 1024 * words.size(f"{number}{smaller}")
+    assert notation.size(f"{number}{unit}") == 1024 * notation.size(f"{number}{smaller}")
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,8 @@ def test_a_size_grows_by_1024_with_each_unit(number, unit):
     ],
 )
 def test_resources(text, gpus, memory):
-    amounts = words.resources(text)
-    assert (words.gpus(amounts), words.memory_per_node(amounts)) == (gpus, memory)
+    amounts = notation.resources(text)
+    assert (notation.gpus(amounts), notation.memory_per_node(amounts)) == (gpus, memory)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_resources(text, gpus, memory):
     [(0, 0, (0, 0)), (7, 0, (7, 0)), (137, 0, (9, 9)), (0, 9, (0, 9)), (9, 9, (9, 9))],
 )
 def test_endings(code, signal, both):
-    assert words.ending(code, signal) == both
+    assert notation.ending(code, signal) == both
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_endings(code, signal, both):
     ],
 )
 def test_array_tasks(text, tasks):
-    assert words.job_ids(text) == tasks
+    assert notation.job_ids(text) == tasks
 
 
 @given(
@@ -138,4 +138,4 @@ def test_every_task_of_a_collapsed_array_comes_back_once(tasks, throttle):
             ranges.append([n, n])
     inside = ",".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
     text = f"7_[{inside}{f'%{throttle}' if throttle else ''}]"
-    assert words.job_ids(text) == [f"7_{n}" for n in tasks]
+    assert notation.job_ids(text) == [f"7_{n}" for n in tasks]

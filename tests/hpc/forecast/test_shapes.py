@@ -4,8 +4,8 @@ import pytest
 
 from hpc.config.profile import load_profile
 from hpc.forecast.forecast import forecast_shapes
-from hpc.forecast.sizes import StudyShapes, load_shapes, shaped
-from hpc.plan.targets import Targets, encode_groups
+from hpc.forecast.shapes import StudyShapes, load_shapes, shaped
+from hpc.plan.subjects import Targets, encode_groups
 from hpc.study.study import StudyError, load_study
 
 FMRI = {"modality": "fmri", "subjects": 2, "stimuli": 120, "shared": 40, "voxels": 300}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradenc_core.ridge.targets import TARGET_WIDTH
-from jobs.targets import SensorColumns, SideBySide, VoxelColumns, region_means
+from jobs.recorded import SensorColumns, SideBySide, VoxelColumns, region_means
 
 WINDOWS = ((0.0, 0.2), (0.1, 0.4))
 
@@ -87,7 +87,7 @@ def test_no_more_than_a_sensor_is_in_memory_besides_the_columns(windows) -> None
 
 @pytest.mark.parametrize("at_once", [2, 4096])
 def test_region_means_leave_voxels_with_a_nan_out(monkeypatch, at_once: int) -> None:
-    monkeypatch.setattr("jobs.targets.VOXELS_AT_ONCE", at_once)
+    monkeypatch.setattr("jobs.recorded.VOXELS_AT_ONCE", at_once)
     responses = voxels(0)
     responses[2, 1] = responses[0, 6] = np.nan
     roi = np.array(["V1", "V1", "V1", "V2", "V1", "V2", "V4"], dtype=object)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gradenc_core.stimuli.classes import read_categories, read_labels
+from gradenc_core.stimuli.label_tables import read_categories, read_labels
 
 
 def test_a_byte_order_mark_is_no_part_of_the_header(tmp_path: Path) -> None:

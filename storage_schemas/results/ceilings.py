@@ -16,8 +16,9 @@ NORMALISED = "_normalised"
 def noise_ceiling(responses: xr.Dataset) -> xr.DataArray:
     """Return the share of the variance of mean responses that stimuli explain.
 
-    `NC = ncsnr^2 / (ncsnr^2 + mean(1 / n_repeats))`, over all stimuli, each of which is scored
-    once; the greatest correlation is `sqrt(NC)`.
+    `NC = ncsnr^2 / (ncsnr^2 + 1 / mean(n_repeats))`. Scores weigh a stimulus by its repeats, and so
+    does this: the weighted mean of the noise variance of mean responses, which is 1 / n_repeats
+    each, is 1 / mean(n_repeats). The greatest (weighted) correlation is `sqrt(NC)`.
 
     Parameters
     ----------
@@ -29,7 +30,7 @@ def noise_ceiling(responses: xr.Dataset) -> xr.DataArray:
     xr.DataArray, (...)
         1 where repeats agree exactly (`ncsnr` is inf), NaN where no stimulus was repeated.
     """
-    variance = (1 / responses["n_repeats"].astype(np.float64)).mean()
+    variance = 1 / responses["n_repeats"].astype(np.float64).mean()
     power = responses["ncsnr"].drop_vars("ncsnr", errors="ignore").astype(np.float64) ** 2
     # Not power / (power + variance): where repeats agree exactly, that is inf / inf.
     return (1 - variance / (power + variance)).assign_attrs(

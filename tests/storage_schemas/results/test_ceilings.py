@@ -4,6 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from gradenc_core.ridge.encode import score_targets
+from gradenc_core.ridge.factorise import factorise
+from gradenc_core.ridge.options import RidgeOptions
 from storage_schemas.results.ceilings import noise_ceiling, normalised
 
 
@@ -19,20 +22,32 @@ def test_ceilings_of_known_ratios() -> None:
     assert found.dims == ("voxel",)
 
 
-def test_every_scored_stimulus_counts_with_its_own_repeats() -> None:
-    found = noise_ceiling(responses([0.5], [1, 2, 4]))
-    assert found.item() == pytest.approx(0.25 / (0.25 + (1 + 1 / 2 + 1 / 4) / 3))
+def test_a_stimulus_counts_by_its_repeats_as_it_does_in_scores() -> None:
+    found = noise_ceiling(responses([0.5], [1, 2, 6]))
+    assert found.item() == pytest.approx(0.25 / (0.25 + 1 / 3))
 
 
-def test_the_greatest_correlation_is_the_root_of_the_ceiling() -> None:
+@pytest.mark.parametrize(("ncsnr", "excess"), [(1.0, 0.05), (0.5, 0.11), (0.3, 0.13)])
+def test_the_best_scores_of_unequal_repeats_reach_the_ceiling_and_not_more(
+    ncsnr: float, excess: float
+) -> None:
+    """Half of the stimuli shown once, half three times, and a model that knows the signal.
+
+    Its scores, weighted by repeats, would lie above a ceiling that is not.
+    """
     rng = np.random.default_rng(0)
-    signal = rng.standard_normal(20_000)
-    repeats = rng.integers(1, 4, 20_000)
-    mean = signal + 0.5**-1 * rng.standard_normal(20_000) / np.sqrt(repeats)
-    r = np.corrcoef(signal, mean)[0, 1]
-    assert r == pytest.approx(
-        noise_ceiling(responses([0.5], repeats.tolist())).item() ** 0.5, abs=0.01
+    repeats = np.tile([1.0, 3.0], 4000)
+    signal = rng.standard_normal(8000)
+    noise = rng.standard_normal((8000, 20)) / (ncsnr * np.sqrt(repeats[:, None]))
+    options = RidgeOptions(alphas=(1e-6,))
+    design = factorise(
+        signal[:, None], np.arange(8000) // 2 % 4, weights=repeats / 2, options=options
     )
+    best = score_targets(design, signal[:, None] + noise).r.mean()
+    greatest = noise_ceiling(responses([ncsnr], repeats.tolist())).item() ** 0.5
+    assert best == pytest.approx(greatest, rel=0.01)
+    unweighted = np.sqrt(ncsnr**2 / (ncsnr**2 + (1 / repeats).mean()))
+    assert greatest / unweighted - 1 == pytest.approx(excess, abs=0.01)
 
 
 def test_low_and_unknown_ceilings_leave_no_normalised_score() -> None:

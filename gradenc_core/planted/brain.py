@@ -74,6 +74,16 @@ class Features:
         """Number of layers."""
         return len(self.depth)
 
+    def only(self, layer: int) -> "Features":
+        """Return the features of one layer."""
+        return Features(
+            self.forward[layer : layer + 1],
+            self.gradient[layer : layer + 1],
+            self.aside[layer : layer + 1],
+            self.common,
+            self.depth[layer : layer + 1],
+        )
+
 
 @dataclass(frozen=True)
 class Assignment:

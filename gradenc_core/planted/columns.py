@@ -144,6 +144,30 @@ def plant_columns(features: Features, setting: Setting, rng: np.random.Generator
     return Study(setting, _recorded(fmri, setting, rng), _recorded(meg, setting, rng), fmri, meg)
 
 
+def plant_voxels(
+    features: Features,
+    scenario: Scenario,
+    n: int,
+    rng: np.random.Generator,
+    share: float | None = None,
+    ceiling: float | None = None,
+) -> Array:
+    """Plant one voxel in each of `n` brains that have nothing in common, (n_stimuli, n).
+
+    Parameters are those of `plant_columns` and `draw_setting`.
+    """
+    columns = []
+    for _ in range(n):
+        setting = draw_setting(scenario, rng, share, ceiling)
+        deep = scenario == "deep_only"
+        layer = features.n_layers - 1 if deep else int(rng.integers(features.n_layers))
+        tuned_to = select_dimensions(features.only(layer), setting.n_dims, setting.white, rng)
+        brain = Brain(scenario, tuned_to, setting.share, rng, setting.rectified)
+        signal = region_signals(brain, brain.assignment(1), 1)
+        columns += _recorded(signal, setting, rng)
+    return np.hstack(columns)
+
+
 def select_dimensions(
     features: Features, n: int | None, white: bool, rng: np.random.Generator
 ) -> Features:

@@ -21,7 +21,7 @@ from gradenc_core.signals.projection import sparse_projection
 from gradenc_core.signals.readout import Context, Readout
 from gradenc_core.signals.stimulus import Stimuli
 
-SPATIAL_WIDTH = 64
+SPATIAL_WIDTH = 32
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Raw:
         Mean over patches.
     aside : list of array, each (n_images, n_channels)
         What that mean lacks: the class token, or one corner of a map.
+    class_token : list of array, each (n_images, n_channels or 0)
     spatial : list of array, each (n_images, SPATIAL_WIDTH)
         A seeded projection of all patches.
     norm : list of array, each (n_images, 1)
@@ -48,6 +49,7 @@ class Raw:
 
     mean: list[Array]
     aside: list[Array]
+    class_token: list[Array]
     spatial: list[Array]
     norm: list[Array]
     gradient: dict[str, list[Array]]
@@ -81,6 +83,7 @@ def read_raw(
     return Raw(
         joined["mean"],
         joined["aside"],
+        joined["class token"],
         joined["spatial"],
         joined["norm"],
         {objective: joined[f"gradient:{objective}"] for objective in objectives},
@@ -104,9 +107,11 @@ def _batch(passes: Passes, sources: Sequence[str], images: torch.Tensor) -> dict
         layout = layer_layout(passes.model, name, "mean")
         forward = signals["forward"][index]
         patches, mean = pool(forward, layout, "patches"), pool(forward, layout, "mean")
+        token = pool(forward, layout, "cls") if layout.n_class else mean[:, :0]
         corner = patches[:, : mean.shape[1]]
         keep("mean", mean)
-        keep("aside", pool(forward, layout, "cls") if layout.n_class else corner)
+        keep("class token", token)
+        keep("aside", token if layout.n_class else corner)
         keep("spatial", sparse_projection(0, name, patches.shape[1], SPATIAL_WIDTH)(patches))
         keep("norm", unit_norm(mean)[1])
         for source in sources:

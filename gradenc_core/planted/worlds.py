@@ -29,7 +29,7 @@ NETWORKS: tuple[Network, ...] = get_args(Network)
 IMAGE_SIZE = 64
 CANVAS = 256
 """Side of the dead leaves from which images are cut, 16 at a time: drawing is what costs."""
-N_CLASSES = 100
+N_CLASSES = 20
 MICRO_BATCH = 50
 N_COMMON = 30
 """Components of all layers' gradients together that the layers share."""
@@ -136,13 +136,13 @@ def random_network(network: Network, seed: int, n_layers: int | None = None) -> 
 
 
 def _convolutional() -> nn.Module:
-    """Return a ResNet-18 of half its width, whose residual branches are open."""
+    """Return a ResNet-18 of a quarter of its width, whose residual branches are open."""
     module: nn.Module = ResNet(
         BasicBlock,  # type: ignore[arg-type]  # timm annotates a class as its instance
         (2, 2, 2, 2),
         num_classes=N_CLASSES,
-        channels=(32, 64, 128, 256),
-        stem_width=32,
+        channels=(16, 32, 64, 128),
+        stem_width=16,
         zero_init_last=False,
     )
     return module
@@ -156,7 +156,7 @@ def _transformer(depth: int) -> nn.Module:
     module = VisionTransformer(
         img_size=IMAGE_SIZE,
         patch_size=16,
-        embed_dim=96,
+        embed_dim=48,
         depth=depth,
         num_heads=3,
         num_classes=N_CLASSES,
@@ -197,7 +197,7 @@ def _extracted(own: Raw, bank: Raw, objective: str, projection: int, seed: int) 
             for index, (layer, spread) in enumerate(zip(layers, over, strict=True))
         ]
 
-    columns = zip(own.aside, own.mean, own.spatial, own.norm, strict=True)
+    columns = zip(own.class_token, own.mean, own.spatial, own.norm, strict=True)
     gradient = projected(own.gradient[objective], bank.gradient[objective])
     norms = own.gradient_norm[objective]
     return Extracted(

@@ -12,6 +12,7 @@ from gradenc_core.planted.columns import (
     Setting,
     draw_setting,
     plant_columns,
+    plant_voxels,
     select_dimensions,
 )
 
@@ -125,3 +126,26 @@ def test_the_same_seed_plants_the_same_study(features: Features) -> None:
     one, other = (plant_columns(features, setting(), np.random.default_rng(9)) for _ in range(2))
     np.testing.assert_array_equal(one.meg[0], other.meg[0])
     np.testing.assert_array_equal(one.fmri[-1], other.fmri[-1])
+
+
+@pytest.mark.parametrize("scenario", ["forward_only", "deep_only", "misaligned", "null_noise"])
+def test_voxels_of_many_brains_share_neither_noise_nor_layer(
+    features: Features, scenario: str
+) -> None:
+    voxels = plant_voxels(features, scenario, 40, np.random.default_rng(5), ceiling=0.2)
+    assert voxels.shape == (N_STIMULI, 40)
+    between = np.corrcoef(voxels.T)[np.triu_indices(40, 1)]
+    assert between.std() == pytest.approx(1 / np.sqrt(N_STIMULI), rel=0.25)
+
+
+def test_a_voxel_tuned_to_gradients_follows_them_by_their_share(features: Features) -> None:
+    gradients = np.linalg.qr(np.hstack(list(features.gradient)))[0]
+
+    def explained(share: float) -> float:
+        voxels = plant_voxels(
+            features, "plausible_backprop", 60, np.random.default_rng(6), share, ceiling=0.999
+        )
+        return float(((gradients.T @ voxels) ** 2).sum() / (voxels**2).sum())
+
+    by_chance = gradients.shape[1] / N_STIMULI
+    assert explained(0.4) - explained(0.02) == pytest.approx(0.38 * (1 - by_chance), abs=0.04)

@@ -38,13 +38,14 @@ def doctor(
     """
     from hpc.config.profile import load_profile
     from hpc.doctor.doctor import diagnose
+    from storage_schemas import records
 
     loaded = load_profile(profile)
     console = Console(stderr=True)
     with console.status("checking") as status:
         findings = diagnose(loaded, folder, 60 * wait, lambda text: status.update(escape(text)))
     if as_json:
-        typer.echo(json.dumps([finding.to_json() for finding in findings]))
+        typer.echo(json.dumps([records.as_json(finding) for finding in findings]))
     else:
         _show(findings, profile)
     if any(finding.level is Level.FAILURE for finding in findings):

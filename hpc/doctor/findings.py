@@ -1,6 +1,6 @@
 """A finding: the result of one check in one sentence, with its remedy."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 
@@ -28,16 +28,6 @@ class Finding:
     def at(self, where: str) -> "Finding":
         """Return the finding with its place."""
         return replace(self, where=where)
-
-    def to_json(self) -> dict[str, str]:
-        """Return the finding as a JSON object."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: dict[str, str]) -> "Finding":
-        """Return the finding that `to_json` wrote."""
-        rest = {name: value[name] for name in ("check", "sentence", "remedy", "where")}
-        return cls(level=Level(value["level"]), **rest)
 
 
 def ok(check: str, sentence: str) -> Finding:

@@ -50,6 +50,23 @@ class Request:
     """options of a test submission from the node; None: no such test"""
 
 
+@dataclass(frozen=True)
+class Greeting:
+    """The first file of a rank."""
+
+    node: str
+    time: float
+    """Its clock (s since 1970)."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """The last file of a rank."""
+
+    node: str
+    findings: tuple[Finding, ...]
+
+
 def run_probe(folder: str, request: Request) -> None:
     """Run all checks on this node and write the findings to `folder`; called on every rank."""
     rank = int(os.environ["SLURM_PROCID"])
@@ -63,8 +80,11 @@ def run_probe(folder: str, request: Request) -> None:
         *(_check_port(here, rank, request.interface) if request.dask else ()),
         *(_check_submission(request.submits) if request.submits else ()),
     ]
-    report = {"node": _node_name(), "findings": [finding.to_json() for finding in found]}
-    write_exclusive(here / f"report-{rank}.json", canonical_json(report))
+    _write(here / f"report-{rank}.json", Report(_node_name(), tuple(found)))
+
+
+def _write(path: Path, record: object) -> None:
+    write_exclusive(path, canonical_json(as_json(record)))
 
 
 def _node_name() -> str:
@@ -86,8 +106,7 @@ def _check_code(request: Request) -> Finding:
 def _check_sight(folder: Path, rank: int) -> Iterator[Finding]:
     """Measure the round trip of a file to the login node and back."""
     started = time.monotonic()
-    greeting = {"node": _node_name(), "time": time.time()}
-    write_exclusive(folder / f"hello-{rank}.json", canonical_json(greeting))
+    _write(folder / f"hello-{rank}.json", Greeting(_node_name(), time.time()))
     answered = _appears(folder / f"echo-{rank}.json")
     took = time.monotonic() - started
     if not answered:
@@ -195,7 +214,7 @@ def _check_port(folder: Path, rank: int, interface: str | None) -> Iterator[Find
             address = get_ip_interface(interface) if interface else get_ip()
             with socket.create_server((address, 0)) as server:
                 host, port = server.getsockname()[:2]
-                write_exclusive(place, canonical_json(as_json(_Address(host, port))))
+                _write(place, _Address(host, port))
                 if last == 0:
                     _reach(place)
                 server.settimeout(_PATIENCE_S)

@@ -15,7 +15,7 @@ from uuid import uuid4
 from hpc.config.profile import SECTIONS, Profile, StageProfile
 from hpc.doctor.findings import Finding, failure, ok, warning
 from hpc.doctor.folder_checks import hold
-from hpc.doctor.probe import POLL_S, Request, run_probe
+from hpc.doctor.probe import POLL_S, Greeting, Report, Request, run_probe
 from hpc.node.environment import code_version
 from hpc.slurm.client import SlurmUnavailable
 from hpc.slurm.jobs import Job, State
@@ -23,6 +23,7 @@ from hpc.slurm.queue import cancel, queue
 from hpc.slurm.sbatch import SETUP_FAILED, sbatch_options
 from hpc.slurm.submit import start_job
 from storage_schemas.files import read_json, write_exclusive
+from storage_schemas.records import parse
 
 _MEMORY_GB = 4.0
 """Memory of a probe at most: Python with torch, and a context on a GPU."""
@@ -199,26 +200,27 @@ def _word(probe: _Probe) -> str:
 def _answer(probe: _Probe) -> Iterator[Finding]:
     """Answer each rank's first file, once, and compare the clocks."""
     for rank in range(probe.how.nodes):
-        greeting = read_json(probe.folder / f"hello-{rank}.json")
-        if greeting is None or not write_exclusive(probe.folder / f"echo-{rank}.json", b"{}"):
+        hello = read_json(probe.folder / f"hello-{rank}.json")
+        if hello is None or not write_exclusive(probe.folder / f"echo-{rank}.json", b"{}"):
             continue
-        skew = abs(time.time() - greeting["time"])
+        greeting = parse(Greeting, hello)
+        skew = abs(time.time() - greeting.time)
         if skew > _SKEW_S:
-            sentence = f"the clocks of {greeting['node']} and the login node differ by {skew:.0f} s"
+            sentence = f"the clocks of {greeting.node} and the login node differ by {skew:.0f} s"
             remedy = "ask the administrators to synchronise the clocks (NTP): leases rely on them"
             yield warning("clock", sentence, remedy).at(", ".join(probe.stages))
 
 
 def _read(probe: _Probe) -> bool:
     """Read the findings once all ranks have written them; return whether they have."""
-    reports = [report for path in probe.reports if (report := read_json(path)) is not None]
-    if len(reports) < len(probe.reports):
+    found = [value for path in probe.reports if (value := read_json(path)) is not None]
+    if len(found) < len(probe.reports):
         return False
-    nodes = ", ".join(sorted({report["node"] for report in reports}))
+    reports = [parse(Report, value) for value in found]
+    nodes = ", ".join(sorted({report.node for report in reports}))
     probe.found = [ok("probe", f"job {probe.job_id} ran on {nodes}")]
     for report in reports:
-        findings = (Finding.from_json(value) for value in report["findings"])
-        probe.found += [finding for finding in findings if finding not in probe.found]
+        probe.found += [finding for finding in report.findings if finding not in probe.found]
     return True
 
 

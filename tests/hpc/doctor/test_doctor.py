@@ -14,6 +14,8 @@ from hpc.doctor import folder_checks
 from hpc.doctor.doctor import diagnose
 from hpc.doctor.findings import Finding, Level, failure
 from hpc.doctor.folder_checks import check_folder, hold, locked_by_another
+from hpc.doctor.probe import Report
+from storage_schemas.records import as_json, parse
 
 GRADENC = str(Path(sys.executable).with_name("gradenc"))
 
@@ -77,7 +79,7 @@ def test_the_local_profile_passes_and_leaves_nothing(tmp_path):
         [GRADENC, "doctor", "--folder", str(folder), "--json"], capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
-    findings = [Finding.from_json(value) for value in json.loads(result.stdout)]
+    findings = [parse(Finding, value) for value in json.loads(result.stdout)]
     assert not [finding for finding in findings if finding.level is Level.FAILURE]
     assert {"file system", "space"} <= {finding.check for finding in findings}
     assert list(folder.iterdir()) == []
@@ -117,4 +119,5 @@ def test_without_slurm_the_commands_are_named(tmp_path, monkeypatch):
 
 def test_findings_travel_as_json():
     finding = failure("check", "sentence", "remedy").at("extract")
-    assert Finding.from_json(json.loads(json.dumps(finding.to_json()))) == finding
+    report = Report("n1", (finding,))
+    assert parse(Report, json.loads(json.dumps(as_json(report)))) == report

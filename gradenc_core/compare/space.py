@@ -190,6 +190,13 @@ def region_profile(brain: Brain, regions: Sequence[str]) -> Array:
     return profile
 
 
+def region_counts(brain: Brain, regions: Sequence[str]) -> tuple[Array, Array]:
+    """Return how many targets each region has, and how many are selected, (n_regions,) each."""
+    inside = [brain.roi == name for name in regions]
+    selected = [(here & brain.selected).sum() for here in inside]
+    return np.array([here.sum() for here in inside], float), np.array(selected, float)
+
+
 def region_position(brain: Brain, regions: Sequence[str]) -> Array:
     """Return the mean position of all voxels of each region, (n_regions,)."""
     position = np.full(len(regions), np.nan)

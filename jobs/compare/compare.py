@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gradenc_core.compare.space import identifiable
 from gradenc_core.compare.statistics import common_max_p
 from gradenc_core.compare.verdict import Judgement, judge
-from jobs.compare import space, time
+from jobs.compare import person, space, time
 from jobs.compare.evidence import evidence_of
 from jobs.compare.inputs import Inputs
 from jobs.compare.tables import empty_tables, labels
@@ -47,17 +47,17 @@ def _fill(inputs: Inputs, tables: xr.Dataset) -> None:
         tables["usable"].loc[{"signal": signal}] = inputs.usable(signal)
         tables["identifiable"].loc[{"signal": signal}] = all(map(identifiable, inputs.cka(signal)))
     if fmri := labels(tables, "fmri_subject"):
-        forward = space.read_people(inputs, "forward", fmri)
+        forward = person.read_people(inputs, "forward", fmri)
         for signal in signals:
-            people = space.read_people(inputs, signal, fmri)
+            people = person.read_people(inputs, signal, fmri)
             space.fill_space(inputs, tables, signal, people, forward)
-            largest[signal] += [person.largest for person in people]
+            largest[signal] += [one.largest for one in people]
     if meg := labels(tables, "meg_subject"):
         activations = time.read_people(inputs, tables, "forward", meg)
         for signal in signals:
             timed = time.read_people(inputs, tables, signal, meg)
             time.fill_time(inputs, tables, signal, timed, activations)
-            largest[signal] += [person.largest for person in timed]
+            largest[signal] += [one.largest for one in timed]
     for signal in signals:
         if signal.startswith(UNIQUE):
             tables["gradient_p"].loc[{"signal": signal}] = common_max_p(largest[signal])

@@ -29,6 +29,8 @@ class Scores:
     ----------
     values : array, (n_layers, n_targets)
         Mean over folds of r, or U.
+    folds : array, (n_folds, n_layers, n_targets)
+        What they are the mean of.
     bootstrap, permutation : array, (n + 1, n_layers, n_summaries)
         Resampled scores of region means (fMRI) or sensors x windows (MEG); index 0 is observed.
     n_independent : int
@@ -40,6 +42,7 @@ class Scores:
     """
 
     values: Array
+    folds: Array
     bootstrap: Array
     permutation: Array
     n_independent: int
@@ -111,6 +114,7 @@ class Inputs:
         columns = slice(summary.start, summary.stop)
         return Scores(
             unique_variance(targets) if unique else mean_r(targets),
+            unique_by_fold(targets) if unique else r_by_fold(targets),
             _by_replicate(data["bootstrap"].isel(layer=rows, summary=columns)),
             _by_replicate(data["permutation"].isel(layer=rows, summary=columns)),
             _n_independent(data),
@@ -144,6 +148,20 @@ def unique_variance(targets: xr.DataArray) -> Array:
     sums = targets.astype(np.float64).sum("fold", skipna=False)
     explained = sums.sel(measure="sse_off") - sums.sel(measure="sse")
     return np.asarray((explained / sums.sel(measure="sst")).values)
+
+
+def r_by_fold(targets: xr.DataArray) -> Array:
+    """Return r, (n_folds, n_layers, n_targets)."""
+    r = targets.sel(measure="r").transpose("fold", "layer", "target")
+    return np.asarray(r.values, dtype=np.float64)
+
+
+def unique_by_fold(targets: xr.DataArray) -> Array:
+    """Return (n_folds, n_layers, n_targets) whose mean over folds is U."""
+    sums = targets.astype(np.float64).transpose("measure", "fold", "layer", "target")
+    explained = sums.sel(measure="sse_off") - sums.sel(measure="sse")
+    total = sums.sel(measure="sst").sum("fold", skipna=False)
+    return np.asarray((sums.sizes["fold"] * explained / total).values)
 
 
 def _by_replicate(data: xr.DataArray) -> Array:

@@ -1,7 +1,7 @@
 """The tables in space of one model's comparisons, signal by signal."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -12,104 +12,21 @@ from gradenc_core.compare.agreement import agreement, contrast, paired
 from gradenc_core.compare.regions import Points
 from gradenc_core.compare.space import (
     POINTS,
-    Brain,
-    distance_to_seed,
     kstar,
-    ladder_position,
+    region_counts,
     region_position,
     region_profile,
     spatial_score,
 )
-from gradenc_core.compare.statistics import (
-    max_statistic_p,
-    permutation_maxima,
-    pooled_null_p,
-    significant,
-)
-from gradenc_core.ridge.scores import analytic_p
-from jobs.compare.inputs import Inputs, Scores
+from gradenc_core.compare.statistics import max_statistic_p
+from jobs.compare.beside import fill_beside, fill_over_ceilings, fill_reliability
+from jobs.compare.inputs import Inputs
+from jobs.compare.person import Person
 from jobs.compare.tables import fill_score, labels
-from jobs.spec import CompareOptions
 from storage_schemas.kinds.comparisons import DISTANCE
 from storage_schemas.sources import UNIQUE
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Person:
-    """One subject's targets for one signal.
-
-    Attributes
-    ----------
-    name : str
-    brains : mapping of str to Brain
-        By resolution.
-    largest : array, (n_permutations + 1,)
-        Largest score over layers and mean responses of regions, in each permutation.
-    """
-
-    name: str
-    brains: Mapping[str, Brain]
-    largest: Array
-
-    def at(self, inputs: Inputs, position: str) -> "Person":
-        """Return the same targets at their positions."""
-        coords, options = inputs.responses[self.name, "fmri"], inputs.spec.options
-        voxels, means = self.brains["voxel"], self.brains["mean_response"]
-        if position == DISTANCE:
-            xyz = np.stack([coords[axis].values for axis in "xyz"], axis=1)
-            place = distance_to_seed(xyz, voxels.roi, voxels.hemisphere, options.seed_region)
-        else:
-            place = ladder_position(voxels.roi, options.ladders[position])
-        return replace(self, brains=_by_resolution(replace(voxels, position=place), means))
-
-
-def _by_resolution(voxels: Brain, means: Brain) -> dict[str, Brain]:
-    """Return the brains of all resolutions; a region is where the mean of its voxels is."""
-    place = [
-        voxels.position[(voxels.roi == roi) & (voxels.hemisphere == side)].mean()
-        for roi, side in zip(means.roi, means.hemisphere, strict=True)
-    ]
-    placed = replace(means, position=np.array(place, dtype=np.float64))
-    return {"voxel": voxels, "region": voxels, "mean_response": placed}
-
-
-def read_people(inputs: Inputs, signal: str, subjects: Sequence[str]) -> list[Person]:
-    """Read one signal's scores of every subject; nothing has a position yet."""
-    return [_person(inputs, signal, subject) for subject in subjects]
-
-
-def _person(inputs: Inputs, signal: str, subject: str) -> Person:
-    scores = inputs.scores(signal, subject, "fmri")
-    coords = inputs.responses[subject, "fmri"]
-    roi, hemisphere = (coords[name].values.astype(object) for name in ("roi", "hemisphere"))
-    selected = significant_voxels(signal, scores, inputs.spec.options)
-    voxels = Brain(scores.values, selected, np.full(len(roi), np.nan), roi, hemisphere)
-    sites = np.array([name.rsplit(":", 1) for name in scores.names], dtype=object).reshape(-1, 2)
-    everywhere = np.ones(len(sites), dtype=bool)
-    nowhere = np.full(len(sites), np.nan)
-    means = Brain(scores.permutation[0], everywhere, nowhere, sites[:, 0], sites[:, 1])
-    return Person(subject, _by_resolution(voxels, means), permutation_maxima(scores.permutation))
-
-
-def significant_voxels(signal: str, scores: Scores, options: CompareOptions) -> NDArray[np.bool_]:
-    """Select voxels by their best layer, at a false discovery rate.
-
-    r: the analytic p of the best layer, times the number of layers (Bonferroni). U: the best
-    layer's U against the same maximum under permutation, pooled over the region means whose
-    permutations are stored.
-
-    Returns
-    -------
-    array of bool, (n_voxels,)
-    """
-    best = scores.values.max(axis=0)
-    if signal.startswith(UNIQUE):
-        null = scores.permutation[1:].max(axis=1)
-        return significant(pooled_null_p(best, null.ravel()), options.significance)
-    p = analytic_p(best, scores.n_independent, options.folds) * len(scores.values)
-    return significant(np.minimum(p, 1.0), options.significance)
 
 
 def fill_space(
@@ -122,14 +39,17 @@ def fill_space(
     """Fill a signal's tables in space; `forward` are the same subjects' activations."""
     depth, seed = _depth(inputs, tables, signal), inputs.spec.options.seed
     _fill_regions(inputs, tables, signal, [person.at(inputs, DISTANCE) for person in people])
+    fill_reliability(tables, signal, tables["layer"][inputs.usable(signal)], people, depth)
     if signal != "forward":
         _fill_agreement(inputs, tables, signal, people, forward)
     for position in labels(tables, "position"):
         placed = [person.at(inputs, position) for person in people]
         at = {"signal": signal, "position": position}
         _fill_scores(tables, at, placed, depth, seed)
+        fill_beside(tables, at, placed, depth, seed)
         if signal != "forward":
             _fill_contrast(inputs, tables, at, placed, forward)
+    fill_over_ceilings(tables, signal)
 
 
 def _fill_regions(
@@ -146,6 +66,12 @@ def _fill_regions(
         for how in labels(tables, "kstar"):
             tables["region_depth"].loc[{**at, "kstar": how}] = kstar(profile, depth, how)
         tables["significant_voxels"].loc[at] = brain.selected.sum()
+        everywhere = replace(brain, selected=np.ones_like(brain.selected))
+        of_all = region_profile(everywhere, regions)
+        tables["region_profile_all"].loc[{**at, "layer": layers}] = of_all
+        n_voxels, n_selected = region_counts(brain, regions)
+        tables["region_voxels"].loc[{"fmri_subject": person.name}] = n_voxels
+        tables["region_selected"].loc[at] = n_selected
         position = region_position(brain, regions)
         tables["region_position"].loc[{"fmri_subject": person.name}] = position
         if signal.startswith(UNIQUE):

@@ -100,6 +100,45 @@ FMRI_TABLES = {
     "contrast_p": _number(
         _CONTRAST, f"one-sided p of a mean below 0 of the {_SLOWER}, over common orders of regions"
     ),
+    "spatial_moran_p": _number(
+        ("signal", "position", "kstar"),
+        "one-sided p of the mean spatial score of mean responses, over maps of equal Moran's I",
+    ),
+    "people_slope": _number(
+        (*_CONTRAST, "fmri_subject"),
+        "slope of preferred depth (k*) on position, per mm or place on a ladder",
+    ),
+    "people_mean": _number(_CONTRAST, "mean over subjects of the slope of k* on position"),
+    "people_p": _number(
+        _CONTRAST, "one-sided p of the mean slope of k* on position, over subjects' signs"
+    ),
+    "kstar_reliability": _number(
+        ("signal", "resolution", "kstar", "fmri_subject"),
+        "reliability of k* over targets, between halves of the folds (Spearman-Brown)",
+    ),
+    "spatial_over_ceiling": _number(
+        (*_CONTRAST, "fmri_subject"), "Pearson spatial score over the root of k*'s reliability"
+    ),
+    "agreement_over_ceiling": _number(
+        ("signal", "resolution", "kstar", "fmri_subject"),
+        "Pearson agreement over the root of the product of both k*'s reliabilities",
+    ),
+    "kstar_set": _number(
+        ("signal", "layer", "region", "fmri_subject"),
+        "1 where the layer is within a standard error over folds of the region's best, 0 elsewhere",
+    ),
+    "tied_voxels": _number(
+        ("signal", "fmri_subject"),
+        "number of selected voxels with several layers within a standard error of the best",
+    ),
+    "region_profile_all": _number(
+        ("signal", "layer", "region", "fmri_subject"),
+        "mean score (r, or U of unique signals) of all the region's voxels, selected or not",
+    ),
+    "region_voxels": _number(("region", "fmri_subject"), "number of the region's voxels"),
+    "region_selected": _number(
+        ("signal", "region", "fmri_subject"), "number of the region's selected voxels"
+    ),
     "region_profile": _number(
         ("signal", "layer", "region", "fmri_subject"),
         "mean score (r, or U of unique signals) of the region's selected voxels",

@@ -15,6 +15,7 @@ from gradenc_core.ridge.encode import EncodingScores
 from gradenc_core.signals.classify import SignalClass
 from jobs.compare import space, tables, time
 from jobs.compare.evidence import SPATIAL_CELL, TEMPORAL_CELL
+from jobs.compare.person import Person
 from storage_schemas.kinds import comparisons
 from storage_schemas.kinds.classes import SIGNAL_CLASSES
 from storage_schemas.kinds.comparisons import (
@@ -96,7 +97,8 @@ def spatial_scores(root: Path) -> xr.Dataset:
     hemisphere = np.full(42, "L", dtype=object)
     brain = Brain(profile, np.ones(42, dtype=bool), position, roi, hemisphere)
     at = {"signal": "forward", "position": DISTANCE}
-    person = space.Person("01", dict.fromkeys(RESOLUTIONS, brain), np.zeros(1))
+    brains, folds = dict.fromkeys(RESOLUTIONS, brain), profile[None]
+    person = Person("01", brains, np.zeros((42, 3)), folds, np.zeros(1))
     space._fill_scores(filled, at, [person], filled["layer_depth"].values, seed=0)
     return filled
 

@@ -11,6 +11,7 @@ import pytest
 import xarray as xr
 from scipy import stats
 
+from gradenc_core.compare.surrogates import moran_p
 from jobs.compare.inputs import mean_r
 from storage_schemas.files import read_json
 from storage_schemas.runs.run import run_stores
@@ -226,6 +227,73 @@ def test_the_contrast_is_the_slope_of_the_gradients_depth_less_half_the_forward_
     both = tables["contrast"].sel(at)
     assert tables["contrast_mean"].sel(at).item() == pytest.approx(both.mean().item())
     assert np.isnan(tables["contrast_p"].sel(at)), "five regions have both"
+
+
+def test_preferred_depths_of_folds_that_differ_by_a_constant_are_reliable(
+    tables: xr.Dataset,
+) -> None:
+    at = {"signal": "forward", "kstar": "argmax"}
+    found = tables["kstar_reliability"].sel(at)
+    np.testing.assert_allclose(found.sel(resolution=["voxel", "region"]), 1)
+    assert np.isnan(found.sel(resolution="mean_response")).all(), "not stored by fold"
+    cell = {**at, "position": "distance", "resolution": "voxel"}
+    score = tables["spatial_score"].sel({**cell, "correlation": "pearson"})
+    np.testing.assert_allclose(tables["spatial_over_ceiling"].sel(cell), score)
+
+
+def test_layers_within_a_standard_error_of_the_best_are_ties(tables: xr.Dataset) -> None:
+    """r: two folds at +-0.05 of 0.6 and 0.2. U: 0.016 and 0.144 have a standard error of 0.064."""
+    ties = tables["tied_voxels"]
+    assert ties.sel(signal="forward").values.tolist() == [0, 0]
+    assert ties.sel(signal="unique:energy").values.tolist() == [7, 5]
+    sets = tables["kstar_set"].sel(fmri_subject="01")
+    assert sets.sel(signal="forward", region="V3").values.tolist() == [0, 0, 1, 0, 0, 0]
+    np.testing.assert_array_equal(
+        sets.sel(signal="unique:energy", region="V3"), [1, 1, 1, 1, 1, NAN]
+    )
+    assert np.isnan(sets.sel(signal="unique:energy", region="FFA")).all()
+
+
+def test_all_voxels_stand_beside_the_selected_ones_with_their_numbers(tables: xr.Dataset) -> None:
+    first = {"signal": "forward", "fmri_subject": "01"}
+    # Right V1 is not selected: 0.22 in l6.
+    of_all = tables["region_profile_all"].sel({**first, "region": "V1"})
+    np.testing.assert_allclose(of_all, [1 / 3, 0.3, 0.2, 0.2, 0.2, 0.62 / 3], rtol=1e-6)
+    counts = tables["region_voxels"].sel(fmri_subject="01")
+    assert counts.values.tolist() == [3, 2, 1, 1, 1, 1]
+    assert tables["region_selected"].sel(first).values.tolist() == [2, 2, 1, 1, 1, 1]
+
+
+def test_p_over_maps_as_smooth_is_of_places_that_all_subjects_have(tables: xr.Dataset) -> None:
+    at = {"signal": "forward", "position": "distance", "kstar": "argmax"}
+    place = 10.0 * np.arange(6)
+    expected = moran_p(
+        [np.array([0.5, 0.6, 0.7, 0.8, 0.9, 1.0]), np.array(SECOND_DEPTH)],
+        [np.array([3.0, 10, 20, 30, 40, 50]), np.array(SECOND_POSITION["distance"], float)],
+        np.abs(place[:, None] - place),
+        0,
+    )
+    found = tables["spatial_moran_p"].sel(at).item()
+    assert found == pytest.approx(expected, abs=0.001)
+
+
+def test_two_regions_of_six_people_are_tested_over_people(
+    hand_made: Any, compare: Callable
+) -> None:
+    v1, v2 = hand_made.fmri["02"].voxels[:2]
+    other = replace(hand_made.fmri["02"], voxels=[v1, v2])
+    person = replace(other, voxels=[v1, replace(v2, r={"l3": 0.6}, u={"l3": 0.08})])
+    people = {f"{i:02d}": person if i else other for i in range(6)}
+    found = tables_of(compare(replace(hand_made, fmri=people, meg={})))
+    at = {"signal": "forward", "position": "distance", "resolution": "region", "kstar": "argmax"}
+    np.testing.assert_allclose(found["people_slope"].sel(at), [0.01, *[0.02] * 5])
+    assert found["people_p"].sel(at).item() == pytest.approx(1 / 2**6)
+    assert np.isnan(found["spatial_combined_p"].sel(at)).all()
+
+
+def test_two_people_have_no_test_over_people(tables: xr.Dataset) -> None:
+    assert np.isfinite(tables["people_mean"].sel(signal="forward", position="distance")).all()
+    assert np.isnan(tables["people_p"]).all()
 
 
 def test_region_profiles_are_means_of_significant_voxels(tables: xr.Dataset) -> None:

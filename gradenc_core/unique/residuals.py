@@ -20,6 +20,7 @@ from gradenc_core.arrays import Columns, Floats
 from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.targets import TARGET_WIDTH
 from gradenc_core.unique.baseline import Components
+from gradenc_errors import GradencError
 
 LEAST_ROOM = 2
 """Training stimuli per component of the baseline from which residual coordinates are used."""
@@ -30,7 +31,7 @@ MAP_PENALTY = 1e-3
 """Ridge penalty of the map, as a share of each component's sum of squares."""
 
 
-class NoRoomError(ValueError):
+class NoRoomError(GradencError, ValueError):
     """A study has too few stimuli, and no images without recordings, to test gradients."""
 
 

@@ -25,6 +25,7 @@ from _timing import (
 )
 
 from gradenc_core.models.preprocessing import Preprocessing
+from gradenc_core.signals.sizes import Parts
 from hpc.plan.extract import extract_plans
 from hpc.plan.subjects import Targets
 from hpc.run.advance import create_stores
@@ -62,6 +63,7 @@ def _time_planning(folder: Path, n_models: int, n_units: int) -> float:
         gradients={},
         bank=BankImages(n_images=16),
         class_images=BankImages(n_images=16),
+        scale_images=BankImages(n_images=16),
     )
     sessions = ("",) * n_units
     seen = Targets("sub-01", "fmri", tuple(stimuli), np.ones(n_units), sessions, xr.Dataset())
@@ -115,6 +117,9 @@ def _resolved_model(model: Model) -> ResolvedModel:
         n_channels=384,
         n_parameters=22_000_000,
         layer_values=(197 * 384,) * 24,
+        baseline_parts=(Parts((7 * 384,), 1),) * 24,
+        n_classes=1000,
+        n_head=0,
     )
 
 

@@ -1,14 +1,16 @@
 """Features of images as a labelled xarray Dataset: what stage extract stores, without a study."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
-from itertools import product
+from itertools import islice, product
 from typing import cast
 
 import numpy as np
 import torch
 import xarray as xr
+from PIL import Image
 
 from gradenc_core.arrays import device
 from gradenc_core.models.layers import Layer, resolve_layers
@@ -20,7 +22,8 @@ from gradenc_core.signals.extractor import ExtractionOptions, Features, SignalEx
 from gradenc_core.signals.objectives import OBJECTIVES
 from gradenc_core.signals.passes import Precision
 from gradenc_core.signals.readout import Bank, Context
-from gradenc_core.signals.sizes import MICRO_BATCH, Scale
+from gradenc_core.signals.scales import Scales, as_tensors, channel_scales
+from gradenc_core.signals.sizes import BASELINE, MICRO_BATCH, N_SCALE_IMAGES, Scale
 from gradenc_core.signals.stimulus import Stimuli
 from gradenc_core.stimuli.images import Images, read_stimulus
 from storage_schemas.kinds.coordinates import layer_coords, stimulus_coords
@@ -47,7 +50,9 @@ def extract(
 
     For image s and layer l with output h_l(s), the source `forward` is h_l(s) and
     `gradient:<objective>` is dL_s/dh_l(s), where L_s is the objective's loss of that image alone.
-    Both are pooled over tokens and projected by the same seeded matrix. The values are those that a
+    Both are pooled over tokens; every channel is divided by its standard deviation over the first
+    128 images of the bank; then they are projected by the same seeded matrix. The values are those
+    that a
     study with the same keys stores: the same bytes at equal `micro_batch`, device type and
     `torch.get_num_threads()`.
 
@@ -75,8 +80,9 @@ def extract(
     precision : {"float32", "bf16"}
         Precision of the passes through the network.
     bank : Images, optional
-        Images that `dino`, `contrastive` and `masked` compare with, at least 256; by default 1,024
-        generated ones. Passing it through the network takes its time in every call.
+        Images that `dino`, `contrastive` and `masked` compare with, at least 256, and over which
+        channels are scaled; by default 1,024 generated ones. Passing them through the network (128
+        where no source compares with them) takes its time in every call.
     micro_batch : int
         Images in one pass.
     progress : callable, optional
@@ -138,7 +144,8 @@ def extract(
         micro_batch=micro_batch,
         context=context,
     )
-    extractor = SignalExtractor(model, sources, options)
+    scales = as_tensors(_scales(SignalExtractor(model, sources, options), bank))
+    extractor = SignalExtractor(model, sources, replace(options, scales=scales))
     named = zip(images.ids, images.digests, strict=True)
     decode = partial(read_stimulus, images.folder)
     batches = extractor.load(decode, named, torch.get_num_threads())
@@ -150,6 +157,8 @@ def extract(
 def _draws(sources: Sequence[str]) -> Iterator[str]:
     """Yield the sources, each objective with several draws as one source per draw."""
     for source in [sources] if isinstance(sources, str) else sources:
+        if source == BASELINE:
+            raise ValueError(f"the source {source!r} is made in studies alone; leave it out")
         objective = OBJECTIVES.get(source.removeprefix("gradient:"))
         yield from [source] if objective is None else objective.sources
 
@@ -161,9 +170,25 @@ def _bank(
     names = {source.removeprefix("gradient:").partition(".")[0] for source in sources}
     if not any("bank" in OBJECTIVES[name].needs for name in names if name in OBJECTIVES):
         return None
-    shown = generated_images() if images is None else zip(images.digests, images, strict=True)
+    shown = _bank_images(images)
     items = ((digest, model.preprocessing.apply(image)) for digest, image in shown)
     return build_bank(model, items, seed, micro_batch)
+
+
+def _scales(extractor: SignalExtractor, images: Images | None) -> dict[str, Scales]:
+    """Return the scales of every source's channels; a lone log-norm has none."""
+    sources = [
+        source
+        for source in extractor.sources
+        if source == "forward" or extractor.options.scale != "norm_only"
+    ]
+    shown = islice(_bank_images(images), N_SCALE_IMAGES)
+    batches = extractor.batched(extractor.present(image, digest) for digest, image in shown)
+    return channel_scales(extractor, batches, sources)
+
+
+def _bank_images(images: Images | None) -> Iterable[tuple[str, Image.Image]]:
+    return generated_images() if images is None else zip(images.digests, images, strict=True)
 
 
 def _told(batches: Iterable[Stimuli], total: int, progress: Progress | None) -> Iterator[Stimuli]:

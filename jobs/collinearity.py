@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from threadpoolctl import threadpool_limits
 
-from gradenc_core.signals.cka import linear_cka
+from gradenc_core.compare.cka import linear_cka
 from jobs.encode import LayerRows, layers
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import CollinearitySpec, FeaturesSpec

@@ -15,6 +15,7 @@ from gradenc_core.signals.extractor import ExtractionOptions, Features, SignalEx
 from gradenc_core.signals.objectives import OBJECTIVES, Objective
 from gradenc_core.signals.projection import Components
 from gradenc_core.signals.readout import Context
+from gradenc_core.signals.sizes import BASELINE
 from gradenc_core.signals.stimulus import Stimuli
 from gradenc_core.stimuli.generated import numbered_image
 from gradenc_core.stimuli.images import read_stimulus
@@ -22,8 +23,16 @@ from gradenc_core.stimuli.label_tables import read_labels
 from jobs import models, plugins
 from jobs.bank import open_bank
 from jobs.runner import Arrays, Facts, Work
-from jobs.spec import FeaturesSpec, GeneratedImages, SignalSpec, SourceSpec
-from storage_schemas.kinds.features import layer_array
+from jobs.spec import (
+    FeaturesSpec,
+    GeneratedImages,
+    ObjectiveSpec,
+    PcaSpec,
+    ScalesSpec,
+    SignalSpec,
+    SourceSpec,
+)
+from storage_schemas.kinds.features import layer_array, scale_array
 from storage_schemas.kinds.pca import components_array, mean_array
 from storage_schemas.protocol.store import Store, Unit
 
@@ -40,7 +49,9 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     specs = {store.path: FeaturesSpec.model_validate(store.spec) for store, _ in work.units}
     first_store, first_unit = work.units[0]
     stores, each = [store for store, _ in work.units], list(specs.values())
-    extractor = extractor_of(stores, each, work, _components(each, work.root))
+    extractor = extractor_of(
+        stores, each, work, _components(each, work.root), _scales(each, work.root)
+    )
     labels = _labels(stores, each)
     drawn = each[0].generated
     batches = load(extractor, first_store, first_unit, work.how.threads, labels, drawn)
@@ -68,23 +79,34 @@ def _opened(data: xr.Dataset) -> list[Components]:
     return [Components(torch.from_numpy(mean), torch.from_numpy(x)) for mean, x in arrays]
 
 
+def _scales(specs: Sequence[FeaturesSpec], root: Path) -> dict[str, list[torch.Tensor]]:
+    """Read the scales of every layer's channels, by source."""
+    opened = {s.source: s.scales.open(root).dataset() for s in specs if s.scales is not None}
+    return {
+        source: [
+            torch.from_numpy(data[scale_array(index)].values)
+            for index in range(data.sizes["layer"])
+        ]
+        for source, data in opened.items()
+    }
+
+
 def extractor_of(
     stores: Sequence[Store],
     specs: Sequence[SourceSpec],
     work: Work,
     components: Mapping[str, Sequence[Components]] | None = None,
+    scales: Mapping[str, Sequence[torch.Tensor]] | None = None,
 ) -> SignalExtractor:
     """Return the extractor of the sources of stores and their specifications, of one model."""
     model, weights = _checked_model(stores[0], specs[0], work.root)
-    scaled = (s.signal for s in specs if s.signal.gradient_scale is not None)
-    signal = next(scaled, specs[0].signal)
+    signal = signal_of(specs)
     gradients = [
-        (spec.objective, store.locations)
-        for store, spec in zip(stores, specs, strict=True)
-        if spec.objective is not None
+        part for s, spec in zip(stores, specs, strict=True) for part in loss_parts(s, spec)
     ]
     banks = [objective.bank for objective, _ in gradients if objective.bank is not None]
     objectives, head = plugins.load(gradients)
+    baselines = [s.baseline for s in specs if isinstance(s, FeaturesSpec) and s.baseline]
     bank = open_bank(banks[0], work.root, weights) if banks else None
     return build_extractor(
         model,
@@ -94,7 +116,35 @@ def extractor_of(
         Context(signal.seed, bank, head),
         objectives,
         components,
+        scales,
+        [source for baseline in baselines for source, _ in baseline.losses],
+        baselines[0].width if baselines else None,
     )
+
+
+def signal_of(specs: Sequence[SourceSpec | ScalesSpec | PcaSpec]) -> SignalSpec:
+    """Return how the signals of all sources of one pass are made.
+
+    That of a gradient knows its scale; that of the baseline, whose features are neither pooled nor
+    projected like the others, serves only where it is alone.
+    """
+    ordered = sorted(specs, key=lambda s: (s.signal.gradient_scale is None, s.source == BASELINE))
+    return ordered[0].signal
+
+
+def loss_parts(
+    store: Store, spec: SourceSpec | ScalesSpec | PcaSpec
+) -> Iterator[tuple[ObjectiveSpec, Mapping[str, str]]]:
+    """Yield the parts of every loss of a store's source, with the locations of their files.
+
+    The baseline has several losses, whose locations end in `@` and their source.
+    """
+    if spec.objective is not None:
+        yield spec.objective, store.locations
+    for source, objective in spec.losses:
+        end = f"@{source}"
+        own = {k.removesuffix(end): p for k, p in store.locations.items() if k.endswith(end)}
+        yield objective, own
 
 
 def build_extractor(
@@ -105,6 +155,9 @@ def build_extractor(
     context: Context | None = None,
     objectives: Mapping[str, Objective] = OBJECTIVES,
     components: Mapping[str, Sequence[Components]] | None = None,
+    scales: Mapping[str, Sequence[torch.Tensor]] | None = None,
+    losses: Sequence[str] = (),
+    baseline_width: int | None = None,
 ) -> SignalExtractor:
     """Return the extractor of `sources` as the specification describes them."""
     options = ExtractionOptions(
@@ -118,6 +171,9 @@ def build_extractor(
         context=context,
         objectives=objectives,
         components=components,
+        scales=scales,
+        losses=losses,
+        baseline_width=baseline_width,
     )
     return SignalExtractor(model, sources, options)
 

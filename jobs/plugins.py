@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from gradenc_core.signals.heads import load_dino_head
+from gradenc_core.models.heads import load_dino_head
 from gradenc_core.signals.objectives import OBJECTIVES, Objective, as_objective, as_signal
 from gradenc_core.signals.readout import Head
 from jobs.spec import ObjectiveSpec, PluginSpec

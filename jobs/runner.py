@@ -45,6 +45,7 @@ MODULES = {
     "bank": "jobs.bank",
     "pca": "jobs.prepare.pca",
     "classes": "jobs.prepare.classes",
+    "scales": "jobs.prepare.scales",
     "responses": "jobs.ingest",
     "features": "jobs.extract",
     "stability": "jobs.stability",

@@ -19,6 +19,7 @@ Kind = Literal[
     "bank",
     "pca",
     "classes",
+    "scales",
     "responses",
     "features",
     "stability",
@@ -172,6 +173,24 @@ class ObjectiveSpec(Spec):
     """
 
 
+Losses = tuple[tuple[str, ObjectiveSpec], ...]
+"""Gradient sources whose losses enter the baseline, with the parts of each; empty elsewhere."""
+
+
+class ScalesSpec(Spec):
+    """Standard deviations of a source's channels over the first images of the bank."""
+
+    model: ModelSpec
+    source: str
+    signal: SignalSpec
+    """Without projection."""
+    objective: ObjectiveSpec | None
+    losses: Losses
+    bank: BankSpec | None
+    """None where no objective needs one; the job makes it, as for components."""
+    images: BankImages
+
+
 class PcaSpec(Spec):
     """Principal components of every layer of a source, on some of a study's stimuli."""
 
@@ -182,9 +201,16 @@ class PcaSpec(Spec):
     """Without its bank, which the job makes from `bank`: stores of one stage do not wait for each
     other."""
     bank: BankSpec | None
+    images: BankImages
+    """Images over which channels are scaled before components are fitted."""
     stimuli: str
     """Digest of the stimuli: ids and content digests, in order."""
     labels: str | None
+
+    @property
+    def losses(self) -> Losses:
+        """None: the baseline has no components."""
+        return ()
 
 
 class ClassesSpec(Spec):
@@ -205,7 +231,12 @@ class SourceSpec(Spec):
     signal: SignalSpec
     prepared: Reference
     objective: ObjectiveSpec | None
-    """None for the forward signal."""
+    """None for the forward signal and the baseline."""
+
+    @property
+    def losses(self) -> Losses:
+        """Losses whose values are features."""
+        return ()
 
 
 class GeneratedImages(Spec):
@@ -214,6 +245,14 @@ class GeneratedImages(Spec):
     size: int
     """Side (pixels)."""
     seed: int
+
+
+class BaselineSpec(Spec):
+    """What the complete forward baseline has beside the layers' tokens."""
+
+    width: int
+    """Parts that are wider are projected to as many columns."""
+    losses: Losses
 
 
 class FeaturesSpec(SourceSpec):
@@ -228,6 +267,15 @@ class FeaturesSpec(SourceSpec):
     """sha256 of the file of true classes; None where the source takes none."""
     pca: Reference | None
     """None for a random projection, or none."""
+    scales: Reference | None
+    """None for a lone log-norm, which is no channel."""
+    baseline: BaselineSpec | None
+    """None for other sources."""
+
+    @property
+    def losses(self) -> Losses:
+        """Losses whose values are features."""
+        return () if self.baseline is None else self.baseline.losses
 
 
 class StabilitySpec(SourceSpec):

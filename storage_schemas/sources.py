@@ -5,6 +5,10 @@ adds to all forward features is `unique:<objective>`, or `unique:signal:<name>`.
 """
 
 UNIQUE = "unique:"
+BEYOND = "baseline+"
+"""Prefix of a source in the name of bands: the source beyond the complete forward baseline."""
+CONTROLS = ("baseline", "forward")
+"""Sources that must add nothing to the baseline: where they do, it is not complete."""
 
 
 def unique_of(source: str) -> str:
@@ -13,8 +17,8 @@ def unique_of(source: str) -> str:
 
 
 def source_of(name: str) -> str:
-    """Return the source of a comparison's signal, or of bands such as `forward_all+<source>`."""
+    """Return the source of a comparison's signal, or of bands such as `baseline+<source>`."""
     bare = name.rpartition("+")[2].removeprefix(UNIQUE)
-    if bare == name.rpartition("+")[2] or bare.startswith("signal:"):
+    if bare == name.rpartition("+")[2] or bare.startswith("signal:") or bare in CONTROLS:
         return bare
     return f"gradient:{bare}"

@@ -30,6 +30,7 @@ KINDS_OF_STORES = {
     "features",
     "pca",
     "prepared",
+    "scales",
     "scores",
     "stability",
 }
@@ -37,6 +38,7 @@ COMMANDS = {"cluster", "doctor", "explain", "logs", "status", "submit"}
 SHARED = {
     *KINDS_OF_STORES,
     *COMMANDS,
+    "baseline",
     "ceilings",
     "compare",
     "encode",

@@ -31,14 +31,23 @@ class TokenLayout:
     n_registers: int
     shape: tuple[int, ...]
 
+    @property
+    def n_channels(self) -> int:
+        """Number of channels of a token or position."""
+        return self.shape[0] if self.kind == "map" else self.shape[-1]
+
+    @property
+    def n_patches(self) -> int:
+        """Number of patch tokens or positions; 1 for a vector."""
+        n_tokens = int(torch.Size(self.shape).numel()) // self.n_channels
+        return n_tokens - self.n_class - self.n_registers
+
     def n_features(self, tokens: Tokens) -> int:
         """Return the number of features after pooling."""
-        channels = self.shape[0] if self.kind == "map" else self.shape[-1]
         if tokens not in ("patches", "all"):
-            return channels
-        n_values = int(torch.Size(self.shape).numel())
-        n_left_out = self.n_class + self.n_registers if tokens == "patches" else 0
-        return n_values - n_left_out * channels
+            return self.n_channels
+        n_others = self.n_class + self.n_registers if tokens == "all" else 0
+        return (self.n_patches + n_others) * self.n_channels
 
 
 def layer_layout(model: VisionModel, layer: str, tokens: Tokens) -> TokenLayout:
@@ -71,9 +80,7 @@ def pool(output: torch.Tensor, layout: TokenLayout, tokens: Tokens) -> torch.Ten
     """
     if layout.kind == "vector":
         return output
-    if layout.kind == "map":
-        output = output.permute(0, 2, 3, 1)
-    sequence = output if layout.kind == "tokens" else output.flatten(1, 2)
+    sequence = token_sequence(output, layout)
     n_prefix = layout.n_class + layout.n_registers
     if tokens == "cls":
         return sequence[:, 0]
@@ -83,6 +90,15 @@ def pool(output: torch.Tensor, layout: TokenLayout, tokens: Tokens) -> torch.Ten
         return sequence.flatten(1)
     patches = sequence[:, n_prefix:]
     return patches.mean(dim=1) if tokens == "mean" else patches.flatten(1)
+
+
+def token_sequence(output: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
+    """Return a layer's output as tokens or positions, (n_stimuli, n_tokens, n_channels)."""
+    if layout.kind == "vector":
+        return output[:, None]
+    if layout.kind == "map":
+        output = output.permute(0, 2, 3, 1)
+    return output if layout.kind == "tokens" else output.flatten(1, 2)
 
 
 def _layout(model: VisionModel, layer: str) -> TokenLayout:

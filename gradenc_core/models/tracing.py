@@ -2,7 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -79,6 +80,34 @@ def trace(module: nn.Module, image_size: int) -> tuple[dict[str, Call], Any]:
         for hook in hooks:
             hook.remove()
     return calls, output
+
+
+@contextmanager
+def capture(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """Collect the outputs of named modules in one forward pass.
+
+    The network goes on with a copy, so that no later in-place operation reaches what was captured.
+    The first captured output becomes a leaf of the graph: nothing before it is kept for backward.
+    """
+    outputs: dict[str, torch.Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+            tensor = first_tensor(output)
+            assert tensor is not None  # resolve_layers refuses such a layer
+            if torch.is_grad_enabled() and not tensor.requires_grad:
+                tensor = tensor.detach().requires_grad_()
+            outputs[name] = tensor
+            return with_first(output, tensor.clone())
+
+        return hook
+
+    hooks = [module.get_submodule(name).register_forward_hook(keep(name)) for name in names]
+    try:
+        yield outputs
+    finally:
+        for handle in hooks:
+            handle.remove()
 
 
 def find_blocks(module: nn.Module, calls: Mapping[str, Call]) -> tuple[str, ...]:

@@ -14,10 +14,9 @@ import torch
 from gradenc_core.models.model import VisionModel
 from gradenc_core.models.tokens import layer_layout, pool
 from gradenc_core.planted.brain import Array
-from gradenc_core.signals.extractor import unit_norm
 from gradenc_core.signals.objectives import parse_source
 from gradenc_core.signals.passes import Passes
-from gradenc_core.signals.projection import sparse_projection
+from gradenc_core.signals.projection import sparse_projection, unit_norm
 from gradenc_core.signals.readout import Context, Readout
 from gradenc_core.signals.stimulus import Stimuli
 
@@ -96,7 +95,7 @@ def _batch(passes: Passes, sources: Sequence[str], images: torch.Tensor) -> dict
     """Return the raw signals of one batch by name, then layer."""
     logits: list[torch.Tensor] = []
     handle = passes.model.module.register_forward_hook(lambda *call: logits.append(call[2]))
-    signals = passes.signals(Stimuli(images))
+    signals = passes.run(Stimuli(images)).signals
     handle.remove()
     out: dict[str, list[Array]] = defaultdict(list)
 

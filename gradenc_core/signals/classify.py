@@ -10,7 +10,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from gradenc_core.signals.extractor import SignalExtractor, row_norms, unit_norm
+from gradenc_core.signals.extractor import SignalExtractor
+from gradenc_core.signals.projection import row_norms, unit_norm
 from gradenc_core.signals.stimulus import Stimuli
 
 SignalClass = Literal["ok", "zero", "constant", "identical_to_forward"]

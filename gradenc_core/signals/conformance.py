@@ -179,7 +179,9 @@ def _independence(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
 
 def _batch_size(extractor: SignalExtractor, stimuli: Stimuli) -> str | None:
     """Run the first stimulus alone, unpadded: its gradient must not change."""
-    beside, alone = (extractor.passes.signals(stimuli[torch.arange(n)]) for n in (MICRO_BATCH, 1))
+    beside, alone = (
+        extractor.passes.run(stimuli[torch.arange(n)]).signals for n in (MICRO_BATCH, 1)
+    )
     errors = [((x[0] - y[0]).norm(), y[0].norm()) for x, y in _pairs(beside, alone)]
     if all(bool(error <= TOLERANCE * size) for error, size in errors):
         return None

@@ -6,7 +6,7 @@ of the batch, nor on how calls are split.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice, product
+from itertools import islice
 
 import numpy as np
 import torch
@@ -15,11 +15,17 @@ from PIL import Image
 from gradenc_core.models.layers import require_blocks
 from gradenc_core.models.model import VisionModel
 from gradenc_core.models.tokens import Tokens, layer_layout, pool
+from gradenc_core.signals.baseline import Baseline
 from gradenc_core.signals.objectives import OBJECTIVES, Objective
 from gradenc_core.signals.passes import Passes, Precision
-from gradenc_core.signals.projection import Components, sparse_projection
+from gradenc_core.signals.projection import (
+    Components,
+    log_norms,
+    sparse_projection,
+    unit_norm,
+)
 from gradenc_core.signals.readout import Context
-from gradenc_core.signals.sizes import MICRO_BATCH, Scale, scaled_width
+from gradenc_core.signals.sizes import BASELINE, MICRO_BATCH, READOUT, Scale, scaled_width
 from gradenc_core.signals.stimulus import Stimuli, stimulus
 from gradenc_core.stimuli.prefetch import prefetch
 
@@ -58,6 +64,13 @@ class ExtractionOptions:
         Objectives by name: the shipped ones, and a user's own beside them.
     components : mapping of str to sequence of Components, optional
         By source, each layer's principal components; other sources are projected at random.
+    scales : mapping of str to sequence of torch.Tensor, optional
+        By source, what each layer's columns are divided by before they are projected: their
+        standard deviations over the bank (`gradenc_core.signals.scales`).
+    losses : sequence of str
+        Gradient sources whose losses enter the source `baseline`.
+    baseline_width : int or None
+        Columns to which a wider part of the baseline is projected; None leaves all.
 
     Raises
     ------
@@ -75,6 +88,9 @@ class ExtractionOptions:
     context: Context | None = None
     objectives: Mapping[str, Objective] = field(default_factory=lambda: OBJECTIVES)
     components: Mapping[str, Sequence[Components]] | None = None
+    scales: Mapping[str, Sequence[torch.Tensor]] | None = None
+    losses: Sequence[str] = ()
+    baseline_width: int | None = None
 
     def __post_init__(self) -> None:
         if self.scale not in ("unit", "raw", "norm_only"):
@@ -90,13 +106,15 @@ class SignalExtractor:
 
     For stimulus s and layer l with output h_l(s), `forward` is h_l(s) and `gradient:<objective>` is
     dL_s/dh_l(s). Losses are summed over the batch in eval mode, so that a stimulus's gradient
-    depends on no other stimulus. Both are pooled over tokens and projected by the same matrix.
+    depends on no other stimulus. Both are pooled over tokens, divided by the scales of their
+    channels and projected by the same matrix.
 
     Parameters
     ----------
     model : VisionModel
     sources : sequence of str
-        "forward", "gradient:<objective>", "gradient:random.0" ...
+        "forward", "gradient:<objective>", "gradient:random.0" ...; "baseline", which has one more
+        layer, `readout`, and a width of its own in each (`gradenc_core.signals.baseline`).
     options : ExtractionOptions, optional
 
     Attributes
@@ -134,7 +152,21 @@ class SignalExtractor:
         self.layers = tuple(layers)
         context = options.context or Context(options.seed)
         self.passes = Passes(
-            model, self.layers, sources, context, options.objectives, options.precision
+            model,
+            self.layers,
+            sources,
+            context,
+            options.objectives,
+            options.precision,
+            options.losses,
+        )
+        self._baseline = Baseline(
+            model,
+            self.layers,
+            options.seed,
+            options.baseline_width,
+            len(options.losses),
+            self.passes.context,
         )
         self._layouts = [layer_layout(model, name, options.tokens) for name in self.layers]
         device = next(model.module.parameters()).device
@@ -150,9 +182,15 @@ class SignalExtractor:
             source: [layer.to(device) for layer in layers]
             for source, layers in (options.components or {}).items()
         }
+        self._scales = {
+            source: [layer.to(device) for layer in layers]
+            for source, layers in (options.scales or {}).items()
+        }
 
     def n_features(self, source: str) -> list[int]:
         """Return the number of features of each layer of a source."""
+        if source == BASELINE:
+            return [parts.width(self._baseline.width) for parts in self._baseline.parts]
         tokens, projection = self.options.tokens, self.options.projection
         widths = [projection or layout.n_features(tokens) for layout in self._layouts]
         return [scaled_width(width, source, self.options.scale) for width in widths]
@@ -168,7 +206,8 @@ class SignalExtractor:
         Returns
         -------
         dict of str to np.ndarray, (n_layers, n_stimuli, n_features) float32
-            By source; without projection a list with each layer's (n_stimuli, n_features).
+            By source; without projection, and of the baseline, a list with each layer's
+            (n_stimuli, n_features).
 
         Raises
         ------
@@ -188,10 +227,11 @@ class SignalExtractor:
             Stimuli of all batches together.
         """
         features = {source: self._empty(source, n_stimuli) for source in self.sources}
-        for rows, signals in self._passes(batches):
-            for source, index in product(self.sources, range(len(self.layers))):
-                projected = self._features(source, index, signals[source][index])
-                features[source][index][rows] = projected[: rows.stop - rows.start]
+        for rows, signals in self.signals(batches):
+            for source in self.sources:
+                for index, pooled in enumerate(signals[source]):
+                    projected = self._features(source, index, pooled)
+                    features[source][index][rows] = projected[: rows.stop - rows.start]
         self._require_finite(features)
         return features
 
@@ -226,9 +266,13 @@ class SignalExtractor:
             label = None if labels is None else labels[name]
             return self.present(decode(name, digest), digest, label)
 
-        size = self.options.micro_batch
-        single = prefetch(read, named, threads, BATCHES_AHEAD * size)
-        while batch := list(islice(single, size)):
+        ahead = BATCHES_AHEAD * self.options.micro_batch
+        yield from self.batched(prefetch(read, named, threads, ahead))
+
+    def batched(self, stimuli: Iterable[Stimuli]) -> Iterator[Stimuli]:
+        """Yield single stimuli as micro-batches; the last one may have fewer."""
+        single = iter(stimuli)
+        while batch := list(islice(single, self.options.micro_batch)):
             yield Stimuli.joined(batch)
 
     def present(self, image: Image.Image, digest: str, label: int | None = None) -> Stimuli:
@@ -255,7 +299,7 @@ class SignalExtractor:
         """
         batches = [
             {s: [x[: rows.stop - rows.start] for x in layers] for s, layers in signals.items()}
-            for rows, signals in self._passes(self._batches(_as_stimuli(stimuli)))
+            for rows, signals in self.signals(self._batches(_as_stimuli(stimuli)))
         ]
         return {
             source: [torch.cat(parts) for parts in zip(*(b[source] for b in batches), strict=True)]
@@ -267,7 +311,7 @@ class SignalExtractor:
         for start in range(0, len(stimuli), size):
             yield stimuli[torch.arange(start, min(start + size, len(stimuli)))]
 
-    def _passes(
+    def signals(
         self, batches: Iterable[Stimuli]
     ) -> Iterator[tuple[slice, dict[str, list[torch.Tensor]]]]:
         """Yield the rows of each micro-batch and its signals, padded by its last stimulus."""
@@ -280,51 +324,64 @@ class SignalExtractor:
 
     def _pass(self, stimuli: Stimuli) -> dict[str, list[torch.Tensor]]:
         """Run one micro-batch and return the pooled signals of every source, by layer."""
-        return {
+        passed = self.passes.run(stimuli)
+        pooled = {
             source: [
                 pool(signal, layout, self.options.tokens)
                 for signal, layout in zip(layers, self._layouts, strict=True)
             ]
-            for source, layers in self.passes.signals(stimuli).items()
+            for source, layers in passed.signals.items()
         }
+        if BASELINE in self.sources:
+            images = stimuli.images.to(passed.readout.pooled.device)
+            losses = {source: passed.losses[source] for source in self.options.losses}
+            pooled[BASELINE] = self._baseline.columns(
+                passed.signals["forward"], passed.readout, losses, images
+            )
+        return pooled
+
+    def scaled(self, source: str, pooled: torch.Tensor) -> torch.Tensor:
+        """Return a layer's pooled signal as it is before it is projected, without its log-norm."""
+        if source in ("forward", BASELINE) or self.options.scale == "raw":
+            return pooled.float()
+        return unit_norm(pooled)[0]
 
     def _features(self, source: str, index: int, pooled: torch.Tensor) -> np.ndarray:
         """Scale and project one layer's pooled signal, (micro_batch, n_features) float32."""
-        projections = self._components.get(source, self._projections)
-        project = projections[index] or torch.Tensor.float
-        if source == "forward" or self.options.scale == "raw":
-            return project(pooled.float()).cpu().numpy()
-        unit, log_norm = unit_norm(pooled)
-        if self.options.scale == "norm_only":
-            return log_norm.cpu().numpy()
-        return torch.cat([project(unit), log_norm], dim=1).cpu().numpy()
+        is_gradient = source not in ("forward", BASELINE)
+        if is_gradient and self.options.scale == "norm_only":
+            return log_norms(pooled).cpu().numpy()
+        values = self.scaled(source, pooled)
+        if source in self._scales:
+            values = values / self._scales[source][index]
+        projected = self._project(source, index, values)
+        if is_gradient and self.options.scale == "unit":
+            projected = torch.cat([projected, log_norms(pooled)], dim=1)
+        return projected.cpu().numpy()
+
+    def _project(self, source: str, index: int, values: torch.Tensor) -> torch.Tensor:
+        if source == BASELINE:
+            return self._baseline.compress(index, values)
+        project = self._components.get(source, self._projections)[index]
+        return values if project is None else project(values)
 
     def _empty(self, source: str, n_stimuli: int) -> Features:
         widths = self.n_features(source)
-        if self.options.projection is None:
+        if self.options.projection is None or source == BASELINE:
             return [np.empty((n_stimuli, width), np.float32) for width in widths]
         return np.empty((len(widths), n_stimuli, widths[0]), np.float32)
 
     def _require_finite(self, features: dict[str, Features]) -> None:
-        for source, index in product(self.sources, range(len(self.layers))):
-            n_bad = int((~np.isfinite(features[source][index])).any(axis=1).sum())
-            if n_bad:
+        for source in self.sources:
+            for name, values in zip([*self.layers, READOUT], features[source], strict=False):
+                n_bad = int((~np.isfinite(values)).any(axis=1).sum())
+                if not n_bad:
+                    continue
                 raise ValueError(
-                    f"{source} of layer {self.layers[index]!r} of {self.model.architecture} is not "
+                    f"{source} of layer {name!r} of {self.model.architecture} is not "
                     f"finite for {n_bad} stimuli; check the weights and the preprocessing"
                 )
 
 
 def _as_stimuli(stimuli: Stimuli | torch.Tensor) -> Stimuli:
     return Stimuli(stimuli) if isinstance(stimuli, torch.Tensor) else stimuli
-
-
-def row_norms(pooled: torch.Tensor) -> torch.Tensor:
-    """Return each stimulus's L2 norm, (n_stimuli, 1); float64, in which no square underflows."""
-    return torch.linalg.vector_norm(pooled, dim=1, keepdim=True, dtype=torch.float64)
-
-
-def unit_norm(pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return float32 rows of norm 1 and their log-norms, (n_stimuli, 1); a zero row stays zero."""
-    norm = row_norms(pooled).clamp(min=torch.finfo(torch.float32).tiny)
-    return (pooled / norm).float(), norm.log().float()

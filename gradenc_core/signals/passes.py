@@ -5,23 +5,23 @@ identity of a source says all that its bytes depend on.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import nn
 
 from gradenc_core.arrays import device
 from gradenc_core.models.layers import require_blocks
 from gradenc_core.models.model import VisionModel
 from gradenc_core.models.tokens import Tokens, layer_layout, pool
-from gradenc_core.models.tracing import first_tensor, with_first
+from gradenc_core.models.tracing import capture
 from gradenc_core.signals.masks import mask_token, masked_patches, patch_masks, patch_module
 from gradenc_core.signals.objectives import OBJECTIVES, Objective, Rule, parse_source
 from gradenc_core.signals.readout import Context, Readout
+from gradenc_core.signals.sizes import BASELINE
 from gradenc_core.signals.stimulus import Stimuli
 from gradenc_errors import GradencError
 
@@ -35,6 +35,25 @@ power of two, so that nothing is rounded."""
 
 Losses = dict[str, torch.Tensor]
 """By gradient source, one loss per stimulus."""
+
+
+@dataclass(frozen=True)
+class Passed:
+    """What the passes of one micro-batch gave.
+
+    Attributes
+    ----------
+    signals : Signals
+        `forward` and every gradient; a layer that a loss does not reach has zeros.
+    losses : Losses
+        Of masked objectives, the mean over the masks.
+    readout : Readout
+        Of the stimuli as shown.
+    """
+
+    signals: Signals
+    losses: Losses
+    readout: Readout
 
 
 class WorksInPlace(GradencError, ValueError):
@@ -59,6 +78,8 @@ class Passes:
     precision : {"float32", "bf16"}
         `bf16`: the network runs in bfloat16 where PyTorch's autocast does so; losses, pooling and
         all that follows are float32.
+    losses : sequence of str
+        Gradient sources whose losses are taken, also where their gradients are not.
 
     Raises
     ------
@@ -74,16 +95,20 @@ class Passes:
         context: Context,
         objectives: Mapping[str, Objective] = OBJECTIVES,
         precision: Precision = "float32",
+        losses: Iterable[str] = (),
     ) -> None:
         if precision not in ("float32", "bf16"):
             raise ValueError(f"precision is {precision!r}: use float32 or bf16")
         self.model, self.layers, self.precision = model, tuple(layers), precision
         self._parameter = next(model.module.parameters())
         self.context = context.settled(self._parameter)
-        parsed = {s: parse_source(model, s, objectives) for s in sources if s != "forward"}
+        wanted = [s for s in sources if s not in ("forward", BASELINE)]
+        named = dict.fromkeys([*wanted, *losses])
+        parsed = {s: parse_source(model, s, objectives) for s in named}
+        self._wanted = frozenset(wanted)
         self._masked = {s: o for s, o in parsed.items() if "masks" in o[0].needs}
         self._whole = {s: o for s, o in parsed.items() if s not in self._masked}
-        self._rules = {s: o.rule for s, (o, _) in parsed.items() if o.rule is not None}
+        self._rules = {s: parsed[s][0].rule for s in wanted}
         self.needs_of = {source: objective.needs for source, (objective, _) in parsed.items()}
         self.needs = frozenset().union(*self.needs_of.values())
         if "bank" in self.needs and context.bank is None:
@@ -96,24 +121,30 @@ class Passes:
         self._embedding = context.head is not None
         self._layout = layer_layout(model, self._last, "mean")
 
-    def signals(self, stimuli: Stimuli) -> Signals:
-        """Return `forward` and all gradients of a micro-batch; a layer not reached gets zeros."""
+    def run(self, stimuli: Stimuli) -> Passed:
+        """Return all signals, losses and the readout of a micro-batch."""
         signals: Signals = {}
+        losses: Losses = {}
+        shown: list[Readout] = []
         with _reproducible():
-            for losses, outputs in self._evaluated(stimuli):
+            for evaluated, outputs, readout in self._evaluated(stimuli):
+                shown.append(readout)
                 signals.setdefault("forward", [_full(output.detach()) for output in outputs])
-                for source, gradients in self._gradients(losses, outputs):
+                for source, loss in evaluated.items():
+                    losses[source] = losses.get(source, 0.0) + loss.detach()
+                for source, gradients in self._gradients(evaluated, outputs):
                     earlier = signals.get(source)
                     signals[source] = _sum(earlier, gradients) if earlier else gradients
             for source, rule in self._rules.items():
-                signals[source] = _ruled(source, rule, signals["forward"], signals[source])
-        return signals
+                if rule is not None:
+                    signals[source] = _ruled(source, rule, signals["forward"], signals[source])
+        return Passed(signals, losses, _detached(shown[0]))
 
     def losses(self, stimuli: Stimuli) -> Losses:
-        """Return every gradient source's loss, (n_stimuli,); of masked ones, the masks' mean."""
+        """Return the losses alone, without any gradient."""
         losses: Losses = {}
         with _reproducible():
-            for evaluated, _ in self._evaluated(stimuli):
+            for evaluated, _, _ in self._evaluated(stimuli):
                 for source, loss in evaluated.items():
                     losses[source] = losses.get(source, 0.0) + loss.detach()
         return losses
@@ -123,21 +154,22 @@ class Passes:
         with _reproducible(), torch.no_grad():
             return self._forward(Stimuli(images), (), embedding=True)[0]
 
-    def _evaluated(self, stimuli: Stimuli) -> Iterator[tuple[Losses, list[torch.Tensor]]]:
-        """Yield the losses of each pass with gradient and the layers' outputs in it."""
+    def _evaluated(self, stimuli: Stimuli) -> Iterator[tuple[Losses, list[torch.Tensor], Readout]]:
+        """Yield the losses of each pass, the layers' outputs in it and its readout."""
         self._require(stimuli)
         views = self._views(stimuli)
-        with torch.set_grad_enabled(bool(self._whole)):
+        with torch.set_grad_enabled(not self._wanted.isdisjoint(self._whole)):
             whole, outputs = self._forward(stimuli, self.layers, self._embedding)
             losses = self._losses(self._whole, replace(whole, views=views))
-        yield losses, outputs
+        yield losses, outputs, whole
         for mask in self._masks(stimuli, whole.patches.shape[1]) if self._masked else ():
-            with torch.enable_grad(), masked_patches(self.model, mask):
+            enabled = not self._wanted.isdisjoint(self._masked)
+            with torch.set_grad_enabled(enabled), masked_patches(self.model, mask):
                 hidden, outputs = self._forward(stimuli, self.layers, self._embedding)
                 hidden = replace(hidden, views=views, mask=mask, whole=_detached(whole))
                 losses = self._losses(self._masked, hidden)
                 halves = {source: loss / 2 for source, loss in losses.items()}
-            yield halves, outputs
+            yield halves, outputs, hidden
 
     def _require(self, stimuli: Stimuli) -> None:
         """Refuse stimuli that lack views or digests that the objectives need."""
@@ -152,7 +184,7 @@ class Passes:
         """Run one pass; return its readout, with the embedding if asked, and the layers."""
         names = {*layers, self._last} | ({self._norm} if embedding else set())
         images = stimuli.images.to(self._parameter)
-        with self._autocast(), _capture(self.model.module, names) as captured:
+        with self._autocast(), capture(self.model.module, names) as captured:
             output = self.model.module(images)
         logits = None
         if self.model.n_classes:
@@ -194,9 +226,13 @@ class Passes:
     def _gradients(
         self, losses: Losses, outputs: Sequence[torch.Tensor]
     ) -> Iterator[tuple[str, Sequence[torch.Tensor]]]:
-        """Backpropagate every loss to the layers' outputs; a layer it does not reach gets zeros."""
+        """Backpropagate losses to the layers' outputs; a layer that one does not reach gets zeros.
+
+        Those of which only the value is wanted are passed over.
+        """
         scale = LOSS_SCALE if self.precision == "bf16" else 1.0
-        for left, (source, loss) in zip(reversed(range(len(losses))), losses.items(), strict=True):
+        wanted = [(source, loss) for source, loss in losses.items() if source in self._wanted]
+        for left, (source, loss) in zip(reversed(range(len(wanted))), wanted, strict=True):
             gradients = torch.autograd.grad(
                 loss,
                 outputs,
@@ -298,7 +334,12 @@ def _full(values: torch.Tensor) -> torch.Tensor:
 
 
 def _detached(readout: Readout) -> Readout:
-    return replace(readout, pooled=readout.pooled.detach(), patches=readout.patches.detach())
+    embedding, logits = (
+        None if values is None else values.detach()
+        for values in (readout.embedding, readout.logits)
+    )
+    pooled, patches = readout.pooled.detach(), readout.patches.detach()
+    return replace(readout, pooled=pooled, patches=patches, embedding=embedding, logits=logits)
 
 
 def _without_embedding(readout: Readout) -> Readout:
@@ -327,34 +368,6 @@ def _ruled(
 
 def _sum(first: Sequence[torch.Tensor], second: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
     return [a + b for a, b in zip(first, second, strict=True)]
-
-
-@contextmanager
-def _capture(module: nn.Module, names: Iterable[str]) -> Iterator[dict[str, torch.Tensor]]:
-    """Collect the outputs of named modules in one forward pass.
-
-    The network goes on with a copy, so that no later in-place operation reaches what was captured.
-    The first captured output becomes a leaf of the graph: nothing before it is kept for backward.
-    """
-    outputs: dict[str, torch.Tensor] = {}
-
-    def keep(name: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-            tensor = first_tensor(output)
-            assert tensor is not None  # resolve_layers refuses such a layer
-            if torch.is_grad_enabled() and not tensor.requires_grad:
-                tensor = tensor.detach().requires_grad_()
-            outputs[name] = tensor
-            return with_first(output, tensor.clone())
-
-        return hook
-
-    hooks = [module.get_submodule(name).register_forward_hook(keep(name)) for name in names]
-    try:
-        yield outputs
-    finally:
-        for handle in hooks:
-            handle.remove()
 
 
 @contextmanager

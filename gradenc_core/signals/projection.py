@@ -1,4 +1,4 @@
-"""Projections of a layer's features: seeded and random, or onto principal components.
+"""Norms of a layer's features, and projections: seeded and random, or onto principal components.
 
 A row's result does not depend on the other rows of the batch, to the byte.
 """
@@ -15,6 +15,26 @@ from sklearn.decomposition import PCA
 from torch.nn import functional
 
 from gradenc_core.keyed import keyed_generator
+
+
+def row_norms(pooled: torch.Tensor) -> torch.Tensor:
+    """Return each stimulus's L2 norm, (n_stimuli, 1); float64, in which no square underflows."""
+    return torch.linalg.vector_norm(pooled, dim=1, keepdim=True, dtype=torch.float64)
+
+
+def log_norms(pooled: torch.Tensor) -> torch.Tensor:
+    """Return the logarithm of each stimulus's L2 norm, (n_stimuli, 1) float32; finite for zeros."""
+    return _positive_norms(pooled).log().float()
+
+
+def unit_norm(pooled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float32 rows of norm 1 and their log-norms, (n_stimuli, 1); a zero row stays zero."""
+    norm = _positive_norms(pooled)
+    return (pooled / norm).float(), norm.log().float()
+
+
+def _positive_norms(pooled: torch.Tensor) -> torch.Tensor:
+    return row_norms(pooled).clamp(min=torch.finfo(torch.float32).tiny)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from gradenc_core.ridge.cost import Shapes, plan_solver
+from gradenc_core.signals.sizes import BASELINE
 from jobs.encode import fit_shapes, layer_widths, ridge_options
 from jobs.spec import SAME_LAYER, FeaturesSpec, ModelSpec, ScoresSpec, SignalSpec
 from storage_schemas.protocol.attempts import latest_attempts
@@ -44,6 +45,8 @@ def extract_records(root: Path, on_gpu: bool) -> dict[Key, Record]:
         try:
             spec = FeaturesSpec.model_validate(store.spec)
         except ValidationError:  # an earlier version's
+            continue
+        if spec.source == BASELINE:  # made by the passes of the others, and at their cost
             continue
         signal = spec.signal.model_copy(update={"gradient_scale": None})
         for index, seconds in _seconds(store, on_gpu):

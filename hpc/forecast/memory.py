@@ -115,7 +115,8 @@ def extraction_bytes(
     weights = FLOAT32 * model.n_parameters
     signals = FLOAT32 * micro_batch * sum(model.layer_values) * (1 + len(resolved.gradients))
     rows = max(min(n_stimuli, study.extraction.stimuli_per_shard) - micro_batch, 0)
-    features = FLOAT32 * rows * sum(sum(_widths(study, model, s)) for s in resolved.sources)
+    widths = (_widths(study, resolved, model, source) for source in resolved.extracted)
+    features = FLOAT32 * rows * sum(map(sum, widths))
     fitted = sum(has_components(study, source) for source in resolved.sources)
     components = FLOAT32 * fitted * (study.projection or 0) * sum(model.widths)
     if on_gpu:
@@ -127,9 +128,9 @@ def _most_stimuli(plans: Sequence[StorePlan]) -> int:
     return max(p.layout.coords.sizes["stimulus"] for p in plans if p.kind == "features")
 
 
-def _widths(study: Study, model: ResolvedModel, source: str) -> list[int]:
+def _widths(study: Study, resolved: Resolved, model: ResolvedModel, source: str) -> list[int]:
     """Return the features of every layer."""
-    widths = n_features(study, model, source)
+    widths = n_features(study, resolved, model, source)
     return [widths] * len(model.layers) if isinstance(widths, int) else widths
 
 
@@ -158,8 +159,8 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
     source = split_bands(spec.bands)[1]
     shapes = fit_shapes(
         spec,
-        _widths(study, model, "forward") if spec.forward else [],
-        _widths(study, model, source) if source else [],
+        _widths(study, resolved, model, "forward") if spec.forward else [],
+        _widths(study, resolved, model, source) if source else [],
         n_stimuli=plan.layout.coords.sizes["stimulus"],
         n_targets=arrays["scores"][-1],
         n_summaries=arrays["bootstrap"][-1],

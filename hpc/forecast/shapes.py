@@ -175,8 +175,9 @@ def shaped(
             unrecorded=drawn_images,
             models=(),
             gradients=resolve_sources(study, losses, None),
-            bank=bank[0],
-            class_images=bank[1],
+            bank=bank.whole,
+            class_images=bank.classed,
+            scale_images=bank.scaled,
         )
         read = resolved, subjects
         yield study, *add_networks(study, losses, None, read, problems, visit)

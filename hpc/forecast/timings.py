@@ -141,7 +141,7 @@ class _Passes:
     """Passes of the first images of a store."""
 
     def __init__(self, turn: NetworkTurn, store: Store, most: int, how: StageProfile) -> None:
-        sources, network = turn.resolved.sources, turn.built.network
+        resolved, network = turn.resolved, turn.built.network
         network.module.to(device())
         unit = store.units[0]
         start = unit.key["start"]
@@ -150,11 +150,13 @@ class _Passes:
         self._store, self._threads = store, how.threads
         self._extractor = build_extractor(
             network,
-            sources,
-            signal_spec(turn.study, turn.built.described, sources[-1]),
+            resolved.extracted,
+            signal_spec(turn.study, turn.built.described, resolved.sources[-1]),
             self.n,
             _placeholder_context(turn),
             turn.losses.objectives,
+            losses=list(resolved.gradients),
+            baseline_width=turn.study.encoding.baseline_width,
         )
         with FlopCounterMode(display=False) as counted:
             first_s = _seconds(self._run)

@@ -126,17 +126,18 @@ def _prepare(
     passes: Mapping[str, NetworkPasses],
     start_s: float,
 ) -> StageWork:
-    """Count the passes of the bank's images, of classes and of principal components.
+    """Count the passes of the bank's images, of scales, classes and principal components.
 
-    The bank takes a forward pass, classes take four passes of each gradient, and components take a
-    pass of their stimuli.
+    The bank takes a forward pass, twice since scales are made with one of their own; classes take
+    four passes of each gradient, components a pass of their stimuli, and scales one of all sources.
     """
     gradients = resolved.gradients.values()
-    bank = resolved.bank.n_images * any(source.needs_bank for source in gradients)
+    bank = 2 * resolved.bank.n_images * any(source.needs_bank for source in gradients)
     classes = 4 * len(gradients) * resolved.class_images.n_images
     # A pass of all sources goes forward once and back for every gradient.
     components = sum(p.layout.coords.sizes["stimulus"] for p in plans if p.kind == "pca")
     images = (bank + classes + 2 * components / len(passes)) / (1 + len(gradients))
+    images += resolved.scale_images.n_images
     short = _short(plans, "prepare", start_s)
     seconds = short.seconds + sum(p.load_s + images * p.image_s for p in passes.values())
     return StageWork(short.items, seconds, start_s, short.basis)
@@ -151,7 +152,7 @@ def time_passes(turn: NetworkTurn, plans: Sequence[StorePlan], how: StageProfile
     record = records.get(pass_key(model.spec, signal, resolved.sources))
     if record is not None:
         return NetworkPasses(record.seconds, 0.0, 0.0, RECORDS.format(record.units))
-    speed = time_extract(turn, _features(plans, model.name)[: len(resolved.sources)], how)
+    speed = time_extract(turn, _features(plans, model.name)[: len(resolved.extracted)], how)
     image_s, basis = image_seconds(speed, on_gpu and not _gpu_is_here())
     return NetworkPasses(image_s, speed.commit_s, speed.load_s, basis)
 
@@ -185,7 +186,7 @@ def _extract(
     """Count the shards and each network's stability; all sources of a shard share its passes."""
     items, seconds, longest = len(passes), 0.0, 0.0
     for name, timed in passes.items():
-        sets = _features(plans, name)[:: len(resolved.sources)]
+        sets = _features(plans, name)[:: len(resolved.extracted)]
         sizes = [size for p in sets for size in _padded(p, how.micro_batch)]
         images = sum(sizes) + stability_images(resolved)
         items += len(sizes)
@@ -278,6 +279,6 @@ def _fits(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Itera
 def _collinearity_operations(study: Study, resolved: Resolved, planned: StorePlan) -> float:
     """Return the operations of the products of all pairs of layers."""
     model = next(m for m in resolved.models if m.name == planned.attrs["model"])
-    widths = n_features(study, model, planned.attrs["source"])
+    widths = n_features(study, resolved, model, planned.attrs["source"])
     total = widths * len(model.layers) if isinstance(widths, int) else sum(widths)
     return float(len(resolved.stimulus_ids)) * total**2

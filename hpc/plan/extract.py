@@ -6,15 +6,20 @@ All stores of one model and stimulus set are filled by the same passes (`hpc.run
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from gradenc_core.signals.sizes import scaled_width
+from gradenc_core.signals.sizes import BASELINE, scaled_width
 from gradenc_core.signals.stability import PERTURBATIONS
 from hpc.plan.bands import UNRECORDED, feature_label
 from hpc.plan.prepare import (
+    bank_location,
+    baseline_parts,
     has_components,
+    has_scales,
     labels_of,
+    layers_of,
     locations_of,
     objective_spec,
     pca_label,
+    scales_label,
 )
 from hpc.plan.store_plan import References, StorePlan
 from hpc.plan.subjects import Targets, stimulus_sets
@@ -56,7 +61,7 @@ def extract_plans(
     """Plan stage extract: features per model, source and stimulus set; stability of each source."""
     for model in resolved.models:
         for images in image_sets(resolved, targets):
-            for source in resolved.sources:
+            for source in resolved.extracted:
                 yield _features_plan(study, resolved, model, source, images, references)
         yield from _stability_plans(study, resolved, model, references)
 
@@ -82,18 +87,36 @@ def _features_plan(
         pca=references[f"prepare/{pca_label(model, source)}"]
         if has_components(study, source)
         else None,
+        scales=references[f"prepare/{scales_label(model, source)}"]
+        if has_scales(study, source)
+        else None,
         objective=objective_spec(resolved, model, source, references),
+        baseline=_baseline_spec(study, resolved, model, references) if source == BASELINE else None,
     )
-    widths = n_features(study, model, source)
+    widths = n_features(study, resolved, model, source)
     attrs = {"model": model.name, "source": source}
     return StorePlan(
         "extract",
         "features",
         feature_label(model.name, source, images.number),
         spec,
-        features_layout(model.layers, images.ids, images.digests, widths, per_shard),
+        features_layout(layers_of(model, source), images.ids, images.digests, widths, per_shard),
         attrs | ({IMAGES: UNRECORDED} if images.number == UNRECORDED else {}),
         {**images.locations, **locations_of(resolved, model, source)},
+    )
+
+
+def _baseline_spec(
+    study: Study, resolved: Resolved, model: ResolvedModel, references: References
+) -> specs.BaselineSpec:
+    """Return the baseline's width, and the losses whose values it has, banks and all."""
+    losses = (
+        (source, objective_spec(resolved, model, source, references))
+        for source in resolved.gradients
+    )
+    return specs.BaselineSpec(
+        width=study.encoding.baseline_width,
+        losses=tuple((source, loss) for source, loss in losses if loss is not None),
     )
 
 
@@ -101,7 +124,6 @@ def _stability_plans(
     study: Study, resolved: Resolved, model: ResolvedModel, references: References
 ) -> Iterator[StorePlan]:
     images = resolved.class_images
-    bank = {} if resolved.bank_folder is None else {"bank": resolved.bank_folder}
     for source in resolved.sources:
         spec = specs.StabilitySpec(
             model=model.spec,
@@ -118,12 +140,17 @@ def _stability_plans(
             spec,
             stability_layout(model.layers, list(PERTURBATIONS), images.n_images),
             {"model": model.name, "source": source},
-            locations_of(resolved, model, source) | bank,
+            locations_of(resolved, model, source) | bank_location(resolved),
         )
 
 
-def n_features(study: Study, model: ResolvedModel, source: str) -> int | list[int]:
-    """Return the number of features of a source, for each layer where nothing is projected."""
+def n_features(
+    study: Study, resolved: Resolved, model: ResolvedModel, source: str
+) -> int | list[int]:
+    """Return the number of features of a source, for each layer where they differ."""
+    if source == BASELINE:
+        width = study.encoding.baseline_width
+        return [parts.width(width) for parts in baseline_parts(resolved, model)]
     if study.projection is not None:
         return scaled_width(study.projection, source, study.gradient_scale)
     return [scaled_width(width, source, study.gradient_scale) for width in model.widths]

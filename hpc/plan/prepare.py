@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from gradenc_core.signals.sizes import N_PROTOTYPES
+from gradenc_core.signals.sizes import BASELINE, N_PROTOTYPES, READOUT, Parts, readout_parts
 from hpc.plan.store_plan import References, StorePlan, safe
 from hpc.study.resolved import Resolved, ResolvedModel, ResolvedSource, signal_spec
 from hpc.study.study import Study
@@ -10,6 +10,7 @@ from jobs import spec as specs
 from storage_schemas.identity import digest
 from storage_schemas.kinds.bank import bank_layout
 from storage_schemas.kinds.classes import classes_layout
+from storage_schemas.kinds.features import scales_layout
 from storage_schemas.kinds.pca import pca_layout
 from storage_schemas.kinds.prepared import prepared_layout
 
@@ -25,6 +26,7 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
         yield StorePlan("prepare", "prepared", model.name, spec, prepared_layout(), attrs, weights)
         yield from _bank_plan(study, resolved, model)
         yield from _pca_plans(study, resolved, model)
+        yield from _scale_plans(study, resolved, model)
         for source, loss in resolved.gradients.items():
             class_spec = specs.ClassesSpec(
                 model=model.spec,
@@ -45,8 +47,7 @@ def prepare_plans(study: Study, resolved: Resolved) -> Iterator[StorePlan]:
 
 
 def _bank_plan(study: Study, resolved: Resolved, model: ResolvedModel) -> Iterator[StorePlan]:
-    needing = [loss for loss in resolved.gradients.values() if loss.needs_bank]
-    if needing:
+    if needs_bank(resolved):
         yield StorePlan(
             "prepare",
             "bank",
@@ -54,8 +55,7 @@ def _bank_plan(study: Study, resolved: Resolved, model: ResolvedModel) -> Iterat
             _bank_spec(study, resolved, model),
             bank_layout(resolved.bank.n_images, model.n_channels, N_PROTOTYPES),
             {"model": model.name},
-            _weights_of(model)
-            | {name: path for name, path in needing[0].locations.items() if name == "bank"},
+            _weights_of(model) | bank_location(resolved),
         )
 
 
@@ -78,6 +78,7 @@ def _pca_plans(study: Study, resolved: Resolved, model: ResolvedModel) -> Iterat
             signal=signal_spec(study, model, source),
             objective=None if loss is None else _own_parts(loss),
             bank=_bank_spec(study, resolved, model) if loss and loss.needs_bank else None,
+            images=resolved.scale_images,
             stimuli=digest(list(stimuli.items())),
             labels=labels_of(resolved, source),
         )
@@ -94,14 +95,86 @@ def _pca_plans(study: Study, resolved: Resolved, model: ResolvedModel) -> Iterat
                 study.projection or 0,
             ),
             {"model": model.name, "source": source},
-            {"stimuli": resolved.stimuli} | locations_of(resolved, model, source),
+            {"stimuli": resolved.stimuli}
+            | locations_of(resolved, model, source)
+            | bank_location(resolved),
         )
+
+
+def _scale_plans(study: Study, resolved: Resolved, model: ResolvedModel) -> Iterator[StorePlan]:
+    """Plan the scales of every source's channels."""
+    for source in resolved.extracted:
+        if not has_scales(study, source):
+            continue
+        loss = resolved.gradients.get(source)
+        needing = needs_bank(resolved) if source == BASELINE else loss and loss.needs_bank
+        signal = signal_spec(study, model, source)
+        spec = specs.ScalesSpec(
+            model=model.spec,
+            source=source,
+            signal=signal.model_copy(update={"projection": None, "projection_kind": "random"}),
+            objective=None if loss is None else _own_parts(loss),
+            losses=own_losses(resolved) if source == BASELINE else (),
+            bank=_bank_spec(study, resolved, model) if needing else None,
+            images=resolved.scale_images,
+        )
+        is_baseline = source == BASELINE
+        parts = baseline_parts(resolved, model)
+        yield StorePlan(
+            "prepare",
+            "scales",
+            scales_label(model, source),
+            spec,
+            scales_layout(
+                layers_of(model, source),
+                [part.width() for part in parts] if is_baseline else model.widths,
+            ),
+            {"model": model.name, "source": source},
+            locations_of(resolved, model, source) | bank_location(resolved),
+        )
+
+
+def has_scales(study: Study, source: str) -> bool:
+    """Return whether a source has channels; a lone log-norm has none."""
+    return source in ("forward", BASELINE) or study.gradient_scale != "norm_only"
+
+
+def scales_label(model: ResolvedModel, source: str) -> str:
+    """Return the label of the store of a source's scales."""
+    return f"{model.name}-{safe(source)}-scales"
+
+
+def layers_of(model: ResolvedModel, source: str) -> tuple[tuple[str, float], ...]:
+    """Return the layers of a source's features; the baseline has one more, at depth 1."""
+    return (*model.layers, (READOUT, 1.0)) if source == BASELINE else model.layers
+
+
+def baseline_parts(resolved: Resolved, model: ResolvedModel) -> list[Parts]:
+    """Return the columns of each layer of the baseline."""
+    n_prototypes = N_PROTOTYPES if needs_bank(resolved) else 0
+    n_losses = len(resolved.gradients)
+    last = readout_parts(model.n_classes, n_prototypes, model.n_head, n_losses)
+    return [*model.baseline_parts, last]
+
+
+def needs_bank(resolved: Resolved) -> bool:
+    """Return whether some objective compares stimuli with a bank."""
+    return any(loss.needs_bank for loss in resolved.gradients.values())
+
+
+def own_losses(resolved: Resolved) -> specs.Losses:
+    """Return every gradient source with the plug-ins of its loss, for stores without a bank."""
+    return tuple((source, _own_parts(loss)) for source, loss in resolved.gradients.items())
+
+
+def bank_location(resolved: Resolved) -> dict[str, str]:
+    """Return the path of the bank's folder; empty for generated images."""
+    return {} if resolved.bank_folder is None else {"bank": resolved.bank_folder}
 
 
 def has_components(study: Study, source: str) -> bool:
     """Return whether a source is projected onto components; a lone log-norm is not projected."""
-    lone = source != "forward" and study.gradient_scale == "norm_only"
-    return study.projection_kind == "pca" and not lone
+    return study.projection_kind == "pca" and source != BASELINE and has_scales(study, source)
 
 
 def pca_label(model: ResolvedModel, source: str) -> str:
@@ -127,8 +200,8 @@ def _own_parts(loss: ResolvedSource) -> specs.ObjectiveSpec:
 def objective_spec(
     resolved: Resolved, model: ResolvedModel, source: str, references: References
 ) -> specs.ObjectiveSpec | None:
-    """Return the parts of a source's loss, for extraction; None for the forward signal."""
-    if source == "forward":
+    """Return the parts of a source's loss, for extraction; None where it is no gradient."""
+    if source not in resolved.gradients:
         return None
     loss = resolved.gradients[source]
     bank = references[f"prepare/{model.name}-bank"] if loss.needs_bank else None
@@ -137,13 +210,29 @@ def objective_spec(
 
 def labels_of(resolved: Resolved, source: str) -> str | None:
     """Return the digest of the true classes that a source takes, if it takes any."""
-    return None if source == "forward" else resolved.gradients[source].labels
+    losses = [resolved.gradients[name] for name in _losses_of(resolved, source)]
+    return next((loss.labels for loss in losses if loss.labels is not None), None)
+
+
+def _losses_of(resolved: Resolved, source: str) -> list[str]:
+    """Return the gradient sources whose losses a source takes."""
+    if source == BASELINE:
+        return list(resolved.gradients)
+    return [source] if source in resolved.gradients else []
 
 
 def locations_of(resolved: Resolved, model: ResolvedModel, source: str) -> dict[str, str]:
-    """Return the paths of a source's files: the weights, and the files of its loss."""
-    loss = {} if source == "forward" else resolved.gradients[source].locations
-    return _weights_of(model) | loss
+    """Return the paths of a source's files: the weights, and the files of its losses.
+
+    The baseline has several losses: the names of their files end in `@` and their source.
+    """
+    locations = _weights_of(model)
+    for name in _losses_of(resolved, source):
+        own = resolved.gradients[name].locations
+        locations |= {key: own[key] for key in own if source != BASELINE or key == "labels"}
+        if source == BASELINE:
+            locations |= {f"{key}@{name}": path for key, path in own.items()}
+    return locations
 
 
 def _weights_of(model: ResolvedModel) -> dict[str, str]:

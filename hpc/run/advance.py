@@ -19,7 +19,7 @@ from hpc.run.submissions import claimed_by_others, decide, given_up, unsettled
 from hpc.run.submit import SubmitOptions, submit
 from hpc.slurm.client import Refused
 from jobs.runner import Item
-from jobs.spec import STAGES, FeaturesSpec, Reference, StabilitySpec
+from jobs.spec import STAGES, FeaturesSpec, Reference, ScalesSpec, StabilitySpec
 from storage_schemas.identity import digest
 from storage_schemas.protocol.commit import problems, withdraw
 from storage_schemas.protocol.seal import Unsealable, seal
@@ -161,7 +161,7 @@ def sealed_references(run: RunFolder) -> dict[str, Reference]:
 
 
 def items(state: StageState, claimed: frozenset[tuple[str, int]] = frozenset()) -> list[Item]:
-    """Return the items to submit; the sources of one extraction shard form one item.
+    """Return the items to submit; sources that share the passes of a network form one item.
 
     Units that are `claimed` (store below the root, index) are left out. Units that were tried come
     last, so that one that kills its task keeps no other waiting.
@@ -174,8 +174,6 @@ def items(state: StageState, claimed: frozenset[tuple[str, int]] = frozenset()) 
         ),
         key=lambda unit: unit.tries,
     )
-    if state.stage != "extract":
-        return [[(unit.store.reference, unit.index)] for unit in pending]
     passes = {store: _pass_of(store) for store in {unit.store for unit in pending}}
     shards: dict[tuple[str, int], list[tuple[str, int]]] = {}
     for unit in pending:
@@ -185,14 +183,15 @@ def items(state: StageState, claimed: frozenset[tuple[str, int]] = frozenset()) 
 
 
 def _pass_of(store: Store) -> str:
-    """Return a key that is equal for stores of one pass: same model, images and projection."""
-    spec: FeaturesSpec | StabilitySpec
+    """Return a key that is equal for stores of one pass: same model and images."""
     if store.kind == "features":
-        spec = FeaturesSpec.model_validate(store.spec)
-        images = spec.stimuli
-    elif store.kind == "stability":
-        spec = StabilitySpec.model_validate(store.spec)
-        images = digest(spec.images.canonical())
-    else:
-        return store.reference
-    return f"{store.kind} {spec.prepared.identity} {images} {spec.signal.projection}"
+        features = FeaturesSpec.model_validate(store.spec)
+        return f"features {features.prepared.identity} {features.stimuli}"
+    if store.kind == "stability":
+        stability = StabilitySpec.model_validate(store.spec)
+        images = digest(stability.images.canonical())
+        return f"stability {stability.prepared.identity} {images}"
+    if store.kind == "scales":
+        scales = ScalesSpec.model_validate(store.spec)
+        return f"scales {digest([scales.model.canonical(), scales.images.canonical()])}"
+    return store.reference

@@ -11,6 +11,7 @@ import torch
 from gradenc_core.models.layers import Layer, layers_at, resolve_layers
 from gradenc_core.models.model import VisionModel
 from gradenc_core.models.tokens import TokenLayout, layer_layout
+from gradenc_core.signals.baseline import layer_parts
 from gradenc_core.signals.objectives import supported_objectives
 from gradenc_core.signals.readout import Head
 from hpc.config.phrases import given
@@ -75,7 +76,7 @@ def resolve_networks(
         found += _problems(study, network, f"model {model.name}", measured, losses, labels)
         problems += found
         if not found:
-            described.append(_describe(study, model, network, spec, measured))
+            described.append(_describe(study, model, network, spec, measured, losses.head))
         if visit is not None and not problems:
             visit(BuiltNetwork(network, described[-1], build_s))
         del network, built  # the next one is built when this one's memory is free
@@ -260,7 +261,12 @@ def _head_problems(study: Study, width: int, about: str, head: Head) -> Iterator
 
 
 def _describe(
-    study: Study, model: Model, network: VisionModel, spec: ModelSpec, measured: _Measured
+    study: Study,
+    model: Model,
+    network: VisionModel,
+    spec: ModelSpec,
+    measured: _Measured,
+    head: Head | None,
 ) -> ResolvedModel:
     checkpoint = study.checkpoint_of(model)
     return ResolvedModel(
@@ -273,4 +279,15 @@ def _describe(
         checkpoint=None if checkpoint is None else str(checkpoint),
         n_parameters=sum(p.numel() for p in network.module.parameters()),
         layer_values=tuple(prod(layout.shape) for _, layout in measured.layers),
+        baseline_parts=tuple(layer_parts(layout) for _, layout in measured.layers),
+        n_classes=network.n_classes,
+        n_head=_n_logits(head, measured.n_channels),
     )
+
+
+def _n_logits(head: Head | None, width: int) -> int:
+    """Return the logits that the study's head makes of an embedding; 0 without a head."""
+    if head is None:
+        return 0
+    with torch.no_grad():
+        return head(torch.zeros(1, width)).shape[1]

@@ -17,6 +17,7 @@ from hpc.config.phrases import given
 from hpc.study.study import ENTRY_POINTS, SIGNAL_ENTRY_POINTS, Study
 from jobs.plugins import CHECKPOINT, Modules
 from jobs.spec import PluginSpec
+from storage_schemas.sources import CONTROLS
 
 
 @dataclass(frozen=True)
@@ -151,11 +152,15 @@ def _with_shipped(found: Mapping[str, FoundLoss]) -> dict[str, Objective]:
 
 
 def _plugin(study: Study, name: str, group: str, modules: Modules) -> tuple[PluginSpec, Path]:
-    entry = name
+    entry, called = name, name.rpartition(":")[2]
+    if called in CONTROLS:
+        raise ValueError(
+            f"{called} is what the results call activations; give the function another name"
+        )
     if ":" not in name:
         (point,) = entry_points(group=group, name=name)
         entry = point.value
-    return _module(study, name.rpartition(":")[2], entry, modules)
+    return _module(study, called, entry, modules)
 
 
 def _module(study: Study, name: str, entry: str, modules: Modules) -> tuple[PluginSpec, Path]:

@@ -15,10 +15,9 @@ from hpc.study.networks import BuiltNetwork, resolve_networks
 from hpc.study.plugins import Losses, find_losses
 from hpc.study.recordings import FoundSubjects, describe_subjects, find_subjects
 from hpc.study.resolved import Resolved, ResolvedSource, Subject
-from hpc.study.stimuli import Labels, find_folder, find_labels, read_bank, read_stimuli
+from hpc.study.stimuli import Banks, Labels, find_folder, find_labels, read_bank, read_stimuli
 from hpc.study.study import Study, StudyError, anchored
 from hpc.study.unrecorded import find_unrecorded, label_problems
-from jobs.spec import BankImages
 from storage_schemas.runs.digest_cache import DigestCache
 
 
@@ -140,9 +139,7 @@ def _read(
     return resolved.model_copy(update=found), subjects
 
 
-def _without_networks(
-    study: Study, manifest: Manifest, bank: tuple[BankImages, BankImages], named: _Named
-) -> Resolved:
+def _without_networks(study: Study, manifest: Manifest, bank: Banks, named: _Named) -> Resolved:
     return Resolved(
         study=anchored(study).model_dump(mode="json"),
         stimuli=str((study.folder / study.stimuli).resolve()),
@@ -150,9 +147,10 @@ def _without_networks(
         stimulus_digests=tuple(manifest.digests),
         models=(),
         gradients=resolve_sources(study, named.losses, named.labels),
-        bank=bank[0],
+        bank=bank.whole,
         bank_folder=None if study.bank is None else str((study.folder / study.bank).resolve()),
-        class_images=bank[1],
+        class_images=bank.classed,
+        scale_images=bank.scaled,
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError
 
 from gradenc_core.recordings.repeats import ResponseDescription
+from gradenc_core.signals.sizes import BASELINE, Parts
 from hpc.study.study import Study
 from jobs.spec import BankImages, GeneratedImages, ModelSpec, PluginSpec, SignalSpec
 from storage_schemas.files import replace
@@ -28,6 +29,12 @@ class ResolvedModel(BaseModel):
     """Features of each layer before projection."""
     n_channels: int
     """Channels of the last block, which objectives read."""
+    baseline_parts: tuple[Parts, ...]
+    """Columns of each layer in the baseline."""
+    n_classes: int
+    """Outputs of its own classifier; 0 without one."""
+    n_head: int
+    """Outputs of the study's head for `dino`; 0 without one."""
     checkpoint: str | None = None
     """Absolute path of its file of weights."""
     n_parameters: int
@@ -88,11 +95,18 @@ class Resolved(BaseModel):
     """Absolute path of the bank's folder; None for generated images."""
     class_images: BankImages
     """The first images of the bank, on which gradients are classed."""
+    scale_images: BankImages
+    """Those over which channels are scaled."""
 
     @property
     def sources(self) -> tuple[str, ...]:
         """The study's sources; `random` stands for one source per draw."""
         return ("forward", *self.gradients)
+
+    @property
+    def extracted(self) -> tuple[str, ...]:
+        """The sources of which features are made: the baseline too, where gradients are judged."""
+        return (*self.sources, BASELINE) if self.gradients else self.sources
 
     def write(self, path: Path) -> None:
         """Write atomically."""
@@ -128,7 +142,20 @@ class Subject(BaseModel):
 
 
 def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
-    """Return how features of `source` are made from the model's layers."""
+    """Return how features of `source` are made from the model's layers.
+
+    The baseline has tokens and a width of its own, whatever the study's other features have.
+    """
+    if source == BASELINE:
+        return SignalSpec(
+            layers=model.layers,
+            tokens="mean",
+            projection=None,
+            projection_kind="random",
+            seed=study.seed,
+            precision=study.precision,
+            gradient_scale=None,
+        )
     return SignalSpec(
         layers=model.layers,
         tokens=study.tokens,

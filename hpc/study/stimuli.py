@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from gradenc_core.digests import KnownDigests
-from gradenc_core.signals.sizes import N_ITEMS, N_PROTOTYPES
+from gradenc_core.signals.sizes import N_ITEMS, N_PROTOTYPES, N_SCALE_IMAGES
 from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.images import Manifest, read_manifest
 from gradenc_core.stimuli.label_tables import read_labels
@@ -17,6 +18,16 @@ from storage_schemas.files import file_digest
 from storage_schemas.identity import digest
 
 N_CLASS_IMAGES = 16
+
+
+class Banks(NamedTuple):
+    """The images of a study's bank, and its first ones."""
+
+    whole: BankImages
+    classed: BankImages
+    """Images on which gradients are classed and stability is measured."""
+    scaled: BankImages
+    """Images over which channels are scaled."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +88,13 @@ def read_stimuli(
     return manifest
 
 
-def read_bank(
-    study: Study, known: KnownDigests, problems: list[str]
-) -> tuple[BankImages, BankImages] | None:
-    """Return the images of the study's bank, and the first, on which gradients are classed."""
+def read_bank(study: Study, known: KnownDigests, problems: list[str]) -> Banks | None:
+    """Return the images of the study's bank."""
     if study.bank is None:
-        return BankImages(n_images=N_ITEMS), BankImages(n_images=N_CLASS_IMAGES)
+        whole, first, more = (
+            BankImages(n_images=n) for n in (N_ITEMS, N_CLASS_IMAGES, N_SCALE_IMAGES)
+        )
+        return Banks(whole, first, more)
     try:
         digests = list(read_manifest(study.folder / study.bank, known=known).digests)
     except (ValueError, OSError) as error:
@@ -93,8 +105,8 @@ def read_bank(
             f"bank: given {given(study.bank)}; accepted: at least {N_PROTOTYPES} distinct images, "
             f"as many as there are prototypes; it holds {len(digests)}"
         )
-    whole, first = (
+    whole, first, more = (
         BankImages(manifest=digest(part), n_images=len(part))
-        for part in (digests, digests[:N_CLASS_IMAGES])
+        for part in (digests, digests[:N_CLASS_IMAGES], digests[:N_SCALE_IMAGES])
     )
-    return whole, first
+    return Banks(whole, first, more)

@@ -1,7 +1,7 @@
-"""Features: the pooled signals of all layers for every stimulus, projected or as they are.
+"""Features: the pooled signals of all layers for every stimulus, projected or as they are; scales.
 
 With a projection all layers have one width and share one array; without it every layer has an
-array of its own, as wide as the layer.
+array of its own, as wide as the layer. Scales are what channels are divided by before that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from storage_schemas.kinds.coordinates import (
     layer_coords,
     stimulus_coords,
 )
-from storage_schemas.kinds.layouts import array_layout, layout_of
+from storage_schemas.kinds.layouts import array_layout, layout_of, one_unit
 from storage_schemas.kinds.schema import ArraySchema, Kind, Schema
 from storage_schemas.layout import ArrayLayout, Layout, Unit
 
@@ -60,6 +60,35 @@ _UNPROJECTED = _schema(
     }
 )
 FEATURES = Kind("features", 1, {1: (_PROJECTED, _UNPROJECTED)}, None, unit_dim="stimulus")
+
+
+def scale_array(index: int) -> str:
+    """Return the name of the scales of a layer's channels."""
+    return f"scale_{index:03d}"
+
+
+_SCALES = Schema(
+    {
+        scale_array(index): ArraySchema(
+            (f"feature_{index:03d}",),
+            "float32",
+            "standard deviation of a layer's channels over the bank",
+            optional=True,
+        )
+        for index in range(MOST_LAYERS)
+    },
+    LAYER,
+    ("model", "source"),
+)
+SCALES = Kind("scales", 1, {1: (_SCALES,)}, None)
+
+
+def scales_layout(layers: Layers, widths: Sequence[int]) -> Layout:
+    """Return the scale of every channel of every layer, (width of the layer,) float32 each."""
+    arrays = [
+        array_layout(_SCALES, scale_array(index), (width,)) for index, width in enumerate(widths)
+    ]
+    return one_unit(arrays, layer_coords(layers))
 
 
 def features_layout(

@@ -5,7 +5,7 @@ from storage_schemas.kinds.classes import CLASSES
 from storage_schemas.kinds.collinearity import COLLINEARITY
 from storage_schemas.kinds.comparisons import COMPARISONS
 from storage_schemas.kinds.drill import DRILL
-from storage_schemas.kinds.features import FEATURES
+from storage_schemas.kinds.features import FEATURES, SCALES
 from storage_schemas.kinds.pca import PCA
 from storage_schemas.kinds.prepared import PREPARED
 from storage_schemas.kinds.responses import RESPONSES
@@ -19,6 +19,7 @@ KINDS = {
         BANK,
         PCA,
         CLASSES,
+        SCALES,
         RESPONSES,
         FEATURES,
         STABILITY,

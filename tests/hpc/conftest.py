@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gradenc_core.signals.sizes import Parts
 from hpc.config.profile import StageProfile
 from hpc.node.payload import Payload
 from hpc.run.advance import create_stores, items, plan_stage
@@ -203,6 +204,7 @@ def _paper_study(
         },
         bank=bank,
         class_images=few,
+        scale_images=few,
     )
     subjects = [_paper_subject(name, "fmri", seen) for name, seen in fmri.items()]
     subjects += [_paper_subject(name, "meg", seen) for name, seen in meg.items()]
@@ -244,6 +246,9 @@ def _paper_model(name: str) -> ResolvedModel:
         n_channels=12,
         n_parameters=1_000_000,
         layer_values=(600, 400),
+        baseline_parts=(Parts((30,), 1), Parts((50,), 1)),
+        n_classes=10,
+        n_head=0,
     )
 
 

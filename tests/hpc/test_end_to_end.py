@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,14 +151,17 @@ def test_an_added_objective_reuses_the_forward_features(finished: Path, tmp_path
     study = load_study(finished.parent / "study.yaml", ["objectives=[classification, energy]"])
     resolved, subjects = resolve(study)
     run = RunFolder.open(finished)
-    sealed = {f"prepare/{s.label}": Reference.of(s) for s in run.stores("prepare")}
+    planned = Reference(stage="prepare", identity="planned", seal="planned")
+    sealed = defaultdict(lambda: planned)
+    sealed |= {f"prepare/{s.label}": Reference.of(s) for s in run.stores("prepare")}
     plans = extract_plans(study, resolved, [Targets.of_subject(s) for s in subjects], sealed)
     made = {p.label: p.create(tmp_path).identity for p in plans}
     done = {s.label: s.identity for s in run.stores("extract")}
     assert made["planted-forward"] == done["planted-forward"]
     assert made["planted-gradient-classification"] == done["planted-gradient-classification"]
     assert "planted-gradient-energy" not in done
-    assert len(list(prepare_plans(study, resolved))) == 3
+    n_weights, n_classes, n_scales = 1, 2, 4
+    assert len(list(prepare_plans(study, resolved))) == n_weights + n_classes + n_scales
 
 
 def test_a_plan_takes_the_times_of_committed_units(finished: Path) -> None:

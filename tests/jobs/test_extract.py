@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,10 @@ from PIL import Image
 from sklearn.decomposition import PCA
 from threadpoolctl import threadpool_info, threadpool_limits
 
+from gradenc_core.compare.cka import linear_cka
 from gradenc_core.models.model import load_model
 from gradenc_core.models.weights import weights_digest
 from gradenc_core.signals.bank import generated_images
-from gradenc_core.signals.cka import linear_cka
 from gradenc_core.signals.extractor import ExtractionOptions, SignalExtractor
 from gradenc_core.signals.passes import Passes
 from gradenc_core.signals.projection import fit_components
@@ -38,7 +38,7 @@ from jobs.bank import bank_images, open_bank
 from jobs.prepare import pca
 from jobs.runner import Outcome, run_items
 from jobs.spec import Reference, StabilitySpec
-from storage_schemas.kinds.features import layer_features
+from storage_schemas.kinds.features import layer_features, scale_array
 from storage_schemas.protocol.attempts import latest_attempts
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
@@ -62,13 +62,13 @@ class Extraction:
         self.targets = [Targets.of_subject(subject) for subject in subjects]
         self.root = folder / "stores"
         self.sealed: dict[str, Reference] = {}
-        self.prepared: list[Store] = []
-        for plan in prepare_plans(self.study, self.resolved):
-            if plan.kind != "classes":
-                prepared = plan.create(self.root)
-                run(self.root, [prepared])
-                self._seal(prepared)
-                self.prepared.append(prepared)
+        plans = list(prepare_plans(self.study, self.resolved))
+        self.prepared = [plan.create(self.root) for plan in plans if plan.kind != "classes"]
+        self.scales = [store for store in self.prepared if store.kind == "scales"]
+        for stores in (self.scales, *([s] for s in self.prepared if s.kind != "scales")):
+            run(self.root, stores)
+        for prepared in self.prepared:
+            self._seal(prepared)
         plans = extract_plans(self.study, self.resolved, self.targets, self.sealed)
         plans = [plan for plan in plans if "-set" not in plan.label]
         self.stability = [plan.create(self.root) for plan in plans if plan.kind == "stability"]
@@ -79,6 +79,17 @@ class Extraction:
         reference = Reference.of(store)
         assert reference is not None
         self.sealed[f"{store.path.parent.name}/{store.label}"] = reference
+
+    def options(self, sources: Sequence[str] = SOURCES, **options: Any) -> ExtractionOptions:
+        """Return options with the scales of the study."""
+        scales = {
+            store.attrs["source"]: [
+                torch.from_numpy(store.dataset()[scale_array(i)].values) for i in range(len(LAYERS))
+            ]
+            for store in self.scales
+            if store.attrs["source"] in sources
+        }
+        return ExtractionOptions(LAYERS, micro_batch=8, scales=scales, **options)
 
     def extract(self) -> dict[str, Store]:
         """Run the stage and return its stores by source."""
@@ -108,9 +119,46 @@ def test_bytes_do_not_depend_on_the_shards(data: dict, tmp_path: Path) -> None:
         assert len(stores["forward"].units) == -(
             -stores["forward"].dataset().sizes["stimulus"] // shard
         )
-        features.append({s: store.dataset()["features"].values for s, store in stores.items()})
-    for source in SOURCES:
-        assert features[0][source].tobytes() == features[1][source].tobytes()
+        features.append({source: layers(store) for source, store in stores.items()})
+    assert list(features[0]) == [*SOURCES, "baseline"]
+    for source, found in features[0].items():
+        assert all(
+            layer.tobytes() == other.tobytes()
+            for layer, other in zip(found, features[1][source], strict=True)
+        )
+
+
+def layers(store: Store) -> list[np.ndarray]:
+    data = store.dataset()
+    return [layer_features(data, index).values for index in range(data.sizes["layer"])]
+
+
+def record_of(store: Store, index: int) -> dict:
+    return json.loads(store.record_path(store.units[index]).read_bytes())
+
+
+def test_the_baseline_is_made_with_the_others_and_has_a_readout(data: dict, tmp_path: Path) -> None:
+    objectives = {"objectives": ["energy", "classification"]}
+    encoding = data["encoding"] | {"baseline_width": 200}
+    extraction = Extraction(tmp_path, data, encoding=encoding, **objectives)
+    store = extraction.extract()["baseline"]
+    found = store.dataset()
+    assert found["layer"].values.tolist() == [*LAYERS, "readout"]
+    assert found["layer_depth"].values[-1] == 1
+    # 64 channels x (mean and 4 patterns); 512 channels; logits and softmax; losses and 2 more
+    widths = [layer.shape[1] for layer in layers(store)]
+    assert widths == [200 + 1, 200 + 1, 200 + 200 + 2 + 2]
+    model = load_model("torchvision", "resnet18", "untrained", 0, 64)
+    names = found["stimulus"].values[:8]
+    images = [model.preprocessing.apply(read_image(tmp_path / "stimuli" / n)) for n in names]
+    sources = ["gradient:energy", "gradient:classification"]
+    losses = Passes(model, LAYERS, sources, Context(0)).losses(Stimuli(torch.stack(images)))
+    (scales,) = [s for s in extraction.scales if s.attrs["source"] == "baseline"]
+    own = scales.dataset()[scale_array(2)].values[-4:-2]
+    for column, source in enumerate(sources):
+        expected = losses[source].numpy() / own[column]
+        np.testing.assert_allclose(layers(store)[-1][:8, 400 + column], expected, rtol=1e-5)
+    assert len({record_of(s, 0)["facts"]["micro_batch"] for s in extraction.stores}) == 1
 
 
 @pytest.mark.parametrize("key", ["others", {"generated": 12}])
@@ -120,7 +168,6 @@ def test_images_without_recordings_have_features_of_the_same_kind(
     write_images(tmp_path / "others", 12, 64, seed=9)
     shutil.copy(next((tmp_path / "stimuli").rglob("*.png")), tmp_path / "others" / "a.png")
     model = load_model("torchvision", "resnet18", "untrained", 0, 64)
-    options = ExtractionOptions(LAYERS, projection=16, micro_batch=8)
     shown = [image for _, image in generated_images(12, 128, UNRECORDED_SEED)]
     for shard in (96, 5):
         changes = {"unrecorded_images": key, "extraction": {"stimuli_per_shard": shard}}
@@ -129,6 +176,7 @@ def test_images_without_recordings_have_features_of_the_same_kind(
         assert {s.label for s in stores.values()} == {
             "planted-forward-unrecorded",
             "planted-gradient-energy-unrecorded",
+            "planted-baseline-unrecorded",
         }
         run(extraction.root, list(stores.values()))
         listed = stores["forward"].dataset()
@@ -137,9 +185,9 @@ def test_images_without_recordings_have_features_of_the_same_kind(
             pairs = zip(listed["stimulus"].values, listed["stimulus_digest"].values, strict=True)
             shown = [read_stimulus(tmp_path / "others", *pair) for pair in pairs]
         images = torch.stack([model.preprocessing.apply(image) for image in shown])
-        expected = SignalExtractor(model, SOURCES, options)(images)
-        for source, store in stores.items():
-            found = store.dataset()["features"].values
+        expected = SignalExtractor(model, SOURCES, extraction.options(projection=16))(images)
+        for source in SOURCES:
+            found = stores[source].dataset()["features"].values
             assert found.tobytes() == np.asarray(expected[source]).tobytes()
 
 
@@ -152,7 +200,8 @@ def test_components_are_those_of_a_layers_own_signal(data: dict, tmp_path: Path)
     stores = extraction.extract()
     assert stores["forward"].dataset()["features"].shape[2] == 8
     whole = Extraction(tmp_path, data, projection="none").extract()
-    for source, store in stores.items():
+    for source in SOURCES:
+        store = stores[source]
         fitted, found = components[source], store.dataset()
         drawn = fitted["stimulus"].values
         assert len(drawn) == len(set(fitted["stimulus_digest"].values)) == 32
@@ -192,7 +241,7 @@ def test_bytes_of_components_do_not_depend_on_the_shards(data: dict, tmp_path: P
         changes = {"extraction": {"stimuli_per_shard": shard}, "stimuli": "../stimuli"}
         pca = {"projection_kind": "pca", "projection": 8}
         stores = Extraction(tmp_path / name, data, **changes, **pca).extract()
-        features.append({s: store.dataset()["features"].values for s, store in stores.items()})
+        features.append({s: stores[s].dataset()["features"].values for s in SOURCES})
     for source in SOURCES:
         assert features[0][source].tobytes() == features[1][source].tobytes()
 
@@ -218,14 +267,14 @@ def test_without_projection_every_layer_is_as_wide_as_it_is(data: dict, tmp_path
     stores = extraction.extract()
     widths = {"forward": [64, 512], "gradient:energy": [65, 513]}
     model = load_model("torchvision", "resnet18", "untrained", 0, 64)
-    extract = SignalExtractor(model, SOURCES, ExtractionOptions(LAYERS, micro_batch=8))
+    extract = SignalExtractor(model, SOURCES, extraction.options())
     names = stores["forward"].dataset()["stimulus"].values[:8]
     images = [model.preprocessing.apply(read_image(tmp_path / "stimuli" / name)) for name in names]
     expected = extract(torch.stack(images))
-    for source, store in stores.items():
-        layers = [layer_features(store.dataset(), index).values for index in range(2)]
-        assert [layer.shape[1] for layer in layers] == widths[source]
-        for layer, values in zip(layers, expected[source], strict=True):
+    for source in SOURCES:
+        found = layers(stores[source])
+        assert [layer.shape[1] for layer in found] == widths[source]
+        for layer, values in zip(found, expected[source], strict=True):
             assert layer[:8].tobytes() == values.tobytes()
     # one file for each layer and shard
     assert len(stores["forward"].owned_files(stores["forward"].units[0])) == 2
@@ -245,11 +294,11 @@ def test_true_labels_take_the_place_of_the_argmax(data: dict, tmp_path: Path) ->
         for old, new in zip(without.stores, extraction.stores, strict=True)
         if old.identity != new.identity
     }
-    assert changed == {"gradient:classification"}
+    assert changed == {"gradient:classification", "baseline"}
     assert [s.identity for s in without.stability] == [s.identity for s in extraction.stability]
     store = extraction.extract()["gradient:classification"]
     model = load_model("torchvision", "resnet18", "untrained", 0, 64)
-    options = ExtractionOptions(LAYERS, micro_batch=8)
+    options = extraction.options(["gradient:classification"])
     extract = SignalExtractor(model, ["gradient:classification"], options)
     shown = store.dataset()["stimulus"].values[:8]
     images = [model.preprocessing.apply(read_image(tmp_path / "stimuli" / name)) for name in shown]
@@ -306,8 +355,8 @@ def test_alikeness_of_unprojected_layers_is_stored(data: dict, tmp_path: Path) -
         run(extraction.root, [store])
         data = features[source].dataset()
         widths = [64, 512]  # without the log-norm
-        layers = [layer_features(data, i).values[:, :width] for i, width in enumerate(widths)]
-        np.testing.assert_allclose(store.dataset()["cka"].values, linear_cka(layers), rtol=1e-12)
+        own = [layer_features(data, i).values[:, :width] for i, width in enumerate(widths)]
+        np.testing.assert_allclose(store.dataset()["cka"].values, linear_cka(own), rtol=1e-12)
 
 
 def test_classes_are_made_in_micro_batches(
@@ -435,5 +484,5 @@ def test_a_truncated_image_fails_its_unit_by_name(data: dict, tmp_path: Path) ->
     path.write_bytes(path.read_bytes()[:-20])
     outcomes: list[Outcome] = []
     run(extraction.root, extraction.stores, outcomes.append)
-    assert [outcome.committed for outcome in outcomes] == [2, 0, 2]
+    assert [outcome.committed for outcome in outcomes] == [3, 0, 3]
     assert name in latest_attempts(extraction.stores[0])[1].error

@@ -16,6 +16,7 @@ MODELS: dict[str, type[specs.Spec]] = {
     "bank": specs.BankSpec,
     "pca": specs.PcaSpec,
     "classes": specs.ClassesSpec,
+    "scales": specs.ScalesSpec,
     "responses": specs.ResponsesSpec,
     "features": specs.FeaturesSpec,
     "stability": specs.StabilitySpec,

@@ -18,7 +18,7 @@ from storage_schemas.results.open import open_run
 from storage_schemas.runs.run import read_run, run_stores
 
 FROZEN = sorted(Path(__file__).with_name("frozen").glob("*.tar.xz"))
-DIGESTS = {"v1": "5bb2e32364a3714131e582f36281056b80ec52810b9c557da68ee12f674d4c92"}
+DIGESTS = {"v1": "6095bffab838a0c14db95564b7c8482960c3e53eb84fc29da0225a1cb8c54bda"}
 
 
 @pytest.fixture(params=FROZEN, ids=lambda path: path.name.partition(".")[0])

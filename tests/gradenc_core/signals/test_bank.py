@@ -7,9 +7,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch.nn import functional
 
+from gradenc_core.models.heads import load_dino_head
 from gradenc_core.signals.bank import build_bank, spherical_kmeans
 from gradenc_core.signals.conformance import tiny_model
-from gradenc_core.signals.heads import load_dino_head
 from gradenc_core.signals.passes import Passes
 from gradenc_core.signals.readout import Context
 from gradenc_core.signals.views import N_VIEWS, teacher_views

@@ -248,7 +248,7 @@ def test_only_the_needed_passes_run(vit, sources, n_passes):
     passes = Passes(vit, vit.blocks, sources, Context(0, make_bank(vit)))
     calls = []
     hook = vit.module.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    signals = passes.signals(make_stimuli(16))
+    signals = passes.run(make_stimuli(16)).signals
     hook.remove()
     assert set(signals) == {"forward", *sources}
     assert len(calls) == n_passes
@@ -286,13 +286,17 @@ def reads_everything(readout, context, draw):
 def test_an_objective_sees_only_what_it_needs(vit):
     # Beside `dino` with a head there are bank, views and embeddings, which its identity lacks.
     objectives = [OBJECTIVES["dino"], as_objective(reads_everything), as_objective(reads_views)]
-    found = Passes(
-        vit,
-        vit.blocks,
-        [source for objective in objectives for source in objective.sources],
-        Context(0, make_bank(vit), nn.Linear(16, 9)),
-        {objective.name: objective for objective in objectives},
-    ).signals(make_stimuli(16))
+    found = (
+        Passes(
+            vit,
+            vit.blocks,
+            [source for objective in objectives for source in objective.sources],
+            Context(0, make_bank(vit), nn.Linear(16, 9)),
+            {objective.name: objective for objective in objectives},
+        )
+        .run(make_stimuli(16))
+        .signals
+    )
     assert {"gradient:reads_everything", "gradient:reads_views"} <= set(found)
 
 
@@ -311,9 +315,9 @@ def test_what_an_objective_needs_is_asked_for(vit):
     passes = Passes(vit, vit.blocks, ["gradient:dino"], Context(0, make_bank(vit)))
     images = make_stimuli(16).images
     with pytest.raises(ValueError, match="give `digests`"):
-        passes.signals(Stimuli(images))
+        passes.run(Stimuli(images))
     with pytest.raises(ValueError, match="give `views`"):
-        passes.signals(Stimuli(images, digests="abcd"))
+        passes.run(Stimuli(images, digests="abcd"))
 
 
 # Masks, and where objectives read
@@ -438,7 +442,7 @@ def test_an_objective_that_works_in_place_is_refused_before_and_when_it_runs(los
     sources = [*objective.sources, "gradient:energy"]
     passes = Passes(model, model.blocks, sources, Context(0, make_bank(model)), objectives)
     with pytest.raises(ValueError, match=message):
-        passes.signals(make_stimuli(16))
+        passes.run(make_stimuli(16))
 
 
 def test_a_rule_that_works_in_place_reaches_no_other_signal():
@@ -450,7 +454,7 @@ def test_a_rule_that_works_in_place_reaches_no_other_signal():
     objectives = OBJECTIVES | {"inplace": as_signal(inplace)}
     sources = ["forward", "gradient:energy", "signal:inplace"]
     alone, both = (
-        Passes(model, model.blocks, chosen, Context(0), objectives).signals(Stimuli(images))
+        Passes(model, model.blocks, chosen, Context(0), objectives).run(Stimuli(images)).signals
         for chosen in (sources[:2], sources)
     )
     for source in sources[:2]:
@@ -469,7 +473,7 @@ def test_a_rule_that_works_in_place_doubles_no_other_layers_gradient():
     layers = ["blocks.0", "blocks.1.attn", "blocks.1.ls1", "blocks.1"]
     objectives = OBJECTIVES | {"inplace": as_signal(inplace)}
     sources = ["gradient:energy", "signal:inplace"]
-    found = Passes(model, layers, sources, Context(0), objectives).signals(Stimuli(images))
+    found = Passes(model, layers, sources, Context(0), objectives).run(Stimuli(images)).signals
     pairs = zip(found["signal:inplace"], found["gradient:energy"], strict=True)
     assert all(torch.equal(x, 2 * g) for x, g in pairs)
 

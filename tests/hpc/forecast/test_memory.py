@@ -71,7 +71,7 @@ def test_the_least_is_below_what_is_measured(small_data: dict, tmp_path: Path) -
     for store in run.stores("prepare"):
         seal(store)
     stores = create_stores(run, "extract", plan_stage(run, "extract"))
-    shards = (item for item in items(stage_state(run, "extract", stores)) if len(item) == 2)
+    shards = (item for item in items(stage_state(run, "extract", stores)) if len(item) == 3)
     before, most = _measured(run.root, next(shards), None, "timm, torchvision, jobs.extract")
     resolved = Resolved.read(run.resolved)
     n_stimuli = len(resolved.stimulus_ids)

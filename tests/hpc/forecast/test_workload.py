@@ -74,11 +74,11 @@ def test_the_work_of_every_stage_is_what_its_stores_hold(planned: Planned) -> No
     assert extract.start_s == START_S + 2 * 10.0
     assert extract.longest_s == max(12, stability) * 1.0 + 2.0
 
-    # The bank of 300 images goes forward; each class takes four passes of 16 images; a pass of all
-    # three sources is the unit in which a network was timed.
+    # The bank of 300 images goes forward twice; each class takes four passes of 16 images; a pass
+    # of all three sources is the unit in which a network was timed; scales take 16 such passes.
     prepare = work["prepare"]
-    assert prepare.items == 2 * (1 + 1 + 2)
-    passed = (300 + 4 * 2 * 16) / SOURCES
+    assert prepare.items == 2 * (1 + 1 + 2 + SOURCES + 1)
+    passed = (2 * 300 + 4 * 2 * 16) / SOURCES + 16
     assert prepare.seconds == pytest.approx(prepare.items + 2 * 10.0 + passed * 1.5)
 
     assert (work["ingest"].items, work["compare"].items) == (1, 2)
@@ -136,7 +136,9 @@ def test_the_least_memory_of_extraction_on_paper(planned: Planned) -> None:
     study, resolved, _ = planned
     model = resolved.models[0]
     weights, outputs, micro_batch = 4 * 1_000_000, 4 * (600 + 400), 2
-    features = 4 * (8 - micro_batch) * LAYERS * (16 + 17 + 17)
+    readout = 2 * 10 + 256 + 2 + 2  # logits and softmax, prototypes, losses, confidence, contrast
+    baseline = 31 + 51 + readout
+    features = 4 * (8 - micro_batch) * (LAYERS * (16 + 17 + 17) + baseline)
     arguments = (study, resolved, model, len(NAMES), micro_batch)
     assert extraction_bytes(*arguments, on_gpu=False) == (
         weights + micro_batch * outputs * SOURCES + features
@@ -144,7 +146,7 @@ def test_the_least_memory_of_extraction_on_paper(planned: Planned) -> None:
     assert extraction_bytes(*arguments, on_gpu=True) == weights
     # Without a projection, layers are as wide as they are; gradients have their norm beside them.
     wide = study.model_copy(update={"projection": None})
-    rows = 4 * (8 - micro_batch) * ((24 + 40) + 2 * (25 + 41))
+    rows = 4 * (8 - micro_batch) * ((24 + 40) + 2 * (25 + 41) + baseline)
     assert extraction_bytes(wide, *arguments[1:], on_gpu=False) == (
         weights + micro_batch * outputs * SOURCES + rows
     )
@@ -259,7 +261,7 @@ def features(plans: list[StorePlan], model: str) -> list[StorePlan]:
 
 def test_a_shards_pass_counts_once_by_its_slowest_source(planned: Planned, tmp_path: Path) -> None:
     study, resolved, plans = planned
-    for plan, factor in zip(features(plans, "one"), (1.0, 2.0, 1.5), strict=True):
+    for plan, factor in zip(features(plans, "one"), (1.0, 2.0, 1.5, 3.0), strict=True):
         commit_units(plan, tmp_path, [8 * factor, 8 * 3 * factor, 4 * 2 * factor])
     key = pass_key(
         resolved.models[0].spec,

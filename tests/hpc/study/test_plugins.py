@@ -181,7 +181,7 @@ def test_energy_alone_needs_no_bank(folder: Path) -> None:
     study = load(folder, "objectives=[energy]", GRADIENTS)
     resolved, _ = resolve(study)
     kinds = [plan.kind for plan in prepare_plans(study, resolved)]
-    assert kinds == ["prepared", "classes"]
+    assert kinds == ["prepared", *["scales"] * 3, "classes"]
 
 
 def test_reliability_is_over_what_is_drawn(made: dict[str, Store]) -> None:
@@ -231,9 +231,11 @@ def test_what_an_objective_is_made_of_is_in_its_identity(folder: Path, tmp_path:
 
     def labels(name: str) -> set[str]:
         label = f"vit-{name}"
-        return {f"prepare/{label}", f"extract/{label}", f"extract/stability-{label}"}
+        scales = f"prepare/{label}-scales"
+        return {f"prepare/{label}", scales, f"extract/{label}", f"extract/stability-{label}"}
 
     own = labels("gradient-novelty") | labels("signal-same") | labels("signal-relevance")
+    own |= {"prepare/vit-baseline-scales", "extract/vit-baseline"}  # it has their losses
     assert changed[()] == own
     assert changed["dino_head=head.safetensors",] == own | labels("gradient-dino")
     on_images = {
@@ -241,7 +243,8 @@ def test_what_an_objective_is_made_of_is_in_its_identity(folder: Path, tmp_path:
         for label in before
         if label.startswith(("prepare/vit-gradient", "prepare/vit-signal", "extract/stability-vit"))
     }
-    assert changed["bank=other",] == own | on_images | {"prepare/vit-bank"}
+    on_images |= {"prepare/vit-bank", "prepare/vit-forward-scales"}
+    assert changed["bank=other",] == own | on_images
 
 
 @pytest.mark.parametrize(
@@ -259,6 +262,7 @@ def test_what_an_objective_is_made_of_is_in_its_identity(folder: Path, tmp_path:
         (["signals=[forward, gradient, 'losses:narrow']"], r"signal:narrow has shapes .* return"),
         (["signals=[forward, gradient, 'losses:lost']"], r"takes the gradients of 'nothing'; decl"),
         (["objectives=['losses:nothing']"], "has no function 'nothing'; give module:function"),
+        (["objectives=['losses:forward']"], "forward is what the results call activations; give"),
         (["objectives=['nowhere:loss']"], "there is no module 'nowhere' in .*, and none is inst"),
         (["dino_head=nowhere.safetensors"], 'dino_head: given "nowhere.safetensors"; there is no '),
         (["bank=nowhere"], 'bank: given "nowhere"; accepted: a folder of images; there is none'),

@@ -119,6 +119,6 @@ def test_plan_counts_them_and_says_so(data: dict, tmp_path: Path) -> None:
     study = studied(data, tmp_path, unrecorded_images={"generated": 40})
     stages = {s.stage: s for s in forecast(study, profile)}
     assert stages["extract"].note == "Images without recordings: 40 that are drawn."
-    n_sources, n_shards = 2, 2
+    n_sources, n_shards = 3, 2
     assert stages["extract"].stores == without["extract"].stores + n_sources
     assert stages["extract"].units == without["extract"].units + n_sources * n_shards

@@ -23,7 +23,7 @@ from storage_schemas.kinds.collinearity import collinearity_layout
 from storage_schemas.kinds.comparisons import NOT_JUDGED, comparisons_layout
 from storage_schemas.kinds.coordinates import stimulus_coords, window_coords
 from storage_schemas.kinds.drill import drill_layout
-from storage_schemas.kinds.features import features_layout
+from storage_schemas.kinds.features import features_layout, scales_layout
 from storage_schemas.kinds.pca import pca_layout
 from storage_schemas.kinds.prepared import prepared_layout
 from storage_schemas.kinds.responses import responses_layout
@@ -86,6 +86,7 @@ def stores() -> list[tuple[str, str, str, Layout, dict[str, Any]]]:
         ("prepare", "prepared", "tiny", prepared_layout(), model),
         ("prepare", "bank", "tiny-bank", bank_layout(4, 3, 2), model),
         ("prepare", "classes", "tiny-energy", classes_layout(LAYERS), own),
+        ("prepare", "scales", "tiny-scales", scales_layout(LAYERS, [4, 5]), own),
         ("prepare", "pca", "pca", pca_layout(LAYERS, STIMULI, DIGESTS, [4, 5], 2), own),
         ("ingest", "responses", "sub-01-fmri", recorded(FMRI, "voxel"), of("sub-01", "fmri")),
         ("ingest", "responses", "sub-02-meg", recorded(MEG, "sensor", "time"), of("sub-02", "meg")),

@@ -1,0 +1,20 @@
+"""Names of signals and the sources that they come from."""
+
+import pytest
+
+from storage_schemas.sources import source_of, unique_of
+
+
+@pytest.mark.parametrize(
+    ("source", "signal"),
+    [
+        ("gradient:energy", "unique:energy"),
+        ("gradient:random.3", "unique:random.3"),
+        ("signal:relevance", "unique:signal:relevance"),
+        ("forward", "unique:forward"),
+        ("baseline", "unique:baseline"),
+    ],
+)
+def test_what_a_source_adds_is_named_after_it(source: str, signal: str) -> None:
+    assert unique_of(source) == signal
+    assert source_of(signal) == source_of(source) == source_of(f"baseline+{source}") == source

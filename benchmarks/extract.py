@@ -261,13 +261,21 @@ def set_up(folder: Path, options: argparse.Namespace) -> Setting:
     targets = [Targets.of_subject(subject) for subject in subjects]
     root = folder / "stores"
     setting = Setting(root, (), tuple(images), options.batch, options.threads)
-    prepared = next(iter(prepare_plans(chosen, resolved))).create(root)
-    run_all(setting, [[(prepared.reference, 0)]])
-    seal(prepared)
-    reference = Reference.of(prepared)
-    assert reference is not None
-    plans = extract_plans(chosen, resolved, targets, {f"prepare/{prepared.label}": reference})
-    chosen_plans = tuple(plan for plan in plans if plan.kind == "features")
+    few = resolved.model_copy(update={"scale_images": resolved.class_images})  # they are not timed
+    needed = [p for p in prepare_plans(chosen, few) if p.kind in ("prepared", "scales")]
+    prepared = [plan.create(root) for plan in needed]
+    run_all(setting, [[(s.reference, 0)] for s in prepared if s.kind == "prepared"])
+    run_all(setting, [[(s.reference, 0) for s in prepared if s.kind == "scales"]])
+    references = {}
+    for store in prepared:
+        seal(store)
+        reference = Reference.of(store)
+        assert reference is not None
+        references[f"prepare/{store.label}"] = reference
+    plans = extract_plans(chosen, resolved, targets, references)
+    # The other ways make no baseline.
+    sources = ("forward", "gradient:energy")
+    chosen_plans = tuple(p for p in plans if p.kind == "features" and p.attrs["source"] in sources)
     return Setting(root, chosen_plans, tuple(images), options.batch, options.threads)
 
 

@@ -67,9 +67,11 @@ def _time_planning(folder: Path, n_models: int, n_units: int) -> float:
     )
     sessions = ("",) * n_units
     seen = Targets("sub-01", "fmri", tuple(stimuli), np.ones(n_units), sessions, xr.Dataset())
+    planned = Reference(stage="prepare", identity="planned", seal="planned")
     prepared = {
-        f"prepare/{model.name}": Reference(stage="prepare", identity="planned", seal="planned")
+        f"prepare/{model.name}{store}": planned
         for model in study.models
+        for store in ("", "-forward-scales")
     }
     run_folder = RunFolder.create(folder / "run", study.name, folder / "stores", {})
     return seconds(

@@ -60,8 +60,13 @@ def test_dino_compares_with_generated_images_where_no_bank_is_given(
         image.save(tmp_path / f"{number:03}.png")
     images = ge.read_images(tmp_path)
     model = ge.load_model("torchvision", "resnet18", "untrained", image_size=32)
-    extract = partial(ge.extract, model, images[:2], "gradient:dino", projection=8, micro_batch=8)
-    assert extract().identical(extract(bank=images))
+    extract = partial(ge.extract, model, images[:2], "gradient:dino", micro_batch=8)
+    drawn, named = extract(projection=None), extract(projection=None, bank=images)
+    for name, found in drawn.items():
+        # Views of a bank's images are keyed by their digests, which files have of their own: each
+        # channel has another scale, and is the same but for it.
+        x, y = found.values, named[name].values
+        np.testing.assert_allclose(x * np.abs(y).max(0), y * np.abs(x).max(0), rtol=1e-4, atol=1e-7)
 
 
 def test_sources_layers_and_stimuli_are_labelled(stimuli: Images, model: VisionModel) -> None:

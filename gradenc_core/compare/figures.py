@@ -21,22 +21,27 @@ def _panels(n: int) -> tuple[Figure, list[Axes]]:
 
 
 def profile_heatmaps(
-    profiles: Array, signals: Sequence[str], layers: Sequence[str], regions: Sequence[str]
+    profiles: Array,
+    signals: Sequence[str],
+    layers: Sequence[str],
+    regions: Sequence[Sequence[str]],
 ) -> Figure:
     """Draw layer x region heat maps, one panel per signal; the best layer of a region is marked.
 
     Parameters
     ----------
     profiles : array, (n_signals, n_layers, n_regions)
-        Mean score of each region's selected voxels; NaN where a region has none.
+        Mean score of each region; NaN where it has none.
+    regions : sequence of sequence of str
+        Per signal, the label of each region, with how many voxels it is the mean of.
     """
     figure, axes = _panels(len(signals))
-    for axis, profile, signal in zip(axes, profiles, signals, strict=True):
+    for axis, profile, signal, names in zip(axes, profiles, signals, regions, strict=True):
         image = axis.imshow(profile, aspect="auto", origin="lower", cmap="magma")
         figure.colorbar(image, ax=axis, shrink=0.85)
         for column in np.flatnonzero(np.isfinite(profile).any(axis=0)):
             axis.plot(column, np.nanargmax(profile[:, column]), "o", mfc="none", mec="w", ms=8)
-        axis.set_xticks(range(len(regions)), regions, rotation=45)
+        axis.set_xticks(range(len(names)), names, rotation=45)
         axis.set_yticks(range(len(layers)), layers)
         axis.set(title=signal, xlabel="region", ylabel="layer")
     return figure

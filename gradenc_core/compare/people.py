@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from gradenc_core.compare.regions import Points
-from gradenc_core.compare.statistics import N_PERMUTATIONS
+from gradenc_core.compare.regions import FEWEST_FOR_INTERVAL, Points
+from gradenc_core.compare.statistics import FEWEST_REGIONS, N_PERMUTATIONS
 
 Array = NDArray[np.float64]
 
@@ -72,6 +72,25 @@ def rise(people: Sequence[Points], seed: int = 0) -> Rise:
         rng=np.random.default_rng(seed),
     )
     return Rise(values, mean, float(test.pvalue))
+
+
+def untestable(n_regions: int, n_people: int) -> str:
+    """Say what cannot be decided about an order of so few regions, and what would be needed.
+
+    Returns
+    -------
+    str
+        Empty where the order can be tested over regions.
+    """
+    if n_regions >= FEWEST_REGIONS:
+        return ""
+    said = f"{n_regions} regions: their order cannot be tested over regions (it needs "
+    said += f"{FEWEST_REGIONS})"
+    if n_regions < FEWEST_FOR_INTERVAL:
+        said += f" and has no interval (it needs {FEWEST_FOR_INTERVAL})"
+    if n_people >= FEWEST_PEOPLE:
+        return f"{said}; with {n_people} people it is tested over people"
+    return f"{said}; a test over people needs {FEWEST_PEOPLE}, and {n_people} were recorded"
 
 
 def _slope(points: Points) -> float:

@@ -11,6 +11,7 @@ from hpc.config.profile import Profile, StageProfile, n_tasks
 from hpc.forecast.memory import check_memory
 from hpc.forecast.shapes import StudyShapes, shaped
 from hpc.forecast.workload import NetworkPasses, StageWork, Tell, time_passes, workload
+from hpc.plan.compare import order_note
 from hpc.plan.stages import all_plans
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolve import NetworkTurn, resolve
@@ -86,7 +87,7 @@ class _Turns:
         """Return the forecast of every stage, after the last network's turn."""
         plans, profile = self._plans, self._profile
         work = workload(study, resolved, plans, profile, self._passes, self._tell)
-        notes = {"extract": unrecorded_note(resolved)}
+        notes = {"extract": unrecorded_note(resolved), "compare": order_note(plans)}
         stages = (_stage(stage, plans, work[stage], profile) for stage in STAGES)
         return [replace(stage, note=notes.get(stage.stage, "")) for stage in stages]
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from gradenc_core.compare.people import untestable
 from hpc.plan.bands import bands_of, feature_label, score_label
 from hpc.plan.store_plan import References, StorePlan, safe
 from hpc.plan.subjects import (
@@ -88,3 +89,23 @@ def compare_options(study: Study) -> specs.CompareOptions:
         folds=study.encoding.folds,
         seed=study.seed,
     )
+
+
+def order_note(plans: Sequence[StorePlan]) -> str:
+    """Say which orders over regions a study cannot test; empty where it can test all."""
+    for plan in plans:
+        if isinstance(plan.spec, specs.ComparisonsSpec) and "region" in plan.layout.coords:
+            regions = [str(name) for name in plan.layout.coords["region"].values]
+            n_people = plan.layout.coords.sizes["fmri_subject"]
+            return "\n".join(_too_few(plan.spec.options, regions, n_people))
+    return ""
+
+
+def _too_few(options: specs.CompareOptions, regions: Sequence[str], n_people: int) -> Iterator[str]:
+    if said := untestable(len(regions), n_people):
+        yield said
+    for name, ladder in options.ladders.items():
+        absent = [region for region in ladder if region not in regions]
+        said = untestable(len(ladder) - len(absent), n_people)
+        if absent and said:
+            yield f"ladder {name}, without {', '.join(absent)}, which nobody has: {said}"

@@ -20,7 +20,7 @@ def counts(stores: Sequence[Store]) -> Iterator[str]:
             yield (
                 f"{store.label}: {facts['n_nan_targets']} target(s) with missing values and "
                 f"{facts['n_constant_targets']} constant ones, which have no score; "
-                f"noise ceiling: the median target's greatest r is {_median_ceiling(store):.2f}"
+                f"noise ceiling: {_median_ceiling(store)}"
             )
         elif store.kind == "comparisons":
             left_out = facts_of(store, store.units[0])["left_out"] or ["none"]
@@ -40,8 +40,11 @@ def _unreliable(store: Store) -> list[str]:
     return [f"{layer} ({number(r)})" for layer, r in pairs if not r >= LEAST_RELIABILITY]
 
 
-def _median_ceiling(store: Store) -> float:
-    return float(np.sqrt(np.nanmedian(noise_ceiling(store.dataset()).values)))
+def _median_ceiling(store: Store) -> str:
+    ceilings = noise_ceiling(store.dataset()).values
+    if not np.isfinite(ceilings).any():
+        return "not known, because no stimulus was repeated"
+    return f"the median target's greatest r is {np.sqrt(np.nanmedian(ceilings)):.2f}"
 
 
 def _encoding_counts(store: Store) -> str:

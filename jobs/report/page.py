@@ -14,7 +14,7 @@ from jobs.compare.tables import labels
 from jobs.report.counts import counts
 from jobs.report.plots import comparison_figures, stability_figures
 from jobs.report.predictions import HypothesisTable, hypothesis_table
-from jobs.report.subjects import subject_rows
+from jobs.report.subjects import people_rows, subject_rows, too_few_regions
 from jobs.report.words import judged_name, rules_of_scores
 from jobs.spec import ComparisonsSpec
 from storage_schemas import files as durable
@@ -103,6 +103,7 @@ class ModelFacts:
     """How its scores were cross-validated and tested."""
     figures: tuple[dict[str, str], ...]
     subjects: tuple[dict[str, str], ...]
+    too_few_regions: str
 
 
 def _model(store: Store, tree: xr.DataTree) -> ModelFacts:
@@ -110,7 +111,8 @@ def _model(store: Store, tree: xr.DataTree) -> ModelFacts:
     options = ComparisonsSpec.model_validate(store.spec).options
     tables = tree[f"comparisons/{name}"].to_dataset().load()
     shown = [*comparison_figures(tables, options.seed_region), *stability_figures(tree, name)]
-    subjects = tuple(subject_rows(tables, options.significance))
+    subjects = tuple([*people_rows(tables), *subject_rows(tables, options.significance)])
     scores = next(iter(tree[f"scores/{name}"].leaves)).attrs
     rules = rules_of_scores(scores["fold_rule"], scores["permute_within"])
-    return ModelFacts(name, store.attrs["control"], rules, tuple(shown), subjects)
+    few = too_few_regions(tables)
+    return ModelFacts(name, store.attrs["control"], rules, tuple(shown), subjects, few)

@@ -16,9 +16,15 @@ from jobs.compare.tables import labels, window_centres
 from jobs.report.words import signal_title
 from storage_schemas.results.reliability import DISATTENUATED, LEAST_RELIABILITY
 
+ALL_PROFILES = (
+    "Mean score of all voxels of each region, mean over subjects; below its name the region's "
+    "number of voxels. The circle marks the layer that predicts a region best; a hierarchy climbs "
+    "from lower left to upper right."
+)
 PROFILES = (
-    "Mean score of each region's significant voxels, mean over subjects. The circle marks the "
-    "layer that predicts a region best; a hierarchy climbs from lower left to upper right."
+    "The same of the significant voxels alone; below a region's name, how many of its voxels, and "
+    "in how many subjects. They were selected by their best score, so these means are too high, "
+    "and differ less between regions than the responses do."
 )
 CURVES = (
     "Mean score over significant sensors, mean over subjects; dotted lines mark the layers' peak "
@@ -38,9 +44,13 @@ def comparison_figures(tables: xr.Dataset, seed_region: str) -> Iterator[dict[st
     # Where nothing is seeded, every reliability is 1 and there is nothing to divide by.
     divided = bool((tables["reliability"] < 1).any())
     if "region_profile" in tables:
-        yield _figure("Layer by region", PROFILES, _heatmaps(tables, "region_profile"))
+        everything = _heatmaps(tables, "region_profile_all", _region_sizes(tables))
+        yield _figure("Layer by region", ALL_PROFILES, everything)
+        figure = _heatmaps(tables, "region_profile", _selections(tables))
+        yield _figure("Layer by region, significant voxels", PROFILES, figure)
         if divided:
-            figure = _heatmaps(tables, "region_profile" + DISATTENUATED)
+            name = "region_profile" + DISATTENUATED
+            figure = _heatmaps(tables, name, _selections(tables))
             yield _figure("Layer by region, divided by reliability", DIVIDED, figure)
         yield _figure(
             "Depth against position",
@@ -79,13 +89,33 @@ def comparison_figures(tables: xr.Dataset, seed_region: str) -> Iterator[dict[st
         )
 
 
-def _heatmaps(tables: xr.Dataset, name: str) -> Figure:
+def _heatmaps(tables: xr.Dataset, name: str, regions: list[list[str]]) -> Figure:
     return figures.profile_heatmaps(
         _mean(tables[name], "fmri_subject"),
         [signal_title(s) for s in labels(tables, "signal")],
         labels(tables, "layer"),
-        labels(tables, "region"),
+        regions,
     )
+
+
+def _region_sizes(tables: xr.Dataset) -> list[list[str]]:
+    """Return every region's label with its number of voxels, the same for every signal."""
+    sizes = tables["region_voxels"].sum("fmri_subject").values
+    names = zip(labels(tables, "region"), sizes, strict=True)
+    return [[f"{name}\n{size:.0f}" for name, size in names]] * tables.sizes["signal"]
+
+
+def _selections(tables: xr.Dataset) -> list[list[str]]:
+    """Return, per signal, every region's label with how many voxels and subjects were selected."""
+    sizes = tables["region_voxels"].sum("fmri_subject").values
+    people = (tables["region_voxels"] > 0).sum("fmri_subject").values
+    found = []
+    for signal in labels(tables, "signal"):
+        selected = tables["region_selected"].sel(signal=signal)
+        counts = (selected.sum("fmri_subject").values, (selected > 0).sum("fmri_subject").values)
+        cells = zip(labels(tables, "region"), counts[0], sizes, counts[1], people, strict=True)
+        found.append([f"{name}\n{n:.0f} of {of:.0f}\n{m} of {p}" for name, n, of, m, p in cells])
+    return found
 
 
 def _curves(tables: xr.Dataset, name: str) -> Figure:

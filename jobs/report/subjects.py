@@ -7,6 +7,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from gradenc_core.compare.people import FEWEST_PEOPLE, untestable
 from jobs.compare.evidence import SPATIAL_CELL, TEMPORAL_CELL
 from jobs.compare.tables import labels
 from jobs.report.words import number, p_value, signal_title
@@ -86,6 +87,32 @@ def subject_rows(tables: xr.Dataset, level: float) -> Iterator[dict[str, str]]:
             for subject, value, own in zip(names, values, p, strict=True):
                 shown = {"value": quantity.write(value), "p": p_value(own)}
                 yield {**common, "subject": subject, **shown}
+
+
+def people_rows(tables: xr.Dataset) -> Iterator[dict[str, str]]:
+    """Yield the test over people, where they are many and regions too few for one over regions."""
+    if not too_few_regions(tables) or tables.sizes["fmri_subject"] < FEWEST_PEOPLE:
+        return
+    cell = {dim: label for dim, label in SPATIAL_CELL.items() if dim != "correlation"}
+    for signal in labels(tables, "signal"):
+        at = {"signal": signal, **cell}
+        values = tables["people_slope"].sel(at).values
+        yield {
+            "signal": signal_title(signal),
+            "score": "rise of depth with position, tested over people",
+            "subject": f"all {int(np.isfinite(values).sum())}",
+            "value": f"{tables['people_mean'].sel(at).item():.4f} per mm; "
+            f"{int((values > 0).sum())} people rise, {int((values < 0).sum())} fall",
+            "p": p_value(tables["people_p"].sel(at).item()),
+        }
+
+
+def too_few_regions(tables: xr.Dataset) -> str:
+    """Say why an order over regions has no p, where so; empty where regions are enough."""
+    if "region" not in tables.coords:
+        return ""
+    recorded = (tables["region_voxels"] > 0).any("fmri_subject").sum().item()
+    return untestable(recorded, tables.sizes["fmri_subject"])
 
 
 def _together(

@@ -27,14 +27,16 @@ def dashed(axis):
 
 def test_heat_maps_mark_the_best_layer_of_each_region_that_has_one() -> None:
     first = np.array([[0.1, np.nan, 0.3], [0.2, np.nan, np.nan]])
+    regions = [["V1", "V2", "V4"], ["V1\n3 of 4", "V2", "V4"]]
     figure = figures.profile_heatmaps(
-        np.stack([first, -first]), SIGNALS, ["layer1", "layer2"], ["V1", "V2", "V4"]
+        np.stack([first, -first]), SIGNALS, ["layer1", "layer2"], regions
     )
     left, right = panels(figure)
     assert [axis.get_title() for axis in (left, right)] == SIGNALS
     np.testing.assert_array_equal(marks(left), [[0, 1], [2, 0]])
     np.testing.assert_array_equal(marks(right), [[0, 0], [2, 0]])
-    assert [label.get_text() for label in left.get_xticklabels()] == ["V1", "V2", "V4"]
+    for axis, names in zip((left, right), regions, strict=True):
+        assert [label.get_text() for label in axis.get_xticklabels()] == names
     assert [label.get_text() for label in left.get_yticklabels()] == ["layer1", "layer2"]
     np.testing.assert_array_equal(left.images[0].get_array().filled(np.nan), first)
 

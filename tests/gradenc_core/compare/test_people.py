@@ -3,7 +3,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from gradenc_core.compare.people import rise
+from gradenc_core.compare.people import rise, untestable
 from gradenc_core.compare.regions import Points
 
 
@@ -40,6 +40,16 @@ def test_people_with_one_position_do_not_count() -> None:
     found = rise([*people, one, unknown])
     assert np.isnan(found.values[6:]).all()
     assert found.p == rise(people).p == 1 / 2**6
+
+
+def test_what_cannot_be_decided_is_said_with_what_would_be_needed() -> None:
+    assert untestable(6, 1) == ""
+    few = untestable(2, 15)
+    assert few.startswith("2 regions: their order cannot be tested over regions (it needs 6)")
+    assert few.endswith("no interval (it needs 4); with 15 people it is tested over people")
+    said = untestable(5, 2)
+    assert "interval" not in said
+    assert said.endswith("a test over people needs 6, and 2 were recorded")
 
 
 @pytest.mark.parametrize("n", [8, 20])

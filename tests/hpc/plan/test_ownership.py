@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hpc.plan.bands import bands_of, fitted_bands, is_diagnostic, split_bands
-from hpc.plan.compare import compare_plans
+from hpc.plan.compare import compare_plans, order_note
 from hpc.plan.encode import encode_plans
 from hpc.plan.prepare import prepare_plans
 from hpc.plan.stages import all_plans, extract_plans, ingest_plans
@@ -115,6 +115,9 @@ def test_a_stage_refers_only_to_stores_that_earlier_stages_make(
     done |= sealed(list(encode_plans(study, resolved, targets, done)))
     compared = list(compare_plans(study, resolved, targets, done))
     assert [plan.label for plan in compared] == ["one", "two"]
+    assert order_note(compared).startswith("2 regions: their order cannot be tested over regions")
+    assert "ladder dorsal, without" in order_note(compared)
+    assert order_note([]) == ""
     for plan in compared:
         assert set(plan.spec.scores) == set(bands_of(resolved))
         assert {len(references) for references in plan.spec.scores.values()} == {2}

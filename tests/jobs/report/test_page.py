@@ -12,6 +12,7 @@ import pytest
 
 from gradenc_core.compare.verdict import Verdict
 from jobs.compare import evidence
+from jobs.report import plots
 from jobs.report.page import COLOURS, TITLES, write_report
 from jobs.report.words import EXCHANGED, FOLD_RULES, WITHIN, number, p_value, signal_title
 from jobs.spec import EncodingSpec
@@ -175,3 +176,38 @@ def test_a_modality_that_was_not_recorded_is_said_and_not_drawn(
     assert found.count("not recorded") == (3 if missing == "meg" else 2)
     assert left in page
     assert not [title for title in (*gone, "Place and time together") if title in page]
+
+
+def test_heat_maps_show_all_voxels_and_the_selection_beside_them(page: str) -> None:
+    assert "Layer by region. Mean score of all voxels of each region" in page
+    assert "Layer by region, significant voxels." in page
+    assert page.index("Layer by region.") < page.index("Layer by region, significant voxels.")
+
+
+def test_regions_are_labelled_with_how_many_voxels_and_people_they_are(
+    hand_made: Any, compare: Callable
+) -> None:
+    (store,) = run_stores(compare(hand_made), "compare")
+    tables = store.dataset().load()
+    assert plots._region_sizes(tables)[0][:2] == ["V1\n4", "V2\n3"]
+    forward, _, unique = plots._selections(tables)
+    assert forward[:2] == ["V1\n3 of 4\n2 of 2", "V2\n3 of 3\n2 of 2"]
+    assert unique[-1] == "FFA\n0 of 2\n0 of 2"
+
+
+def test_two_regions_of_many_people_are_said_to_be_tested_over_people(
+    hand_made: Any, compare: Callable
+) -> None:
+    v1, v2 = hand_made.fmri["02"].voxels[:2]
+    person = replace(hand_made.fmri["02"], voxels=[v1, v2])
+    people = {f"{i:02d}": person for i in range(6)}
+    page = page_of(compare(replace(hand_made, fmri=people, meg={})))
+    assert "2 regions: their order cannot be tested over regions (it needs 6)" in page
+    assert "with 6 people it is tested over people" in page
+    assert "all 6 activations (r) rise of depth with position, tested over people" in page
+    assert "0.0100 per mm; 6 people rise, 0 fall 0.016" in page
+    assert "0 of 6 at or below" not in page
+
+
+def test_an_order_of_enough_regions_is_not_tested_over_people(page: str) -> None:
+    assert "over people" not in page

@@ -33,7 +33,7 @@ WINDOW_MEMORY = 0.5
 """Correlation of a sensor's noise in neighbouring windows."""
 TIMES = np.round(np.arange(0.025, 0.9, 0.05), 3)
 """Centres of the windows, s."""
-N_SENSORS = 4
+N_SENSORS = 3
 
 
 @dataclass(frozen=True)

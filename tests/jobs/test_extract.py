@@ -386,10 +386,20 @@ def write_bank(folder: Path) -> None:
         Image.fromarray(dead_leaves(rng, 48)).save(folder / f"{number}.png")
 
 
+def small_transformer(folder: Path) -> dict:
+    """Write a bank; return what a study of a small transformer changes: it is fast in bf16 too."""
+    write_bank(folder / "bank")
+    vit = {"name": "vit", "library": "timm", "architecture": "test_vit"}
+    return {
+        "models": [vit | {"weights": "untrained", "image_size": 64}],
+        "layers": ["blocks.0", "blocks.3"],
+        "bank": "bank",
+    }
+
+
 def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> None:
-    write_bank(tmp_path / "bank")
-    objectives = ["energy", "contrastive"]
-    extraction = Extraction(tmp_path, data, objectives=objectives, bank="bank", precision="bf16")
+    changes = {"objectives": ["energy", "contrastive"], "precision": "bf16"}
+    extraction = Extraction(tmp_path, data, **changes, **small_transformer(tmp_path))
     run(extraction.root, extraction.stability)
     for store in extraction.stability:
         found = store.dataset()
@@ -411,18 +421,6 @@ def test_stability_is_stored_with_the_features(data: dict, tmp_path: Path) -> No
     ]
 
 
-def masked_study(folder: Path) -> dict:
-    """Write a bank; return what a study of a transformer's masked gradients changes."""
-    write_bank(folder / "bank")
-    vit = {"name": "vit", "library": "timm", "architecture": "test_vit"}
-    return {
-        "models": [vit | {"weights": "untrained", "image_size": 64}],
-        "layers": ["blocks.0", "blocks.3"],
-        "objectives": ["masked"],
-        "bank": "bank",
-    }
-
-
 VIEWS_AND_MASKS = """
 from gradenc_core.signals.objectives import dino, masked, needs
 
@@ -438,7 +436,7 @@ def test_reliability_of_masked_gradients_is_over_seeds(
     data: dict, tmp_path: Path, objective: str
 ) -> None:
     (tmp_path / "views_and_masks.py").write_text(VIEWS_AND_MASKS)
-    changes = masked_study(tmp_path) | {"objectives": [objective]}
+    changes = small_transformer(tmp_path) | {"objectives": [objective]}
     extraction = Extraction(tmp_path, data, **changes)
     run(extraction.root, extraction.stability)
     forward, gradient = (store.dataset()["reliability"].values for store in extraction.stability)
@@ -469,8 +467,8 @@ def test_reliability_of_masked_gradients_is_over_seeds(
 
 
 def test_reliability_of_a_norm_alone_is_not_known(data: dict, tmp_path: Path) -> None:
-    changes = masked_study(tmp_path) | {"gradient_scale": "norm_only"}
-    extraction = Extraction(tmp_path, data, **changes)
+    changes = {"objectives": ["masked"], "gradient_scale": "norm_only"}
+    extraction = Extraction(tmp_path, data, **changes, **small_transformer(tmp_path))
     run(extraction.root, extraction.stability)
     forward, gradient = (store.dataset()["reliability"].values for store in extraction.stability)
     assert (forward == 1).all()

@@ -68,7 +68,7 @@ class Trials:
         return replace(plan, spec=plan.spec.model_copy(update={"encoding": encoding}))
 
 
-def prepared(folder: Path, n_stimuli: int, bootstrap: int) -> Trials:
+def prepared(folder: Path, n_stimuli: int, layers: list[str], bootstrap: int) -> Trials:
     """Write the study and make everything that encoding needs."""
     write_planted_study(folder, folder / "truth.json", "plausible_backprop", 0, n_stimuli, SIZES)
     study = {
@@ -83,7 +83,7 @@ def prepared(folder: Path, n_stimuli: int, bootstrap: int) -> Trials:
                 "image_size": 64,
             }
         ],
-        "layers": LAYERS,
+        "layers": layers,
         "objectives": ["classification"],
         "projection": 64,
         "responses": [{"reader": "bids", "path": "bids"}],
@@ -152,12 +152,12 @@ def main() -> None:
     parser.add_argument("--bootstrap", type=int, default=1000)
     parser.add_argument("--toy", action="store_true", help="a tiny study: does it still run?")
     options = parser.parse_args()
-    n_stimuli = N_STIMULI
+    n_stimuli, layers = N_STIMULI, LAYERS
     if options.toy:
-        n_stimuli, options.bootstrap, options.pairs = TOY_STIMULI, 5, 1
+        n_stimuli, layers, options.bootstrap, options.pairs = TOY_STIMULI, LAYERS[-1:], 5, 1
     os.environ["OMP_NUM_THREADS"] = "1"
     with tempfile.TemporaryDirectory(prefix="gradenc-workers-") as folder:
-        trials = prepared(Path(folder), n_stimuli, options.bootstrap)
+        trials = prepared(Path(folder), n_stimuli, layers, options.bootstrap)
         values = measured(trials, options.pairs)
     print_rows("Dask workers", [values])
     print_json(values)

@@ -28,6 +28,9 @@ from hpc.study.study import load_study
 STAGES = ("extract", "encode")
 TOY_STIMULI = 64
 TOY_KEYS = (
+    "models=[{name: planted, library: torchvision, architecture: resnet18, weights: untrained, "
+    "image_size: 64}]",
+    "responses=[{reader: bids, path: bids}]",
     "layers=[layer1.0, layer4.1]",
     "encoding.bootstrap=3",
     "encoding.permutations=3",

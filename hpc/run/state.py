@@ -144,18 +144,19 @@ def outdated(run: RunFolder, stores: Iterable[Store]) -> Iterator[str]:
     A unit that is repaired with another micro-batch or on another device may differ in its last
     bits. Then its store gets another seal, and stores built on the old one are planned again.
     """
-    own = {store.identity: store for stage in STAGES for store in run.stores(stage)}
-    for store in stores:
-        for reference in _references(store.spec):
-            source = own.get(reference["identity"])
-            seal = source.sealed() if source else None
-            now = seal.digest if seal else "" if source else "another store"
-            if now and now != reference["seal"]:
-                yield (
-                    f"{store.reference} was made from {reference['stage']} "
-                    f"{reference['identity'][:12]} sealed as {reference['seal'][:12]}, which is "
-                    f"now {now[:13]}; run `gradenc resume {run.path}`"
-                )
+    used = [(store, reference) for store in stores for reference in _references(store.spec)]
+    stages = {reference["stage"] for _, reference in used}
+    own = {source.identity: source for stage in stages for source in run.stores(stage)}
+    for store, reference in used:
+        source = own.get(reference["identity"])
+        seal = source.sealed() if source else None
+        now = seal.digest if seal else "" if source else "another store"
+        if now and now != reference["seal"]:
+            yield (
+                f"{store.reference} was made from {reference['stage']} "
+                f"{reference['identity'][:12]} sealed as {reference['seal'][:12]}, which is "
+                f"now {now[:13]}; run `gradenc resume {run.path}`"
+            )
 
 
 def _references(value: Any) -> Iterator[dict[str, str]]:

@@ -2,16 +2,17 @@
 
 The functions that the units call are timed as they stand: they decode images, pass them through the
 network, commit a shard and fit a ridge. No factor that was measured on another machine enters.
-Stores lie in a temporary folder.
+Stores lie in a temporary folder. The start of processes is timed once, whatever is forecast.
 """
 
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -86,13 +87,15 @@ class ExtractSpeed:
     """Floating-point operations of one image."""
 
 
-def time_start(libraries: Iterable[str]) -> float:
+@cache
+def time_start(libraries: frozenset[str]) -> float:
     """Return the seconds until a process can load a model of these libraries."""
     return _seconds_until_ready(
-        EXTRACT.format(libraries=", ".join(sorted(set(libraries)))) + "; print('ready', flush=True)"
+        EXTRACT.format(libraries=", ".join(sorted(libraries))) + "; print('ready', flush=True)"
     )
 
 
+@cache
 def time_cluster(workers: int) -> float:
     """Return the seconds until a task and its Dask workers can begin a unit of stage encode."""
     return _seconds_until_ready(ENCODE.format(workers=workers))

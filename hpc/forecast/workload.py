@@ -100,7 +100,7 @@ def workload(
     """Return the work of every stage, given the speed of each network by its name."""
     how = profile.stage("extract")
     tell("timing the start of processes")
-    start_s = time_start(model.spec.library for model in resolved.models)
+    start_s = time_start(frozenset(model.spec.library for model in resolved.models))
     tell("timing the ridge")
     return {
         "prepare": _prepare(resolved, plans, passes, start_s),

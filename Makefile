@@ -26,10 +26,10 @@ lint: $(STAMP)
 	$(BIN)/python scripts/draw_rooms.py --check
 
 unit: $(STAMP)
-	$(BIN)/python -m pytest -n 3 --dist loadfile -m "not long" --durations=60
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not long" --durations=60
 
 test-long: $(STAMP) browser slurm
-	$(BIN)/python -m pytest -n 2 --dist loadfile --durations=25
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=25
 
 browser:
 	scripts/browser.sh

@@ -1,5 +1,6 @@
 """One small planted study that was run through the door, for all tests that read its results."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,18 +26,21 @@ dask_workers = 1
 
 
 @pytest.fixture(scope="session")
-def finished(small_data: dict, tmp_path_factory: pytest.TempPathFactory) -> ge.Run:
-    """Run the small study with a bank of its own, as a notebook does."""
-    folder = tmp_path_factory.mktemp("door")
-    (folder / "bank").mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(N_PROTOTYPES):
-        Image.fromarray(dead_leaves(rng, 32)).save(folder / "bank" / f"{number}.png")
-    (folder / "one.toml").write_text(PROFILE)
-    changes = {"objectives": ["dino"], "bank": "bank", "layers": ["layer2.0", "layer4.0"]}
-    (folder / "study.yaml").write_text(yaml.safe_dump(small_data | changes))
-    study = ge.Study.load(folder / "study.yaml", set=["encoding.permutations=5"])
-    return study.run(folder / "run", profile=str(folder / "one.toml"))
+def finished(small_data: dict, make_once: Callable[..., Path]) -> ge.Run:
+    """Return the small study's run with a bank of its own, as a notebook makes it; only read it."""
+
+    def run(folder: Path) -> None:
+        (folder / "bank").mkdir()
+        rng = np.random.default_rng(0)
+        for number in range(N_PROTOTYPES):
+            Image.fromarray(dead_leaves(rng, 32)).save(folder / "bank" / f"{number}.png")
+        (folder / "one.toml").write_text(PROFILE)
+        changes = {"objectives": ["dino"], "bank": "bank", "layers": ["layer2.0", "layer4.0"]}
+        (folder / "study.yaml").write_text(yaml.safe_dump(small_data | changes))
+        study = ge.Study.load(folder / "study.yaml", set=["encoding.permutations=5"])
+        study.run(folder / "run", profile=str(folder / "one.toml"))
+
+    return ge.Run.open(make_once("door", run) / "run")
 
 
 @pytest.fixture(scope="session")

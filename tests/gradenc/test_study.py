@@ -1,5 +1,6 @@
 """A study in a notebook: run, followed, judged, exported, resumed; nothing is printed."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -68,13 +69,14 @@ def test_a_wrong_selection_is_refused(
 
 
 def test_a_damaged_unit_is_made_again_by_resume(
-    finished: ge.Run, capfd: pytest.CaptureFixture[str]
+    finished: ge.Run, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = finished.results["comparisons/planted"].to_dataset().load()
-    chunk = max((finished.folder / "stores" / "compare").rglob("c/*"), key=lambda p: p.is_file())
+    copy = shutil.copytree(finished.folder, tmp_path / "run")
+    chunk = max((copy / "stores" / "compare").rglob("c/*"), key=lambda p: p.is_file())
     chunk.write_bytes(b"")
     heard: list[int] = []
-    run = ge.Run.open(finished.folder).resume(progress=lambda states: heard.append(len(states)))
+    run = ge.Run.open(copy).resume(progress=lambda states: heard.append(len(states)))
     assert set(heard) == {len(STAGES)}
     assert run.status().sealed.all()
     assert run.results["comparisons/planted"].to_dataset().load().identical(before)

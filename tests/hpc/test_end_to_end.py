@@ -22,7 +22,9 @@ import psutil
 import pytest
 import xarray as xr
 import yaml
+from typer.testing import CliRunner
 
+from hpc.cli.app import app
 from hpc.config.profile import load_profile
 from hpc.forecast.forecast import forecast
 from hpc.plan.extract import extract_plans
@@ -43,7 +45,7 @@ GRADENC = str(Path(sys.executable).with_name("gradenc"))
 
 def gradenc(*arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     result = subprocess.run(
-        [GRADENC, *map(str, arguments)], capture_output=True, text=True, timeout=240
+        [GRADENC, *map(str, arguments)], capture_output=True, text=True, timeout=600
     )
     if check and result.returncode:
         raise AssertionError(f"{arguments}:\n{result.stdout}\n{result.stderr}")
@@ -59,30 +61,21 @@ def descendants(process: subprocess.Popen) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-@pytest.fixture(scope="module")
-def finished(small_data: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a finished run of the small study."""
-    folder = tmp_path_factory.mktemp("finished")
-    (folder / "study.yaml").write_text(yaml.safe_dump(small_data))
-    gradenc("submit", folder / "study.yaml", "--run", folder / "run")
-    return folder / "run"
-
-
-def test_status_of_a_finished_run(finished: Path) -> None:
-    stages = json.loads(gradenc("status", finished, "--json").stdout)["stages"]
+def test_status_of_a_finished_run(small_run: Path) -> None:
+    stages = json.loads(gradenc("status", small_run, "--json").stdout)["stages"]
     assert list(stages) == list(STAGES)
     for stage in stages.values():
         assert stage["sealed"]
         assert stage["committed"] == stage["units"] > 0
 
 
-def test_every_committed_byte_is_verified(finished: Path) -> None:
-    output = gradenc("verify", "--deep", finished).stdout
-    assert digest_of(finished) in output.replace("\n", "")
+def test_every_committed_byte_is_verified(small_run: Path) -> None:
+    output = gradenc("verify", "--deep", small_run).stdout
+    assert digest_of(small_run) in output.replace("\n", "")
 
 
-def test_a_copied_run_opens_with_all_coordinates(finished: Path, tmp_path: Path) -> None:
-    shutil.copytree(finished, tmp_path / "elsewhere")
+def test_a_copied_run_opens_with_all_coordinates(small_run: Path, tmp_path: Path) -> None:
+    shutil.copytree(small_run, tmp_path / "elsewhere")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tree = open_run(tmp_path / "elsewhere")
@@ -110,14 +103,14 @@ def test_a_copied_run_opens_with_all_coordinates(finished: Path, tmp_path: Path)
 
 
 @pytest.mark.filterwarnings("error")
-def test_every_store_opens_with_plain_xarray(finished: Path) -> None:
-    stores = list((finished / "stores").glob("*/*/data.zarr"))
+def test_every_store_opens_with_plain_xarray(small_run: Path) -> None:
+    stores = list((small_run / "stores").glob("*/*/data.zarr"))
     assert stores
     for store in stores:
         assert xr.open_datatree(store, engine="zarr").ds.data_vars
 
 
-def test_the_report_renders_in_a_browser(finished: Path, tmp_path: Path) -> None:
+def test_the_report_renders_in_a_browser(small_run: Path, tmp_path: Path) -> None:
     chromium = shutil.which("chromium")
     assert chromium, "no chromium: run `make browser` as root"
     result = subprocess.run(
@@ -129,7 +122,7 @@ def test_the_report_renders_in_a_browser(finished: Path, tmp_path: Path) -> None
             "--window-size=1100,3000",
             f"--screenshot={tmp_path / 'page.png'}",
             "--dump-dom",
-            f"{(finished / 'report.html').as_uri()}",
+            f"{(small_run / 'report.html').as_uri()}",
         ],
         capture_output=True,
         text=True,
@@ -137,20 +130,20 @@ def test_the_report_renders_in_a_browser(finished: Path, tmp_path: Path) -> None
     )
     assert result.stdout.count("<figure>") == 6
     assert "What each hypothesis predicts" in result.stdout
-    assert digest_of(finished) in result.stdout
-    assert "http" not in (finished / "report.html").read_text()
+    assert digest_of(small_run) in result.stdout
+    assert "http" not in (small_run / "report.html").read_text()
 
 
-def test_submitting_again_runs_nothing(finished: Path) -> None:
-    before = sorted((finished / "submissions").iterdir())
-    gradenc("submit", finished.parent / "study.yaml", "--run", finished)
-    assert sorted((finished / "submissions").iterdir()) == before
+def test_submitting_again_runs_nothing(small_run: Path) -> None:
+    before = sorted((small_run / "submissions").iterdir())
+    gradenc("submit", small_run.parent / "study.yaml", "--run", small_run)
+    assert sorted((small_run / "submissions").iterdir()) == before
 
 
-def test_an_added_objective_reuses_the_forward_features(finished: Path, tmp_path: Path) -> None:
-    study = load_study(finished.parent / "study.yaml", ["objectives=[classification, energy]"])
+def test_an_added_objective_reuses_the_forward_features(small_run: Path, tmp_path: Path) -> None:
+    study = load_study(small_run.parent / "study.yaml", ["objectives=[classification, energy]"])
     resolved, subjects = resolve(study)
-    run = RunFolder.open(finished)
+    run = RunFolder.open(small_run)
     planned = Reference(stage="prepare", identity="planned", seal="planned")
     sealed = defaultdict(lambda: planned)
     sealed |= {f"prepare/{s.label}": Reference.of(s) for s in run.stores("prepare")}
@@ -164,8 +157,8 @@ def test_an_added_objective_reuses_the_forward_features(finished: Path, tmp_path
     assert len(list(prepare_plans(study, resolved))) == n_weights + n_classes + n_scales
 
 
-def test_a_plan_takes_the_times_of_committed_units(finished: Path) -> None:
-    study = load_study(finished.parent / "study.yaml", [f"store_root={finished / 'stores'}"])
+def test_a_plan_takes_the_times_of_committed_units(small_run: Path) -> None:
+    study = load_study(small_run.parent / "study.yaml", [f"store_root={small_run / 'stores'}"])
     stages = {stage.stage: stage for stage in forecast(study, load_profile("local"))}
     n_shards = 3
     assert stages["extract"].basis == f"from records of {n_shards} units"
@@ -175,11 +168,11 @@ def test_a_plan_takes_the_times_of_committed_units(finished: Path) -> None:
 
 
 def test_own_signals_true_labels_and_components_are_compared(
-    finished: Path, tmp_path: Path
+    small_run: Path, run_here: Callable[[Path, Path], RunFolder], tmp_path: Path
 ) -> None:
-    data = yaml.safe_load((finished.parent / "study.yaml").read_text())
+    data = yaml.safe_load((small_run.parent / "study.yaml").read_text())
     data |= {
-        "store_root": str(finished / "stores"),
+        "store_root": str(small_run / "stores"),
         "signals": ["forward", "gradient", "rules:relevance"],
         "objectives": ["classification"],
         "labels": "labels.csv",
@@ -198,7 +191,7 @@ def test_own_signals_true_labels_and_components_are_compared(
         "def relevance(activations, gradients):\n"
         "    return [h * g for h, g in zip(activations, gradients, strict=True)]\n"
     )
-    gradenc("submit", tmp_path / "study.yaml", "--run", tmp_path / "run")
+    run_here(tmp_path / "study.yaml", tmp_path / "run")
     tree = open_run(tmp_path / "run")
     compared = tree["comparisons/planted"]["signal"].values.tolist()
     learning = ["gradient:classification", "signal:relevance"]
@@ -210,15 +203,17 @@ def test_own_signals_true_labels_and_components_are_compared(
     assert "signal, relevance" in (tmp_path / "run" / "report.html").read_text()
 
 
-def test_named_windows_are_predicted_in_place_of_samples(finished: Path, tmp_path: Path) -> None:
-    data = yaml.safe_load((finished.parent / "study.yaml").read_text())
-    data |= {"store_root": str(finished / "stores"), "signals": ["forward"], "objectives": []}
+def test_named_windows_are_predicted_in_place_of_samples(
+    small_run: Path, run_here: Callable[[Path, Path], RunFolder], tmp_path: Path
+) -> None:
+    data = yaml.safe_load((small_run.parent / "study.yaml").read_text())
+    data |= {"store_root": str(small_run / "stores"), "signals": ["forward"], "objectives": []}
     data["encoding"] |= {
         "windows": {"late": [0.3, 0.6], "early": [0.05, 0.25]},
         "meg_targets": "windows",
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
-    gradenc("submit", tmp_path / "study.yaml", "--run", tmp_path / "run")
+    run = run_here(tmp_path / "study.yaml", tmp_path / "run")
     tree = open_run(tmp_path / "run")
     meg = tree["scores/planted/sub-02/meg"].to_dataset()
     assert meg["r"].dims == ("bands", "layer", "fold", "sensor", "window")
@@ -227,7 +222,7 @@ def test_named_windows_are_predicted_in_place_of_samples(finished: Path, tmp_pat
     curve = tree["comparisons/planted"]["curve"]
     np.testing.assert_array_equal(curve["window_stop"], [0.25, 0.6])
     # The summaries are the same means: what was observed of them is the targets' score.
-    (scores,) = (s for s in RunFolder.open(tmp_path / "run").stores("encode") if s.kind == "scores")
+    (scores,) = (s for s in run.stores("encode") if s.kind == "scores")
     data = scores.dataset()
     observed = data["bootstrap"][:, 0, (data["summary_window"] != "").values]
     expected = meg["r"].sel(bands="forward").mean("fold").values.reshape(observed.shape)
@@ -251,10 +246,10 @@ DAMAGE: dict[str, Callable[[Path, Path], object]] = {
 }
 
 
-def test_damaged_units_are_named_and_repaired_alone(finished: Path, tmp_path: Path) -> None:
+def test_damaged_units_are_named_and_repaired_alone(small_run: Path, tmp_path: Path) -> None:
     """Each kind of damage hits a unit of its own; one resume mends them all."""
     run = tmp_path / "run"
-    shutil.copytree(finished, run)
+    shutil.copytree(small_run, run)
     before = digest_of(run)
     stores = [s for s in RunFolder.open(run).stores("extract") if s.kind == "features"]
     units = [(store, store.units[i]) for store in stores for i in (0, 1)]
@@ -271,10 +266,10 @@ def test_damaged_units_are_named_and_repaired_alone(finished: Path, tmp_path: Pa
     assert changed == {store.record_path(unit) for store, unit in units}
 
 
-def test_what_no_record_describes_is_named_and_repaired(finished: Path, tmp_path: Path) -> None:
+def test_what_no_record_describes_is_named_and_repaired(small_run: Path, tmp_path: Path) -> None:
     """A sealed store without a record, names of layers, a plan, a whole store: one resume."""
     run = tmp_path / "run"
-    shutil.copytree(finished, run)
+    shutil.copytree(small_run, run)
     before = digest_of(run)
     stores = {stage: RunFolder.open(run).stores(stage) for stage in STAGES}
     stores["extract"][0].record_path(stores["extract"][0].units[1]).unlink()
@@ -299,10 +294,10 @@ def test_what_no_record_describes_is_named_and_repaired(finished: Path, tmp_path
 
 
 def test_a_deleted_store_of_the_first_stages_is_made_by_submitting_again(
-    finished: Path, small_data: dict, tmp_path: Path
+    small_run: Path, small_data: dict, tmp_path: Path
 ) -> None:
     run, study = tmp_path / "run", tmp_path / "study.yaml"
-    shutil.copytree(finished, run)
+    shutil.copytree(small_run, run)
     study.write_text(yaml.safe_dump(small_data))
     before = digest_of(run)
     shutil.rmtree(RunFolder.open(run).stores("prepare")[0].path)
@@ -314,11 +309,11 @@ def test_a_deleted_store_of_the_first_stages_is_made_by_submitting_again(
 
 
 def test_results_follow_a_store_that_is_sealed_anew_with_other_bytes(
-    finished: Path, tmp_path: Path
+    small_run: Path, tmp_path: Path
 ) -> None:
     """As after a repair on a GPU of another type, by this run or by one that shares the store."""
     run = tmp_path / "run"
-    shutil.copytree(finished, run)
+    shutil.copytree(small_run, run)
     before = digest_of(run)
     folder = RunFolder.open(run)
     features = next(s for s in folder.stores("extract") if s.attrs["source"] != "forward")
@@ -344,9 +339,9 @@ def test_results_follow_a_store_that_is_sealed_anew_with_other_bytes(
     assert len(shared) == len(kept) - 4, "what does not use these features is kept"
 
 
-def test_quick_resume_compares_sizes_only(finished: Path, tmp_path: Path) -> None:
+def test_quick_resume_compares_sizes_only(small_run: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    shutil.copytree(finished, run)
+    shutil.copytree(small_run, run)
     store = RunFolder.open(run).stores("compare")[0]
     shard, record = store.data / store.owned_files(store.units[0])[0], Path()
     flip(shard, record)
@@ -354,51 +349,51 @@ def test_quick_resume_compares_sizes_only(finished: Path, tmp_path: Path) -> Non
     assert "1 committed unit(s) were damaged" in gradenc("resume", run).stdout
 
 
-def test_results_by_their_labels(finished: Path) -> None:
-    leaf = open_run(finished)["scores/planted/sub-01/fmri"].to_dataset()
+def test_results_by_their_labels(small_run: Path) -> None:
+    leaf = open_run(small_run)["scores/planted/sub-01/fmri"].to_dataset()
     chosen = leaf.sel(bands="gradient:classification", layer="layer4.0", roi="V4")
     assert chosen["r"].dims == ("fold", "voxel")
     assert set(chosen["roi"].values) == {"V4"}
     assert chosen.sizes["voxel"] == (leaf["roi"] == "V4").sum()
-    both = gather_scores(open_run(finished), "fmri")
+    both = gather_scores(open_run(small_run), "fmri")
     here = {"subject": "sub-01", "model": "planted"}
     np.testing.assert_array_equal(both["r"].sel(here), leaf["r"])
     early = both["r"].sel(here | {"roi": ["V1", "V2"]})
     np.testing.assert_array_equal(early, leaf["r"].sel(roi=["V1", "V2"]))
 
 
-def test_voxels_go_back_to_their_places(finished: Path, small_files: Path, tmp_path: Path) -> None:
+def test_voxels_go_back_to_their_places(small_run: Path, small_files: Path, tmp_path: Path) -> None:
     target = tmp_path / "r.nii.gz"
     where = ("--sel", "bands=forward", "--sel", "layer=layer1.0", "--mean", "fold", "--to", target)
-    gradenc("query", finished, "scores/planted/sub-01/fmri", "--var", "r", *where)
+    gradenc("query", small_run, "scores/planted/sub-01/fmri", "--var", "r", *where)
     labels = nibabel.load(next(small_files.glob("bids/sub-01/anat/*_dseg.nii.gz")))
     image = nibabel.load(target)
     np.testing.assert_array_equal(image.affine, labels.affine)
     inside = labels.get_fdata() > 0
     volume = np.squeeze(image.get_fdata())
     assert np.isnan(volume[~inside]).all()
-    leaf = open_run(finished)["scores/planted/sub-01/fmri"].to_dataset()
+    leaf = open_run(small_run)["scores/planted/sub-01/fmri"].to_dataset()
     expected = leaf["r"].sel(bands="forward", layer="layer1.0").mean("fold").values
     np.testing.assert_allclose(volume[inside], expected, rtol=1e-6)
 
 
-def test_sensors_become_an_evoked(finished: Path, tmp_path: Path) -> None:
+def test_sensors_become_an_evoked(small_run: Path, tmp_path: Path) -> None:
     target = tmp_path / "r-ave.fif"
     where = ("--sel", "bands=forward", "--sel", "layer=layer1.0", "--mean", "fold", "--to", target)
-    gradenc("query", finished, "scores/planted/sub-02/meg", "--var", "r", *where)
+    gradenc("query", small_run, "scores/planted/sub-02/meg", "--var", "r", *where)
     evoked = mne.read_evokeds(target, 0, verbose="error")
-    leaf = open_run(finished)["scores/planted/sub-02/meg"].to_dataset()
+    leaf = open_run(small_run)["scores/planted/sub-02/meg"].to_dataset()
     expected = leaf["r"].sel(bands="forward", layer="layer1.0").mean("fold")
     np.testing.assert_allclose(evoked.data, expected.values, rtol=1e-6)
     np.testing.assert_allclose(evoked.times, leaf["time"].values, atol=1e-6)
 
 
 @pytest.mark.parametrize("ending", [".csv", ".parquet", ".nc"])
-def test_tables_hold_every_label(finished: Path, tmp_path: Path, ending: str) -> None:
+def test_tables_hold_every_label(small_run: Path, tmp_path: Path, ending: str) -> None:
     target = tmp_path / f"scores{ending}"
     chosen = ("--var", "r2", "--sel", "roi=V1,V2", "--sel", "bands=forward", "--to", target)
-    gradenc("query", finished, "scores:fmri", *chosen)
-    leaf = open_run(finished)["scores/planted/sub-01/fmri"].to_dataset()
+    gradenc("query", small_run, "scores:fmri", *chosen)
+    leaf = open_run(small_run)["scores/planted/sub-01/fmri"].to_dataset()
     expected = leaf["r2"].sel(bands="forward").isel(voxel=leaf["roi"].isin(["V1", "V2"]).values)
     if ending == ".nc":
         np.testing.assert_array_equal(
@@ -423,20 +418,20 @@ def test_tables_hold_every_label(finished: Path, tmp_path: Path, ending: str) ->
     ],
 )
 def test_what_cannot_be_selected_is_said(
-    finished: Path, arguments: list[str], message: str
+    small_run: Path, arguments: list[str], message: str
 ) -> None:
-    result = gradenc("query", finished, *arguments, check=False)
-    assert result.returncode == 1
+    result = CliRunner().invoke(app, ["query", str(small_run), *arguments])
+    assert result.exit_code == 1
     assert message in " ".join(result.stderr.split())
 
 
-def test_why_a_unit_will_not_run(finished: Path, tmp_path: Path) -> None:
-    store = RunFolder.open(finished).stores("extract")[0]
+def test_why_a_unit_will_not_run(small_run: Path, tmp_path: Path) -> None:
+    store = RunFolder.open(small_run).stores("extract")[0]
     unit_id = store.unit_id(store.units[1])
-    assert "will not run: it is committed" in gradenc("why", finished, unit_id).stdout
-    assert "no planned unit is missing" in gradenc("why", finished).stdout
+    assert "will not run: it is committed" in gradenc("why", small_run, unit_id).stdout
+    assert "no planned unit is missing" in gradenc("why", small_run).stdout
     run = tmp_path / "run"
-    shutil.copytree(finished, run)
+    shutil.copytree(small_run, run)
     withdraw(RunFolder.open(run).stores("extract")[0], store.units[1])
     answer = gradenc("why", run, unit_id).stdout
     assert "it is not committed" in answer
@@ -446,39 +441,46 @@ def test_why_a_unit_will_not_run(finished: Path, tmp_path: Path) -> None:
     assert gradenc("why", run, "0-1", check=False).returncode == 1
 
 
-@pytest.mark.parametrize("victims", ["driver", "everything"])
-def test_killed_at_random_and_run_again_gives_the_same_digest(
-    finished: Path, small_study: Path, tmp_path: Path, victims: str
+def test_killed_cancelled_and_run_again_gives_the_same_digest(
+    small_run: Path, small_study: Path, tmp_path: Path
 ) -> None:
-    rng = random.Random(victims)
-    run = tmp_path / "run"
-    command = [GRADENC, "submit", str(small_study), "--run", str(run)]
-    for _ in range(3):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(4, 16))
-        alive = descendants(process) if process.poll() is None else []
-        process.kill()
-        process.wait()
-        if victims == "everything":
-            for child in alive:
-                if child.is_running():
-                    os.kill(child.pid, signal.SIGKILL)
-    gradenc("submit", small_study, "--run", run)
-    assert digest_of(run) == digest_of(finished)
+    rng, run = random.Random(4), tmp_path / "run"
+    submit = [GRADENC, "submit", str(small_study), "--run", str(run)]
+    for victims in ("driver", "everything"):
+        kill_after(rng.uniform(4, 16), submit, victims)
+    gradenc("submit", small_study, "--run", run, "--no-wait")
+    gradenc("cancel", run)
+    assert "cancelled" in gradenc("status", run).stdout
+    for victims in ("everything", "driver"):
+        kill_after(rng.uniform(4, 16), [GRADENC, "resume", str(run)], victims)
+    gradenc("resume", run)
+    assert digest_of(run) == digest_of(small_run)
     # A killed writer of an attempt's record may leave its temporary file; nothing else may stay.
     partials = [p for p in run.glob("stores/**/*.partial") if "attempts" not in p.parts]
     assert not partials
 
 
-@pytest.mark.parametrize("share", ["one run", "one root"])
-def test_two_submitters_at_once_make_every_unit_once(
-    finished: Path, small_data: dict, tmp_path: Path, share: str
+def kill_after(seconds: float, command: list[str], victims: str) -> None:
+    """Start a driver and kill it: alone, or with every task that it started."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(seconds)
+    alive = descendants(process) if process.poll() is None else []
+    process.kill()
+    process.wait()
+    if victims == "everything":
+        for child in alive:
+            if child.is_running():
+                os.kill(child.pid, signal.SIGKILL)
+
+
+def test_submitters_at_once_make_every_unit_once(
+    small_run: Path, small_data: dict, tmp_path: Path
 ) -> None:
-    """Two users submit the same study at the same moment, into one run or into two."""
+    """Three users submit the same study at the same moment, two of them into the same run."""
     data = small_data | {"store_root": str(tmp_path / "root")}
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
-    runs = [tmp_path / name for name in {"one run": "aa", "one root": "ab"}[share]]
-    both = [
+    runs = [tmp_path / name for name in "aab"]
+    all_at_once = [
         subprocess.Popen(
             [GRADENC, "submit", str(tmp_path / "study.yaml"), "--run", str(run)],
             stdout=subprocess.PIPE,
@@ -487,10 +489,10 @@ def test_two_submitters_at_once_make_every_unit_once(
         )
         for run in runs
     ]
-    for process in both:
-        output, _ = process.communicate(timeout=240)
+    for process in all_at_once:
+        output, _ = process.communicate(timeout=900)
         assert process.returncode == 0, output
-    assert {digest_of(run) for run in runs} == {digest_of(finished)}
+    assert {digest_of(run) for run in runs} == {digest_of(small_run)}
     stores = [store for stage in STAGES for store in RunFolder.open(runs[0]).stores(stage)]
     for store in stores:
         for unit in store.units:
@@ -519,14 +521,3 @@ def test_a_failing_unit_tells_status_and_logs_why(
     victim.write_bytes(whole)
     gradenc("resume", run)
     assert committed <= set(run.glob("stores/*/*/commits/*/*.json"))
-
-
-def test_cancel_ends_the_tasks_and_resume_goes_on(
-    finished: Path, small_study: Path, tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    gradenc("submit", small_study, "--run", run, "--no-wait")
-    gradenc("cancel", run)
-    assert "cancelled" in gradenc("status", run).stdout
-    gradenc("resume", run)
-    assert digest_of(run) == digest_of(finished)

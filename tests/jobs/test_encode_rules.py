@@ -1,9 +1,9 @@
 """Folds and permutations follow the study's rules, from NIfTI and FIF files to the scores."""
 
 import shutil
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +26,6 @@ from storage_schemas.results.open import open_run
 from storage_schemas.runs.run import run_stores
 
 N_STIMULI, N_CATEGORIES, N_FOLDS = 24, 8, 3
-GRADENC = str(Path(sys.executable).with_name("gradenc"))
 FMRI_SESSION = np.repeat([0, 1, 2], [10, 10, 4])
 """Session in which sub-01 saw each stimulus twice; 2: once in each."""
 MEG_SESSION = np.arange(N_STIMULI) % 2
@@ -120,10 +119,9 @@ def stores(run: Path, stage: str, kind: str) -> list[Store]:
 
 
 @pytest.fixture(scope="module")
-def finished(folder: Path) -> Path:
-    run = folder / "run"
-    subprocess.run([GRADENC, "submit", str(study_file(folder)), "--run", str(run)], check=True)
-    return run
+def finished(folder: Path, run_here: Callable[[Path, Path], Any]) -> Path:
+    path: Path = run_here(study_file(folder), folder / "run").path
+    return path
 
 
 def test_a_category_is_scored_in_one_fold_and_resampled_in_one_block(

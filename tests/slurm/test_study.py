@@ -5,8 +5,6 @@ import sys
 import time
 from pathlib import Path
 
-import yaml
-
 from hpc.devcluster.cluster import DevCluster
 from hpc.run.folder import RunFolder
 from hpc.run.state import is_complete, is_stuck, run_state
@@ -49,21 +47,19 @@ def digest_of(path: Path) -> str:
 
 
 def test_a_study_has_the_same_bytes_with_slurm_as_without(
-    cluster: DevCluster, small_data: dict, tmp_path: Path
+    cluster: DevCluster, small_run: Path, small_study: Path, tmp_path: Path
 ) -> None:
     """Two ranks of a node share the features; encode is Dask on four ranks of two nodes."""
-    (tmp_path / "study.yaml").write_text(yaml.safe_dump(small_data))
     (tmp_path / "study.toml").write_text(PROFILE)
-    gradenc("submit", tmp_path / "study.yaml", "--run", tmp_path / "here")
     how = ("--profile", tmp_path / "study.toml", "--no-wait")
-    gradenc("submit", tmp_path / "study.yaml", "--run", tmp_path / "there", *how)
+    gradenc("submit", small_study, "--run", tmp_path / "there", *how)
     run = RunFolder.open(tmp_path / "there")
     deadline = time.monotonic() + LIMIT_S
     while not is_complete(states := run_state(run)):
         assert time.monotonic() < deadline
         assert not is_stuck(run, states)
         time.sleep(1)
-    assert digest_of(tmp_path / "there") == digest_of(tmp_path / "here")
+    assert digest_of(tmp_path / "there") == digest_of(small_run)
     assert "/comparisons/planted" in open_run(run.path).groups
     while not run.report.exists():
         assert time.monotonic() < deadline

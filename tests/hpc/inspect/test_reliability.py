@@ -1,9 +1,10 @@
-"""A study with a seeded objective, submitted: scores beside those divided by reliability."""
+"""A study with a seeded objective, run: scores beside those divided by reliability."""
 
 import base64
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,16 +18,9 @@ from gradenc_core.compare.figures import stability
 from gradenc_core.signals.sizes import N_PROTOTYPES
 from gradenc_core.stimuli.generated import dead_leaves
 from hpc.cli.app import app
-from hpc.run.advance import create_stores, items, plan_stage
 from hpc.run.folder import RunFolder
-from hpc.run.start import start
-from hpc.run.state import stage_state
-from hpc.study.study import load_study
 from jobs.report.page import write_report
-from jobs.runner import run_items
-from jobs.spec import STAGES
 from storage_schemas import gather_scores, open_run
-from storage_schemas.protocol.seal import seal
 from storage_schemas.results.reliability import LEAST_RELIABILITY
 
 SOURCE = "gradient:masked"
@@ -38,19 +32,10 @@ def gradenc(*arguments: object) -> str:
     return result.output
 
 
-def run_here(run: RunFolder) -> None:
-    """Run all stages in this process, and write the report."""
-    for stage in STAGES:
-        stores = run.stores(stage) or create_stores(run, stage, plan_stage(run, stage))
-        missing = items(stage_state(run, stage, stores))
-        run_items(missing, root=run.root, job="test", round_=0, micro_batch=32, threads=1)
-        for store in stores:
-            seal(store)
-    write_report(run.path, run.report)
-
-
 @pytest.fixture(scope="module")
-def seeded(small_data: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def seeded(
+    small_data: dict, run_here: Callable[..., RunFolder], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """Return a finished run of a study whose gradients are averaged over seeded masks."""
     folder = tmp_path_factory.mktemp("seeded")
     (folder / "bank").mkdir()
@@ -65,9 +50,7 @@ def seeded(small_data: dict, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "bank": "bank",
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(small_data | changes))
-    run = start(load_study(folder / "study.yaml"), folder / "run")
-    run_here(run)
-    return run.path
+    return run_here(folder / "study.yaml", folder / "run").path
 
 
 def test_scores_are_shown_raw_and_divided(seeded: Path, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_the_report_renders_in_a_browser(small_run: Path, tmp_path: Path) -> Non
         text=True,
         timeout=120,
     )
-    assert result.stdout.count("<figure>") == 6
+    assert result.stdout.count("<figure>") == 7
     assert "What each hypothesis predicts" in result.stdout
     assert digest_of(small_run) in result.stdout
     assert "http" not in (small_run / "report.html").read_text()

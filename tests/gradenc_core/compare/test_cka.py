@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gradenc_core.compare import cka as similarity
 from gradenc_core.compare.cka import linear_cka
-from gradenc_core.signals import cka as similarity
 
 
 def naive(x, y):

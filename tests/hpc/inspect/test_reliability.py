@@ -113,9 +113,13 @@ def test_the_report_shows_both_in_a_browser(seeded: Path, tmp_path: Path) -> Non
         check=True,
     ).stdout
     captions = re.findall(r"<figcaption><b>(.*?)\.</b>", page)
-    raw = ["Layer by region", "Layer by time"]
-    both = [name for title in raw for name in (title, f"{title}, divided by reliability")]
-    assert [name for name in captions if name.startswith("Layer by")] == both
+    assert [name for name in captions if name.startswith("Layer by")] == [
+        "Layer by region",
+        "Layer by region, significant voxels",
+        "Layer by region, divided by reliability",
+        "Layer by time",
+        "Layer by time, divided by reliability",
+    ]
     assert captions[-1] == "Stability"
     drawn = re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)
     assert len(drawn) == len(captions)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 from gradenc_core.planted.study import write_planted_study
 from gradenc_core.planted.truth import Sizes
@@ -30,6 +31,9 @@ from storage_schemas.protocol.seal import seal
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+# A busy machine must not fail a property: no example has a time limit.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 SLURM_TESTS = Path(__file__).parent / "slurm"
 LONG_FILES = [

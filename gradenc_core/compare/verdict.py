@@ -52,7 +52,7 @@ class Evidence:
     identifiable : bool
         Whether the layers can be told apart in both signals.
     significance : float
-        Level that `gradient_p` must be below.
+        Level that `gradient_p` may reach.
     smallest_effect : float
         Share of the forward score that a gradient order must reach to count as an order.
     """
@@ -89,7 +89,7 @@ def judge(evidence: Evidence) -> Judgement:
 
         - `not_identifiable`: the layers are too alike for an order to mean anything;
         - `undecided`: U has no p value;
-        - `no_gradient_signal`: the p of U is not below the level;
+        - `no_gradient_signal`: the p of U is above the level;
         - `misaligned`: in one recorded modality the forward hierarchy is established (its interval
           is above 0) and the gradient's interval excludes the smallest effect of interest, even
           where the other modality follows. Without a forward hierarchy there is nothing to
@@ -129,7 +129,7 @@ def judge(evidence: Evidence) -> Judgement:
             "Whether gradients predict the brain beyond all activations could not be tested: "
             "U has no p value.",
         )
-    if evidence.gradient_p >= evidence.significance:
+    if evidence.gradient_p > evidence.significance:
         return Judgement(
             Verdict.NO_GRADIENT_SIGNAL,
             "Gradients predict nothing beyond the activations of all layers together "

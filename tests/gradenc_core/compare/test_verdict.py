@@ -23,7 +23,8 @@ FLAT = Score(0.02, -0.1, 0.15)
     [
         ({}, Verdict.BACKPROP_LIKE),
         ({"identifiable": False}, Verdict.NOT_IDENTIFIABLE),
-        ({"gradient_p": 0.05}, Verdict.NO_GRADIENT_SIGNAL),
+        ({"gradient_p": 0.05}, Verdict.BACKPROP_LIKE),
+        ({"gradient_p": 0.051}, Verdict.NO_GRADIENT_SIGNAL),
         # What could not be tested is not absent.
         ({"gradient_p": NAN}, Verdict.UNDECIDED),
         ({"gradient_p": NAN, "identifiable": False}, Verdict.NOT_IDENTIFIABLE),

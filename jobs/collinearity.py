@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from threadpoolctl import threadpool_limits
 
 from gradenc_core.compare.cka import linear_cka
-from jobs.encode import LayerRows, layers
+from jobs.rows import LayerRows, layers
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import CollinearitySpec, FeaturesSpec
 from storage_schemas.protocol.store import Store, Unit

@@ -5,26 +5,24 @@ Features are read by rows and responses by columns, so that memory does not grow
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
+from xarray import Coordinates
 
-from gradenc_core.arrays import Rows
+from gradenc_core.arrays import Columns
 from gradenc_core.ridge.cost import Shapes, plan_solver
-from gradenc_core.ridge.encode import score_targets
+from gradenc_core.ridge.encode import EncodingScores, score_targets
 from gradenc_core.ridge.factorise import Design, factorise
-from gradenc_core.ridge.joint import joint_projection
-from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.resample import bootstrap_scores, permutation_scores
-from jobs.recorded import Recorded
+from gradenc_core.unique.residuals import Learned, NoRoomError, total_variance
+from jobs.recorded import Recorded, SideBySide
+from jobs.rows import fitted_rows, layer_widths, n_rows
 from jobs.runner import Arrays, Facts, Work
-from jobs.spec import SAME_LAYER, EncodingSpec, Reference, ScoresSpec
-from storage_schemas.kinds.features import layer_array, layer_features
+from jobs.spec import EncodingSpec, ScoresSpec
+from jobs.unique import Situation, about, design_beyond, drawn_targets, seen_beyond
 from storage_schemas.protocol.store import Store, Unit
 
 LIBRARIES = 8e8
@@ -38,50 +36,185 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
     One thread of BLAS everywhere: the bytes of an eigendecomposition depend on the thread count.
     """
     for store, unit in work.units:
+        spec = ScoresSpec.model_validate(store.spec)
         with threadpool_limits(1):
-            arrays, facts = _encode_layer(store, unit, work)
+            encode = _encode_layer if spec.beyond is None else _encode_beyond
+            arrays, facts = encode(spec, store, unit, work)
         yield store, unit, arrays, facts
 
 
-def _encode_layer(store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
-    spec = ScoresSpec.model_validate(store.spec)
-    encoding, coords = spec.encoding, store.dataset().coords
+@dataclass(frozen=True)
+class Fitted:
+    """A factorised layer and what it predicts.
+
+    Attributes
+    ----------
+    design : Design
+    responses : Columns, (n_rows, n_targets)
+    summaries : tuple of Columns, each (n_rows, n_summaries)
+        One per subject.
+    sessions : tuple of array or None
+        Per subject, the sessions within which rows change places; None: all with each other.
+    categories : array or None, (n_rows,)
+        Categories whose rows change places together.
+    blocks : array, (n_rows,)
+    """
+
+    design: Design
+    responses: Columns
+    summaries: tuple[Columns, ...]
+    sessions: Sequence[NDArray[np.str_] | None]
+    categories: NDArray[np.int64] | None
+    blocks: NDArray[np.integer]
+
+
+def _encode_layer(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
+    """Score features and responses as they are."""
+    coords, layer = store.dataset().coords, unit.key["layer"]
     targets = Recorded.of(spec.responses, store, work.root)
-    x, bands = features(spec, unit.key["layer"], work.root)
-    options = ridge_options(encoding)
-    shapes = fit_shapes(
-        spec,
-        layer_widths(spec.forward, work.root),
-        layer_widths(spec.gradient, work.root),
-        n_stimuli=x.shape[0],
-        n_targets=targets.responses.shape[1],
-        n_summaries=targets.summaries.shape[1],
-        layer=unit.key["layer"],
+    x, bands = fitted_rows(spec.features, layer, work.root)
+    options = spec.encoding.ridge_options
+    plan = plan_solver(
+        stored_shapes(spec, store, work.root, layer),
+        options,
+        spec.banded,
+        fit_memory(work.how.memory),
     )
-    plan = plan_solver(shapes, options, spec.banded, fit_memory(work.how.memory))
     rows = x[slice(None)] if plan.hold_rows else x
-    folds, blocks = coords["stimulus_fold"].values, coords["stimulus_block"].values
-    categories = coords["stimulus_category"].values if "stimulus_category" in coords else None
-    design = factorise(rows, folds, targets.weights, options, bands)
+    design = factorise(rows, coords["stimulus_fold"].values, targets.weights, options, bands)
+    fitted = Fitted(
+        design,
+        targets.responses,
+        targets.summaries.parts,
+        _sessions(spec, targets),
+        _categories(coords),
+        coords["stimulus_block"].values,
+    )
     scores = score_targets(design, targets.responses)
-    measures = [getattr(scores, str(name)) for name in coords["measure"].values]
-    seed, summaries = encoding.seed, targets.summaries
-    arrays = {
-        "scores": np.stack(measures)[None],
-        "bootstrap": bootstrap_scores(design, summaries, blocks, encoding.bootstrap, seed)[None],
-        "permutation": _permutation_scores(design, targets, encoding, categories)[None],
+    measures = {name: getattr(scores, name) for name in _labels(coords)}
+    return _arrays(measures, fitted, spec), asdict(scores.counts)
+
+
+def _encode_beyond(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
+    """Score what the baseline leaves of features and responses; NaN where it leaves no room."""
+    coords = store.dataset().coords
+    targets = Recorded.of(spec.responses, store, work.root)
+    situation = Situation.of(spec, coords, targets.weights, work.root)
+    said = about(situation)
+    try:
+        seen = seen_beyond(situation)
+    except NoRoomError as error:
+        shapes = {name: (1, *array.shape[1:]) for name, array in store.arrays.items()}
+        nothing = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
+        return nothing, {"baseline": said | {"untested": str(error)}}
+    learned = isinstance(seen, Learned)
+    design = design_beyond(situation, spec, unit.key["layer"])
+    fitted = Fitted(
+        design,
+        seen.responses(targets.responses),
+        tuple(seen.responses(part) for part in targets.summaries.parts),
+        # Residual coordinates belong to no session and no category.
+        _sessions(spec, targets) if learned else (None,) * len(targets.sessions),
+        _categories(coords) if learned else None,
+        seen.blocks,
+    )
+    scores = score_targets(design, fitted.responses)
+    arrays = _arrays(_beyond_measures(scores, targets, coords), fitted, spec)
+    if not spec.is_control:
+        arrays |= drawn_targets(situation, spec, design)
+    return arrays, asdict(scores.counts) | {"baseline": said | {"learned": learned}}
+
+
+def _beyond_measures(
+    scores: EncodingScores, targets: Recorded, coords: Coordinates
+) -> dict[str, NDArray[np.floating]]:
+    """Return the scores by measure, and an equal share of the responses' variance per fold."""
+    total = total_variance(targets.responses, targets.weights) / len(scores.r)
+    own = vars(scores) | {"total": np.broadcast_to(total, scores.r.shape)}
+    return {name: own[name] for name in _labels(coords)}
+
+
+def _labels(coords: Coordinates) -> list[str]:
+    return [str(name) for name in coords["measure"].values]
+
+
+def _arrays(measures: dict[str, NDArray[np.floating]], fitted: Fitted, spec: ScoresSpec) -> Arrays:
+    """Return the scores of a layer, and those of its resampled summaries."""
+    encoding, design = spec.encoding, fitted.design
+    summaries = SideBySide(fitted.summaries)
+    bootstrap = bootstrap_scores(
+        design, summaries, fitted.blocks, encoding.bootstrap, encoding.seed
+    )
+    return {
+        "scores": np.stack(list(measures.values())).astype(np.float32)[None],
+        "bootstrap": bootstrap[None],
+        "permutation": _permutation_scores(fitted, encoding)[None],
     }
-    return arrays, asdict(scores.counts)
+
+
+def _sessions(spec: ScoresSpec, targets: Recorded) -> Sequence[NDArray[np.str_] | None]:
+    within = spec.encoding.permute_within == "session"
+    return targets.sessions if within else (None,) * len(targets.sessions)
+
+
+def _categories(coords: Coordinates) -> NDArray[np.int64] | None:
+    return coords["stimulus_category"].values if "stimulus_category" in coords else None
+
+
+def _permutation_scores(fitted: Fitted, encoding: EncodingSpec) -> NDArray[np.float32]:
+    """Return null scores, (n_permutations + 1, n_summaries), permuted within each one's sessions.
+
+    Where folds keep categories together, whole categories change places: images of one category
+    are alike in features and responses, so they are no independent draws.
+
+    Subjects with the same sessions share all permutations; others have their own, because an order
+    that stays within the sessions of one leaves those of the other.
+    """
+    scores = [
+        permutation_scores(
+            fitted.design,
+            part,
+            encoding.permutations,
+            encoding.seed,
+            sessions,
+            fitted.categories,
+        )
+        for part, sessions in zip(fitted.summaries, fitted.sessions, strict=True)
+    ]
+    return np.concatenate(scores, axis=1)
+
+
+def stored_shapes(spec: ScoresSpec, store: Store, root: Path, layer: int | None = None) -> Shapes:
+    """Return what a unit of a scores store fits, from the stores that it reads.
+
+    Raises
+    ------
+    FileNotFoundError
+        If one of them is gone.
+    """
+    beyond = spec.beyond
+    images = beyond and beyond.unrecorded
+    return fit_shapes(
+        spec,
+        [layer_widths(reference, root) for reference in spec.features],
+        n_stimuli=store.dataset().sizes["stimulus"],
+        n_targets=store.arrays["scores"].shape[-1],
+        n_summaries=store.arrays["bootstrap"].shape[-1],
+        n_baseline=sum(layer_widths(beyond.baseline, root)) if beyond else 0,
+        n_unrecorded=n_rows(images.baseline, root) if images else 0,
+        layer=layer,
+    )
 
 
 def fit_shapes(
     spec: ScoresSpec,
-    forward: Sequence[int],
-    gradient: Sequence[int],
+    widths: Sequence[Sequence[int]],
     *,
     n_stimuli: int,
     n_targets: int,
     n_summaries: int,
+    n_baseline: int = 0,
+    n_unrecorded: int = 0,
     layer: int | None = None,
 ) -> Shapes:
     """Return what a unit of a scores store fits: of one layer, or of the widest of each source.
@@ -89,14 +222,14 @@ def fit_shapes(
     Parameters
     ----------
     spec : ScoresSpec
-    forward, gradient : sequence of int
-        Features of every layer of the two stores; empty where the spec has none.
+    widths : sequence of sequence of int
+        Of each band, the features of every layer.
     n_stimuli, n_targets, n_summaries : int
+    n_baseline, n_unrecorded : int
+        Columns of the baseline, and images without recordings.
     layer : int, optional
     """
-    own = [0 if not w else max(w) if layer is None else w[layer] for w in (forward, gradient)]
-    if spec.joint:
-        own[0] = min(sum(forward), spec.encoding.forward_all)
+    own = [max(of_source) if layer is None else of_source[layer] for of_source in widths]
     return Shapes(
         n_stimuli=n_stimuli,
         n_features=sum(own),
@@ -106,125 +239,11 @@ def fit_shapes(
         n_bootstraps=spec.encoding.bootstrap,
         n_permutations=spec.encoding.permutations,
         n_blocks=spec.encoding.blocks,
-        n_in_memory=own[0] if spec.joint else 0,
-        n_projected=max(forward) if spec.joint else 0,
+        n_baseline=n_baseline,
+        n_unrecorded=n_unrecorded,
     )
-
-
-def layer_widths(reference: Reference | None, root: Path) -> list[int]:
-    """Return the number of features of every layer of a features store; empty without one.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the store is gone.
-    """
-    if reference is None:
-        return []
-    arrays = Store.find(root, reference.stage, reference.identity).arrays
-    if (projected := arrays.get("features")) is not None:
-        return [projected.shape[-1]] * projected.shape[0]
-    return [arrays[layer_array(layer)].shape[-1] for layer in range(len(arrays))]
-
-
-def _permutation_scores(
-    design: Design,
-    recorded: Recorded,
-    encoding: EncodingSpec,
-    categories: NDArray[np.int64] | None,
-) -> NDArray[np.float32]:
-    """Return null scores, (n_permutations + 1, n_summaries), permuted within each one's sessions.
-
-    Where folds keep categories together, whole categories change places: images of one category
-    are alike in features and responses, so they are no independent draws.
-
-    Subjects with the same sessions share all permutations; others have their own, because an order
-    that stays within the sessions of one leaves those of the other.
-    """
-    within = encoding.permute_within == "session"
-    scores = [
-        permutation_scores(
-            design,
-            part,
-            encoding.permutations,
-            encoding.seed,
-            sessions if within else None,
-            categories,
-        )
-        for part, sessions in zip(recorded.summaries.parts, recorded.sessions, strict=True)
-    ]
-    return np.concatenate(scores, axis=1)
 
 
 def fit_memory(process: float | None) -> float | None:
     """Return the memory (bytes) that a process has left for a fit."""
     return None if process is None else max(process - LIBRARIES, 0.0)
-
-
-def ridge_options(encoding: EncodingSpec) -> RidgeOptions:
-    """Return the solver's options."""
-    return RidgeOptions(
-        alphas=encoding.alphas, selection=encoding.alpha_choice, ratios=encoding.band_ratios
-    )
-
-
-@dataclass(frozen=True)
-class LayerRows:
-    """Features of one layer on disk, (n_stimuli, n_features)."""
-
-    data: xr.DataArray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n_stimuli, n_features)."""
-        return self.data.shape
-
-    def __getitem__(self, rows: slice) -> NDArray[np.float32]:
-        """Read some stimuli."""
-        values: NDArray[np.float32] = self.data[rows].values
-        return values
-
-
-@dataclass(frozen=True)
-class BandRows:
-    """Two bands beside each other, (n_stimuli, features of both)."""
-
-    first: Rows
-    second: Rows
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n_stimuli, features of both)."""
-        return self.first.shape[0], self.first.shape[1] + self.second.shape[1]
-
-    def __getitem__(self, rows: slice) -> NDArray[Any]:
-        """Read some stimuli."""
-        return np.hstack([self.first[rows], self.second[rows]])
-
-
-def features(spec: ScoresSpec, layer: int, root: Path) -> tuple[Rows, tuple[int, int] | None]:
-    """Return the features of one layer (n_stimuli, n_features) and, if banded, the band sizes."""
-    if spec.gradient is None:
-        assert spec.forward is not None
-        return layers(spec.forward, root)[layer], None
-    gradient = layers(spec.gradient, root)[layer]
-    if spec.forward is None:
-        return gradient, None
-    first: Rows
-    if spec.bands.startswith(SAME_LAYER):
-        first = layers(spec.forward, root)[layer]
-    else:
-        first = _joint_forward(spec.forward, root, spec.encoding.forward_all, spec.encoding.seed)
-    return BandRows(first, gradient), (first.shape[1], gradient.shape[1])
-
-
-def layers(reference: Reference, root: Path) -> list[LayerRows]:
-    """Return the features of every layer of a store."""
-    data = reference.open(root).dataset(dask=False)
-    return [LayerRows(layer_features(data, layer)) for layer in range(data.sizes["layer"])]
-
-
-@lru_cache(maxsize=1)
-def _joint_forward(reference: Reference, root: Path, n_dims: int, seed: int) -> NDArray[np.float32]:
-    """Return forward features of all layers jointly, kept for the next layer's unit."""
-    return joint_projection(layers(reference, root), n_dims, seed)

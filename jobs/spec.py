@@ -10,9 +10,11 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, JsonValue
 
 from gradenc_core.models.preprocessing import Preprocessing
+from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.signals.sizes import BANK_IMAGE_SIZE, BANK_SEED
 from gradenc_errors import GradencError, Remedy
 from storage_schemas.protocol.store import Store
+from storage_schemas.sources import CONTROLS, source_of
 
 Kind = Literal[
     "prepared",
@@ -310,7 +312,6 @@ class EncodingSpec(Spec):
     seed: int
     alphas: tuple[float, ...]
     alpha_choice: Literal["kfold", "gcv", "loo"]
-    forward_all: int
     band_ratios: tuple[float, ...]
     bootstrap: int
     permutations: int
@@ -320,13 +321,37 @@ class EncodingSpec(Spec):
     meg_targets: Literal["samples", "windows"]
     """Targets of MEG: every sensor's samples, or its window means."""
 
+    @property
+    def ridge_options(self) -> RidgeOptions:
+        """The solver's options."""
+        return RidgeOptions(
+            alphas=self.alphas, selection=self.alpha_choice, ratios=self.band_ratios
+        )
+
+
+class UnrecordedSpec(Spec):
+    """Features of images without recordings: the baseline's, and those of the scored source."""
+
+    baseline: Reference
+    features: Reference
+
+
+class BeyondSpec(Spec):
+    """The baseline beyond which a source is scored."""
+
+    baseline: Reference
+    unrecorded: UnrecordedSpec | None
+    """None where the study names no such images."""
+
 
 class ScoresSpec(Spec):
     """Encoding scores of one bands specification for all subjects who saw one stimulus set."""
 
     bands: str
-    forward: Reference | None
-    gradient: Reference | None
+    features: tuple[Reference, ...]
+    """Features that are fitted: of one source, or of two as bands."""
+    beyond: BeyondSpec | None
+    """None where responses and features are scored as they are."""
     layers: tuple[tuple[str, float], ...]
     responses: tuple[Reference, ...]
     partition: str
@@ -335,13 +360,13 @@ class ScoresSpec(Spec):
 
     @property
     def banded(self) -> bool:
-        """Whether forward features and a gradient are fitted as two bands."""
-        return self.forward is not None and self.gradient is not None
+        """Whether a layer's activations and its gradient are fitted as two bands."""
+        return len(self.features) == 2
 
     @property
-    def joint(self) -> bool:
-        """Whether the forward band is a projection of the features of all layers."""
-        return self.banded and not self.bands.startswith(SAME_LAYER)
+    def is_control(self) -> bool:
+        """Whether the features are forward ones, which must add nothing to the baseline."""
+        return self.beyond is not None and source_of(self.bands) in CONTROLS
 
 
 class CompareOptions(Spec):

@@ -40,10 +40,10 @@ class Shapes:
         Number of targets that are resampled, of bootstrap replicates and of permutations.
     n_blocks : int
         Blocks of stimuli per fold that the bootstrap draws.
-    n_in_memory : int
-        Features that lie in memory in any case: the joint projection of all layers.
-    n_projected : int
-        Features of the widest layer from which that projection is computed.
+    n_baseline : int
+        Columns of the forward baseline beyond which targets are scored; 0: as they are.
+    n_unrecorded : int
+        Images without recordings, on which its components are fitted.
     """
 
     n_stimuli: int
@@ -54,8 +54,18 @@ class Shapes:
     n_bootstraps: int = 0
     n_permutations: int = 0
     n_blocks: int = 20
-    n_in_memory: int = 0
-    n_projected: int = 0
+    n_baseline: int = 0
+    n_unrecorded: int = 0
+
+    @property
+    def n_images(self) -> int:
+        """Images on which the baseline's components are fitted."""
+        return self.n_unrecorded or self.n_stimuli
+
+    @property
+    def n_components(self) -> int:
+        """Most components that leave room for a test: half as many as images."""
+        return min(self.n_baseline, self.n_images // 2)
 
 
 @dataclass(frozen=True)
@@ -155,15 +165,25 @@ def _memory(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> 
         copies = shapes.n_blocks + 3 * REPLICATES
         sums = shapes.n_folds * copies * FLOAT64 * p * (p + width)
         bootstrap = sums + rows + 6 * FLOAT64 * p**2
-    fitting = factors + max(fit, bootstrap) + FLOAT32 * n * shapes.n_in_memory
-    return max(fitting, _projecting(shapes)) + _results(shapes, n_ratios)
+    fitting = factors + max(fit, bootstrap)
+    return max(fitting + _seeing(shapes), _compressing(shapes)) + _results(shapes, n_ratios)
 
 
-def _projecting(shapes: Shapes) -> float:
-    """Memory of the joint projection (bytes): its sum, its matrix and rows of one layer."""
-    n, width = shapes.n_stimuli, shapes.n_projected
-    joint = (FLOAT64 + FLOAT32) * n * shapes.n_in_memory
-    return joint + FLOAT64 * width * (shapes.n_in_memory + 4 * min(n, ROWS))
+def _compressing(shapes: Shapes) -> float:
+    """Memory to find the baseline's components (bytes): products, eigenvectors and their work."""
+    if not shapes.n_baseline:
+        return 0.0
+    return 4.0 * FLOAT64 * min(shapes.n_baseline, shapes.n_images) ** 2
+
+
+def _seeing(shapes: Shapes) -> float:
+    """Memory to see stimuli beyond the baseline (bytes): components, their factors and ridges."""
+    n, p = shapes.n_stimuli, shapes.n_components
+    held = 3.0 * n * p + 2.0 * shapes.n_unrecorded * p
+    if shapes.n_unrecorded:
+        held += shapes.n_folds * n * p + p**2
+    # A block of responses before and after its forward part is removed.
+    return FLOAT64 * (held + (2.0 * TARGET_WIDTH * n if p else 0.0))
 
 
 def _results(shapes: Shapes, n_ratios: int) -> float:
@@ -194,7 +214,7 @@ def _parts(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> d
     factors = trainings * n_ratios * (EIGH * rank**3 + 4.0 * rank**3)
     per_block = TARGET_WIDTH * _operations_per_target(n, p, rank, options, n_ratios, folds, form)
     blocks, resampled = (-(-t // TARGET_WIDTH) for t in (shapes.n_targets, shapes.n_summaries))
-    parts: dict[Part, float] = {"fit": gram + factors + blocks * per_block}
+    parts: dict[Part, float] = {"fit": gram + factors + blocks * (per_block + _removing(shapes))}
     if shapes.n_bootstraps:
         alphas = min(len(options.alphas), shapes.n_summaries)
         once = folds * n_ratios * alphas * p**3 / 3 + 2.0 * folds * (shapes.n_blocks + 1) * p**2
@@ -207,6 +227,13 @@ def _parts(shapes: Shapes, options: RidgeOptions, n_ratios: int, form: str) -> d
         orders = -(-(shapes.n_permutations + 1) // at_once)
         parts["permutations"] = resampled * orders * per_block
     return parts
+
+
+def _removing(shapes: Shapes) -> float:
+    """Operations to remove the forward part of a block of responses."""
+    n, p = shapes.n_stimuli, shapes.n_components
+    times = shapes.n_folds if shapes.n_unrecorded else 1
+    return 4.0 * TARGET_WIDTH * n * p * times
 
 
 def _operations_per_target(

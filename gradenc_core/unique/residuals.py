@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, lapack, qr
 
-from gradenc_core.arrays import Columns, Floats
+from gradenc_core.arrays import Array, Columns, Floats
 from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.targets import TARGET_WIDTH
 from gradenc_core.unique.baseline import Components
@@ -114,7 +114,7 @@ class Within:
         """Coordinates."""
         return len(self.folds)
 
-    def features(self, recorded: Floats, unrecorded: Floats | None = None) -> Floats:
+    def features(self, recorded: Array, unrecorded: Array | None = None) -> Floats:
         """Return columns of the stimuli (n_stimuli, n) in the coordinates, (n_rows, n)."""
         weighted = np.asfortranarray(np.asarray(recorded, dtype=np.float64) * self.scale)
         _, work, _ = lapack.dormqr("L", "T", self.reflectors, self.factors, weighted, -1)
@@ -174,7 +174,7 @@ class Learned:
         """Stimuli."""
         return len(self.folds)
 
-    def features(self, recorded: Floats, unrecorded: Floats | None = None) -> Floats:
+    def features(self, recorded: Array, unrecorded: Array | None = None) -> Floats:
         """Return columns (n_stimuli, n) without what the map predicts of them.
 
         Parameters

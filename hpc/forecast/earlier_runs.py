@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gradenc_core.ridge.cost import Shapes, plan_solver
+from gradenc_core.ridge.cost import plan_solver
 from gradenc_core.signals.sizes import BASELINE
-from jobs.encode import fit_shapes, layer_widths, ridge_options
-from jobs.spec import SAME_LAYER, FeaturesSpec, ModelSpec, ScoresSpec, SignalSpec
+from jobs.encode import stored_shapes
+from jobs.spec import FeaturesSpec, ModelSpec, ScoresSpec, SignalSpec
 from storage_schemas.protocol.attempts import latest_attempts
 from storage_schemas.protocol.store import Store
 
@@ -33,9 +33,9 @@ def pass_key(model: ModelSpec, signal: SignalSpec, sources: Iterable[str]) -> Ke
     return model.library, model.architecture, size, how, *sorted(sources)
 
 
-def fit_key(banded: bool, diagnostic: bool) -> Key:
+def fit_key(spec: ScoresSpec) -> Key:
     """Return a key that fits of equal cost per operation share."""
-    return banded, diagnostic
+    return spec.banded, spec.beyond is not None
 
 
 def extract_records(root: Path, on_gpu: bool) -> dict[Key, Record]:
@@ -69,28 +69,14 @@ def encode_records(root: Path) -> dict[Key, Record]:
             spec = ScoresSpec.model_validate(store.spec)
         except ValidationError:  # an earlier version's
             continue
-        shapes = _shapes(store, spec, root)
-        if shapes is not None:
-            operations = plan_solver(shapes, ridge_options(spec.encoding), spec.banded).operations
-            key = fit_key(spec.banded, spec.bands.startswith(SAME_LAYER))
-            rates = found.setdefault(key, [])
-            rates.extend(seconds / operations for _, seconds in _seconds(store, on_gpu=False))
+        try:
+            shapes = stored_shapes(spec, store, root)
+        except FileNotFoundError:  # its features are gone
+            continue
+        operations = plan_solver(shapes, spec.encoding.ridge_options, spec.banded).operations
+        rates = found.setdefault(fit_key(spec), [])
+        rates.extend(seconds / operations for _, seconds in _seconds(store, on_gpu=False))
     return _medians(found)
-
-
-def _shapes(store: Store, spec: ScoresSpec, root: Path) -> Shapes | None:
-    """Return what a unit of a scores store fitted; None where its features are gone."""
-    try:
-        widths = layer_widths(spec.forward, root), layer_widths(spec.gradient, root)
-    except FileNotFoundError:
-        return None
-    return fit_shapes(
-        spec,
-        *widths,
-        n_stimuli=store.dataset().sizes["stimulus"],
-        n_targets=store.arrays["scores"].shape[-1],
-        n_summaries=store.arrays["bootstrap"].shape[-1],
-    )
 
 
 def _stores(root: Path, stage: str, kind: str) -> Iterator[Store]:

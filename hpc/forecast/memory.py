@@ -5,15 +5,16 @@ from math import ceil
 
 from gradenc_core.arrays import device
 from gradenc_core.ridge.cost import FLOAT32, FLOAT64, Shapes, least_memory
+from gradenc_core.signals.sizes import BASELINE
 from hpc.config.profile import GB, Profile, StageProfile, process_memory
-from hpc.plan.bands import split_bands
+from hpc.plan.bands import fitted_sources
 from hpc.plan.encode import encoding_spec
 from hpc.plan.extract import n_features
 from hpc.plan.prepare import has_components
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolved import Resolved, ResolvedModel
 from hpc.study.study import Study, StudyError
-from jobs.encode import LIBRARIES, fit_shapes, ridge_options
+from jobs.encode import LIBRARIES, fit_shapes
 from jobs.spec import ScoresSpec
 
 
@@ -137,15 +138,15 @@ def _widths(study: Study, resolved: Resolved, model: ResolvedModel, source: str)
 def _check_ridge(
     study: Study, resolved: Resolved, plans: Sequence[StorePlan], profile: Profile
 ) -> None:
-    options = ridge_options(encoding_spec(study))
+    options = encoding_spec(study).ridge_options
     fits = {}
     for plan in plans:
         shapes, banded = shapes_of(study, resolved, plan)
         fits[plan.label] = least_memory(shapes, options, banded)
     label = max(fits, key=lambda label: fits[label])
     smaller = (
-        "or give the study a smaller projection or encoding.forward_all, or fewer "
-        "encoding.band_ratios"
+        "or give the study a smaller projection or encoding.baseline_width, fewer "
+        "unrecorded_images, or fewer encoding.band_ratios"
     )
     needed = LIBRARIES + fits[label]
     _refuse(study, profile, "encode", label, needed, smaller, profile.stage("encode"))
@@ -156,14 +157,15 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
     assert isinstance(plan.spec, ScoresSpec)
     arrays = {array.name: array.shape for array in plan.layout.arrays}
     model, spec = _model(resolved, plan), plan.spec
-    source = split_bands(spec.bands)[1]
+    images = resolved.unrecorded
     shapes = fit_shapes(
         spec,
-        _widths(study, resolved, model, "forward") if spec.forward else [],
-        _widths(study, resolved, model, source) if source else [],
+        [_widths(study, resolved, model, source) for source in fitted_sources(spec.bands)],
         n_stimuli=plan.layout.coords.sizes["stimulus"],
         n_targets=arrays["scores"][-1],
         n_summaries=arrays["bootstrap"][-1],
+        n_baseline=sum(_widths(study, resolved, model, BASELINE)) if spec.beyond else 0,
+        n_unrecorded=len(images.ids) if spec.beyond and images else 0,
     )
     return shapes, spec.banded
 

@@ -232,7 +232,10 @@ def time_fit(shapes: Shapes, options: RidgeOptions, banded: bool) -> dict[Part, 
 
 
 def _few_replicates(shapes: Shapes) -> Shapes:
-    """Return shapes with one block of targets, one of permutations and one of replicates."""
+    """Return shapes with one block of targets, one of permutations and one of replicates.
+
+    Without a baseline, whose operations are products like those of the fit.
+    """
     width = max(1, min(shapes.n_summaries, TARGET_WIDTH))
     return replace(
         shapes,
@@ -240,6 +243,8 @@ def _few_replicates(shapes: Shapes) -> Shapes:
         n_summaries=min(shapes.n_summaries, TARGET_WIDTH),
         n_bootstraps=min(shapes.n_bootstraps, REPLICATES),
         n_permutations=min(shapes.n_permutations, max(1, TARGET_WIDTH // width - 1)),
+        n_baseline=0,
+        n_unrecorded=0,
     )
 
 

@@ -28,14 +28,12 @@ from hpc.forecast.timings import (
     time_fit,
     time_start,
 )
-from hpc.plan.bands import is_diagnostic
-from hpc.plan.encode import encoding_spec
 from hpc.plan.extract import n_features
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolve import NetworkTurn
 from hpc.study.resolved import Resolved, signal_spec
 from hpc.study.study import Study
-from jobs.encode import ridge_options
+from jobs.spec import ScoresSpec
 
 GPU_FLOPS = 1e13
 """Assumed speed of a GPU where this machine has none: half of an A100's in float32 (1/s)."""
@@ -214,8 +212,8 @@ class ScoreFit:
     """A store of scores with the shapes and operations of the fit in each of its units."""
 
     plan: StorePlan
+    spec: ScoresSpec
     shapes: Shapes
-    banded: bool
     parts: Mapping[Part, float]
 
 
@@ -227,8 +225,7 @@ def _encode(
     records = encode_records(root) if root else {}
     kinds: dict[Key, list[ScoreFit]] = {}
     for fit in _fits(study, resolved, plans):
-        diagnostic = is_diagnostic(fit.plan.attrs["bands"])
-        kinds.setdefault(fit_key(fit.banded, diagnostic), []).append(fit)
+        kinds.setdefault(fit_key(fit.spec), []).append(fit)
     seconds: defaultdict[str, float] = defaultdict(float)
     longest, least, basis = 0.0, inf, []
     for key, fits in kinds.items():
@@ -257,8 +254,7 @@ def _rates(
     largest = max(fits, key=lambda fit: sum(fit.parts.values()))
     if record is not None:
         return dict.fromkeys(largest.parts, record.seconds), 0.0, RECORDS.format(record.units)
-    options = ridge_options(encoding_spec(study))
-    rates = time_fit(largest.shapes, options, largest.banded)
+    rates = time_fit(largest.shapes, largest.spec.encoding.ridge_options, largest.spec.banded)
     return rates, time_commit(largest.plan), MEASURED
 
 
@@ -269,11 +265,11 @@ def _largest_part(seconds: Mapping[str, float]) -> str:
 
 
 def _fits(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> Iterator[ScoreFit]:
-    options = ridge_options(encoding_spec(study))
     for p in plans:
-        if p.kind == "scores":
+        if isinstance(spec := p.spec, ScoresSpec):
             shapes, banded = shapes_of(study, resolved, p)
-            yield ScoreFit(p, shapes, banded, plan_solver(shapes, options, banded).parts)
+            plan = plan_solver(shapes, spec.encoding.ridge_options, banded)
+            yield ScoreFit(p, spec, shapes, plan.parts)
 
 
 def _collinearity_operations(study: Study, resolved: Resolved, planned: StorePlan) -> float:

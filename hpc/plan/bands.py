@@ -1,7 +1,8 @@
 """The bands of features that a study fits, and the labels of stores of features and scores.
 
-Bands are what one ridge fit uses: "forward", a gradient source such as "gradient:energy", or both
-as "forward_all+gradient:energy" and "forward+gradient:energy".
+Bands are what one ridge fit uses: one source, such as "forward" or "gradient:energy"; a source
+beyond the complete forward baseline, as "baseline+gradient:energy"; or a layer's activations and
+its gradient as two bands, as "forward+gradient:energy".
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,13 +11,16 @@ from hpc.plan.store_plan import safe
 from hpc.plan.subjects import Targets, group_label
 from hpc.study.resolved import Resolved, ResolvedModel
 from jobs.spec import SAME_LAYER
+from storage_schemas.sources import BEYOND, CONTROLS
 
 
 def bands_of(resolved: Resolved) -> Iterator[str]:
-    """Yield the bands that are compared: every source alone, every gradient beside all forward."""
+    """Yield the bands that are compared: every source alone, gradients and controls beyond."""
     yield from resolved.sources
     for source in resolved.gradients:
-        yield f"forward_all+{source}"
+        yield f"{BEYOND}{source}"
+    if resolved.gradients:
+        yield from (f"{BEYOND}{control}" for control in CONTROLS)
 
 
 def fitted_bands(resolved: Resolved) -> Iterator[str]:
@@ -34,12 +38,15 @@ def is_diagnostic(bands: str) -> bool:
     return bands.startswith(SAME_LAYER)
 
 
-def split_bands(bands: str) -> tuple[bool, str | None]:
-    """Return whether forward features enter, and the gradient source if one does."""
-    if bands == "forward":
-        return True, None
-    forward, _, source = bands.rpartition("+")
-    return bool(forward), source
+def is_beyond(bands: str) -> bool:
+    """Whether a source is scored beyond the baseline."""
+    return bands.startswith(BEYOND)
+
+
+def fitted_sources(bands: str) -> tuple[str, ...]:
+    """Return the sources whose features are fitted, in the order of the bands."""
+    first, _, source = bands.rpartition("+")
+    return (source,) if is_beyond(bands) or not first else (first, source)
 
 
 def score_label(model: ResolvedModel, bands: str, group: Sequence[Targets]) -> str:

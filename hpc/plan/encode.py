@@ -4,7 +4,17 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from hpc.plan.bands import feature_label, fitted_bands, is_diagnostic, score_label, split_bands
+from gradenc_core.signals.sizes import BASELINE
+from gradenc_core.unique.nulls import N_DRAWS, N_TUNINGS, SHARES
+from hpc.plan.bands import (
+    UNRECORDED,
+    feature_label,
+    fitted_bands,
+    fitted_sources,
+    is_beyond,
+    is_diagnostic,
+    score_label,
+)
 from hpc.plan.partition import PARTITION, check_exchange, partition_coords
 from hpc.plan.store_plan import References, StorePlan
 from hpc.plan.subjects import (
@@ -20,7 +30,14 @@ from hpc.study.study import Study
 from jobs import spec as specs
 from storage_schemas.identity import digest
 from storage_schemas.kinds.collinearity import collinearity_layout
-from storage_schemas.kinds.scores import ScoresAttrs, scores_layout
+from storage_schemas.kinds.scores import (
+    BANDED_MEASURES,
+    BEYOND_MEASURES,
+    SINGLE_MEASURES,
+    DrawnTargets,
+    ScoresAttrs,
+    scores_layout,
+)
 from storage_schemas.records import as_json
 
 
@@ -71,15 +88,13 @@ def _score_plan(
     check_exchange(study, coords, group)
     groups, summary_groups = target_groups(group, encoding.windows, encoding.meg_targets)
     coords |= window_coords("target", groups) | window_coords("summary", summary_groups)
-    uses_forward, source = split_bands(bands)
     spec = specs.ScoresSpec(
         bands=bands,
-        forward=references[f"extract/{feature_label(model.name, 'forward', number)}"]
-        if uses_forward
-        else None,
-        gradient=references[f"extract/{feature_label(model.name, source, number)}"]
-        if source
-        else None,
+        features=tuple(
+            references[f"extract/{feature_label(model.name, source, number)}"]
+            for source in fitted_sources(bands)
+        ),
+        beyond=_beyond(resolved, model, bands, number, references),
         layers=model.layers,
         responses=tuple(references[f"ingest/{t.label}"] for t in group),
         partition=digest([coords[name][1].tolist() for name in PARTITION if name in coords]),
@@ -88,12 +103,13 @@ def _score_plan(
     layout = scores_layout(
         model.layers,
         coords,
-        banded=uses_forward and source is not None,
+        measures=_measures(spec),
         n_folds=encoding.folds,
         n_targets=groups[-1].stop,
         n_summaries=summary_groups[-1].stop,
         n_bootstrap=encoding.bootstrap,
         n_permutations=encoding.permutations,
+        drawn=_drawn(spec),
     )
     attrs = ScoresAttrs(
         model=model.name,
@@ -105,6 +121,38 @@ def _score_plan(
     )
     label = score_label(model, bands, group)
     return StorePlan("encode", "scores", label, spec, layout, as_json(attrs), {})
+
+
+def _beyond(
+    resolved: Resolved, model: ResolvedModel, bands: str, number: int, references: References
+) -> specs.BeyondSpec | None:
+    """Return the baseline of bands that are scored beyond it, of both sets of images."""
+    if not is_beyond(bands):
+        return None
+    (source,) = fitted_sources(bands)
+
+    def features(name: str, images: int | str) -> specs.Reference:
+        return references[f"extract/{feature_label(model.name, name, images)}"]
+
+    unrecorded = None
+    if resolved.unrecorded is not None:
+        unrecorded = specs.UnrecordedSpec(
+            baseline=features(BASELINE, UNRECORDED), features=features(source, UNRECORDED)
+        )
+    return specs.BeyondSpec(baseline=features(BASELINE, number), unrecorded=unrecorded)
+
+
+def _measures(spec: specs.ScoresSpec) -> Sequence[str]:
+    if spec.beyond is not None:
+        return BEYOND_MEASURES
+    return BANDED_MEASURES if spec.banded else SINGLE_MEASURES
+
+
+def _drawn(spec: specs.ScoresSpec) -> DrawnTargets | None:
+    """Return the targets that are drawn for a gradient beyond the baseline; none elsewhere."""
+    if spec.beyond is None or spec.is_control:
+        return None
+    return DrawnTargets(N_DRAWS, SHARES, N_TUNINGS)
 
 
 def encoding_spec(study: Study) -> specs.EncodingSpec:
@@ -119,7 +167,6 @@ def encoding_spec(study: Study) -> specs.EncodingSpec:
             np.geomspace(encoding.alphas.low, encoding.alphas.high, encoding.alphas.count).tolist()
         ),
         alpha_choice=encoding.alpha_choice,
-        forward_all=encoding.forward_all,
         band_ratios=tuple(sorted(encoding.band_ratios)),
         bootstrap=encoding.bootstrap,
         permutations=encoding.permutations,

@@ -73,8 +73,6 @@ class Encoding(Section):
     """grid of penalties"""
     alpha_choice: Literal["kfold", "gcv", "loo"] = "kfold"
     """how a target's penalty is chosen in the training set: kfold (the other folds), gcv or loo"""
-    forward_all: Count = 1024
-    """dimensions of the joint projection of all layers' forward features"""
     baseline_width: Count = 2048
     """features of each layer in the baseline; wider ones are projected to as many"""
     band_ratios: Annotated[tuple[Annotated[Real, Field(ge=0)], ...], Field(min_length=2)] = (

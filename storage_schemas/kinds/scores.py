@@ -1,8 +1,10 @@
 """Encoding scores of every layer, target and fold, and their resampled summaries."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from storage_schemas.kinds.coordinates import (
     LAYER,
@@ -21,8 +23,10 @@ TARGETS_PER_CHUNK = 16_384
 
 SINGLE_MEASURES = ("r", "sse", "sst", "alpha")
 BANDED_MEASURES = (*SINGLE_MEASURES, "ratio", "r_off", "sse_off")
+BEYOND_MEASURES = (*SINGLE_MEASURES, "total")
 """Measures by name, as attributes of `gradenc_core`'s scores; the job stacks them in the order of
-the store's own coordinate `measure`."""
+the store's own coordinate `measure`. Beyond the baseline all are of what it leaves of a response,
+but `total`: the sum of squares of the whole response, the same share in each fold."""
 
 _SCHEMA = Schema(
     {
@@ -40,6 +44,18 @@ _SCHEMA = Schema(
             "float32",
             "summary scores, index 0 observed, then by permutation",
         ),
+        "null": ArraySchema(
+            ("layer", "draw"),
+            "float32",
+            "scores of Gaussian targets, the same in every layer",
+            optional=True,
+        ),
+        "simulated": ArraySchema(
+            ("layer", "share", "driver", "tuning"),
+            "float32",
+            "scores of targets that the gradient of a layer (driver) drives",
+            optional=True,
+        ),
     },
     {
         **LAYER,
@@ -48,6 +64,7 @@ _SCHEMA = Schema(
         "stimulus_block": CoordSchema(("stimulus",), "integer"),
         "stimulus_category": CoordSchema(("stimulus",), "integer", optional=True),
         "measure": CoordSchema(("measure",), "text"),
+        "share": CoordSchema(("share",), "float", optional=True),
         **window_schema("target", "target_"),
         **window_schema("summary", "summary_"),
     },
@@ -94,6 +111,15 @@ class ScoresAttrs:
     """In the order of `groups`."""
 
 
+@dataclass(frozen=True)
+class DrawnTargets:
+    """How many targets are drawn beside the recorded ones: noise, and known drivers' targets."""
+
+    n_null: int
+    shares: tuple[float, ...]
+    n_tunings: int
+
+
 SCORES = Kind("scores", 1, {1: (_SCHEMA,)}, None, unit_dim="layer")
 
 
@@ -101,20 +127,21 @@ def scores_layout(
     layers: Layers,
     labels: Mapping[str, Any],
     *,
-    banded: bool,
+    measures: Sequence[str],
     n_folds: int,
     n_targets: int,
     n_summaries: int,
     n_bootstrap: int,
     n_permutations: int,
+    drawn: DrawnTargets | None = None,
 ) -> Layout:
     """Return encoding scores and their resampled summaries; a unit is one layer, all targets.
 
     `labels` are coordinates of the stimuli and, where there are windows, of targets and summaries.
     """
-    measures = BANDED_MEASURES if banded else SINGLE_MEASURES
     chunk = min(TARGETS_PER_CHUNK, n_targets)
     whole = -(-n_targets // chunk) * chunk
+    coords = layer_coords(layers) | dict(labels) | {"measure": text_coord("measure", measures)}
     arrays = [
         array_layout(
             _SCHEMA,
@@ -128,11 +155,17 @@ def scores_layout(
             for name, n in (("bootstrap", n_bootstrap), ("permutation", n_permutations))
         ),
     ]
+    if drawn is not None:
+        coords["share"] = ("share", np.array(drawn.shares))
+        sizes = len(drawn.shares), len(layers), drawn.n_tunings
+        arrays += [
+            array_layout(_SCHEMA, name, (len(layers), *own), (1, *own))
+            for name, own in (("null", (drawn.n_null,)), ("simulated", sizes))
+        ]
     units = [
         Unit(i, name, {"layer": i}, {array.name: _row(array, i) for array in arrays})
         for i, (name, _) in enumerate(layers)
     ]
-    coords = layer_coords(layers) | dict(labels) | {"measure": text_coord("measure", measures)}
     return layout_of(arrays, coords, units)
 
 

@@ -1,0 +1,160 @@
+"""Features and responses beyond the complete forward baseline, and the targets drawn beside them.
+
+Stage encode scores them as it scores others. What all layers and sources share (the baseline's
+components, how stimuli are seen beyond them, simulated drivers) is kept for the next unit.
+"""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradenc_core.arrays import Floats
+from gradenc_core.ridge.factorise import Design, factorise
+from gradenc_core.unique.baseline import Components, compress
+from gradenc_core.unique.nulls import N_DRAWS, N_TUNINGS, null_scores, simulated_scores
+from gradenc_core.unique.residuals import Beyond, Learned, beyond
+from jobs.rows import layers
+from jobs.runner import Arrays
+from jobs.spec import BeyondSpec, EncodingSpec, Reference, ScoresSpec
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Recorded stimuli and their baseline: all that decides how they are seen beyond it.
+
+    Attributes
+    ----------
+    baseline : Reference
+    unrecorded : Reference or None
+        The baseline of images without recordings.
+    encoding : EncodingSpec
+    partition : str
+        Digest of folds, blocks and categories.
+    responses : tuple of Reference
+        Whose repeats are the weights.
+    root : Path
+    folds, blocks : array of int, (n_stimuli,)
+    weights : array, (n_stimuli,)
+    exchangeable : bool
+        False where images of one category stay together.
+    """
+
+    baseline: Reference
+    unrecorded: Reference | None
+    encoding: EncodingSpec
+    partition: str
+    responses: tuple[Reference, ...]
+    root: Path
+    folds: NDArray[np.int64] = field(compare=False)
+    blocks: NDArray[np.int64] = field(compare=False)
+    weights: Floats = field(compare=False)
+    exchangeable: bool = field(compare=False)
+
+    @classmethod
+    def of(cls, spec: ScoresSpec, coords: Any, weights: Floats, root: Path) -> "Situation":
+        """Describe the stimuli of a scores store by its specification and coordinates."""
+        assert spec.beyond is not None
+        images = spec.beyond.unrecorded
+        return cls(
+            spec.beyond.baseline,
+            None if images is None else images.baseline,
+            spec.encoding,
+            spec.partition,
+            spec.responses,
+            root,
+            coords["stimulus_fold"].values,
+            coords["stimulus_block"].values,
+            weights,
+            "stimulus_category" not in coords,
+        )
+
+
+@lru_cache(maxsize=1)
+def components(baseline: Reference, unrecorded: Reference | None, root: Path) -> Components:
+    """Return the principal components of a baseline, kept for the next unit."""
+    images = None if unrecorded is None else layers(unrecorded, root)
+    return compress(layers(baseline, root), images)
+
+
+def about(situation: Situation) -> dict[str, float]:
+    """Return the size of a baseline, for the commit record."""
+    found = components(situation.baseline, situation.unrecorded, situation.root)
+    return {
+        "columns": found.n_columns,
+        "components": found.recorded.shape[1],
+        "kept": found.kept,
+    }
+
+
+@lru_cache(maxsize=1)
+def seen_beyond(situation: Situation) -> Beyond:
+    """Return how stimuli are seen beyond their baseline, kept for the next unit.
+
+    Raises
+    ------
+    NoRoomError
+        If the study has too few stimuli and too few images without recordings.
+    """
+    own = situation
+    return beyond(
+        components(own.baseline, own.unrecorded, own.root),
+        own.folds,
+        own.blocks,
+        own.weights,
+        own.encoding.ridge_options,
+        own.encoding.seed,
+        own.exchangeable,
+    )
+
+
+def design_beyond(situation: Situation, spec: ScoresSpec, layer: int) -> Design:
+    """Factorise one layer's features without their forward part."""
+    assert spec.beyond is not None
+    seen, root = seen_beyond(situation), situation.root
+    recorded = layers(spec.features[0], root)[layer][slice(None)]
+    features = seen.features(recorded, _unrecorded(seen, spec.beyond, layer, root))
+    return factorise(features, seen.folds, seen.weights, spec.encoding.ridge_options)
+
+
+def _unrecorded(
+    seen: Beyond, spec: BeyondSpec, layer: int, root: Path
+) -> NDArray[np.float32] | None:
+    """Return a layer's features of images without recordings, where a map is learned on them."""
+    if not isinstance(seen, Learned):
+        return None
+    assert spec.unrecorded is not None
+    return layers(spec.unrecorded.features, root)[layer][slice(None)]
+
+
+def drawn_targets(situation: Situation, spec: ScoresSpec, design: Design) -> Arrays:
+    """Score noise, and targets that the gradients of all layers drive, by one layer's design."""
+    weights, seed = seen_beyond(situation).weights, spec.encoding.seed
+    drivers = _drivers(situation, spec.features[0])
+    simulated = simulated_scores(design, drivers, weights, seed)
+    return {
+        "null": null_scores(design, weights, N_DRAWS, seed)[None],
+        "simulated": simulated.reshape(1, len(simulated), -1, N_TUNINGS),
+    }
+
+
+@lru_cache(maxsize=1)
+def _drivers(situation: Situation, source: Reference) -> Floats:
+    """Return noiseless targets of random tuning to every layer, (n_rows, n_layers * N_TUNINGS).
+
+    They lose their forward part as responses do: what a learned map misses of a gradient is alike
+    in all layers, and would make simulated targets blunter than recorded ones.
+    """
+    drivers = []
+    for number, rows in enumerate(layers(source, situation.root)):
+        features = np.asarray(rows[slice(None)], dtype=np.float64)
+        features -= features.mean(axis=0)
+        spread = features.std(axis=0)
+        features /= np.where(spread > 0, spread, 1.0)
+        rng = np.random.default_rng([situation.encoding.seed, number])
+        drivers.append(features @ rng.standard_normal((features.shape[1], N_TUNINGS)))
+    targets = np.hstack(drivers)
+    return np.asarray(seen_beyond(situation).responses(targets)[:, : targets.shape[1]])

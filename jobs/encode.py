@@ -18,11 +18,18 @@ from gradenc_core.ridge.encode import EncodingScores, score_targets
 from gradenc_core.ridge.factorise import Design, factorise
 from gradenc_core.ridge.resample import bootstrap_scores, permutation_scores
 from gradenc_core.unique.residuals import Learned, NoRoomError, total_variance
-from jobs.recorded import Recorded, SideBySide
+from jobs.recorded import Recorded, SideBySide, split_like
 from jobs.rows import fitted_rows, layer_widths, n_rows
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import EncodingSpec, ScoresSpec
-from jobs.unique import Situation, about, design_beyond, drawn_targets, seen_beyond
+from jobs.unique import (
+    Situation,
+    about,
+    design_beyond,
+    drawn_targets,
+    responses_beyond,
+    seen_beyond,
+)
 from storage_schemas.protocol.store import Store, Unit
 
 LIBRARIES = 8e8
@@ -99,20 +106,19 @@ def _encode_beyond(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tu
     """Score what the baseline leaves of features and responses; NaN where it leaves no room."""
     coords = store.dataset().coords
     targets = Recorded.of(spec.responses, store, work.root)
-    situation = Situation.of(spec, coords, targets.weights, work.root)
+    situation = Situation.of(spec, coords, targets, work.root)
     said = about(situation)
     try:
         seen = seen_beyond(situation)
     except NoRoomError as error:
-        shapes = {name: (1, *array.shape[1:]) for name, array in store.arrays.items()}
-        nothing = {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
-        return nothing, {"baseline": said | {"untested": str(error)}}
+        return _no_numbers(store), {"baseline": said | {"untested": str(error)}}
     learned = isinstance(seen, Learned)
     design = design_beyond(situation, spec, unit.key["layer"])
+    responses, summaries = responses_beyond(situation)
     fitted = Fitted(
         design,
-        seen.responses(targets.responses),
-        tuple(seen.responses(part) for part in targets.summaries.parts),
+        responses,
+        split_like(summaries, targets.summaries.parts),
         # Residual coordinates belong to no session and no category.
         _sessions(spec, targets) if learned else (None,) * len(targets.sessions),
         _categories(coords) if learned else None,
@@ -123,6 +129,11 @@ def _encode_beyond(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tu
     if not spec.is_control:
         arrays |= drawn_targets(situation, spec, design)
     return arrays, asdict(scores.counts) | {"baseline": said | {"learned": learned}}
+
+
+def _no_numbers(store: Store) -> Arrays:
+    shapes = {name: (1, *array.shape[1:]) for name, array in store.arrays.items()}
+    return {name: np.full(shape, np.nan, np.float32) for name, shape in shapes.items()}
 
 
 def _beyond_measures(

@@ -101,6 +101,36 @@ class SideBySide:
 
 
 @dataclass(frozen=True)
+class ColumnRange:
+    """Some adjacent columns of others."""
+
+    columns: Columns
+    start: int
+    stop: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n_stimuli, stop - start)."""
+        return self.columns.shape[0], self.stop - self.start
+
+    def __getitem__(self, index: tuple[slice, slice]) -> NDArray[np.floating]:
+        """Read some columns."""
+        rows, columns = index
+        first, last, _ = columns.indices(self.shape[1])
+        values: NDArray[np.floating] = self.columns[
+            rows, slice(self.start + first, self.start + last)
+        ]
+        return values
+
+
+def split_like(columns: Columns, parts: Sequence[Columns]) -> tuple[Columns, ...]:
+    """Split columns into as many and as wide ones as `parts`."""
+    stops = np.cumsum([part.shape[1] for part in parts]).tolist()
+    starts = [0, *stops[:-1]]
+    return tuple(ColumnRange(columns, a, b) for a, b in zip(starts, stops, strict=True))
+
+
+@dataclass(frozen=True)
 class Recorded:
     """The recordings of the subjects of one scores store.
 

@@ -7,16 +7,17 @@ components, how stimuli are seen beyond them, simulated drivers) is kept for the
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from xarray import Coordinates
 
-from gradenc_core.arrays import Floats
+from gradenc_core.arrays import Columns, Floats
 from gradenc_core.ridge.factorise import Design, factorise
 from gradenc_core.unique.baseline import Components, compress
 from gradenc_core.unique.nulls import N_DRAWS, N_TUNINGS, null_scores, simulated_scores
 from gradenc_core.unique.residuals import Beyond, Learned, beyond
+from jobs.recorded import Recorded
 from jobs.rows import layers
 from jobs.runner import Arrays
 from jobs.spec import BeyondSpec, EncodingSpec, Reference, ScoresSpec
@@ -35,10 +36,10 @@ class Situation:
     partition : str
         Digest of folds, blocks and categories.
     responses : tuple of Reference
-        Whose repeats are the weights.
+        Whose targets these are.
     root : Path
     folds, blocks : array of int, (n_stimuli,)
-    weights : array, (n_stimuli,)
+    targets : Recorded
     exchangeable : bool
         False where images of one category stay together.
     """
@@ -51,11 +52,13 @@ class Situation:
     root: Path
     folds: NDArray[np.int64] = field(compare=False)
     blocks: NDArray[np.int64] = field(compare=False)
-    weights: Floats = field(compare=False)
+    targets: Recorded = field(compare=False)
     exchangeable: bool = field(compare=False)
 
     @classmethod
-    def of(cls, spec: ScoresSpec, coords: Any, weights: Floats, root: Path) -> "Situation":
+    def of(
+        cls, spec: ScoresSpec, coords: Coordinates, targets: Recorded, root: Path
+    ) -> "Situation":
         """Describe the stimuli of a scores store by its specification and coordinates."""
         assert spec.beyond is not None
         images = spec.beyond.unrecorded
@@ -68,7 +71,7 @@ class Situation:
             root,
             coords["stimulus_fold"].values,
             coords["stimulus_block"].values,
-            weights,
+            targets,
             "stimulus_category" not in coords,
         )
 
@@ -104,11 +107,18 @@ def seen_beyond(situation: Situation) -> Beyond:
         components(own.baseline, own.unrecorded, own.root),
         own.folds,
         own.blocks,
-        own.weights,
+        own.targets.weights,
         own.encoding.ridge_options,
         own.encoding.seed,
         own.exchangeable,
     )
+
+
+@lru_cache(maxsize=1)
+def responses_beyond(situation: Situation) -> tuple[Columns, Columns]:
+    """Return what the baseline leaves of responses and summaries, kept for the next unit."""
+    seen, targets = seen_beyond(situation), situation.targets
+    return seen.responses(targets.responses), seen.responses(targets.summaries)
 
 
 def design_beyond(situation: Situation, spec: ScoresSpec, layer: int) -> Design:

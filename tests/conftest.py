@@ -51,6 +51,7 @@ def study_data(folder: Path) -> dict:
     return {
         "name": "small",
         "stimuli": str(folder / "stimuli"),
+        "unrecorded_images": {"generated": 160},
         "models": [
             {
                 "name": "planted",
@@ -70,8 +71,7 @@ def study_data(folder: Path) -> dict:
         "encoding": {
             "folds": 4,
             "alpha_choice": "gcv",
-            "baseline_width": 128,
-            "forward_all": 24,
+            "baseline_width": 8,
             "band_ratios": [0, 0.1, 1],
             "blocks": 5,
             "bootstrap": 10,

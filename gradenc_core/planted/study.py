@@ -19,7 +19,9 @@ from gradenc_core.planted.truth import Sizes, driving_features, plant
 from gradenc_core.stimuli.generated import write_images
 from gradenc_core.stimuli.images import read_image
 
-ARCHITECTURE = "resnet18"
+ARCHITECTURE = "test_mambaout"
+"""Narrow enough that a map of its whole baseline can be learned on a few thousand images, and its
+layers differ without training."""
 IMAGE_SIZE = 64
 MODEL_SEED = 0
 OBJECTIVE = "classification"
@@ -95,4 +97,4 @@ def planted_features(folder: Path, names: list[str]) -> Features:
 
 def planted_model() -> VisionModel:
     """Return the model that drives the planted brains."""
-    return load_model("torchvision", ARCHITECTURE, "untrained", MODEL_SEED, image_size=IMAGE_SIZE)
+    return load_model("timm", ARCHITECTURE, "untrained", MODEL_SEED, image_size=IMAGE_SIZE)

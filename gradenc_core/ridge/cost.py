@@ -182,8 +182,8 @@ def _seeing(shapes: Shapes) -> float:
     held = 3.0 * n * p + 2.0 * shapes.n_unrecorded * p
     if shapes.n_unrecorded:
         held += shapes.n_folds * n * p + p**2
-    # A block of responses before and after its forward part is removed.
-    return FLOAT64 * (held + (2.0 * TARGET_WIDTH * n if p else 0.0))
+    # Blocks of responses that are kept, of targets and of summaries, and one before it is.
+    return FLOAT64 * (held + (5.0 * TARGET_WIDTH * n if p else 0.0))
 
 
 def _results(shapes: Shapes, n_ratios: int) -> float:

@@ -10,7 +10,7 @@ the gradient's forward part is learned on images without recordings (`Learned`).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ LEAST_IMAGES = 2
 """Images without recordings per component from which a map is learned. With few, the test stays
 valid and loses power: what the map gets wrong is noise in the gradient (with 2.5 per component .025
 of simulated forward brains were significant at .05, and .67 of gradient brains in place of .99)."""
+BLOCKS_KEPT = 2
+"""Blocks of transformed responses that stay in memory."""
 MAP_PENALTY = 1e-3
 """Ridge penalty of the map, as a share of each component's sum of squares."""
 
@@ -38,11 +40,15 @@ class NoRoomError(GradencError, ValueError):
 
 @dataclass(frozen=True)
 class _Reduced:
-    """Columns whose rows are transformed when they are read, `TARGET_WIDTH` at a time."""
+    """Columns whose rows are transformed when they are read, `TARGET_WIDTH` at a time.
+
+    The last `BLOCKS_KEPT` blocks are kept: of few targets, all layers share one transformation.
+    """
 
     columns: Columns
     n_rows: int
     transform: Callable[[Floats], Floats]
+    kept: dict[int, Floats] = field(default_factory=dict)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -56,6 +62,13 @@ class _Reduced:
         return np.hstack(found)[rows, start - offset : stop - offset]
 
     def _block(self, i: int) -> Floats:
+        if i not in self.kept:
+            while len(self.kept) >= BLOCKS_KEPT:
+                del self.kept[next(iter(self.kept))]
+            self.kept[i] = self._transformed(i)
+        return self.kept[i]
+
+    def _transformed(self, i: int) -> Floats:
         """Transform a block of constant width: so no target's bits depend on others."""
         columns = slice(i * TARGET_WIDTH, (i + 1) * TARGET_WIDTH)
         values = np.asarray(self.columns[slice(None), columns], dtype=np.float64)

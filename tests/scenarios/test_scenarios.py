@@ -26,11 +26,12 @@ N_STIMULI = 600
 STUDY = {
     "name": "scenario",
     "stimuli": "stimuli",
+    "unrecorded_images": {"generated": 4000},
     "models": [
         {
             "name": "planted",
-            "library": "torchvision",
-            "architecture": "resnet18",
+            "library": "timm",
+            "architecture": "test_mambaout",
             "weights": "untrained",
             "image_size": 64,
         }
@@ -40,10 +41,9 @@ STUDY = {
     "responses": [{"reader": "bids", "path": "bids"}, {"reader": "epochs", "path": "meg"}],
     "encoding": {
         "alpha_choice": "gcv",
-        "forward_all": 160,
         "band_ratios": [0, 0.1, 1, 10],
         "bootstrap": 40,
-        "permutations": 39,
+        "permutations": 79,
         "windows": {"start": 0.0, "stop": 0.9, "width": 0.05, "step": 0.05},
     },
     "comparisons": {

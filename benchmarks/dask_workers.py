@@ -87,7 +87,7 @@ def prepared(folder: Path, n_stimuli: int, layers: list[str], bootstrap: int) ->
         "objectives": ["classification"],
         "projection": 64,
         "responses": [{"reader": "bids", "path": "bids"}],
-        "encoding": {"forward_all": 64, "bootstrap": bootstrap, "permutations": 60},
+        "encoding": {"baseline_width": 4, "bootstrap": bootstrap, "permutations": 60},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study))
     run = start(load_study(folder / "study.yaml"), folder / "run")

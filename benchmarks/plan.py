@@ -34,7 +34,8 @@ TOY_KEYS = (
     "layers=[layer1.0, layer4.1]",
     "encoding.bootstrap=3",
     "encoding.permutations=3",
-    "encoding.forward_all=16",
+    "unrecorded_images=null",
+    "encoding.baseline_width=4",
     "encoding.blocks=5",
 )
 

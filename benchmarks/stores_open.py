@@ -117,7 +117,7 @@ def _model_stores(
         yield "extract", made("extract", "features", source, features, more)
         cka = collinearity_layout(layers)
         yield "encode", made("encode", "collinearity", f"cka-{source}", cka, more)
-    for bands in ("forward", gradient, f"forward_all+{gradient}"):
+    for bands in ("forward", gradient, f"baseline+{gradient}"):
         scores = scores_of(layers, N_VOXELS * len(subjects), banded="+" in bands)
         groups: Values = {"groups": _groups(subjects), "summary_groups": []}
         groups |= {"bands": bands, "fold_rule": "stimulus", "permute_within": "all"}

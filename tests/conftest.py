@@ -51,7 +51,6 @@ def study_data(folder: Path) -> dict:
     return {
         "name": "small",
         "stimuli": str(folder / "stimuli"),
-        "unrecorded_images": {"generated": 160},
         "models": [
             {
                 "name": "planted",
@@ -71,7 +70,7 @@ def study_data(folder: Path) -> dict:
         "encoding": {
             "folds": 4,
             "alpha_choice": "gcv",
-            "baseline_width": 8,
+            "baseline_width": 4,
             "band_ratios": [0, 0.1, 1],
             "blocks": 5,
             "bootstrap": 10,

@@ -84,7 +84,7 @@ def test_a_copied_run_opens_with_all_coordinates(small_run: Path, tmp_path: Path
     assert set(fmri["bands"].values) == {
         "forward",
         "gradient:classification",
-        "forward_all+gradient:classification",
+        "baseline+gradient:classification",
         "forward+gradient:classification",
     }
     assert fmri["r"].dims == ("bands", "layer", "fold", "voxel")
@@ -199,7 +199,7 @@ def test_own_signals_true_labels_and_components_are_compared(
     assert compared == ["forward", *learning, *unique]
     assert tree["pca/planted/signal:relevance"].sizes["component"] == 8
     fmri = tree["scores/planted/sub-01/fmri"].to_dataset()
-    assert np.isfinite(fmri["unique"].sel(bands="forward_all+signal:relevance")).any()
+    assert np.isfinite(fmri["unique"].sel(bands="baseline+signal:relevance")).any()
     assert "signal, relevance" in (tmp_path / "run" / "report.html").read_text()
 
 

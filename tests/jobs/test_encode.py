@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from gradenc_core.ridge.cost import Shapes
-from jobs.encode import features, fit_shapes, layer_widths
-from jobs.spec import EncodingSpec, Reference, ScoresSpec
+from jobs.encode import fit_shapes
+from jobs.rows import fitted_rows, layer_widths, n_rows
+from jobs.spec import BeyondSpec, EncodingSpec, Reference, ScoresSpec
 from storage_schemas.kinds.features import features_layout
 from storage_schemas.protocol.attempts import begin
 from storage_schemas.protocol.commit import commit
@@ -38,7 +39,7 @@ def store_of(root, source, widths):
     return Reference.of(store)
 
 
-def spec_of(bands, forward, gradient, forward_all):
+def spec_of(bands, features, beyond=None):
     encoding = EncodingSpec(
         folds=5,
         fold_rule="stimulus",
@@ -46,7 +47,6 @@ def spec_of(bands, forward, gradient, forward_all):
         seed=0,
         alphas=(1.0,),
         alpha_choice="kfold",
-        forward_all=forward_all,
         band_ratios=(0.0, 1.0),
         bootstrap=7,
         permutations=9,
@@ -56,8 +56,8 @@ def spec_of(bands, forward, gradient, forward_all):
     )
     return ScoresSpec(
         bands=bands,
-        forward=forward,
-        gradient=gradient,
+        features=features,
+        beyond=beyond,
         layers=LAYERS,
         responses=(),
         partition="",
@@ -65,39 +65,46 @@ def spec_of(bands, forward, gradient, forward_all):
     )
 
 
-@pytest.mark.parametrize("forward_all", [8, 10_000])
 @pytest.mark.parametrize("widths", [FORWARD, 6])
-@pytest.mark.parametrize("bands", ["forward", "gradient:energy", "forward+g", "forward_all+g"])
-def test_a_unit_fits_the_features_that_it_reads(tmp_path, bands, widths, forward_all):
+@pytest.mark.parametrize("bands", ["forward", "gradient:energy", "forward+g", "baseline+g"])
+def test_a_unit_fits_the_features_that_it_reads(tmp_path, bands, widths):
     wide = [width + 2 for width in widths] if isinstance(widths, list) else widths + 2
-    forward = None if bands == "gradient:energy" else store_of(tmp_path, "forward", widths)
-    gradient = None if bands == "forward" else store_of(tmp_path, "gradient:energy", wide)
-    spec = spec_of(bands, forward, gradient, forward_all)
-    each = {
-        "forward": layer_widths(forward, tmp_path),
-        "gradient": layer_widths(gradient, tmp_path),
-    }
+    forward = store_of(tmp_path, "forward", widths)
+    gradient = store_of(tmp_path, "gradient:energy", wide)
+    read = {"forward": (forward,), "forward+g": (forward, gradient)}.get(bands, (gradient,))
+    spec = spec_of(bands, read)
+    each = [layer_widths(reference, tmp_path) for reference in read]
     sizes = {"n_stimuli": N_STIMULI, "n_targets": 20, "n_summaries": 3}
+    if bands == "baseline+g":
+        sizes |= {"n_baseline": 70, "n_unrecorded": n_rows(forward, tmp_path)}
     found = []
     for layer in (0, 9, 10):
-        x, read = features(spec, layer, tmp_path)
-        shapes = fit_shapes(spec, **each, **sizes, layer=layer)
+        x, two = fitted_rows(read, layer, tmp_path)
+        shapes = fit_shapes(spec, each, **sizes, layer=layer)
         assert (shapes.n_stimuli, shapes.n_features) == x.shape
-        assert spec.banded == (read is not None)
-        assert shapes.n_in_memory == (read[0] if bands.startswith("forward_all") else 0)
+        assert spec.banded == (two is not None)
         found.append(shapes)
-    largest = fit_shapes(spec, **each, **sizes)
-    assert largest.n_features == max(shapes.n_features for shapes in found)
-    joint = sum(each["forward"]) if forward_all == 10_000 else 8
+    largest = fit_shapes(spec, each, **sizes)
     assert largest == Shapes(
         n_stimuli=N_STIMULI,
-        n_features=largest.n_features,
+        n_features=max(shapes.n_features for shapes in found),
         n_targets=20,
         n_folds=5,
         n_summaries=3,
         n_bootstraps=7,
         n_permutations=9,
         n_blocks=4,
-        n_in_memory=joint if spec.joint else 0,
-        n_projected=max(each["forward"]) if spec.joint else 0,
+        n_baseline=70 if bands == "baseline+g" else 0,
+        n_unrecorded=N_STIMULI if bands == "baseline+g" else 0,
     )
+
+
+@pytest.mark.parametrize(
+    ("bands", "expected"),
+    [("baseline+g", False), ("baseline+forward", True), ("baseline+baseline", True)],
+)
+def test_forward_features_beyond_the_baseline_are_controls(bands, expected):
+    features = Reference(stage="extract", identity="x", seal="y")
+    beyond = BeyondSpec(baseline=features, unrecorded=None)
+    assert spec_of(bands, (features,), beyond).is_control == expected
+    assert not spec_of("forward", (features,)).is_control

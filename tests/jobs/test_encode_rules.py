@@ -18,7 +18,6 @@ from gradenc_core.ridge.resample import permutation_scores, permutations
 from hpc.plan.stages import all_plans
 from hpc.study.resolve import resolve
 from hpc.study.study import StudyError, load_study
-from jobs.encode import ridge_options
 from jobs.recorded import Recorded
 from jobs.spec import ScoresSpec
 from storage_schemas.protocol.store import Store
@@ -101,7 +100,6 @@ def study_file(folder: Path, **encoding: object) -> Path:
         "encoding": {
             "folds": N_FOLDS,
             "fold_rule": "keep_categories",
-            "forward_all": 8,
             "blocks": 2,
             "bootstrap": 2,
             "permutations": 9,
@@ -168,7 +166,7 @@ def test_each_subject_is_permuted_by_whole_categories_within_its_own_sessions(
     x = features.dataset()["features"].values
     sessions = [np.array(["ses-01", "ses-02", ""])[FMRI_SESSION], MEG_SESSION]
     for layer, stored in enumerate(data["permutation"].values):
-        design = factorise(x[layer], folds, recorded.weights, ridge_options(encoding))
+        design = factorise(x[layer], folds, recorded.weights, encoding.ridge_options)
         parts = [
             permutation_scores(
                 design,

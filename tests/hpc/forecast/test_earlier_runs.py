@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc.forecast import earlier_runs as found
 from hpc.forecast.earlier_runs import encode_records, extract_records, pass_key
 from hpc.forecast.memory import shapes_of
 from hpc.plan.encode import encode_plans
@@ -16,6 +15,7 @@ from hpc.plan.subjects import Targets
 from hpc.study.resolve import resolve
 from hpc.study.resolved import signal_spec
 from hpc.study.study import load_study
+from jobs.encode import stored_shapes
 from jobs.spec import Reference, ScoresSpec
 from storage_schemas.protocol.attempts import begin
 from storage_schemas.protocol.commit import commit
@@ -59,7 +59,7 @@ def test_passes_that_cost_otherwise_have_records_of_their_own(
     assert [records[key].seconds for key in keys] == [1.0, 100.0]
 
 
-@pytest.mark.parametrize("change", ["encoding.forward_all=24", "encoding.forward_all=1024"])
+@pytest.mark.parametrize("change", ["unrecorded_images=null", "unrecorded_images={generated: 64}"])
 @pytest.mark.parametrize("projection", ["16", "none"])
 def test_records_are_of_the_shapes_that_were_planned(
     small_study: Path, tmp_path: Path, change: str, projection: str
@@ -77,4 +77,4 @@ def test_records_are_of_the_shapes_that_were_planned(
             store = plan.create(tmp_path)
             spec = ScoresSpec.model_validate(store.spec)
             planned, _ = shapes_of(study, resolved, plan)
-            assert found._shapes(store, spec, tmp_path) == planned
+            assert stored_shapes(spec, store, tmp_path) == planned

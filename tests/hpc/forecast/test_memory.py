@@ -23,7 +23,7 @@ from hpc.run.state import stage_state
 from hpc.study.resolve import resolve
 from hpc.study.resolved import Resolved
 from hpc.study.study import load_study
-from jobs.encode import LIBRARIES, ridge_options
+from jobs.encode import LIBRARIES
 from jobs.runner import run_items
 from jobs.spec import Reference
 from storage_schemas.protocol.attempts import begin
@@ -98,8 +98,8 @@ def _measured(root: Path, item: list, memory: float | None, libraries: str) -> t
 
 
 def test_a_unit_of_encode_stays_within_its_plan(small_study: Path, tmp_path: Path) -> None:
-    """Joint features, two bands, scores and their bootstrap, rows read again for every block."""
-    changes = ["projection=128", "encoding.forward_all=256", "encoding.alpha_choice=kfold"]
+    """Two bands, scores and their bootstrap, rows read again for every block."""
+    changes = ["projection=192", "encoding.alpha_choice=kfold"]
     study = load_study(small_study, [*changes, "encoding.permutations=2"])
     responses = [{"modality": "fmri", "stimuli": 6000, "shared": 6000, "voxels": 1500}]
     with shaped(study, StudyShapes(responses=responses)) as (study, resolved, subjects):
@@ -111,14 +111,14 @@ def test_a_unit_of_encode_stays_within_its_plan(small_study: Path, tmp_path: Pat
             if plan.kind == "features":
                 sealed[f"extract/{plan.label}"] = _filled(plan, tmp_path)
         scores = (p for p in encode_plans(study, resolved, targets, sealed) if p.kind == "scores")
-        joint = next(p for p in scores if p.attrs["bands"].startswith("forward_all+"))
-        shapes, banded = shapes_of(study, resolved, joint)
-    options = ridge_options(encoding_spec(study))
+        both = next(p for p in scores if p.attrs["bands"].startswith("forward+"))
+        shapes, banded = shapes_of(study, resolved, both)
+    options = encoding_spec(study).ridge_options
     solver = plan_solver(shapes, options, banded)
     limit = solver.memory - 1
     assert not plan_solver(shapes, options, banded, limit).hold_rows
     item, libraries = (
-        [(joint.create(tmp_path).reference, 0)],
+        [(both.create(tmp_path).reference, 0)],
         "jobs.encode, hpc.node.worker, distributed",
     )
     before, most = _measured(tmp_path, item, limit + LIBRARIES, libraries)

@@ -24,7 +24,7 @@ from hpc.plan.stages import all_plans
 from hpc.plan.store_plan import StorePlan
 from hpc.study.resolved import Resolved, signal_spec
 from hpc.study.study import Study, StudyError, load_study
-from jobs.encode import LIBRARIES, ridge_options
+from jobs.encode import LIBRARIES
 from storage_schemas.protocol.attempts import Used, begin
 from storage_schemas.protocol.commit import commit
 from storage_schemas.protocol.seal import seal
@@ -84,7 +84,7 @@ def test_the_work_of_every_stage_is_what_its_stores_hold(planned: Planned) -> No
     assert (work["ingest"].items, work["compare"].items) == (1, 2)
     assert work["compare"].basis == ("assumed",)
 
-    options = ridge_options(encoding_spec(study))
+    options = encoding_spec(study).ridge_options
     operations = fitted = 0.0
     scores = [p for p in plans if p.kind == "scores"]
     for plan in scores:
@@ -204,7 +204,7 @@ def test_a_ridge_beyond_a_workers_memory_names_the_keys_that_make_it_smaller(
         how = StageProfile(memory_gb=memory_gb, dask_workers=8)
         check_memory(study, resolved, plans, Profile(name="x", scheduler="slurm", encode=how))
 
-    with pytest.raises(StudyError, match=r"fewer dask_workers in the .*forward_all") as caught:
+    with pytest.raises(StudyError, match=r"fewer dask_workers in the .*baseline_width") as caught:
         check(1.0)
     # libraries count: what a fit alone needs may be nothing that two digits show
     needed, given = re.findall(r"([\d.]+) GB", str(caught.value))

@@ -60,7 +60,7 @@ def test_scores_are_shown_raw_and_divided(seeded: Path, tmp_path: Path) -> None:
     for leaf in (tree["scores/vit/sub-01/fmri"], tree["scores/vit/sub-02/meg"]):
         scores = leaf.to_dataset().load()
         divisor = np.sqrt(reliability).reshape(2, *[1] * (scores["r"].ndim - 2))
-        of_r, of_u = (scores.sel(bands=b) for b in (SOURCE, f"forward_all+{SOURCE}"))
+        of_r, of_u = (scores.sel(bands=b) for b in (SOURCE, f"baseline+{SOURCE}"))
         np.testing.assert_allclose(of_r["r_disattenuated"], of_r["r"] / divisor, rtol=1e-6)
         divisor = reliability.reshape(2, *[1] * (scores["unique"].ndim - 2))
         np.testing.assert_allclose(of_u["unique_disattenuated"], of_u["unique"] / divisor)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpc.plan.bands import bands_of, fitted_bands, is_diagnostic, split_bands
+from hpc.plan.bands import bands_of, fitted_bands, fitted_sources, is_beyond, is_diagnostic
 from hpc.plan.compare import compare_plans, order_note
 from hpc.plan.encode import encode_plans
 from hpc.plan.prepare import prepare_plans
@@ -123,20 +123,22 @@ def test_a_stage_refers_only_to_stores_that_earlier_stages_make(
         assert {len(references) for references in plan.spec.scores.values()} == {2}
 
 
-def test_a_gradient_is_fitted_alone_beside_all_activations_and_beside_its_own_layers(
+def test_a_gradient_is_fitted_alone_beyond_the_baseline_and_beside_its_own_layer(
     paper_study: Any,
 ) -> None:
     study, resolved, subjects = paper_study({"a": NAMES})
     fitted = list(fitted_bands(resolved))
-    assert [split_bands(bands) for bands in fitted] == [
-        (True, None),
-        (False, "gradient:energy"),
-        (False, "gradient:dino"),
-        (True, "gradient:energy"),
-        (True, "gradient:dino"),
-        (True, "gradient:energy"),
-        (True, "gradient:dino"),
-    ]
+    assert {bands: fitted_sources(bands) for bands in fitted} == {
+        "forward": ("forward",),
+        "gradient:energy": ("gradient:energy",),
+        "gradient:dino": ("gradient:dino",),
+        "baseline+gradient:energy": ("gradient:energy",),
+        "baseline+gradient:dino": ("gradient:dino",),
+        "baseline+baseline": ("baseline",),
+        "baseline+forward": ("forward",),
+        "forward+gradient:energy": ("forward", "gradient:energy"),
+        "forward+gradient:dino": ("forward", "gradient:dino"),
+    }
     diagnostic = [bands for bands in fitted if is_diagnostic(bands)]
     assert diagnostic == ["forward+gradient:energy", "forward+gradient:dino"]
     assert [bands for bands in fitted if bands not in diagnostic] == list(bands_of(resolved))
@@ -146,7 +148,7 @@ def test_a_gradient_is_fitted_alone_beside_all_activations_and_beside_its_own_la
             resampled = not is_diagnostic(plan.spec.bands)
             assert bool(plan.spec.encoding.bootstrap) == resampled
             assert bool(plan.spec.encoding.permutations) == resampled
-            assert plan.spec.joint == plan.spec.bands.startswith("forward_all+")
+            assert (plan.spec.beyond is not None) == is_beyond(plan.spec.bands)
 
 
 @quick

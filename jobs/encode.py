@@ -240,7 +240,8 @@ def fit_shapes(
         Columns of the baseline, and images without recordings.
     layer : int, optional
     """
-    own = [max(of_source) if layer is None else of_source[layer] for of_source in widths]
+    n = len(spec.layers)  # the baseline has one more, which is no layer of the network
+    own = [max(of_source[:n]) if layer is None else of_source[layer] for of_source in widths]
     return Shapes(
         n_stimuli=n_stimuli,
         n_features=sum(own),

@@ -15,7 +15,7 @@ class Alphas(Section):
     """smallest penalty"""
     high: Positive = 1.0e8
     """largest penalty"""
-    count: Annotated[Count, Field(ge=2)] = 10
+    count: Annotated[Count, Field(ge=2)] = 25
     """number of penalties"""
 
     @field_validator("high")

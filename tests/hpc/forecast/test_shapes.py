@@ -16,7 +16,7 @@ def test_a_study_is_planned_from_sizes_alone(small_study: Path) -> None:
     shapes = StudyShapes.model_validate({"responses": [FMRI, MEG]})
     study = load_study(small_study, ["stimuli=nowhere"])
     stages = {s.stage: s for s in forecast_shapes(study, load_profile("local"), shapes)}
-    n_layers, n_bands, n_groups = 5, 4, 3
+    n_layers, n_bands, n_groups = 5, 6, 3
     assert stages["ingest"].stores == 4
     assert stages["encode"].units == n_groups * (n_bands * n_layers + 2)
     n_features, n_stimuli = 16 + 17, 120 + 120 + 150

@@ -293,10 +293,15 @@ def test_a_store_that_is_not_sealed_gives_no_record(planned: Planned, tmp_path: 
 
 
 def test_scores_whose_features_are_gone_give_no_record(planned: Planned, tmp_path: Path) -> None:
-    scores = [p for p in planned[2] if p.kind == "scores" and p.attrs["bands"] == "forward"]
-    commit_units(scores[0], tmp_path, [1.0, 2.0])
+    scores = {p.attrs["bands"]: p for p in planned[2] if p.kind == "scores"}
+    commit_units(scores["forward"], tmp_path, [1.0, 2.0])
     assert encode_records(tmp_path) == {}
-    assert fit_key(True, True) != fit_key(True, False)
+    keys = {bands: fit_key(plan.spec) for bands, plan in scores.items()}
+    assert keys["forward"] == keys["gradient:energy"] != keys["baseline+gradient:energy"]
+    assert keys["forward+gradient:energy"] not in (
+        keys["forward"],
+        keys["baseline+gradient:energy"],
+    )
 
 
 # Sizes

@@ -126,13 +126,13 @@ def test_the_forecast_counts_every_stage(study: Study) -> None:
     assert stages["prepare"].units == 2 + 3  # and the scales of each source
     assert stages["ingest"].units == 2
     assert stages["extract"].units == 3 * n_shards + 2  # and the stability of each source
-    assert stages["encode"].units == 4 * n_layers + 2
+    assert stages["encode"].units == 6 * n_layers + 2
     assert stages["compare"].units == 1
     n_features = 16 + 17
     n_stimuli = len(read_manifest(Path(study.stimuli)).ids)
     n_cosines, n_sources = 3 * 16, 2
     n_stability = n_sources * n_layers * (n_cosines + 2)
-    n_baseline = n_layers * (128 + 1) + 128 + 128 + 1 + 2
+    n_baseline = n_layers * (4 + 1) + 4 + 4 + 1 + 2
     n_bytes = 4 * n_stimuli * (n_layers * n_features + n_baseline) + 8 * n_stability
     assert stages["extract"].n_bytes == n_bytes
     assert stages["extract"].seconds > 0

@@ -58,6 +58,11 @@ class Shapes:
     n_unrecorded: int = 0
 
     @property
+    def n_training(self) -> int:
+        """Stimuli in a training set, at least."""
+        return self.n_stimuli - -(-self.n_stimuli // self.n_folds)
+
+    @property
     def n_images(self) -> int:
         """Images on which the baseline's components are fitted."""
         return self.n_unrecorded or self.n_stimuli

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hpc.config.profile import Profile, StageProfile, n_tasks
-from hpc.forecast.memory import check_memory
+from hpc.forecast.memory import check_memory, room_note
 from hpc.forecast.shapes import StudyShapes, shaped
 from hpc.forecast.workload import NetworkPasses, StageWork, Tell, time_passes, workload
 from hpc.plan.compare import order_note
@@ -87,7 +87,11 @@ class _Turns:
         """Return the forecast of every stage, after the last network's turn."""
         plans, profile = self._plans, self._profile
         work = workload(study, resolved, plans, profile, self._passes, self._tell)
-        notes = {"extract": unrecorded_note(resolved), "compare": order_note(plans)}
+        notes = {
+            "extract": unrecorded_note(resolved),
+            "encode": room_note(study, resolved, plans),
+            "compare": order_note(plans),
+        }
         stages = (_stage(stage, plans, work[stage], profile) for stage in STAGES)
         return [replace(stage, note=notes.get(stage.stage, "")) for stage in stages]
 

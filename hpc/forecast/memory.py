@@ -6,6 +6,7 @@ from math import ceil
 from gradenc_core.arrays import device
 from gradenc_core.ridge.cost import FLOAT32, FLOAT64, Shapes, least_memory
 from gradenc_core.signals.sizes import BASELINE
+from gradenc_core.unique.residuals import LEAST_IMAGES, LEAST_ROOM
 from hpc.config.profile import GB, Profile, StageProfile, process_memory
 from hpc.plan.bands import fitted_sources
 from hpc.plan.encode import encoding_spec
@@ -168,6 +169,26 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
         n_unrecorded=len(images.ids) if spec.beyond and images else 0,
     )
     return shapes, spec.banded
+
+
+def room_note(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> str:
+    """Say of which models U may be untested for want of images; empty where all have room."""
+    found = {}
+    for plan in plans:
+        if isinstance(plan.spec, ScoresSpec) and plan.spec.beyond is not None:
+            shapes, _ = shapes_of(study, resolved, plan)
+            most = shapes.n_training // LEAST_ROOM
+            if plan.spec.encoding.fold_rule == "keep_categories":
+                most = 0
+            most = max(most, shapes.n_unrecorded // LEAST_IMAGES)
+            if most < min(shapes.n_baseline, shapes.n_images - 1):
+                found[plan.attrs["model"]] = shapes.n_baseline, most
+    return "\n".join(
+        f"{model}: U is tested if at most {most} components hold 99.9 % of the variance of the "
+        f"baseline's {n_columns} columns; if not, its verdict says how many images "
+        "unrecorded_images lacks."
+        for model, (n_columns, most) in found.items()
+    )
 
 
 def _model(resolved: Resolved, plan: StorePlan) -> ResolvedModel:

@@ -1,13 +1,25 @@
 """The verdict on one model's gradient signal (docs/methods.md).
 
-"Not significant" never means "misaligned": a departure needs an interval that excludes the smallest
-effect of interest.
+fMRI decides the spatial order and MEG or EEG the temporal one, each by itself; a study's verdict
+follows from both. "Not significant" never means "misaligned": a departure is the rejection of
+backpropagation at the study's own noise, where the study could have told it from no order.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 import numpy as np
+
+from gradenc_core.compare.reference import Reference
+
+CONTROL_LEVEL = 0.01
+"""p up to which a negative control says that the baseline is not complete."""
+LEAST_POWER = 0.5
+"""Share of brains without an order that a study must be able to tell from backpropagation."""
+
+Order = Literal["spatial", "temporal"]
 
 
 class Verdict(StrEnum):
@@ -21,82 +33,67 @@ class Verdict(StrEnum):
 
 
 @dataclass(frozen=True)
-class Score:
-    """A score's mean over subjects and its 95 % interval; NaN where undefined."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """Return the numbers as a report prints them."""
-        if not np.isfinite(self.mean):
-            return "undefined"
-        if not np.isfinite(self.low):
-            return f"{self.mean:.2f} (no interval)"
-        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
-
-
-@dataclass(frozen=True)
 class Evidence:
-    """The numbers that a verdict rests on; scores of a modality that was not recorded are None.
+    """The numbers of one modality that a verdict rests on; p are one-sided, NaN where untested.
 
     Attributes
     ----------
-    gradient_p : float
-        Maximum-statistic p of U over subjects and modalities.
-    forward_space, gradient_space : Score or None
-        Spatial scores of the activations (in r) and of the gradient (in U).
-    forward_time, gradient_time : Score or None
-        Temporal scores.
-    identifiable : bool
-        Whether the layers can be told apart in both signals.
-    significance : float
-        Level that `gradient_p` may reach.
-    smallest_effect : float
-        Share of the forward score that a gradient order must reach to count as an order.
+    order : {"spatial", "temporal"}
+        fMRI decides the spatial order, MEG or EEG the temporal one.
+    signal_p : float
+        Of U, what gradients predict beyond the baseline.
+    control_p : float
+        The smallest p of the negative controls; NaN where the baseline leaves nothing of them.
+    forward_p : float
+        Of the forward order: preferred depth rises along the cortex, or deeper layers peak later.
+    reference : Reference
+        The gradient's order between no order and backpropagation.
+    agrees_p : float
+        That a region's gradients prefer the layer that its activations prefer, or that gradients
+        come later than activations.
     """
 
-    gradient_p: float
-    forward_space: Score | None
-    gradient_space: Score | None
-    forward_time: Score | None
-    gradient_time: Score | None
-    identifiable: bool
-    significance: float
-    smallest_effect: float
+    order: Order
+    signal_p: float
+    control_p: float
+    forward_p: float
+    reference: Reference
+    agrees_p: float
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict and the sentence that explains it with its numbers."""
+    """A verdict and the sentences that explain it with its numbers."""
 
     verdict: Verdict
     sentence: str
 
 
-def judge(evidence: Evidence) -> Judgement:
-    """Judge a gradient signal.
+def judge(evidence: Sequence[Evidence], significance: float) -> Judgement:
+    """Judge a gradient signal by all modalities that were recorded.
 
     Parameters
     ----------
-    evidence : Evidence
+    evidence : sequence of Evidence
+        One per recorded modality.
+    significance : float
+        Of the study: each of k modalities is judged at `significance / k`, at which the power of
+        its reference must be stated too.
 
     Returns
     -------
     Judgement
-        The first of these that holds:
+        A modality without a gradient signal says nothing of its order. The first that holds:
 
-        - `not_identifiable`: the layers are too alike for an order to mean anything;
-        - `undecided`: U has no p value;
-        - `no_gradient_signal`: the p of U is above the level;
-        - `misaligned`: in one recorded modality the forward hierarchy is established (its interval
-          is above 0) and the gradient's interval excludes the smallest effect of interest, even
-          where the other modality follows. Without a forward hierarchy there is nothing to
-          depart from;
-        - `backprop_like`: in every recorded modality the interval has the sign that
-          backpropagation needs: above 0 in space, below 0 in time (deep layers first);
+        - `no_gradient_signal`: no modality has one;
+        - `misaligned`: one of the others is, even where another follows backpropagation;
+        - `backprop_like`, `not_identifiable`: all of the others are;
         - `undecided`.
+
+    Raises
+    ------
+    ValueError
+        Without any evidence.
 
     Notes
     -----
@@ -104,116 +101,151 @@ def judge(evidence: Evidence) -> Judgement:
 
     Examples
     --------
-    >>> from gradenc_core.compare.verdict import Evidence, Score, judge
+    >>> from gradenc_core.compare.reference import Reference
+    >>> from gradenc_core.compare.verdict import Evidence, judge
     >>> evidence = Evidence(
-    ...     gradient_p=0.002,
-    ...     forward_space=Score(0.8, 0.7, 0.9),
-    ...     gradient_space=Score(0.6, 0.4, 0.8),
-    ...     forward_time=None,
-    ...     gradient_time=None,
-    ...     identifiable=True,
-    ...     significance=0.05,
-    ...     smallest_effect=0.5,
+    ...     order="spatial",
+    ...     signal_p=0.002,
+    ...     control_p=0.4,
+    ...     forward_p=0.001,
+    ...     reference=Reference(observed=0.8, none_p=0.004, backprop_p=0.6, power=0.9),
+    ...     agrees_p=0.003,
     ... )
-    >>> print(judge(evidence).verdict)
+    >>> print(judge([evidence], significance=0.05).verdict)
     backprop_like
     """
-    if not evidence.identifiable:
-        return Judgement(
-            Verdict.NOT_IDENTIFIABLE,
-            "The layers of this model are too alike (linear CKA) for their order to mean anything.",
-        )
-    if np.isnan(evidence.gradient_p):
-        return Judgement(
+    if not evidence:
+        raise ValueError("no modality to judge: give the evidence of one at least")
+    level = significance / len(evidence)
+    judged = {e.order: judge_order(e, level) for e in evidence}
+    verdict = _over_orders([judgement.verdict for judgement in judged.values()])
+    sentences = [judgement.sentence for judgement in judged.values()]
+    return Judgement(verdict, " ".join([*sentences, *_silence(judged)]))
+
+
+def _over_orders(verdicts: Sequence[Verdict]) -> Verdict:
+    heard = {verdict for verdict in verdicts if verdict != Verdict.NO_GRADIENT_SIGNAL}
+    if not heard:
+        return Verdict.NO_GRADIENT_SIGNAL
+    if Verdict.MISALIGNED in heard:
+        return Verdict.MISALIGNED
+    return heard.pop() if len(heard) == 1 else Verdict.UNDECIDED
+
+
+def _silence(judged: dict[Order, Judgement]) -> list[str]:
+    """Name the orders that a gradient signal says nothing of."""
+    signals = [o for o, j in judged.items() if j.verdict != Verdict.NO_GRADIENT_SIGNAL]
+    silent = [name for order, name in _NAMES.items() if order not in signals]
+    return [f"Nothing is said of the order {' or '.join(silent)}."] if silent else []
+
+
+def judge_order(evidence: Evidence, level: float) -> Judgement:
+    """Judge the order of one modality.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    level : float
+        That each p may reach.
+
+    Returns
+    -------
+    Judgement
+        The first of these that holds:
+
+        - `undecided`: U has no p, or a negative control predicts beyond the baseline as well;
+        - `no_gradient_signal`: the p of U is above the level;
+        - `undecided`: the order has no score;
+        - `backprop_like`: no order is rejected and backpropagation is not, the forward order is
+          established, and gradients agree with it (space) or come after it (time);
+        - `not_identifiable`: fewer than half of the brains without an order would be told from
+          backpropagation;
+        - `misaligned`: backpropagation is rejected and no order is not, and the forward order is
+          established: without it there is nothing to depart from;
+        - `undecided`.
+    """
+    verdict, said = _without_order(evidence, level) or _of_order(evidence, level)
+    return Judgement(verdict, f"{_PLACES[evidence.order]}, {said}.")
+
+
+_NAMES: dict[Order, str] = {"spatial": "in space", "temporal": "in time"}
+_PLACES: dict[Order, str] = {"spatial": "In space (fMRI)", "temporal": "In time (MEG or EEG)"}
+
+
+def _without_order(evidence: Evidence, level: float) -> tuple[Verdict, str] | None:
+    """Judge what needs no order; None where there is a signal whose order can be judged."""
+    if np.isnan(evidence.signal_p):
+        return (
             Verdict.UNDECIDED,
-            "Whether gradients predict the brain beyond all activations could not be tested: "
-            "U has no p value.",
+            "whether gradients predict responses beyond the baseline could not be tested",
         )
-    if evidence.gradient_p > evidence.significance:
-        return Judgement(
+    if evidence.control_p <= CONTROL_LEVEL:
+        return (
+            Verdict.UNDECIDED,
+            "the baseline is not complete: its own copy predicts beyond it "
+            f"({_p(evidence.control_p)}), so what gradients add may be what it lacks",
+        )
+    if evidence.signal_p > level:
+        return (
             Verdict.NO_GRADIENT_SIGNAL,
-            "Gradients predict nothing beyond the activations of all layers together "
-            f"(U: {_p(evidence)}).",
+            f"gradients predict nothing beyond the baseline ({_p(evidence.signal_p)})",
         )
-    return _judge_order(evidence)
+    if np.isnan(evidence.reference.observed):
+        return Verdict.UNDECIDED, f"{_signal(evidence)}, but their order has no score"
+    return None
 
 
-def _judge_order(evidence: Evidence) -> Judgement:
+def _of_order(evidence: Evidence, level: float) -> tuple[Verdict, str]:
     """Judge the order of a gradient signal that is there."""
-    departures = _departures(evidence)
-    if departures:
-        return Judgement(
-            Verdict.MISALIGNED,
-            "Gradients do predict the brain beyond all activations "
-            f"(U: {_p(evidence)}), but {' and '.join(departures)}.",
-        )
-    if _follows(evidence):
-        return Judgement(
+    reference = evidence.reference
+    established = evidence.forward_p <= level
+    no_order_rejected = reference.none_p <= level
+    backprop_rejected = reference.backprop_p <= level
+    agrees = evidence.agrees_p <= level
+    if no_order_rejected and not backprop_rejected and agrees and established:
+        return (
             Verdict.BACKPROP_LIKE,
-            "Gradients predict the brain beyond all activations "
-            f"(U: {_p(evidence)}) in the order that backpropagation needs: "
-            f"{_scores(evidence)}.",
+            f"{_signal(evidence)} in the order that backpropagation needs: {_numbers(evidence)}",
         )
-    return Judgement(
+    if reference.power < LEAST_POWER:
+        return (
+            Verdict.NOT_IDENTIFIABLE,
+            f"{_signal(evidence)}, but this study can hardly tell backpropagation from no order: "
+            f"{_numbers(evidence)}",
+        )
+    if backprop_rejected and not no_order_rejected and established:
+        return (
+            Verdict.MISALIGNED,
+            f"{_signal(evidence)}, but not in the order that backpropagation would show at this "
+            f"study's noise: {_numbers(evidence)}",
+        )
+    return (
         Verdict.UNDECIDED,
-        "Gradients predict the brain beyond all activations "
-        f"(U: {_p(evidence)}), but the intervals neither show nor exclude the order "
-        f"that backpropagation needs: {_scores(evidence)}{_unestablished(evidence)}.",
+        f"{_signal(evidence)}, but it is open in which order: {_numbers(evidence)}",
     )
 
 
-def _follows(evidence: Evidence) -> bool:
-    space, time = evidence.gradient_space, evidence.gradient_time
-    recorded = [score for score in (space, time) if score is not None]
-    in_space = space is None or space.low > 0
-    in_time = time is None or time.high < 0
-    return bool(recorded) and in_space and in_time
+def _signal(evidence: Evidence) -> str:
+    return f"gradients predict responses beyond the baseline ({_p(evidence.signal_p)})"
 
 
-def _departures(evidence: Evidence) -> list[str]:
-    """Describe the modalities whose interval excludes the smallest effect of interest."""
-    found = []
-    forward, gradient = evidence.forward_space, evidence.gradient_space
-    if forward and gradient and forward.low > 0:
-        least = evidence.smallest_effect * forward.mean
-        if gradient.high < least:
-            found.append(
-                f"their spatial order, {gradient}, is below {least:.2f}, the smallest effect of "
-                f"interest (forward: {forward})"
-            )
-    forward, gradient = evidence.forward_time, evidence.gradient_time
-    if forward and gradient and forward.low > 0:
-        least = -evidence.smallest_effect * forward.mean
-        if gradient.low > least:
-            found.append(
-                f"their temporal order, {gradient}, is above {least:.2f}, the smallest effect of "
-                f"interest (forward: {forward})"
-            )
-    return found
+def _numbers(evidence: Evidence) -> str:
+    """Return all numbers of an order as a report prints them."""
+    reference = evidence.reference
+    if evidence.order == "spatial":
+        order = f"preferred depth follows position at r = {reference.observed:.2f}"
+        agrees = "agreement with the activations' layers"
+    else:
+        order = f"latency changes by {reference.observed:.3f} s per unit depth"
+        agrees = "gradients after activations"
+    return (
+        f"{order} (no order {_p(reference.none_p)}, backpropagation {_p(reference.backprop_p)}, "
+        f"power {reference.power:.2f}); {agrees} {_p(evidence.agrees_p)}, "
+        f"forward order {_p(evidence.forward_p)}"
+    )
 
 
-def _scores(evidence: Evidence) -> str:
-    parts = [
-        f"{name} {score}"
-        for name, score in (
-            ("spatial score", evidence.gradient_space),
-            ("temporal score", evidence.gradient_time),
-        )
-        if score is not None
-    ]
-    return ", ".join(parts) or "no hierarchy score"
-
-
-def _unestablished(evidence: Evidence) -> str:
-    """Name the modalities without a forward hierarchy that a gradient could depart from."""
-    names = [
-        f"{name} ({score})"
-        for name, score in (("space", evidence.forward_space), ("time", evidence.forward_time))
-        if score is not None and not score.low > 0
-    ]
-    return f"; nor is the forward hierarchy established in {' or '.join(names)}" if names else ""
-
-
-def _p(evidence: Evidence) -> str:
-    p = evidence.gradient_p
+def _p(p: float) -> str:
+    if np.isnan(p):
+        return "p not known"
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"

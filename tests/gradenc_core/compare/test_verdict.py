@@ -1,85 +1,149 @@
+"""Every branch of the verdict on one order, and of the verdict over both."""
+
 from dataclasses import replace
 
 import pytest
 
-from gradenc_core.compare.verdict import Evidence, Score, Verdict, judge
+from gradenc_core.compare.reference import Reference
+from gradenc_core.compare.verdict import Evidence, Verdict, judge, judge_order
 
 NAN = float("nan")
-FOLLOWS = Evidence(
-    gradient_p=0.001,
-    forward_space=Score(0.9, 0.8, 0.95),
-    gradient_space=Score(0.8, 0.6, 0.9),
-    forward_time=Score(0.9, 0.7, 0.95),
-    gradient_time=Score(-0.8, -0.9, -0.5),
-    identifiable=True,
-    significance=0.05,
-    smallest_effect=0.5,
+LEVEL = 0.025
+SPACE = Evidence(
+    order="spatial",
+    signal_p=0.001,
+    control_p=0.4,
+    forward_p=0.002,
+    reference=Reference(observed=0.7, none_p=0.004, backprop_p=0.5, power=0.9),
+    agrees_p=0.003,
 )
-FLAT = Score(0.02, -0.1, 0.15)
+TIME = replace(
+    SPACE,
+    order="temporal",
+    reference=Reference(observed=-0.18, none_p=0.004, backprop_p=0.5, power=0.9),
+)
+DEPARTS = {"none_p": 0.4, "backprop_p": 0.001}
+
+
+def changed(evidence: Evidence, changes: dict[str, float]) -> Evidence:
+    """Change numbers of the evidence, or of its reference."""
+    own = {name: value for name, value in changes.items() if hasattr(evidence, name)}
+    rest = {name: value for name, value in changes.items() if name not in own}
+    return replace(evidence, reference=replace(evidence.reference, **rest), **own)
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({}, Verdict.BACKPROP_LIKE),
-        ({"identifiable": False}, Verdict.NOT_IDENTIFIABLE),
-        ({"gradient_p": 0.05}, Verdict.BACKPROP_LIKE),
-        ({"gradient_p": 0.051}, Verdict.NO_GRADIENT_SIGNAL),
         # What could not be tested is not absent.
-        ({"gradient_p": NAN}, Verdict.UNDECIDED),
-        ({"gradient_p": NAN, "identifiable": False}, Verdict.NOT_IDENTIFIABLE),
-        ({"gradient_p": 0.9, "identifiable": False}, Verdict.NOT_IDENTIFIABLE),
-        ({"gradient_p": 0.9, "gradient_space": FLAT}, Verdict.NO_GRADIENT_SIGNAL),
-        ({"gradient_space": FLAT}, Verdict.MISALIGNED),
-        ({"gradient_time": Score(0.0, -0.2, 0.2)}, Verdict.MISALIGNED),
-        # Not significant is not misaligned: the interval must exclude the smallest effect.
-        ({"gradient_space": Score(0.1, -0.6, 0.7)}, Verdict.UNDECIDED),
-        ({"gradient_time": Score(-0.3, -0.7, 0.2)}, Verdict.UNDECIDED),
-        # Half of no order is no order: forward must have a hierarchy to depart from.
-        ({"gradient_space": FLAT, "forward_space": Score(0.2, -0.3, 0.6)}, Verdict.UNDECIDED),
-        ({"gradient_time": Score(0, -0.2, 0.2), "forward_time": FLAT}, Verdict.UNDECIDED),
-        ({"gradient_space": Score(NAN, NAN, NAN)}, Verdict.UNDECIDED),
-        ({"gradient_space": Score(0.7, NAN, NAN)}, Verdict.UNDECIDED),
-        # Early layers first, like the forward pass, is the departure in time.
-        ({"gradient_time": Score(0.8, 0.6, 0.9)}, Verdict.MISALIGNED),
-        ({"gradient_space": Score(-0.8, -0.9, -0.5)}, Verdict.MISALIGNED),
-        # One modality follows, the other is open; bounds that touch decide nothing.
-        ({"gradient_time": Score(-0.6, -0.9, 0.0)}, Verdict.UNDECIDED),
-        ({"gradient_space": Score(0.2, -0.1, 0.45)}, Verdict.UNDECIDED),
-        ({"gradient_time": Score(-0.2, -0.45, 0.1)}, Verdict.UNDECIDED),
-        ({"forward_time": None, "gradient_time": None}, Verdict.BACKPROP_LIKE),
-        ({"forward_space": None, "gradient_space": None}, Verdict.BACKPROP_LIKE),
+        ({"signal_p": NAN}, Verdict.UNDECIDED),
+        ({"signal_p": NAN, "control_p": 0.001}, Verdict.UNDECIDED),
+        ({"control_p": 0.01}, Verdict.UNDECIDED),
+        ({"control_p": 0.011}, Verdict.BACKPROP_LIKE),
+        # Nothing of the controls lies beyond the baseline.
+        ({"control_p": NAN}, Verdict.BACKPROP_LIKE),
+        ({"control_p": 0.001, "signal_p": 0.5}, Verdict.UNDECIDED),
+        ({"signal_p": LEVEL}, Verdict.BACKPROP_LIKE),
+        ({"signal_p": 0.026}, Verdict.NO_GRADIENT_SIGNAL),
+        ({"observed": NAN, "none_p": NAN, "backprop_p": NAN, "power": NAN}, Verdict.UNDECIDED),
+        ({"signal_p": 0.5, "observed": NAN}, Verdict.NO_GRADIENT_SIGNAL),
+        ({"none_p": LEVEL}, Verdict.BACKPROP_LIKE),
+        ({"none_p": 0.026}, Verdict.UNDECIDED),
+        ({"agrees_p": LEVEL}, Verdict.BACKPROP_LIKE),
+        ({"agrees_p": 0.026}, Verdict.UNDECIDED),
+        ({"agrees_p": NAN}, Verdict.UNDECIDED),
+        ({"forward_p": 0.026}, Verdict.UNDECIDED),
+        ({"forward_p": NAN}, Verdict.UNDECIDED),
+        # An order that low power could still show is shown.
+        ({"power": 0.1}, Verdict.BACKPROP_LIKE),
+        ({"power": 0.49, "none_p": 0.2}, Verdict.NOT_IDENTIFIABLE),
+        ({"power": 0.49, **DEPARTS}, Verdict.NOT_IDENTIFIABLE),
+        ({"power": 0.5, **DEPARTS}, Verdict.MISALIGNED),
+        ({**DEPARTS, "backprop_p": LEVEL}, Verdict.MISALIGNED),
+        ({**DEPARTS, "backprop_p": 0.026}, Verdict.UNDECIDED),
+        # Without a forward order there is nothing to depart from.
+        ({**DEPARTS, "forward_p": 0.026}, Verdict.UNDECIDED),
+        ({**DEPARTS, "agrees_p": 0.9}, Verdict.MISALIGNED),
+        # Worse than backpropagation and better than no order: neither.
+        ({**DEPARTS, "none_p": LEVEL}, Verdict.UNDECIDED),
     ],
 )
-def test_every_branch(changes: dict, expected: Verdict) -> None:
-    judgement = judge(replace(FOLLOWS, **changes))
-    assert judgement.verdict == expected
-    assert judgement.sentence.endswith(".")
+def test_every_branch_of_one_order(changes: dict[str, float], expected: Verdict) -> None:
+    for evidence in (SPACE, TIME):
+        judgement = judge_order(changed(evidence, changes), LEVEL)
+        assert judgement.verdict == expected
+        assert judgement.sentence.endswith(".")
 
 
-def test_the_smallest_effect_decides_where_a_departure_begins() -> None:
-    weak = replace(FOLLOWS, gradient_space=Score(0.3, 0.2, 0.4))
-    assert judge(weak).verdict == Verdict.MISALIGNED
-    assert judge(replace(weak, smallest_effect=0.3)).verdict == Verdict.BACKPROP_LIKE
+SILENT = {"signal_p": 0.5}
+OPEN = {"none_p": 0.2}
+BLIND = {"none_p": 0.2, "power": 0.2}
+UNTESTED = {"signal_p": NAN}
+
+
+@pytest.mark.parametrize(
+    ("in_space", "in_time", "expected"),
+    [
+        ({}, {}, Verdict.BACKPROP_LIKE),
+        ({}, SILENT, Verdict.BACKPROP_LIKE),
+        ({}, DEPARTS, Verdict.MISALIGNED),
+        ({}, OPEN, Verdict.UNDECIDED),
+        ({}, BLIND, Verdict.UNDECIDED),
+        ({}, UNTESTED, Verdict.UNDECIDED),
+        (SILENT, SILENT, Verdict.NO_GRADIENT_SIGNAL),
+        (SILENT, UNTESTED, Verdict.UNDECIDED),
+        (SILENT, DEPARTS, Verdict.MISALIGNED),
+        (SILENT, BLIND, Verdict.NOT_IDENTIFIABLE),
+        (BLIND, BLIND, Verdict.NOT_IDENTIFIABLE),
+        (BLIND, OPEN, Verdict.UNDECIDED),
+        (DEPARTS, UNTESTED, Verdict.MISALIGNED),
+    ],
+)
+def test_every_branch_over_both_orders(
+    in_space: dict[str, float], in_time: dict[str, float], expected: Verdict
+) -> None:
+    evidence = [changed(SPACE, in_space), changed(TIME, in_time)]
+    assert judge(evidence, 2 * LEVEL).verdict == expected
+    assert judge(evidence[::-1], 2 * LEVEL).verdict == expected
+
+
+def test_two_modalities_share_the_level() -> None:
+    weak = changed(SPACE, {"signal_p": 0.04})
+    assert judge([weak], 0.05).verdict == Verdict.BACKPROP_LIKE
+    silent = changed(TIME, SILENT)
+    assert judge([weak, silent], 0.05).verdict == Verdict.NO_GRADIENT_SIGNAL
+
+
+def test_no_modality_is_no_verdict() -> None:
+    with pytest.raises(ValueError, match="no modality"):
+        judge([], 0.05)
 
 
 def test_sentences_state_the_numbers() -> None:
-    follows = judge(FOLLOWS).sentence
-    assert "p = 0.001" in follows
-    assert "spatial score 0.80 [0.60, 0.90], temporal score -0.80 [-0.90, -0.50]" in follows
-    departs = judge(replace(FOLLOWS, gradient_space=FLAT)).sentence
-    assert "spatial order, 0.02 [-0.10, 0.15], is below 0.45" in departs
-    assert "forward: 0.90 [0.80, 0.95]" in departs
+    assert judge_order(SPACE, LEVEL).sentence == (
+        "In space (fMRI), gradients predict responses beyond the baseline (p = 0.001) in the order "
+        "that backpropagation needs: preferred depth follows position at r = 0.70 (no order "
+        "p = 0.004, backpropagation p = 0.500, power 0.90); agreement with the activations' "
+        "layers p = 0.003, forward order p = 0.002."
+    )
+    departs = judge_order(changed(TIME, DEPARTS), LEVEL).sentence
+    assert departs.startswith("In time (MEG or EEG), ")
+    assert "but not in the order" in departs
+    assert "latency changes by -0.180 s per unit depth" in departs
+    assert "power 0.20" in judge_order(changed(SPACE, BLIND), LEVEL).sentence
+    assert "forward order p not known" in (
+        judge_order(changed(SPACE, {"forward_p": NAN}), LEVEL).sentence
+    )
+    assert "p < 0.001" in judge_order(changed(SPACE, {"control_p": 1e-4}), LEVEL).sentence
 
 
-def test_an_undecided_sentence_says_what_is_missing() -> None:
-    open_space = replace(FOLLOWS, gradient_space=FLAT, forward_space=Score(0.2, -0.3, 0.6))
-    assert "nor is the forward hierarchy established in space (0.20 [-0.30, 0.60])" in (
-        judge(open_space).sentence
-    )
-    nothing = replace(
-        FOLLOWS, forward_space=None, gradient_space=None, forward_time=None, gradient_time=None
-    )
-    assert judge(nothing).verdict == Verdict.UNDECIDED
-    assert "no hierarchy score" in judge(nothing).sentence
-    assert "could not be tested" in judge(replace(FOLLOWS, gradient_p=NAN)).sentence
+def test_a_sentence_says_what_is_not_said() -> None:
+    both = judge([SPACE, TIME], 0.05).sentence
+    assert "Nothing is said" not in both
+    assert judge([TIME], 0.05).sentence.endswith("Nothing is said of the order in space.")
+    silent = judge([changed(SPACE, SILENT), TIME], 0.05).sentence
+    assert "gradients predict nothing beyond the baseline (p = 0.500)" in silent
+    assert silent.endswith("Nothing is said of the order in space.")
+    neither = judge([changed(SPACE, SILENT), changed(TIME, SILENT)], 0.05)
+    assert neither.sentence.endswith("Nothing is said of the order in space or in time.")

@@ -83,9 +83,8 @@ class Regions:
         Scores beyond the baseline.
     noise : array, (n_permutations, n_layers, n_points)
         The same under permutation.
-    driver : array of int, (n_replicates, n_points)
-        Layer that backpropagation expects: the one whose activations the region prefers, in
-        replicates of the recording.
+    driver : array of int, (n_points,)
+        Layer that backpropagation expects: the one whose activations the region prefers.
     position : array, (n_points,)
     region : array of int, (n_points,)
         Number of the point's region, the same in all subjects.
@@ -198,7 +197,7 @@ def space_reference(
     def simulated(ordered: bool) -> Array:
         scores = []
         for s in subjects:
-            drivers = s.driver[rng.integers(0, len(s.driver), N_DRAWS)]
+            drivers = np.broadcast_to(s.driver, (N_DRAWS, len(s.driver)))
             if not ordered:
                 drivers = _exchanged(drivers, np.searchsorted(names, s.region), exchanged)
             profile = _simulate(s, drivers, rng)

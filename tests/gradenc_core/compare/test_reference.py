@@ -54,7 +54,7 @@ def regions_of(rng: np.random.Generator, specific: float, snr: float, ordered: b
     return Regions(
         profile,
         noise_of(rng, 99, N_REGIONS),
-        expected[None],
+        expected,
         10.0 * np.arange(N_REGIONS),
         np.arange(N_REGIONS),
         confusion_of(specific),
@@ -81,7 +81,7 @@ def test_a_region_without_signal_has_a_profile_of_zero() -> None:
 def test_without_noise_a_perfect_order_and_a_reversed_one_are_told_apart() -> None:
     rng = np.random.default_rng(0)
     clear = regions_of(rng, 0.9, 5.0, True)
-    profile = 5 * SD * profile_of(clear.driver[0], 0.9)
+    profile = 5 * SD * profile_of(clear.driver, 0.9)
     silent = replace(clear, profile=profile, noise=np.zeros_like(clear.noise))
     found = space_reference([silent], DEPTH, "argmax", 0.05, 0)
     assert found.none_p < 0.01

@@ -11,11 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 
-from gradenc_core.compare.verdict import Score
 from hpc.config.profile import Profile, load_profile
 from hpc.forecast.forecast import forecast
 from hpc.inspect.status import run_status
@@ -25,14 +23,12 @@ from hpc.run.resume import resume
 from hpc.run.start import start
 from hpc.run.state import Status
 from hpc.study import study as files
-from jobs.compare.evidence import Order, judged_score
 from jobs.export import export
 from storage_schemas import open_run
-from storage_schemas.kinds.comparisons import NOT_JUDGED
+from storage_schemas.kinds.comparisons import JUDGED_TABLES, NOT_JUDGED, ORDERS
 from storage_schemas.results.select import average, select
 
 COUNTS: tuple[Status, ...] = ("committed", "running", "failed", "pending")
-ORDERS: tuple[Order, ...] = ("spatial", "temporal")
 
 
 @dataclass(frozen=True)
@@ -219,8 +215,9 @@ class Run:
         -------
         pandas.DataFrame
             One row per model and signal: `verdict` by name, the `sentence` that explains it, `p` of
-            the unique variance, and the mean over subjects of the spatial and temporal score with
-            the bounds of its 95 % interval (NaN where that modality was not recorded).
+            what gradients predict beyond the baseline in any modality, and what each order's
+            verdict rests on, such as `spatial_backprop_p` or `temporal_power` (NaN where that
+            modality was not recorded).
 
         Raises
         ------
@@ -330,14 +327,12 @@ def _driven(run: RunFolder, profile: Profile, progress: Progress | None, wait: b
     return Run(run)
 
 
-def _numbers(tables: xr.Dataset, signal: str) -> dict[str, float]:
-    """Return the p value and the scores that the verdict on a signal reads, with intervals."""
-    numbers = {"p": tables["gradient_p"].sel(signal=signal).item()}
+def _numbers(tables: xr.Dataset, signal: str) -> dict[str, object]:
+    """Return the p value of a signal, and what the verdict on each of its orders rests on."""
+    judged = tables[list(JUDGED_TABLES)].sel(signal=signal).reindex(order=list(ORDERS))
+    numbers: dict[str, object] = {"p": tables["gradient_p"].sel(signal=signal).item()}
     for order in ORDERS:
-        score = judged_score(tables, order, signal) or Score(np.nan, np.nan, np.nan)
-        numbers |= {
-            order: score.mean,
-            f"{order}_low": score.low,
-            f"{order}_high": score.high,
-        }
+        for name in JUDGED_TABLES:
+            column = f"{order}_{name.removeprefix('order_')}"
+            numbers[column] = judged[name].sel(order=order).item()
     return numbers

@@ -16,7 +16,7 @@ from hpc.plan.subjects import (
 from hpc.study.resolved import Resolved, ResolvedModel
 from hpc.study.study import Study
 from jobs import spec as specs
-from storage_schemas.kinds.comparisons import DISTANCE, comparisons_layout
+from storage_schemas.kinds.comparisons import CONTROL_SIGNALS, DISTANCE, comparisons_layout
 from storage_schemas.layout import Layout
 from storage_schemas.sources import unique_of
 
@@ -72,9 +72,12 @@ def comparison_layout(
 
 
 def signals_of(resolved: Resolved) -> list[str]:
-    """Return the signals that are compared: forward and gradients in r, then gradients in U."""
+    """Return the signals that are compared: sources alone, then gradients beyond the baseline.
+
+    The controls, forward features beyond the baseline, stand last.
+    """
     unique = [unique_of(source) for source in resolved.gradients]
-    return [*resolved.sources, *unique]
+    return [*resolved.sources, *unique, *(CONTROL_SIGNALS if unique else ())]
 
 
 def compare_options(study: Study) -> specs.CompareOptions:

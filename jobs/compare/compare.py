@@ -2,24 +2,18 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
 
 from gradenc_core.compare.space import identifiable
-from gradenc_core.compare.statistics import common_max_p
-from gradenc_core.compare.verdict import Judgement, judge
-from jobs.compare import person, space, time
-from jobs.compare.evidence import evidence_of
+from gradenc_core.compare.verdict import Judgement, judge, judge_order
+from jobs.compare import judged, person, space, time
+from jobs.compare.evidence import compared_signals, evidence_of, judged_signals
 from jobs.compare.inputs import Inputs
 from jobs.compare.tables import empty_tables, labels
 from jobs.runner import Arrays, Facts, Work
-from jobs.spec import CompareOptions, ComparisonsSpec
+from jobs.spec import ComparisonsSpec
 from storage_schemas.kinds.schema import flag_value
 from storage_schemas.protocol.store import Store, Unit
-from storage_schemas.sources import UNIQUE
-
-Array = NDArray[np.float64]
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
@@ -29,7 +23,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         tables = empty_tables(store)
         inputs = Inputs(spec, labels(tables, "layer"), work.root)
         _fill(inputs, tables)
-        judgements = _judge_all(tables, spec.options)
+        judgements = {signal: _judge(inputs, tables, signal) for signal in judged_signals(tables)}
         facts = {
             "verdicts": {
                 signal: {"verdict": str(j.verdict), "sentence": j.sentence}
@@ -41,35 +35,53 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
 
 
 def _fill(inputs: Inputs, tables: xr.Dataset) -> None:
-    signals = labels(tables, "signal")
-    largest: dict[str, list[Array]] = {signal: [] for signal in signals}
-    for signal in signals:
+    for signal in compared_signals(tables):
         tables["usable"].loc[{"signal": signal}] = inputs.usable(signal)
         tables["identifiable"].loc[{"signal": signal}] = all(map(identifiable, inputs.cka(signal)))
-    if fmri := labels(tables, "fmri_subject"):
-        forward = person.read_people(inputs, "forward", fmri)
-        for signal in signals:
-            people = person.read_people(inputs, signal, fmri)
+    judged.fill_beyond(inputs, tables)
+    if labels(tables, "fmri_subject"):
+        _fill_space(inputs, tables)
+    if labels(tables, "meg_subject"):
+        _fill_time(inputs, tables)
+
+
+def _fill_space(inputs: Inputs, tables: xr.Dataset) -> None:
+    """Fill the tables in space; a learning signal's rest on those of the activations."""
+    subjects, learned = labels(tables, "fmri_subject"), judged_signals(tables)
+    forward = person.read_people(inputs, "forward", subjects)
+    space.fill_space(inputs, tables, "forward", forward, forward)
+    for signal in compared_signals(tables):
+        if signal != "forward":
+            people = person.read_people(inputs, signal, subjects)
             space.fill_space(inputs, tables, signal, people, forward)
-            largest[signal] += [one.largest for one in people]
-    if meg := labels(tables, "meg_subject"):
-        activations = time.read_people(inputs, tables, "forward", meg)
-        for signal in signals:
-            timed = time.read_people(inputs, tables, signal, meg)
-            time.fill_time(inputs, tables, signal, timed, activations)
-            largest[signal] += [one.largest for one in timed]
-    for signal in signals:
-        if signal.startswith(UNIQUE):
-            tables["gradient_p"].loc[{"signal": signal}] = common_max_p(largest[signal])
+            if signal in learned:
+                judged.fill_spatial(inputs, tables, signal, people, forward)
 
 
-def _judge_all(tables: xr.Dataset, options: CompareOptions) -> dict[str, Judgement]:
-    """Judge every learning signal by its unique variance, the only evidence for it."""
-    judgements = {}
-    for signal in labels(tables, "signal"):
-        if signal.startswith(UNIQUE):
-            judgement = judge(evidence_of(tables, signal, options))
-            judgements[signal] = judgement
-            verdicts = tables["verdict"]
-            verdicts.loc[{"signal": signal}] = flag_value(verdicts.attrs, judgement.verdict)
-    return judgements
+def _fill_time(inputs: Inputs, tables: xr.Dataset) -> None:
+    """Fill the tables in time; a learning signal's rest on those of the activations."""
+    subjects, learned = labels(tables, "meg_subject"), judged_signals(tables)
+    forward = time.read_people(inputs, tables, "forward", subjects)
+    time.fill_time(inputs, tables, "forward", forward, forward)
+    for signal in compared_signals(tables):
+        if signal != "forward":
+            people = time.read_people(inputs, tables, signal, subjects)
+            time.fill_time(inputs, tables, signal, people, forward)
+            if signal in learned:
+                judged.fill_temporal(inputs, tables, signal, people)
+
+
+def _judge(inputs: Inputs, tables: xr.Dataset, signal: str) -> Judgement:
+    """Judge a learning signal by what it predicts beyond the baseline, in every order and over all.
+
+    Of whom it could not be tested stands in the sentence too.
+    """
+    evidence, significance = evidence_of(tables, signal), inputs.spec.options.significance
+    judgement = judge(evidence, significance)
+    verdicts = tables["verdict"]
+    verdicts.loc[{"signal": signal}] = flag_value(verdicts.attrs, judgement.verdict)
+    verdicts = tables["order_verdict"]
+    for own in evidence:
+        found = judge_order(own, significance / len(evidence)).verdict
+        verdicts.loc[{"signal": signal, "order": own.order}] = flag_value(verdicts.attrs, found)
+    return Judgement(judgement.verdict, " ".join([judgement.sentence, *inputs.untested(signal)]))

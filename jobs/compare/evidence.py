@@ -4,45 +4,56 @@ Stage compare judges by it and the report explains it, through the same function
 cannot explain another number than the one that was judged.
 """
 
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Mapping, Sequence
 
 import xarray as xr
 
-from gradenc_core.compare.verdict import Evidence, Score
-from jobs.spec import CompareOptions
-from storage_schemas.kinds.comparisons import DISTANCE
-
-Order = Literal["spatial", "temporal"]
+from gradenc_core.compare.reference import Reference
+from gradenc_core.compare.verdict import Evidence, Order
+from jobs.compare.tables import labels
+from storage_schemas.kinds.comparisons import CONTROL_SIGNALS, DISTANCE
+from storage_schemas.sources import UNIQUE
 
 TEMPORAL_CELL = {"correlation": "pearson"}
-SPATIAL_CELL = {"position": DISTANCE, "resolution": "voxel", "kstar": "argmax", **TEMPORAL_CELL}
-"""Dimension -> label of the score that a verdict reads; all others stand beside it in the store."""
+AGREEMENT_CELL = {"resolution": "mean_response", "kstar": "argmax", **TEMPORAL_CELL}
+SPATIAL_CELL = {"position": DISTANCE, **AGREEMENT_CELL}
+"""Dimension -> label of the score that a verdict reads; all others stand beside it in the store.
+Its references are simulated for the mean responses of regions, so those are judged."""
 
 CELLS: Mapping[Order, Mapping[str, str]] = {"spatial": SPATIAL_CELL, "temporal": TEMPORAL_CELL}
-"""The scores that a verdict reads, in space and in time."""
+"""The scores that the report shows beside a verdict, in space and in time."""
 
 
-def evidence_of(tables: xr.Dataset, signal: str, options: CompareOptions) -> Evidence:
-    """Return what the verdict on a learning signal's unique variance rests on."""
-    identifiable = tables["identifiable"].sel(signal=["forward", signal])
+def compared_signals(tables: xr.Dataset) -> list[str]:
+    """Return the signals whose orders are compared: all but the controls."""
+    return [signal for signal in labels(tables, "signal") if signal not in CONTROL_SIGNALS]
+
+
+def judged_signals(tables: xr.Dataset) -> list[str]:
+    """Return the signals that are judged: what learning signals add to the baseline."""
+    return [signal for signal in compared_signals(tables) if signal.startswith(UNIQUE)]
+
+
+def evidence_of(tables: xr.Dataset, signal: str) -> Sequence[Evidence]:
+    """Return what the verdict on a learning signal rests on, of each recorded modality."""
+    orders: Sequence[Order] = tables["order"].values.tolist()
+    return [_of_order(tables.sel(signal=signal, order=order), order) for order in orders]
+
+
+def _of_order(numbers: xr.Dataset, order: Order) -> Evidence:
+    def number(name: str) -> float:
+        return float(numbers[name].item())
+
     return Evidence(
-        gradient_p=tables["gradient_p"].sel(signal=signal).item(),
-        forward_space=judged_score(tables, "spatial", "forward"),
-        gradient_space=judged_score(tables, "spatial", signal),
-        forward_time=judged_score(tables, "temporal", "forward"),
-        gradient_time=judged_score(tables, "temporal", signal),
-        identifiable=bool(identifiable.all()),
-        significance=options.significance,
-        smallest_effect=options.smallest_effect,
+        order=order,
+        signal_p=number("signal_p"),
+        control_p=number("control_p"),
+        forward_p=number("forward_order_p"),
+        reference=Reference(
+            observed=number("observed_order"),
+            none_p=number("no_order_p"),
+            backprop_p=number("backprop_p"),
+            power=number("power"),
+        ),
+        agrees_p=number("agrees_p"),
     )
-
-
-def judged_score(tables: xr.Dataset, order: Order, signal: str) -> Score | None:
-    """Return the spatial or temporal score that a verdict reads; None if nobody was recorded."""
-    if f"{order}_mean" not in tables:
-        return None
-    cell = {"signal": signal, **CELLS[order]}
-    interval = tables[f"{order}_interval"].sel(cell)
-    low, high = (interval.sel(bound=bound).item() for bound in ("low", "high"))
-    return Score(tables[f"{order}_mean"].sel(cell).item(), low, high)

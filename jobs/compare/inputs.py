@@ -12,11 +12,14 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from jobs.spec import ComparisonsSpec, Reference
+from gradenc_core.compare.reference import Confusion
+from jobs.spec import ComparisonsSpec
+from storage_schemas.kinds.comparisons import CONTROL_SIGNALS
 from storage_schemas.kinds.schema import flag_names
 from storage_schemas.kinds.scores import ScoresAttrs, SummaryGroup, TargetGroup
+from storage_schemas.protocol.commit import facts_of
 from storage_schemas.protocol.store import Store
-from storage_schemas.sources import UNIQUE, source_of
+from storage_schemas.sources import BEYOND, UNIQUE, source_of
 
 Array = NDArray[np.float64]
 
@@ -27,12 +30,14 @@ class Scores:
 
     Attributes
     ----------
-    values : array, (n_layers, n_targets)
-        Mean over folds of r, or U.
     folds : array, (n_folds, n_layers, n_targets)
-        What they are the mean of.
+        r; of unique signals with what the baseline leaves of the responses.
     bootstrap, permutation : array, (n + 1, n_layers, n_summaries)
         Resampled scores of region means (fMRI) or sensors x windows (MEG); index 0 is observed.
+    null : array, (n_draws, n_layers), or None
+        Scores of Gaussian targets, the same in every layer; None where r has an analytic p.
+    confusion : Confusion or None
+        How targets that one layer's gradient drives look to every layer; None of other signals.
     n_independent : int
         Stimuli; categories where folds keep categories together, whose images are alike.
     names : sequence of str
@@ -41,13 +46,22 @@ class Scores:
         Windows of the sensors, s; None for fMRI.
     """
 
-    values: Array
     folds: Array
     bootstrap: Array
     permutation: Array
+    null: Array | None
+    confusion: Confusion | None
     n_independent: int
     names: Sequence[str]
     windows: Sequence[tuple[str, float, float]] | None
+
+    @property
+    def values(self) -> Array:
+        """Plain mean over folds, (n_layers, n_targets).
+
+        NaN for a target that is constant in one fold, as in every bootstrap replicate.
+        """
+        return np.asarray(self.folds.mean(axis=0))
 
 
 class Inputs:
@@ -82,9 +96,9 @@ class Inputs:
         return found
 
     def usable(self, signal: str) -> NDArray[np.bool_]:
-        """Return the layers that enter order scores: all forward ones, gradients classed ok."""
+        """Return the layers that are compared: all forward ones, gradients classed ok."""
         source = source_of(signal)
-        if source == "forward":
+        if signal == "forward" or signal in CONTROL_SIGNALS:
             return np.ones(len(self.layers), dtype=bool)
         return np.array([name == "ok" for name in self.classes[source]])
 
@@ -104,50 +118,55 @@ class Inputs:
         return [r.open(self.root).dataset()["cka"].values[np.ix_(rows, rows)] for r in references]
 
     def scores(self, signal: str, subject: str, modality: str) -> Scores:
-        """Return the scores behind a signal: r of one band, or U of forward_all and gradient."""
-        unique = signal.startswith(UNIQUE)
-        bands = f"forward_all+{source_of(signal)}" if unique else signal
-        store, group, summary = self._find(self.spec.scores[bands], subject, modality)
+        """Return the scores behind a signal: of its features alone, or beyond the baseline."""
+        store, group, summary = self._find(signal, subject, modality)
         data = store.dataset()
         rows = np.flatnonzero(self.usable(signal))
         targets = data["scores"].isel(layer=rows, target=slice(group.start, group.stop))
         columns = slice(summary.start, summary.stop)
         return Scores(
-            unique_variance(targets) if unique else mean_r(targets),
-            unique_by_fold(targets) if unique else r_by_fold(targets),
+            r_by_fold(targets),
             _by_replicate(data["bootstrap"].isel(layer=rows, summary=columns)),
-            _by_replicate(data["permutation"].isel(layer=rows, summary=columns)),
+            self.permutation(signal, subject, modality),
+            data["null"].isel(layer=rows).values.T.astype(np.float64) if "null" in data else None,
+            _confusion(data, rows),
             _n_independent(data),
             summary.names,
             summary.windows,
         )
 
+    def permutation(self, signal: str, subject: str, modality: str) -> Array:
+        """Return resampled scores, (n_permutations + 1, n_layers, n_summaries)."""
+        store, _, summary = self._find(signal, subject, modality)
+        rows, columns = np.flatnonzero(self.usable(signal)), slice(summary.start, summary.stop)
+        return _by_replicate(store.dataset()["permutation"].isel(layer=rows, summary=columns))
+
+    def untested(self, signal: str) -> list[str]:
+        """Say of whom a signal could not be tested beyond the baseline, and why."""
+        found = []
+        for store in self._stores(signal):
+            people = [f"{g.subject} ({g.modality})" for g in store.described(ScoresAttrs).groups]
+            facts = [facts_of(store, unit).get("baseline", {}) for unit in store.units]
+            reasons = dict.fromkeys(f["untested"] for f in facts if f.get("untested"))
+            said = f"{', '.join(people)} could not be tested"
+            found += [f"{said}: {reason.rstrip('.')}." for reason in reasons]
+        return found
+
     def _find(
-        self, references: Sequence[Reference], subject: str, modality: str
+        self, signal: str, subject: str, modality: str
     ) -> tuple[Store, TargetGroup, SummaryGroup]:
-        for reference in references:
-            store = reference.open(self.root)
+        """Return the store that scored a subject, and where in it the subject stands."""
+        for store in self._stores(signal):
             attrs = store.described(ScoresAttrs)
             for group, summary in zip(attrs.groups, attrs.summary_groups, strict=True):
                 if (group.subject, group.modality) == (subject, modality):
                     return store, group, summary
         raise ValueError(f"no scores of {subject} {modality} among the stores of stage encode")
 
-
-def mean_r(targets: xr.DataArray) -> Array:
-    """Return the plain mean over folds of r, (n_layers, n_targets).
-
-    NaN for a target that is constant in one fold, as in every bootstrap replicate.
-    """
-    values: Array = targets.sel(measure="r").mean("fold", skipna=False).values
-    return values
-
-
-def unique_variance(targets: xr.DataArray) -> Array:
-    """Return U = (sum sse_off - sum sse) / sum sst over folds, (n_layers, n_targets)."""
-    sums = targets.astype(np.float64).sum("fold", skipna=False)
-    explained = sums.sel(measure="sse_off") - sums.sel(measure="sse")
-    return np.asarray((explained / sums.sel(measure="sst")).values)
+    def _stores(self, signal: str) -> list[Store]:
+        """Return the stores of a signal's scores, one per group of subjects."""
+        bands = BEYOND + source_of(signal) if signal.startswith(UNIQUE) else signal
+        return [reference.open(self.root) for reference in self.spec.scores[bands]]
 
 
 def r_by_fold(targets: xr.DataArray) -> Array:
@@ -156,17 +175,17 @@ def r_by_fold(targets: xr.DataArray) -> Array:
     return np.asarray(r.values, dtype=np.float64)
 
 
-def unique_by_fold(targets: xr.DataArray) -> Array:
-    """Return (n_folds, n_layers, n_targets) whose mean over folds is U."""
-    sums = targets.astype(np.float64).transpose("measure", "fold", "layer", "target")
-    explained = sums.sel(measure="sse_off") - sums.sel(measure="sse")
-    total = sums.sel(measure="sst").sum("fold", skipna=False)
-    return np.asarray((sums.sizes["fold"] * explained / total).values)
-
-
 def _by_replicate(data: xr.DataArray) -> Array:
     """Return (layer, replicate, summary) as (n_replicates + 1, n_layers, n_summaries)."""
     return np.moveaxis(data.values.astype(np.float64), 1, 0)
+
+
+def _confusion(data: xr.Dataset, rows: NDArray[np.intp]) -> Confusion | None:
+    """Return what stage encode simulated, of the usable layers as scorers and as drivers."""
+    if "simulated" not in data:
+        return None
+    simulated = data["simulated"].isel(layer=rows, driver=rows)
+    return Confusion(simulated.values.astype(np.float64), data["share"].values.tolist())
 
 
 def _n_independent(data: xr.Dataset) -> int:

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gradenc_core.compare.reference import Confusion
 from gradenc_core.compare.space import Brain, distance_to_seed, ladder_position
-from gradenc_core.compare.statistics import permutation_maxima, pooled_null_p, significant
+from gradenc_core.compare.statistics import pooled_null_p, significant
 from gradenc_core.ridge.scores import analytic_p
 from jobs.compare.inputs import Inputs, Scores
 from jobs.spec import CompareOptions
 from storage_schemas.kinds.comparisons import DISTANCE
-from storage_schemas.sources import UNIQUE
 
 Array = NDArray[np.float64]
 
@@ -30,15 +30,18 @@ class Person:
         Centroid of each region of a hemisphere, mm, in the order of its mean responses.
     folds : array, (n_folds, n_layers, n_voxels)
         Scores of the voxels by fold.
-    largest : array, (n_permutations + 1,)
-        Largest score over layers and mean responses of regions, in each permutation.
+    noise : array, (n_permutations, n_layers, n_regions)
+        Scores of the mean responses under permutation.
+    confusion : Confusion or None
+        How targets that one layer's gradient drives look to every layer.
     """
 
     name: str
     brains: Mapping[str, Brain]
     centres: Array
     folds: Array
-    largest: Array
+    noise: Array
+    confusion: Confusion | None
 
     def at(self, inputs: Inputs, position: str) -> "Person":
         """Return the same targets at their positions."""
@@ -71,32 +74,36 @@ def _person(inputs: Inputs, signal: str, subject: str) -> Person:
     scores = inputs.scores(signal, subject, "fmri")
     coords = inputs.responses[subject, "fmri"]
     roi, hemisphere = (coords[name].values.astype(object) for name in ("roi", "hemisphere"))
-    selected = significant_voxels(signal, scores, inputs.spec.options)
+    selected = significant_voxels(scores, inputs.spec.options)
     voxels = Brain(scores.values, selected, np.full(len(roi), np.nan), roi, hemisphere)
     sites = np.array([name.rsplit(":", 1) for name in scores.names], dtype=object).reshape(-1, 2)
     everywhere = np.ones(len(sites), dtype=bool)
     nowhere = np.full(len(sites), np.nan)
     means = Brain(scores.permutation[0], everywhere, nowhere, sites[:, 0], sites[:, 1])
-    brains, largest = _by_resolution(voxels, means), permutation_maxima(scores.permutation)
     xyz = np.stack([coords[axis].values for axis in "xyz"], axis=1)
     centres = [xyz[(roi == name) & (hemisphere == side)].mean(axis=0) for name, side in sites]
-    return Person(subject, brains, np.array(centres), scores.folds, largest)
+    return Person(
+        name=subject,
+        brains=_by_resolution(voxels, means),
+        centres=np.array(centres),
+        folds=scores.folds,
+        noise=scores.permutation[1:],
+        confusion=scores.confusion,
+    )
 
 
-def significant_voxels(signal: str, scores: Scores, options: CompareOptions) -> NDArray[np.bool_]:
+def significant_voxels(scores: Scores, options: CompareOptions) -> NDArray[np.bool_]:
     """Select voxels by their best layer, at a false discovery rate.
 
-    r: the analytic p of the best layer, times the number of layers (Bonferroni). U: the best
-    layer's U against the same maximum under permutation, pooled over the region means whose
-    permutations are stored.
+    Beyond the baseline: against the best layer of Gaussian targets, which are scored alike. Else by
+    the analytic p of r, times the number of layers (Bonferroni).
 
     Returns
     -------
     array of bool, (n_voxels,)
     """
     best = scores.values.max(axis=0)
-    if signal.startswith(UNIQUE):
-        null = scores.permutation[1:].max(axis=1)
-        return significant(pooled_null_p(best, null.ravel()), options.significance)
+    if scores.null is not None:
+        return significant(pooled_null_p(best, scores.null.max(axis=1)), options.significance)
     p = analytic_p(best, scores.n_independent, options.folds) * len(scores.values)
     return significant(np.minimum(p, 1.0), options.significance)

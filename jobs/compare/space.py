@@ -18,13 +18,11 @@ from gradenc_core.compare.space import (
     region_profile,
     spatial_score,
 )
-from gradenc_core.compare.statistics import max_statistic_p
 from jobs.compare.beside import fill_beside, fill_over_ceilings, fill_reliability
 from jobs.compare.inputs import Inputs
 from jobs.compare.person import Person
 from jobs.compare.tables import fill_score, labels
 from storage_schemas.kinds.comparisons import DISTANCE
-from storage_schemas.sources import UNIQUE
 
 Array = NDArray[np.float64]
 
@@ -74,8 +72,6 @@ def _fill_regions(
         tables["region_selected"].loc[at] = n_selected
         position = region_position(brain, regions)
         tables["region_position"].loc[{"fmri_subject": person.name}] = position
-        if signal.startswith(UNIQUE):
-            tables["gradient_p_fmri"].loc[at] = max_statistic_p(person.largest)
 
 
 def _fill_scores(

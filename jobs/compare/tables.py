@@ -24,7 +24,8 @@ def empty_tables(store: Store) -> xr.Dataset:
         for name, array in store.arrays.items()
     }
     tables = xr.Dataset(empty, coords)
-    tables["verdict"][:] = flag_value(tables["verdict"].attrs, NOT_JUDGED)
+    for name in ("verdict", "order_verdict"):
+        tables[name][:] = flag_value(tables[name].attrs, NOT_JUDGED)
     return tables
 
 

@@ -8,11 +8,10 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradenc_core.compare.peaks import Sensors, Timing, timing
-from gradenc_core.compare.statistics import max_statistic_p, permutation_maxima
+from gradenc_core.compare.reference import Confusion
 from gradenc_core.compare.time import Latencies, temporal_score
 from jobs.compare.inputs import Inputs, Scores
 from jobs.compare.tables import fill_score, labels, window_centres
-from storage_schemas.sources import UNIQUE
 
 Array = NDArray[np.float64]
 
@@ -33,13 +32,16 @@ class Person:
     ----------
     name : str
     timing : Timing
-    largest : array, (n_permutations + 1,)
-        Largest score over layers, sensors and windows, in each permutation.
+    curves : array, (n_permutations + 1, n_layers, n_windows)
+        Mean over the selected sensors, over all if there are none; index 0 is observed.
+    confusion : Confusion or None
+        How targets that one layer's gradient drives look to every layer.
     """
 
     name: str
     timing: Timing
-    largest: Array
+    curves: Array
+    confusion: Confusion | None
 
 
 def read_people(
@@ -54,7 +56,13 @@ def _person(inputs: Inputs, tables: xr.Dataset, signal: str, subject: str) -> Pe
     sensors = _sensors(scores, labels(tables, "window"))
     times = window_centres(tables)
     found = timing(sensors, times, options.search_window, options.significance)
-    return Person(subject, found, permutation_maxima(scores.permutation))
+    chosen = found.sensors if found.sensors.any() else np.ones_like(found.sensors)
+    return Person(
+        name=subject,
+        timing=found,
+        curves=sensors.permutation[:, :, chosen].mean(axis=2),
+        confusion=scores.confusion,
+    )
 
 
 def _sensors(scores: Scores, windows: Sequence[str]) -> Sensors:
@@ -86,8 +94,6 @@ def fill_time(
         tables["curve"].loc[of_layers] = found.curve
         tables["significant_sensors"].loc[at] = found.sensors.sum()
         tables["edge_peaks"].loc[at] = found.at_edge.sum()
-        if signal.startswith(UNIQUE):
-            tables["gradient_p_meg"].loc[at] = max_statistic_p(person.largest)
     _fill_order(tables, signal, depth, [person.timing.latencies for person in people])
     if signal != "forward":
         _fill_against_forward(inputs, tables, signal, people, forward)

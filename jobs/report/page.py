@@ -10,8 +10,9 @@ import jinja2
 import xarray as xr
 
 from gradenc_core.compare.verdict import Verdict
-from jobs.compare.tables import labels
+from jobs.compare.evidence import compared_signals, judged_signals
 from jobs.report.counts import counts
+from jobs.report.orders import CLAIMS, order_rows
 from jobs.report.plots import comparison_figures, stability_figures
 from jobs.report.predictions import HypothesisTable, hypothesis_table
 from jobs.report.subjects import people_rows, subject_rows, too_few_regions
@@ -23,7 +24,6 @@ from storage_schemas.protocol.seal import run_digest
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.open import open_run
 from storage_schemas.runs.run import read_run, run_stores
-from storage_schemas.sources import UNIQUE
 
 COLOURS = {
     Verdict.BACKPROP_LIKE: "#17692c",
@@ -37,7 +37,7 @@ TITLES = {
     Verdict.MISALIGNED: "Gradients are there, but not in the order that backpropagation needs",
     Verdict.NO_GRADIENT_SIGNAL: "No sign of gradients beyond the activations",
     Verdict.UNDECIDED: "Undecided",
-    Verdict.NOT_IDENTIFIABLE: "Not identifiable: the layers are too alike",
+    Verdict.NOT_IDENTIFIABLE: "Not identifiable: this study could not tell the orders apart",
 }
 
 
@@ -53,6 +53,7 @@ def write_report(run: Path, path: Path) -> None:
         name=read_run(run).name,
         summary=_summary(tree),
         verdicts=[v for store in comparisons for v in _verdicts(store)],
+        orders=[row for store in comparisons for row in _orders(store)],
         hypotheses=[t for store in comparisons for t in _hypotheses(store)],
         models=[_model(store, tree) for store in comparisons],
         counts=list(counts(stores)),
@@ -82,15 +83,19 @@ def _verdicts(store: Store) -> Iterator[dict[str, str]]:
             "verdict": verdict.value,
             "colour": COLOURS[verdict],
             "sentence": judgement["sentence"],
+            "claim": CLAIMS[verdict],
         }
+
+
+def _orders(store: Store) -> Iterator[dict[str, str]]:
+    for row in order_rows(store.dataset().load()):
+        yield {"model": store.attrs["model"], **row}
 
 
 def _hypotheses(store: Store) -> Iterator[HypothesisTable]:
     tables = store.dataset().load()
-    for signal in labels(tables, "signal"):
-        if signal.startswith(UNIQUE):
-            title = f"{store.attrs['model']}, {judged_name(signal)}"
-            yield hypothesis_table(tables, signal, title)
+    for signal in judged_signals(tables):
+        yield hypothesis_table(tables, signal, f"{store.attrs['model']}, {judged_name(signal)}")
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ def _model(store: Store, tree: xr.DataTree) -> ModelFacts:
     name = store.attrs["model"]
     options = ComparisonsSpec.model_validate(store.spec).options
     tables = tree[f"comparisons/{name}"].to_dataset().load()
+    tables = tables.sel(signal=compared_signals(tables))
     shown = [*comparison_figures(tables, options.seed_region), *stability_figures(tree, name)]
     subjects = tuple([*people_rows(tables), *subject_rows(tables, options.significance)])
     scores = next(iter(tree[f"scores/{name}"].leaves)).attrs

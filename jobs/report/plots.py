@@ -32,8 +32,8 @@ CURVES = (
 )
 DIVIDED = (
     "The same with r divided by the root of the reliability of the layer's signal over seeds of "
-    f"views and masks, and U by the reliability; blank where that is below {LEAST_RELIABILITY} or "
-    "not known. Verdicts read the scores as they are."
+    f"views and masks; blank where that is below {LEAST_RELIABILITY} or not known. Verdicts read "
+    "the scores as they are."
 )
 
 

@@ -1,12 +1,13 @@
 """What each hypothesis predicts of a study, beside what was found (docs/methods.md)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import xarray as xr
 
-from gradenc_core.compare.verdict import Score
-from jobs.compare.evidence import judged_score
+from gradenc_core.compare.verdict import Order
+from jobs.compare.evidence import CELLS
 from storage_schemas.kinds.comparisons import BOUNDS
 
 COLUMNS = (
@@ -27,6 +28,23 @@ PREDICTIONS: dict[str, tuple[str, ...]] = {
     ),
     "reported finding (arXiv 2605.28693)": ("> 0", "departs", "> 0", "departs", "late for all"),
 }
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score's mean over subjects and its 95 % interval; NaN where undefined."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Return the numbers as the page prints them."""
+        if not np.isfinite(self.mean):
+            return "undefined"
+        if not np.isfinite(self.low):
+            return f"{self.mean:.2f} (no interval)"
+        return f"{self.mean:.2f} [{self.low:.2f}, {self.high:.2f}]"
 
 
 @dataclass(frozen=True)
@@ -59,10 +77,10 @@ class HypothesisTable:
 def hypothesis_table(tables: xr.Dataset, signal: str, title: str) -> HypothesisTable:
     """Return the rows of predictions with marks, and the row of findings, for one gradient."""
     found = [
-        judged_score(tables, "spatial", "forward"),
-        judged_score(tables, "spatial", signal),
-        judged_score(tables, "temporal", "forward"),
-        judged_score(tables, "temporal", signal),
+        _order(tables, "spatial", "forward"),
+        _order(tables, "spatial", signal),
+        _order(tables, "temporal", "forward"),
+        _order(tables, "temporal", signal),
         _lag(tables, signal, "lag"),
     ]
     rows = tuple(
@@ -83,13 +101,22 @@ def _cell(prediction: str, score: Score | None) -> Cell:
     return Cell(prediction, mark, sign)
 
 
+def _order(tables: xr.Dataset, order: Order, signal: str) -> Score | None:
+    """Return a signal's order in space or time; None if nobody was recorded."""
+    return _score(tables, order, {"signal": signal, **CELLS[order]})
+
+
 def _lag(tables: xr.Dataset, signal: str, name: str) -> Score | None:
     """Return the gradient's lag behind the activations in s, or its slope over depth."""
-    if "timing_mean" not in tables:
+    return _score(tables, "timing", {"signal": signal, "timing": name})
+
+
+def _score(tables: xr.Dataset, name: str, at: Mapping[str, str]) -> Score | None:
+    if f"{name}_mean" not in tables:
         return None
-    at = {"signal": signal, "timing": name}
-    low, high = (tables["timing_interval"].sel({**at, "bound": bound}).item() for bound in BOUNDS)
-    return Score(tables["timing_mean"].sel(at).item(), low, high)
+    interval = tables[f"{name}_interval"].sel(at)
+    low, high = (interval.sel(bound=bound).item() for bound in BOUNDS)
+    return Score(tables[f"{name}_mean"].sel(at).item(), low, high)
 
 
 def _lag_found(tables: xr.Dataset, signal: str) -> str:

@@ -1,4 +1,4 @@
-"""The scores that verdicts read and what stands beside them, over subjects and one by one."""
+"""The orders that the page shows and what stands beside them, over subjects and one by one."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,11 +8,9 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradenc_core.compare.people import FEWEST_PEOPLE, untestable
-from jobs.compare.evidence import SPATIAL_CELL, TEMPORAL_CELL
+from jobs.compare.evidence import AGREEMENT_CELL, SPATIAL_CELL, TEMPORAL_CELL
 from jobs.compare.tables import labels
 from jobs.report.words import number, p_value, signal_title
-
-AGREEMENT_CELL = {dim: label for dim, label in SPATIAL_CELL.items() if dim != "position"}
 
 
 @dataclass(frozen=True)

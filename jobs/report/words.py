@@ -37,8 +37,8 @@ def rules_of_scores(fold_rule: str, permute_within: str) -> str:
 def signal_title(signal: str) -> str:
     """Return a signal's name for people."""
     kind, _, name = source_of(signal).partition(":")
-    score = ": unique (U)" if signal.startswith(UNIQUE) else " (r)"
-    return SIGNAL_TITLES[kind].format(name) + score
+    beyond = " beyond the baseline" if signal.startswith(UNIQUE) else ""
+    return f"{SIGNAL_TITLES[kind].format(name)}{beyond} (r)"
 
 
 def judged_name(signal: str) -> str:

@@ -19,6 +19,7 @@ from storage_schemas.kinds.coordinates import (
 from storage_schemas.kinds.layouts import one_unit, whole_arrays
 from storage_schemas.kinds.schema import ArraySchema, CoordSchema, Kind, Schema, flags
 from storage_schemas.layout import Layout
+from storage_schemas.sources import CONTROLS, unique_of
 
 DISTANCE = "distance"
 """The position in mm from the seed region; other positions are places on ladders of regions."""
@@ -33,6 +34,12 @@ TIMINGS = ("slope", "lag", "lag_slope", "contrast")
 forward signal (mean over layers), the slope of the lag, and slope + smallest_effect x the forward
 slope."""
 BOUNDS = ("low", "high")
+ORDERS = {"spatial": "fmri", "temporal": "meg"}
+"""Orders that a verdict judges, and the modality that decides each."""
+
+CONTROL_SIGNALS = tuple(map(unique_of, CONTROLS))
+"""What forward features add to the baseline: of these signals only the p's are filled, and a small
+one forbids a verdict."""
 
 NOT_JUDGED = "not_judged"
 VERDICTS = (
@@ -43,8 +50,8 @@ VERDICTS = (
     "undecided",
     "not_identifiable",
 )
-"""Verdicts in the order of their values in `verdict`; only what a learning signal adds to all
-forward features is judged."""
+"""Verdicts in the order of their values in `verdict` and `order_verdict`; only what a learning
+signal adds to the baseline is judged."""
 
 _SPATIAL = ("signal", "position", "resolution", "kstar", "correlation")
 _TEMPORAL = ("signal", "correlation")
@@ -55,6 +62,8 @@ _AGREES = "correlation of the gradient's preferred depth (k*) with the forward o
 _CONTRAST = ("signal", "position", "resolution", "kstar")
 _SLOWER = "slope on position of k* of the gradient - smallest_effect x k* of the forward signal"
 _TIMING = ("signal", "timing")
+_SCORE = "r, of unique signals with what the baseline leaves of the responses"
+_BEYOND = "largest r beyond the baseline (unique signals)"
 _SECONDS = "slope on depth, lag, slope of lag, or contrast of slopes of peak latencies"
 
 
@@ -67,11 +76,42 @@ VERDICT_TABLES = {
         ("signal",), "int8", "verdict on a learning signal", attrs=flags(VERDICTS)
     ),
     "gradient_p": ArraySchema(
-        ("signal",), "float64", "p of unique variance (U) over all subjects and modalities"
+        ("signal",), "float64", "smallest signal_p over orders, times their number"
     ),
-    "identifiable": ArraySchema(("signal",), "bool", "whether linear CKA tells the layers apart"),
+    "identifiable": ArraySchema(
+        ("signal",), "bool", "whether linear CKA tells the layers apart; decides nothing"
+    ),
     "usable": ArraySchema(("signal", "layer"), "bool", "whether the layer enters the order scores"),
 }
+_JUDGED = ("signal", "order")
+
+
+def _judged(long_name: str) -> ArraySchema:
+    return ArraySchema(_JUDGED, "float64", long_name)
+
+
+JUDGED_TABLES = {
+    "signal_p": _judged(f"p of the mean over subjects of the {_BEYOND}, over permuted stimuli"),
+    "control_p": _judged("smallest signal_p of the controls, which add nothing to a full baseline"),
+    "forward_order_p": _judged(
+        "one-sided p of the activations' order: rise with position, or later with depth"
+    ),
+    "observed_order": _judged(
+        "spatial: mean correlation of k* with position; temporal: mean slope of latency on depth, "
+        "s per unit depth"
+    ),
+    "no_order_p": _judged("share of simulated studies without an order that show this one or more"),
+    "backprop_p": _judged("share of simulated studies with backpropagation that show this or less"),
+    "power": _judged("share of simulated studies without an order that reject backpropagation"),
+    "agrees_p": _judged(
+        "one-sided p of the gradient's agreement with activations (spatial), or lag (temporal)"
+    ),
+    "order_verdict": ArraySchema(
+        _JUDGED, "int8", "verdict on a learning signal in one order", attrs=flags(VERDICTS)
+    ),
+}
+"""What each order's verdict rests on; every order belongs to one modality."""
+
 FMRI_TABLES = {
     "spatial_score": _number((*_SPATIAL, "fmri_subject"), _RISE),
     "spatial_p": _number(
@@ -133,7 +173,7 @@ FMRI_TABLES = {
     ),
     "region_profile_all": _number(
         ("signal", "layer", "region", "fmri_subject"),
-        "mean score (r, or U of unique signals) of all the region's voxels, selected or not",
+        f"mean score ({_SCORE}) of all the region's voxels, selected or not",
     ),
     "region_voxels": _number(("region", "fmri_subject"), "number of the region's voxels"),
     "region_selected": _number(
@@ -141,7 +181,7 @@ FMRI_TABLES = {
     ),
     "region_profile": _number(
         ("signal", "layer", "region", "fmri_subject"),
-        "mean score (r, or U of unique signals) of the region's selected voxels",
+        f"mean score ({_SCORE}) of the region's selected voxels",
     ),
     "region_depth": _number(
         ("signal", "kstar", "region", "fmri_subject"),
@@ -152,7 +192,7 @@ FMRI_TABLES = {
     ),
     "significant_voxels": _number(("signal", "fmri_subject"), "number of selected voxels"),
     "gradient_p_fmri": _number(
-        ("signal", "fmri_subject"), "p of the largest unique variance (U) over regions and layers"
+        ("signal", "fmri_subject"), f"p of the {_BEYOND} over regions and layers"
     ),
 }
 MEG_TABLES = {
@@ -196,21 +236,21 @@ MEG_TABLES = {
     "onset": _number(("signal", "layer", "meg_subject"), "onset of the layer's curve", "s"),
     "curve": _number(
         ("signal", "layer", "window", "meg_subject"),
-        "mean score (r, or U of unique signals) over selected sensors, over all if there are none",
+        f"mean score ({_SCORE}) over selected sensors, over all if there are none",
     ),
     "significant_sensors": _number(("signal", "meg_subject"), "number of selected sensors"),
     "gradient_p_meg": _number(
         ("signal", "meg_subject"),
-        "p of the largest unique variance (U) over sensors, windows and layers",
+        f"p of the {_BEYOND} over sensors, windows and layers",
     ),
 }
 
 _LABELS = (
     *("position", "resolution", "kstar", "correlation", "timing", "bound"),
-    *("region", "fmri_subject", "meg_subject"),
+    *("region", "order", "fmri_subject", "meg_subject"),
 )
 _SCHEMA = Schema(
-    VERDICT_TABLES | FMRI_TABLES | MEG_TABLES,
+    VERDICT_TABLES | JUDGED_TABLES | FMRI_TABLES | MEG_TABLES,
     {
         **LAYER,
         "signal": CoordSchema(("signal",), "text"),
@@ -233,11 +273,13 @@ def comparisons_layout(
 ) -> Layout:
     """Return the tables of one model's hierarchy comparisons; a single unit owns them all.
 
-    `signals` are "forward", "gradient:<objective>" (both in r) and "unique:<objective>" (in U).
-    Tables of a modality that nobody was recorded in are left out.
+    `signals` are "forward", "gradient:<objective>", "unique:<objective>" and the controls. Tables
+    of a modality that nobody was recorded in are left out, and so is its order.
     """
+    recorded = {"fmri": fmri_subjects, "meg": meg_subjects}
     labels = {
         "signal": signals,
+        "order": [order for order, modality in ORDERS.items() if recorded[modality]],
         "resolution": RESOLUTIONS,
         "kstar": KSTARS,
         "correlation": CORRELATIONS,
@@ -250,7 +292,7 @@ def comparisons_layout(
     }
     coords: Coords = layer_coords(layers) | window_coords("window", windows)
     coords |= {dim: text_coord(dim, names) for dim, names in labels.items()}
-    tables = dict(VERDICT_TABLES)
+    tables = VERDICT_TABLES | JUDGED_TABLES
     tables |= FMRI_TABLES if fmri_subjects else {}
     tables |= MEG_TABLES if meg_subjects else {}
     used = {dim for table in tables.values() for dim in table.dims}

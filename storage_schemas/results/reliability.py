@@ -6,7 +6,7 @@ import numpy as np
 import xarray as xr
 
 from storage_schemas.results.opened import Opened, named, of_kind
-from storage_schemas.sources import UNIQUE, source_of
+from storage_schemas.sources import source_of
 
 LEAST_RELIABILITY = 0.25
 """Nothing is divided by less: r would more than double, on an estimate that may itself be noise."""
@@ -36,7 +36,7 @@ def not_known(layers: xr.DataArray) -> xr.DataArray:
 
 
 def disattenuated(
-    scores: xr.DataArray, reliability: xr.DataArray, unique: xr.DataArray | bool
+    scores: xr.DataArray, reliability: xr.DataArray, explained: bool = False
 ) -> xr.DataArray:
     """Return r / sqrt(reliability), or U / reliability: a share of variance falls with its square.
 
@@ -47,13 +47,12 @@ def disattenuated(
     scores : xr.DataArray, (..., layer, ...)
     reliability : xr.DataArray, (..., layer)
         Without coordinates: its layers are those of `scores`.
-    unique : bool, or xr.DataArray of bool
-        Whether the scores are U.
+    explained : bool
+        Whether the scores are shares of variance (U).
     """
     known = reliability.where(reliability >= LEAST_RELIABILITY)
-    divided = scores / xr.where(unique, known, known**0.5)
-    formula = "score / sqrt(reliability), or U / reliability"
-    return named(divided, f"{formula}; {_WHERE}")
+    formula = "score / reliability" if explained else "score / sqrt(reliability)"
+    return named(scores / (known if explained else known**0.5), f"{formula}; {_WHERE}")
 
 
 def with_disattenuated_tables(
@@ -70,9 +69,8 @@ def with_disattenuated_tables(
     unknown = not_known(tables["usable"].isel(signal=0))
     rows = [reliabilities.get(source_of(signal), unknown) for signal in signals]
     reliability = xr.concat(rows, "signal")
-    unique = xr.DataArray([signal.startswith(UNIQUE) for signal in signals], dims="signal")
     divided = {
-        name + DISATTENUATED: disattenuated(tables[name], reliability, unique)
+        name + DISATTENUATED: disattenuated(tables[name], reliability)
         for name in DIVIDED_TABLES
         if name in tables
     }

@@ -4,7 +4,7 @@ What is derived from the stored measures (r2, unique variance, scores divided by
 or by the reliability of a signal) is computed when it is read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -21,7 +21,7 @@ from storage_schemas.results.reliability import (
     not_known,
     reliabilities_of,
 )
-from storage_schemas.sources import source_of
+from storage_schemas.sources import BEYOND, source_of
 
 GEOMETRY = ("volume_shape", "affine")
 """Attributes of responses that say where their voxels are (see `recordings.export`)."""
@@ -51,7 +51,7 @@ def score_nodes(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Nod
         model, bands = attrs.model, attrs.bands
         rules[model] = {"fold_rule": attrs.fold_rule, "permute_within": attrs.permute_within}
         reliability = reliabilities.get((model, source_of(bands)))
-        pooled = _with_reliability(_pooled_scores(store.data), reliability, "+" in bands)
+        pooled = _with_reliability(_pooled_scores(store.data), reliability, bands)
         for group in attrs.groups:
             key = group.subject, group.modality
             if key not in recorded:
@@ -59,7 +59,9 @@ def score_nodes(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Nod
                     f"{store.store.reference} has scores of {' '.join(key)}, whose responses "
                     "are not among the run's stores"
                 )
-            parts.setdefault((model, *key), {})[bands] = _of_group(pooled, group, described[key])
+            parts.setdefault((model, *key), {})[bands] = _of_group(
+                pooled, group, described[key], bands.startswith(BEYOND)
+            )
     for (model, subject, modality), views in parts.items():
         dataset = stacked(list(views.values()), "bands", list(views))
         about = recorded[subject, modality].attrs
@@ -70,14 +72,17 @@ def score_nodes(own: Sequence[Opened], stores: Sequence[Opened]) -> Iterator[Nod
 
 
 def _pooled_scores(data: xr.Dataset) -> xr.Dataset:
-    """Return r, r2, alpha and unique of a scores store, for all its targets."""
+    """Return r, r2, alpha and unique of a scores store, for all its targets.
+
+    Beyond the baseline, r and r2 are of what it leaves of the responses.
+    """
     flat = [name for name, coord in data.coords.items() if "target" in coord.dims]
     scores = data["scores"].drop_vars(["fold", *flat], errors="ignore")
     measures = set(scores["measure"].values.tolist())
     # NaN in a fold is NaN in the sum; differences of float32 sums would lose digits.
     totals = scores.astype("float64").sum("fold", skipna=False)
-    sse, sst = (totals.sel(measure=name, drop=True) for name in ("sse", "sst"))
-    without = totals.sel(measure="sse_off", drop=True) if "sse_off" in measures else sse * np.nan
+    sums = {name: totals.sel(measure=name, drop=True) for name in sorted(measures)}
+    sse, sst = sums["sse"], sums["sst"]
     variables = {
         "r": named(scores.sel(measure="r", drop=True), "Pearson correlation on the held-out fold"),
         "r2": named(1 - sse / sst, "1 - sum SSE / sum SST over held-out folds"),
@@ -85,7 +90,7 @@ def _pooled_scores(data: xr.Dataset) -> xr.Dataset:
             scores.sel(measure="alpha", drop=True), "ridge penalty chosen inside the training folds"
         ),
         "unique": named(
-            (without - sse) / sst, "R2 of both bands minus R2 without the gradient band"
+            _unique(sums), "share of variance explained beyond the baseline, or the first band"
         ),
     }
     if COMMITTED in data:
@@ -93,8 +98,22 @@ def _pooled_scores(data: xr.Dataset) -> xr.Dataset:
     return xr.Dataset(variables)
 
 
+def _unique(sums: Mapping[str, xr.DataArray]) -> xr.DataArray:
+    """Return U of every target, the share of its variance that a signal alone explains.
+
+    Beyond the baseline: what it explains of the rest that the baseline leaves, as a share of the
+    whole response. Of two bands: what the second adds to the first. NaN of a single band.
+    """
+    sse, sst = sums["sse"], sums["sst"]
+    if "total" in sums:
+        return (sst - sse) / sums["total"]
+    if "sse_off" in sums:
+        return (sums["sse_off"] - sse) / sst
+    return xr.full_like(sse, np.nan)
+
+
 def _with_reliability(
-    scores: xr.Dataset, reliability: xr.DataArray | None, banded: bool
+    scores: xr.Dataset, reliability: xr.DataArray | None, bands: str
 ) -> xr.Dataset:
     """Add the reliability of the bands' source and the scores divided by it.
 
@@ -102,23 +121,30 @@ def _with_reliability(
     """
     if reliability is None:
         reliability = not_known(scores["unique"].isel(target=0))
-    r = xr.full_like(scores["r"], np.nan) if banded else scores["r"]
+    two = "+" in bands and not bands.startswith(BEYOND)
+    r = xr.full_like(scores["r"], np.nan) if two else scores["r"]
     return scores.assign(
         {
             "reliability": named(reliability, "reliability over seeds"),
-            "r" + DISATTENUATED: disattenuated(r, reliability, False),
-            "unique" + DISATTENUATED: disattenuated(scores["unique"], reliability, True),
+            "r" + DISATTENUATED: disattenuated(r, reliability),
+            "unique" + DISATTENUATED: disattenuated(scores["unique"], reliability, explained=True),
         }
     )
 
 
-def _of_group(scores: xr.Dataset, group: TargetGroup, coords: xr.Coordinates) -> xr.Dataset:
-    """Return the scores of one subject and modality over the dimensions of its responses."""
+def _of_group(
+    scores: xr.Dataset, group: TargetGroup, coords: xr.Coordinates, beyond: bool
+) -> xr.Dataset:
+    """Return the scores of one subject and modality over the dimensions of its responses.
+
+    The noise ceiling is that of responses as they are: what a baseline leaves of them has another.
+    """
     targets = scores.isel(target=slice(group.start, group.stop))
     if group.windows:
         return _unflatten(targets, WINDOW_DIMS, _in_windows(coords, group.windows))
     view = _unflatten(targets, TARGET_DIMS[group.modality], coords)
-    return view.assign({"r" + NORMALISED: normalised(view["r"], view["noise_ceiling"])})
+    r = xr.full_like(view["r"], np.nan) if beyond else view["r"]
+    return view.assign({"r" + NORMALISED: normalised(r, view["noise_ceiling"])})
 
 
 def _target_coords(responses: xr.Dataset) -> xr.Coordinates:

@@ -1,0 +1,157 @@
+"""The tables that verdicts rest on, of what signals predict beyond the baseline.
+
+Every order belongs to one modality: fMRI decides the order in space, MEG or EEG that in time.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from gradenc_core.compare.reference import (
+    Curves,
+    Reference,
+    Regions,
+    space_reference,
+    time_reference,
+)
+from gradenc_core.compare.statistics import common_max_p, max_statistic_p
+from jobs.compare import person, time
+from jobs.compare.evidence import AGREEMENT_CELL, SPATIAL_CELL, judged_signals
+from jobs.compare.inputs import Inputs
+from jobs.compare.tables import labels, window_centres
+from storage_schemas.kinds.comparisons import CONTROL_SIGNALS, DISTANCE, ORDERS
+from storage_schemas.sources import UNIQUE
+
+Array = NDArray[np.float64]
+
+NO_REFERENCE = Reference(*[float("nan")] * 4)
+
+
+def fill_beyond(inputs: Inputs, tables: xr.Dataset) -> None:
+    """Fill the p of what every signal, the controls too, predicts beyond the baseline."""
+    beyond = [signal for signal in labels(tables, "signal") if signal.startswith(UNIQUE)]
+    orders = labels(tables, "order")
+    for signal in beyond:
+        for order in orders:
+            p = _fill_signal_p(inputs, tables, signal, ORDERS[order])
+            tables["signal_p"].loc[{"signal": signal, "order": order}] = p
+    smallest = tables["signal_p"].min("order") * len(orders)
+    tables["gradient_p"].loc[{"signal": beyond}] = smallest.sel(signal=beyond).clip(max=1)
+    controls = [signal for signal in beyond if signal in CONTROL_SIGNALS]
+    of_controls = tables["signal_p"].sel(signal=controls).min("signal")
+    tables["control_p"].loc[{"signal": judged_signals(tables)}] = of_controls
+
+
+def _fill_signal_p(inputs: Inputs, tables: xr.Dataset, signal: str, modality: str) -> float:
+    """Fill the p of every subject; return that of all, whose permutations are common."""
+    subjects = f"{modality}_subject"
+    scores = []
+    for subject in labels(tables, subjects):
+        scores.append(inputs.permutation(signal, subject, modality))
+        at = {"signal": signal, subjects: subject}
+        tables[f"gradient_p_{modality}"].loc[at] = max_statistic_p(scores[-1])
+    return common_max_p(scores)
+
+
+def fill_spatial(
+    inputs: Inputs,
+    tables: xr.Dataset,
+    signal: str,
+    people: Sequence[person.Person],
+    forward: Sequence[person.Person],
+) -> None:
+    """Fill what the verdict on a signal's order in space rests on."""
+    usable, regions = inputs.usable(signal), labels(tables, "region")
+    found = [
+        _regions(own.at(inputs, DISTANCE), other, usable, regions)
+        for own, other in zip(people, forward, strict=True)
+    ]
+    subjects = [one for one in found if len(one.position)]
+    reference = NO_REFERENCE
+    if subjects:
+        reference = space_reference(
+            subjects,
+            tables["layer_depth"].values[usable],
+            SPATIAL_CELL["kstar"],
+            _level(inputs, tables),
+            inputs.spec.options.seed,
+        )
+    at = {"signal": signal, "order": "spatial"}
+    _fill_reference(tables, at, reference)
+    forward_p = tables["spatial_combined_p"].sel({"signal": "forward", **SPATIAL_CELL})
+    tables["forward_order_p"].loc[at] = forward_p.item()
+    agrees_p = tables["agreement_combined_p"].sel({"signal": signal, **AGREEMENT_CELL})
+    tables["agrees_p"].loc[at] = agrees_p.item()
+
+
+def _regions(
+    own: person.Person,
+    forward: person.Person,
+    usable: NDArray[np.bool_],
+    regions: Sequence[str],
+) -> Regions:
+    """Return the mean responses of one subject that have all scores and a position."""
+    assert own.confusion is not None
+    means = own.brains["mean_response"]
+    activations = forward.brains["mean_response"].profile[usable]
+    scores = np.concatenate([own.noise, means.profile[None], activations[None]])
+    known = np.isfinite(scores).all(axis=(0, 1)) & np.isfinite(means.position)
+    number = {name: i for i, name in enumerate(regions)}
+    return Regions(
+        profile=means.profile[:, known],
+        noise=own.noise[..., known],
+        driver=activations[:, known].argmax(axis=0),
+        position=means.position[known],
+        region=np.array([number[name] for name in means.roi[known]], dtype=np.intp),
+        confusion=own.confusion,
+    )
+
+
+def fill_temporal(
+    inputs: Inputs, tables: xr.Dataset, signal: str, people: Sequence[time.Person]
+) -> None:
+    """Fill what the verdict on a signal's order in time rests on."""
+    options, at = inputs.spec.options, {"signal": signal, "order": "temporal"}
+    sweep = tables["timing_mean"].sel(signal="forward", timing="slope").item()
+    subjects = [_curves(one) for one in people if np.isfinite(one.curves).all()]
+    reference = NO_REFERENCE
+    # Backpropagation is as fast as a share of the forward sweep: without one there is no reference.
+    if subjects and sweep > 0:
+        reference = time_reference(
+            subjects,
+            tables["layer_depth"].values[inputs.usable(signal)],
+            window_centres(tables),
+            options.search_window,
+            -options.smallest_effect * sweep,
+            _level(inputs, tables),
+            options.seed,
+        )
+    _fill_reference(tables, at, reference)
+    tables["forward_order_p"].loc[at] = _above_zero_p(tables, "forward", "slope")
+    tables["agrees_p"].loc[at] = _above_zero_p(tables, signal, "lag")
+
+
+def _curves(own: time.Person) -> Curves:
+    assert own.confusion is not None
+    return Curves(own.curves[0], own.curves[1:], own.confusion)
+
+
+def _above_zero_p(tables: xr.Dataset, signal: str, quantity: str) -> float:
+    """Return the one-sided p of a quantity of latencies above 0, from its two-sided p."""
+    at = {"signal": signal, "timing": quantity}
+    mean, p = (tables[f"timing_{kind}"].sel(at).item() for kind in ("mean", "combined_p"))
+    return float(p / 2 if mean > 0 else 1 - p / 2)
+
+
+def _level(inputs: Inputs, tables: xr.Dataset) -> float:
+    """Return the level of each order, at which its power is stated: Bonferroni over modalities."""
+    return inputs.spec.options.significance / tables.sizes["order"]
+
+
+def _fill_reference(tables: xr.Dataset, at: Mapping[str, str], reference: Reference) -> None:
+    tables["observed_order"].loc[at] = reference.observed
+    tables["no_order_p"].loc[at] = reference.none_p
+    tables["backprop_p"].loc[at] = reference.backprop_p
+    tables["power"].loc[at] = reference.power

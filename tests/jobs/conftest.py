@@ -22,43 +22,54 @@ from storage_schemas.kinds.comparisons import comparisons_layout
 from storage_schemas.kinds.coordinates import stimulus_coords
 from storage_schemas.kinds.layouts import Layout
 from storage_schemas.kinds.responses import responses_layout
-from storage_schemas.kinds.scores import BANDED_MEASURES, SINGLE_MEASURES, scores_layout
+from storage_schemas.kinds.scores import (
+    BEYOND_MEASURES,
+    SINGLE_MEASURES,
+    DrawnTargets,
+    scores_layout,
+)
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit
 from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 from storage_schemas.runs.run import create_run, record_stores
+from storage_schemas.sources import BEYOND, source_of
 
 LAYERS = [("l1", 0.5), ("l2", 0.6), ("l3", 0.7), ("l4", 0.8), ("l5", 0.9), ("l6", 1.0)]
 REGIONS = ["V1", "V2", "V3", "V4", "LO", "FFA"]
 LADDER = ("V1", "V2", "V3", "V4", "FFA")
-SIGNALS = ["forward", "gradient:energy", "unique:energy"]
+SIGNALS = [
+    *("forward", "gradient:energy", "unique:energy"),
+    *("unique:baseline", "unique:forward"),
+]
 WINDOWS = [(f"w{i}", 0.1 * i - 0.05, 0.1 * i + 0.05) for i in range(1, 10)]
 """Centres 0.1, 0.2, ... 0.9 s; the search window ends before the last."""
 EARLY_WINDOW = ("w0", -0.05, 0.05)
 """A window that only the first MEG subject has."""
 TIMES = [0.1 * i for i in range(8)]
-N_STIMULI, N_FOLDS, N_BOOTSTRAP, N_PERMUTATIONS = 300, 2, 4, 39
+N_STIMULI, N_FOLDS, N_BOOTSTRAP, N_PERMUTATIONS = 300, 2, 4, 119
+DRAWN = DrawnTargets(n_null=99, shares=(0.02, 0.08, 0.25, 0.6), n_tunings=2)
+NO_ROOM = "the baseline has 600 components, too many for 150 training stimuli"
 
 Profile = Mapping[str, float]
-"""Score by layer; 0.2 (r) or 0.02 (U) in layers that are not named."""
+"""r by layer; in layers that are not named 0.2, or 0.02 beyond the baseline."""
 
 
 @dataclass(frozen=True)
 class Voxel:
-    """A voxel, with its profile in r and in U."""
+    """A voxel, with its profile as it is and beyond the baseline."""
 
     roi: str
     hemisphere: str
     xyz: tuple[float, float, float]
     r: Profile
-    u: Profile
+    beyond: Profile
 
 
 @dataclass(frozen=True)
 class Fmri:
-    """One person in the scanner; `higher` permutations exceed the largest U."""
+    """One person in the scanner; `higher` permutations exceed the largest r beyond the baseline."""
 
     voxels: Sequence[Voxel]
     higher: int = 0
@@ -78,18 +89,24 @@ class Meg:
     higher: int = 0
 
 
+LAST = {"l6": 0.6, "l5": 0.5}
+
+
 def simple(*places: tuple[str, str | None, str | None]) -> Fmri:
-    """One voxel a region in the left hemisphere, 10 mm apart: region, best layer in r and in U."""
+    """One voxel a region in the left hemisphere, 10 mm apart: region, best layer alone and beyond.
+
+    What prefers l6, which is no layer of the gradient, has l5 next.
+    """
     return Fmri(
         [
             Voxel(
                 roi,
                 "L",
                 (10.0 * REGIONS.index(roi), 0, 0),
-                {of_r: 0.6} if of_r else {},
-                {of_u: 0.08} if of_u else {},
+                LAST if of_r == "l6" else {of_r: 0.6} if of_r else {},
+                {of_beyond: 0.08} if of_beyond else {},
             )
-            for roi, of_r, of_u in places
+            for roi, of_r, of_beyond in places
         ]
     )
 
@@ -105,7 +122,7 @@ FIRST = Fmri(
         Voxel("V3", "L", (20, 0, 0), {"l3": 0.6, "l4": 0.4}, {"l3": 0.08, "l4": 0.05}),
         Voxel("V4", "L", (30, 0, 0), {"l4": 0.6}, {"l4": 0.08}),
         Voxel("LO", "L", (40, 0, 0), {"l5": 0.6}, {"l5": 0.08}),
-        Voxel("FFA", "L", (50, 0, 0), {"l6": 0.6}, {"l5": 0.03}),
+        Voxel("FFA", "L", (50, 0, 0), LAST, {"l5": 0.03}),
     ]
 )
 SECOND = simple(
@@ -114,7 +131,7 @@ SECOND = simple(
     ("V3", "l3", "l3"),
     ("V4", "l4", "l4"),
     ("LO", "l6", "l5"),
-    ("FFA", "l5", None),
+    ("FFA", "l5", "l5"),
 )
 RISING, FALLING = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7), (0.6, 0.5, 0.4, 0.3, 0.2, None)
 
@@ -132,7 +149,13 @@ OPTIONS = CompareOptions(
 
 @dataclass(frozen=True)
 class HandMade:
-    """The study; `cka` by source and stimulus set, entries above the diagonal that are not 0.5."""
+    """The study.
+
+    `cka`: by source and stimulus set, entries above the diagonal that are not 0.5. `alike`: how
+    well targets that another layer drives are predicted, as a share of those of the own layer.
+    `controls`: permutations that exceed what the controls add to the baseline. `no_room`: people
+    (with all of their group) whom the baseline leaves too few stimuli.
+    """
 
     fmri: Mapping[str, Fmri] = field(
         default_factory=lambda: {"01": FIRST, "02": Fmri(SECOND.voxels, higher=1)}
@@ -180,6 +203,9 @@ class HandMade:
     options: CompareOptions = OPTIONS
     fold_rule: str = "stimulus"
     permute_within: str = "session"
+    alike: float = 0.25
+    controls: int = 60
+    no_room: Sequence[str] = ()
 
     def write(self, root: Path) -> list[Store]:
         """Write all stores, the comparisons last and empty."""
@@ -193,7 +219,8 @@ class HandMade:
             [key for key in responses if (key[0] == "01") == first] for first in (True, False)
         ]
         groups = [group for group in groups if group]
-        bands = ["forward", "gradient:energy", "forward_all+gradient:energy"]
+        beyond = [BEYOND + name for name in ("gradient:energy", "baseline", "forward")]
+        bands = ["forward", "gradient:energy", *beyond]
         scores = {b: [self._scores(root, b, group) for group in groups] for b in bands}
         classes = _fill(
             root,
@@ -231,17 +258,27 @@ class HandMade:
         return [classes, *responses.values(), *of_encode, comparisons]
 
     def _scores(self, root: Path, bands: str, group: Sequence[tuple[str, str]]) -> Store:
-        signal = "unique:energy" if "+" in bands else bands
-        parts = [
-            _fmri_scores(self.fmri[subject], signal)
-            if modality == "fmri"
-            else _meg_scores(self.meg[subject], signal)
-            for subject, modality in group
-        ]
+        parts = [self._of_person(bands, *key) for key in group]
         values, bootstrap, permutation = (
             np.concatenate([part[i] for part in parts], axis=-1) for i in range(3)
         )
-        arrays = _banded(values) if "+" in bands else _single(values)
+        beyond, judged = bands.startswith(BEYOND), bands == f"{BEYOND}gradient:energy"
+        measures = BEYOND_MEASURES if beyond else SINGLE_MEASURES
+        arrays = {
+            "scores": _measures(measures, values),
+            "bootstrap": np.moveaxis(bootstrap, 0, 1),
+            "permutation": np.moveaxis(permutation, 0, 1),
+        }
+        if judged:
+            arrays |= {"null": _null(), "simulated": _simulated(self.alike)}
+        facts: dict[str, Any] = {"constant_targets": 1}
+        if beyond:
+            facts["baseline"] = {"columns": 800, "components": 60, "kept": 0.9991}
+            facts["baseline"]["learned"] = False
+        if beyond and any(subject in self.no_room for subject, _ in group):
+            arrays = {name: np.full_like(array, np.nan) for name, array in arrays.items()}
+            facts = {"baseline": {"columns": 9000, "components": 600, "kept": 0.9991}}
+            facts["baseline"]["untested"] = NO_ROOM
         names = [_names(self, *key) for key in group]
         coords = stimulus_coords(_STIMULI, _DIGESTS) | {
             f"stimulus_{part}": ("stimulus", np.arange(N_STIMULI) % 2) for part in ("fold", "block")
@@ -249,12 +286,13 @@ class HandMade:
         layout = scores_layout(
             LAYERS,
             coords,
-            banded="+" in bands,
+            measures=measures,
             n_folds=N_FOLDS,
             n_targets=values.shape[-1],
             n_summaries=bootstrap.shape[-1],
             n_bootstrap=N_BOOTSTRAP,
             n_permutations=N_PERMUTATIONS,
+            drawn=DRAWN if judged else None,
         )
         attrs = {
             "model": "tiny",
@@ -265,13 +303,21 @@ class HandMade:
             "summary_groups": _groups(group, [part[1].shape[-1] for part in parts], names),
         }
         label = f"tiny-{bands}-{group[0][0]}".replace(":", "-").replace("+", "-")
-        resampled = {
-            "bootstrap": np.moveaxis(bootstrap, 0, 1).astype(np.float32),
-            "permutation": np.moveaxis(permutation, 0, 1).astype(np.float32),
-        }
-        return _fill(
-            root, "encode", "scores", label, layout, {"scores": arrays, **resampled}, attrs
-        )
+        stored = {name: array.astype(np.float32) for name, array in arrays.items()}
+        return _fill(root, "encode", "scores", label, layout, stored, attrs, facts)
+
+    def _of_person(
+        self, bands: str, subject: str, modality: str
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Scores of one person's targets, and of the summaries in both kinds of resamples."""
+        source = source_of(bands)
+        name = f"unique:{source.partition(':')[2] or source}" if BEYOND in bands else bands
+        if name in ("unique:baseline", "unique:forward"):
+            gradient = self._of_person("gradient:energy", subject, modality)
+            return _of_control(*gradient, self.controls)
+        if modality == "fmri":
+            return _fmri_scores(self.fmri[subject], name)
+        return _meg_scores(self.meg[subject], name)
 
 
 _STIMULI = [f"{i:03d}.png" for i in range(N_STIMULI)]
@@ -284,13 +330,13 @@ def _fmri_scores(person: Fmri, signal: str) -> tuple[np.ndarray, np.ndarray, np.
     base = 0.02 if unique else 0.2
     values = np.full((len(LAYERS), len(person.voxels)), base)
     for column, voxel in enumerate(person.voxels):
-        for layer, score in (voxel.u if unique else voxel.r).items():
+        for layer, score in (voxel.beyond if unique else voxel.r).items():
             values[[name for name, _ in LAYERS].index(layer), column] = score
     sites = [f"{v.roi}:{v.hemisphere}" for v in person.voxels]
     means = [values[:, np.array(sites) == site].mean(axis=1) for site in sorted(set(sites))]
     bootstrap = np.zeros((N_BOOTSTRAP + 1, len(LAYERS), len(means)))
     permutation = np.full((N_PERMUTATIONS + 1, len(LAYERS), len(means)), 0.01)
-    # The largest is 0.06: three quarters of the largest U.
+    # The largest is 0.06: three quarters of a voxel's largest.
     permutation[0] = np.stack(means, axis=1) * (0.75 if unique else 0.1)
     permutation[1:, 1] = 0.05
     permutation[1 : 1 + person.higher, 3, 1] = 0.065
@@ -337,25 +383,40 @@ def _curves(
     return curves
 
 
-def _single(values: np.ndarray) -> np.ndarray:
-    """Return the measures of r, which lies 0.05 above and below its mean in the two folds."""
+def _of_control(
+    values: np.ndarray, bootstrap: np.ndarray, permutation: np.ndarray, higher: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return scores of a control: 0.03 where observed, and above it in some permutations."""
+    null = np.full_like(permutation, 0.01)
+    null[0] = 0.03
+    null[1 : 1 + higher, 2, 0] = 0.04
+    return np.full_like(values, 0.02), np.full_like(bootstrap, 0.03), null
+
+
+def _null() -> np.ndarray:
+    """Return scores of noise, (layer, draw): at most 0.05, but in l6, which does not enter."""
+    null = np.full((len(LAYERS), DRAWN.n_null), 0.01)
+    null[1], null[5] = 0.05, 0.9
+    return null
+
+
+def _simulated(alike: float) -> np.ndarray:
+    """Return scores of driven targets, (layer, share, driver, tuning): the own layer is best."""
+    n = len(LAYERS)
+    of_layers = np.where(np.eye(n, dtype=bool), 1.0, alike)
+    of_layers[5], of_layers[:, 5] = 9, 9  # l6 does not enter
+    height = np.array([0.02, 0.05, 0.1, 0.2])
+    scores = of_layers[:, None, :] * height[:, None]
+    return np.repeat(scores[..., None], DRAWN.n_tunings, axis=-1)
+
+
+def _measures(names: Sequence[str], values: np.ndarray) -> np.ndarray:
+    """Return (layer, measure, fold, target): r lies 0.05 above and below its mean in the two folds.
+
+    7 in the other measures.
+    """
     r = np.stack([values - 0.05, values + 0.05], axis=1)
-    return _measures(SINGLE_MEASURES, r=r)
-
-
-def _banded(values: np.ndarray) -> np.ndarray:
-    """Return the measures of U, nine tenths of which lie in the fold with three times the SST."""
-    ones = np.ones_like(values)
-    sse = np.stack([40 * ones, 100 * ones], axis=1)
-    sst = np.stack([100 * ones, 300 * ones], axis=1)
-    gained = np.stack([0.1 * 400 * values, 0.9 * 400 * values], axis=1)
-    return _measures(BANDED_MEASURES, sse=sse, sst=sst, sse_off=sse + gained)
-
-
-def _measures(names: Sequence[str], **given: np.ndarray) -> np.ndarray:
-    """Return (layer, measure, fold, target); 7 in measures that are not given."""
-    rest = np.full_like(next(iter(given.values())), 7)
-    return np.stack([given.get(name, rest) for name in names], axis=1).astype(np.float32)
+    return np.stack([r if name == "r" else np.full_like(r, 7) for name in names], axis=1)
 
 
 def _names(study: HandMade, subject: str, modality: str) -> tuple[list[str], Any]:
@@ -443,7 +504,7 @@ def _fill(
 ) -> Store:
     """Create a store, commit each unit's share of the arrays, and seal it; once if all is equal."""
     content = {name: array.tobytes().hex() for name, array in arrays.items()}
-    spec = {"label": label, "content": digest([content, attrs])}
+    spec = {"label": label, "content": digest([content, attrs, dict(facts or {})])}
     store = Store.create(root, NewStore(stage, kind, label, spec, layout, attrs))
     if store.sealed():
         return store

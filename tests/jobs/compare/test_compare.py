@@ -12,7 +12,7 @@ import xarray as xr
 from scipy import stats
 
 from gradenc_core.compare.surrogates import moran_p
-from jobs.compare.inputs import mean_r
+from jobs.compare.inputs import Scores
 from storage_schemas.files import read_json
 from storage_schemas.runs.run import run_stores
 
@@ -22,16 +22,20 @@ CORRELATE = {"pearson": stats.pearsonr, "spearman": stats.spearmanr}
 
 # Points of subject 01: V1 twice, V2 left and right, V3, V4, LO, FFA; the voxel in right V1 is not
 # significant. V3's profile above its least is 0.4 in l3 and 0.2 in l4: its centre is 0.7 + 0.1 / 3.
+# FFA's is 0.4 in l6 and 0.3 in l5: its centre is 0.67 / 0.7.
 # Region V1's mean profile is 0.4 in l1, 0.35 in l2, 0.2 elsewhere: l1 is best and the centre is
 # (0.2 * 0.5 + 0.15 * 0.6) / 0.35 = 19 / 35.
 FIRST_DEPTH = {
     ("voxel", "argmax"): [0.5, 0.6, 0.6, 0.6, 0.7, 0.8, 0.9, 1.0],
-    ("voxel", "centre_of_mass"): [0.5, 0.6, 0.6, 0.6, 0.7 + 0.1 / 3, 0.8, 0.9, 1.0],
+    ("voxel", "centre_of_mass"): [0.5, 0.6, 0.6, 0.6, 0.7 + 0.1 / 3, 0.8, 0.9, 0.67 / 0.7],
     ("region", "argmax"): [0.5, 0.6, 0.6, 0.7, 0.8, 0.9, 1.0],
-    ("region", "centre_of_mass"): [19 / 35, 0.6, 0.6, 0.7 + 0.1 / 3, 0.8, 0.9, 1.0],
+    ("region", "centre_of_mass"): [19 / 35, 0.6, 0.6, 0.7 + 0.1 / 3, 0.8, 0.9, 0.67 / 0.7],
     # The mean response of right V1 enters, significant or not: l6 predicts it best.
     ("mean_response", "argmax"): [0.5, 1.0, 0.6, 0.6, 0.7, 0.8, 0.9, 1.0],
-    ("mean_response", "centre_of_mass"): [19 / 35, 1, 0.6, 0.6, 0.7 + 0.1 / 3, 0.8, 0.9, 1],
+    ("mean_response", "centre_of_mass"): [
+        *(19 / 35, 1, 0.6, 0.6, 0.7 + 0.1 / 3, 0.8, 0.9),
+        0.67 / 0.7,
+    ],
 }
 FIRST_POSITION = {
     ("voxel", "distance"): [3, 3, 10, 15, 20, 30, 40, 50],
@@ -47,7 +51,10 @@ FIRST_REGION = {
     "mean_response": [0, 0, 1, 1, 2, 3, 4, 5],
 }
 # Subject 02 has one voxel a region, so that voxels and regions agree; the last two are swapped.
-SECOND_DEPTH = [0.5, 0.6, 0.7, 0.8, 1.0, 0.9]
+SECOND_DEPTH = {
+    "argmax": [0.5, 0.6, 0.7, 0.8, 1.0, 0.9],
+    "centre_of_mass": [0.5, 0.6, 0.7, 0.8, 0.67 / 0.7, 0.9],
+}
 SECOND_POSITION = {"distance": [0, 10, 20, 30, 40, 50], "ventral": [0, 1, 2, 3, NAN, 4]}
 
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -59,7 +66,7 @@ def points(subject: str, position: str, resolution: str, how: str) -> Points:
         depth, place = FIRST_DEPTH[resolution, how], FIRST_POSITION[resolution, position]
         region = FIRST_REGION[resolution]
     else:
-        depth, place, region = SECOND_DEPTH, SECOND_POSITION[position], list(range(6))
+        depth, place, region = SECOND_DEPTH[how], SECOND_POSITION[position], list(range(6))
     known = np.isfinite(place)
     return np.array(depth)[known], np.array(place, float)[known], np.array(region)[known]
 
@@ -113,7 +120,7 @@ def verdict_of(run: Path) -> tuple[str, str]:
         zip(verdict.attrs["flag_values"], verdict.attrs["flag_meanings"].split(), strict=True)
     )
     said = [names[value] for value in verdict.values.tolist()]
-    assert said == ["not_judged", "not_judged", judged["verdict"]]
+    assert said == [*["not_judged"] * 2, judged["verdict"], *["not_judged"] * 2]
     return said[2], judged["sentence"]
 
 
@@ -185,15 +192,15 @@ def test_spatial_interval_is_the_jackknife_over_regions_of_the_mean(
 
 
 UNIQUE_DEPTH = [0.5, 0.9, 0.6, 0.6, 0.7, 0.8, 0.9, 0.9]
-"""Layers that U of subject 01's mean responses prefers; l6 is no layer of the gradient."""
+"""Layers that 01's mean responses prefer beyond the baseline; l6 is no layer of the gradient."""
 
 
 def both_depths() -> tuple[Points, Points]:
-    """Depth of U and of the five forward layers, target by target, of mean responses of 01."""
-    # Right V1 and FFA prefer l6 in r: without it all their layers are alike, and they have no k*.
-    kept = [0, 2, 3, 4, 5, 6]
+    """Depths beyond the baseline and of the five forward layers, target by target, of mean responses of 01."""
+    # Right V1 prefers l6 in r: without it all its layers are alike, and it has no k*.
+    kept = [0, 2, 3, 4, 5, 6, 7]
     unique = np.array(UNIQUE_DEPTH)[kept]
-    forward = np.array([0.5, 0.6, 0.6, 0.7, 0.8, 0.9])
+    forward = np.array([0.5, 0.6, 0.6, 0.7, 0.8, 0.9, 0.9])
     place = np.array(FIRST_POSITION["mean_response", "distance"], float)[kept]
     region = np.array(FIRST_REGION["mean_response"])[kept]
     return (unique, forward, region), (unique - 0.5 * forward, place, region)
@@ -207,7 +214,7 @@ def test_agreement_is_of_targets_and_layers_that_both_signals_have(tables: xr.Da
         "correlation": "pearson",
     }
     assert tables["agreement_score"].sel({**at, "fmri_subject": "01"}).item() == pytest.approx(1)
-    # 02: l6 of LO counts as no layer; FFA prefers none in U.
+    # 02: l6 of LO counts as no layer.
     assert tables["agreement_score"].sel({**at, "fmri_subject": "02"}).item() == pytest.approx(1)
     assert np.isnan(tables["agreement_score"].sel(signal="forward")).all()
 
@@ -226,7 +233,7 @@ def test_the_contrast_is_the_slope_of_the_gradients_depth_less_half_the_forward_
     assert tables["contrast"].sel({**at, "fmri_subject": "01"}).item() == pytest.approx(expected)
     both = tables["contrast"].sel(at)
     assert tables["contrast_mean"].sel(at).item() == pytest.approx(both.mean().item())
-    assert np.isnan(tables["contrast_p"].sel(at)), "five regions have both"
+    assert tables["contrast_p"].sel(at).item() == pytest.approx(1, abs=0.01)
 
 
 def test_preferred_depths_of_folds_that_differ_by_a_constant_are_reliable(
@@ -242,14 +249,14 @@ def test_preferred_depths_of_folds_that_differ_by_a_constant_are_reliable(
 
 
 def test_layers_within_a_standard_error_of_the_best_are_ties(tables: xr.Dataset) -> None:
-    """r: two folds at +-0.05 of 0.6 and 0.2. U: 0.016 and 0.144 have a standard error of 0.064."""
+    """Two folds at +-0.05: 0.6 and 0.2 are no ties, 0.08 and 0.05 are."""
     ties = tables["tied_voxels"]
     assert ties.sel(signal="forward").values.tolist() == [0, 0]
-    assert ties.sel(signal="unique:energy").values.tolist() == [7, 5]
+    assert ties.sel(signal="unique:energy").values.tolist() == [1, 0]
     sets = tables["kstar_set"].sel(fmri_subject="01")
     assert sets.sel(signal="forward", region="V3").values.tolist() == [0, 0, 1, 0, 0, 0]
     np.testing.assert_array_equal(
-        sets.sel(signal="unique:energy", region="V3"), [1, 1, 1, 1, 1, NAN]
+        sets.sel(signal="unique:energy", region="V3"), [0, 0, 1, 1, 0, NAN]
     )
     assert np.isnan(sets.sel(signal="unique:energy", region="FFA")).all()
 
@@ -268,7 +275,7 @@ def test_p_over_maps_as_smooth_is_of_places_that_all_subjects_have(tables: xr.Da
     at = {"signal": "forward", "position": "distance", "kstar": "argmax"}
     place = 10.0 * np.arange(6)
     expected = moran_p(
-        [np.array([0.5, 0.6, 0.7, 0.8, 0.9, 1.0]), np.array(SECOND_DEPTH)],
+        [np.array([0.5, 0.6, 0.7, 0.8, 0.9, 1.0]), np.array(SECOND_DEPTH["argmax"])],
         [np.array([3.0, 10, 20, 30, 40, 50]), np.array(SECOND_POSITION["distance"], float)],
         np.abs(place[:, None] - place),
         0,
@@ -282,7 +289,7 @@ def test_two_regions_of_six_people_are_tested_over_people(
 ) -> None:
     v1, v2 = hand_made.fmri["02"].voxels[:2]
     other = replace(hand_made.fmri["02"], voxels=[v1, v2])
-    person = replace(other, voxels=[v1, replace(v2, r={"l3": 0.6}, u={"l3": 0.08})])
+    person = replace(other, voxels=[v1, replace(v2, r={"l3": 0.6}, beyond={"l3": 0.08})])
     people = {f"{i:02d}": person if i else other for i in range(6)}
     found = tables_of(compare(replace(hand_made, fmri=people, meg={})))
     at = {"signal": "forward", "position": "distance", "resolution": "region", "kstar": "argmax"}
@@ -303,7 +310,7 @@ def test_region_profiles_are_means_of_significant_voxels(tables: xr.Dataset) -> 
     np.testing.assert_allclose(profile.sel(region="V3"), [0.2, 0.2, 0.6, 0.4, 0.2, 0.2], rtol=1e-6)
     unique = tables["region_profile"].sel(signal="unique:energy")
     first = unique.sel(fmri_subject="01")
-    # 0.08 and 0.07 in l1; l6 does not enter; no voxel of FFA is significant in U.
+    # 0.08 and 0.07 in l1; l6 does not enter; no voxel of FFA is significant beyond the baseline.
     expected = [0.075, 0.02, 0.02, 0.02, 0.02, NAN]
     np.testing.assert_allclose(first.sel(region="V1"), expected, rtol=1e-5)
     assert np.isnan(unique.sel(region="FFA")).all()
@@ -314,10 +321,10 @@ def test_region_depth_is_the_kstar_of_the_mean_profile(tables: xr.Dataset) -> No
     first, second = (depth.sel(fmri_subject=s) for s in ("01", "02"))
     np.testing.assert_allclose(first.sel(kstar="argmax"), [0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
     np.testing.assert_allclose(
-        first.sel(kstar="centre_of_mass"), [19 / 35, 0.6, 0.7 + 0.1 / 3, 0.8, 0.9, 1.0], rtol=1e-6
+        first.sel(kstar="centre_of_mass"), [19 / 35, 0.6, 0.7 + 0.1 / 3, 0.8, 0.9, 0.67 / 0.7], rtol=1e-6
     )
     for how in ("argmax", "centre_of_mass"):
-        np.testing.assert_allclose(second.sel(kstar=how), SECOND_DEPTH, rtol=1e-6)
+        np.testing.assert_allclose(second.sel(kstar=how), SECOND_DEPTH[how], rtol=1e-6)
 
 
 def test_region_position_is_the_mean_of_all_its_voxels(tables: xr.Dataset) -> None:
@@ -328,14 +335,14 @@ def test_region_position_is_the_mean_of_all_its_voxels(tables: xr.Dataset) -> No
 
 
 def test_counts_of_significant_voxels(tables: xr.Dataset) -> None:
-    """Right V1's best of six layers has p = 6 * P(z > 2.2) = 0.083; in U only FFA stays below."""
+    """Right V1's best of six layers has p = 6 * P(z > 2.2) = 0.083; beyond the baseline 01's FFA too."""
     counts = tables["significant_voxels"]
     assert counts.sel(signal="forward").values.tolist() == [8, 6]
-    assert counts.sel(signal="unique:energy").values.tolist() == [7, 5]
+    assert counts.sel(signal="unique:energy").values.tolist() == [7, 6]
 
 
 def test_the_order_of_unique_variance_is_of_usable_layers_only(tables: xr.Dataset) -> None:
-    """V1 (twice), V2 (left and right), V3, V4, LO prefer l1, l1, l2, l2, l3, l4, l5."""
+    """V1 (twice), V2 (left and right), V3, V4, LO of 01 prefer l1, l1, l2, l2, l3, l4, l5."""
     cell = {
         "position": "distance",
         "resolution": "voxel",
@@ -344,7 +351,8 @@ def test_the_order_of_unique_variance_is_of_usable_layers_only(tables: xr.Datase
     }
     score = tables["spatial_score"].sel(signal="unique:energy", **cell)
     first = np.corrcoef([0.5, 0.5, 0.6, 0.6, 0.7, 0.8, 0.9], [3, 3, 10, 15, 20, 30, 40])[0, 1]
-    np.testing.assert_allclose(score, [first, 1])
+    second = np.corrcoef([0.5, 0.6, 0.7, 0.8, 0.9, 0.9], SECOND_POSITION["distance"])[0, 1]
+    np.testing.assert_allclose(score, [first, second])
 
 
 def test_usable_layers_and_identifiable_signals(tables: xr.Dataset) -> None:

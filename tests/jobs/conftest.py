@@ -411,11 +411,11 @@ def _simulated(alike: float) -> np.ndarray:
 
 
 def _measures(names: Sequence[str], values: np.ndarray) -> np.ndarray:
-    """Return (layer, measure, fold, target): r lies 0.05 above and below its mean in the two folds.
+    """Return (layer, measure, fold, target): r lies 0.04 above and below its mean in the two folds.
 
     7 in the other measures.
     """
-    r = np.stack([values - 0.05, values + 0.05], axis=1)
+    r = np.stack([values - 0.04, values + 0.04], axis=1)
     return np.stack([r if name == "r" else np.full_like(r, 7) for name in names], axis=1)
 
 

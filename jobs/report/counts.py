@@ -6,7 +6,7 @@ import numpy as np
 
 from jobs.compare.tables import labels
 from jobs.report.words import number
-from storage_schemas.protocol.commit import facts_of
+from storage_schemas.protocol.commit import Facts, facts_of
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.ceilings import noise_ceiling
 from storage_schemas.results.reliability import LEAST_RELIABILITY
@@ -48,8 +48,27 @@ def _median_ceiling(store: Store) -> str:
 
 
 def _encoding_counts(store: Store) -> str:
-    totals: dict[str, int] = {}
-    for unit in store.units:
-        for name, value in facts_of(store, unit).items():
-            totals[name] = totals.get(name, 0) + value
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in totals.items())
+    """Return the totals over layers, and what the baseline of scores beyond one is."""
+    units = [facts_of(store, unit) for unit in store.units]
+    names = [name for name in units[0] if name != "baseline"]
+    totals = [f"{name.replace('_', ' ')} {sum(unit[name] for unit in units)}" for name in names]
+    return ", ".join([*totals, *_baseline(units[0])])
+
+
+def _baseline(facts: Facts) -> Iterator[str]:
+    """Say how large a baseline is, how it is taken away, and why nothing could be tested."""
+    if "baseline" not in facts:
+        return
+    found = facts["baseline"]
+    yield (
+        f"baseline of {found['columns']} columns in {found['components']} components, which keep "
+        f"{100 * found['kept']:.2f} % of its variance"
+    )
+    if "untested" in found:
+        yield f"not tested: {found['untested']}"
+    else:
+        yield (
+            "taken away by a map learned on images without recordings"
+            if found["learned"]
+            else "taken away exactly, within the stimuli"
+        )

@@ -28,7 +28,13 @@ from storage_schemas.kinds.pca import pca_layout
 from storage_schemas.kinds.prepared import prepared_layout
 from storage_schemas.kinds.responses import responses_layout
 from storage_schemas.kinds.schema import flag_value
-from storage_schemas.kinds.scores import scores_layout
+from storage_schemas.kinds.scores import (
+    BANDED_MEASURES,
+    BEYOND_MEASURES,
+    SINGLE_MEASURES,
+    DrawnTargets,
+    scores_layout,
+)
 from storage_schemas.kinds.stability import stability_layout
 from storage_schemas.layout import Layout
 from storage_schemas.protocol.attempts import begin
@@ -37,6 +43,7 @@ from storage_schemas.protocol.new_store import NewStore
 from storage_schemas.protocol.seal import run_digest, seal
 from storage_schemas.protocol.store import Store
 from storage_schemas.runs.run import create_run, record_stores
+from storage_schemas.sources import BEYOND
 
 NAME = f"v{FORMAT_VERSION}"
 LAYERS = [("conv1", 0.5), ("fc", 1.0)]
@@ -45,7 +52,7 @@ DIGESTS = [f"{i:064x}" for i in range(6)]
 SESSIONS = ["01", "01", "01", "02", "02", ""]
 WINDOWS = [("early", 0.0, 0.1), ("late", 0.1, 0.2)]
 SIGNALS = ["forward", "gradient:energy", "unique:energy"]
-VERDICT = {"verdict": "undecided", "sentence": "The intervals neither show nor exclude the order."}
+VERDICT = {"verdict": "undecided", "sentence": "It is open in which order."}
 FMRI = xr.Dataset(
     coords={
         "roi": ("voxel", ["V1", "V2", "V2"]),
@@ -100,7 +107,8 @@ def stores() -> list[tuple[str, str, str, Layout, dict[str, Any]]]:
             for label, bands in (
                 ("forward", "forward"),
                 ("energy", "gradient:energy"),
-                ("both", "forward_all+gradient:energy"),
+                ("beyond", "baseline+gradient:energy"),
+                ("both", "forward+gradient:energy"),
             )
         ),
         ("compare", "comparisons", "tiny", comparisons, model | {"control": False}),
@@ -126,7 +134,12 @@ def scores(bands: str) -> Layout:
     coords |= window_coords("target", [None] * 3 + WINDOWS * 2, "target_")
     coords |= window_coords("summary", [None] * 2 + WINDOWS * 2, "summary_")
     sizes = {"n_folds": 2, "n_targets": 7, "n_summaries": 6, "n_bootstrap": 3, "n_permutations": 2}
-    return scores_layout(LAYERS, coords, banded="+" in bands, **sizes)
+    if "+" not in bands:
+        return scores_layout(LAYERS, coords, measures=SINGLE_MEASURES, **sizes)
+    if bands.startswith(BEYOND):
+        drawn = DrawnTargets(n_null=4, shares=(0.1, 0.5), n_tunings=2)
+        return scores_layout(LAYERS, coords, measures=BEYOND_MEASURES, drawn=drawn, **sizes)
+    return scores_layout(LAYERS, coords, measures=BANDED_MEASURES, **sizes)
 
 
 def scored(bands: str) -> dict[str, Any]:
@@ -145,6 +158,7 @@ def values(store: Store, shapes: Mapping[str, list[int]], name: str) -> dict[str
         meanings = store.arrays["verdict"].attrs
         names = [NOT_JUDGED, NOT_JUDGED, VERDICT["verdict"]]
         found["verdict"] = np.array([flag_value(meanings, n) for n in names], dtype=np.int8)
+        found["order_verdict"] = np.tile(found["verdict"][:, None], 2)
     return found
 
 

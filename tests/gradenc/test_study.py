@@ -29,14 +29,14 @@ def test_verdicts_are_named_and_stand_beside_their_numbers(finished: ge.Run) -> 
     verdicts = finished.verdicts()
     assert verdicts.signal.tolist() == ["unique:dino"]
     row = verdicts.iloc[0]
-    assert row.verdict in set(Verdict)
+    assert {row.verdict, row.spatial_verdict, row.temporal_verdict} <= set(Verdict)
     assert row.sentence.endswith(".")
     assert 0 <= row.p <= 1
-    tables = finished.results["comparisons/planted"].to_dataset().load()
-    cell = {"position": "distance", "resolution": "voxel", "kstar": "argmax"}
-    chosen = tables.sel(signal=row.signal, correlation="pearson", **cell)
-    np.testing.assert_equal(row.spatial, chosen["spatial_mean"].item())
-    np.testing.assert_equal(row.temporal_low, chosen["temporal_interval"].sel(bound="low").item())
+    judged = finished.results["comparisons/planted"].to_dataset().load().sel(signal=row.signal)
+    for order in ("spatial", "temporal"):
+        for name in ("signal_p", "control_p", "observed_order", "backprop_p", "power"):
+            np.testing.assert_equal(row[f"{order}_{name}"], judged[name].sel(order=order).item())
+        assert 0 < row[f"{order}_signal_p"] <= 1
 
 
 def test_a_selection_is_exported_as_nifti(finished: ge.Run, tmp_path: Path) -> None:

@@ -4,73 +4,38 @@ A noisy or collinear gradient blurs any order, so a weak order alone says nothin
 backpropagation. Both references are simulated from the study itself: the layers' confusion by
 targets that each layer's gradient drives, the noise by scores of permuted stimuli, which carry its
 covariance over layers, regions and windows. An observed order is then compared with both.
+
+A brain may be driven by what the gradients of all layers share as well as by what is specific to
+one, and only the latter has an order. Both references have the least specific share that the
+study's own contrast between regions, or between layers' curves, does not exclude. Contrast that
+noise explains leaves the smallest share, with which hardly any order is seen, and the power is low.
+So a departure from backpropagation is found only in brains that tell layers apart.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradenc_core.compare.peaks import peak_latency
-from gradenc_core.compare.space import kstar
-from gradenc_core.compare.statistics import rows_correlation
+from gradenc_core.compare.simulated import (
+    FEWEST_POINTS,
+    N_DRAWS,
+    InSpace,
+    InTime,
+    Subject,
+    least_specific,
+    simulated,
+)
+from gradenc_core.compare.simulated import Confusion as Confusion
 from gradenc_core.compare.time import slope
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
-N_DRAWS = 1000
-"""Simulated studies of each reference."""
 TIE = 1e-9
 """Orders closer than this are equal."""
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """How targets that one layer's gradient drives look to every layer.
-
-    Attributes
-    ----------
-    scores : array, (n_layers, n_shares, n_drivers, n_tunings)
-        Mean held-out r; drivers are the same layers.
-    shares : sequence of float
-        Share of the targets that the gradient explains, rising.
-    """
-
-    scores: Array
-    shares: Sequence[float]
-
-    def profiles(self, driver: Indices, amplitude: Array, tuning: Indices) -> Array:
-        """Return noiseless profiles of targets with a given mean score over layers.
-
-        Parameters
-        ----------
-        driver, tuning : array of int, (...)
-            Layer that drives each target, and which of the random tunings it has.
-        amplitude : array, (...)
-            Mean over layers of the score; 0 or less is no gradient at all.
-
-        Returns
-        -------
-        array, (n_layers, ...)
-            Interpolated between shares; no higher than at the largest share.
-        """
-        found = np.moveaxis(self.scores[:, :, driver, tuning], 1, -1)
-        # No share at all gives no score.
-        found = np.concatenate([np.zeros((*found.shape[:-1], 1)), found], axis=-1)
-        height = np.maximum.accumulate(found.mean(axis=0), axis=-1)
-        wanted = np.clip(amplitude, 0.0, height[..., -1])
-        upper = (height[..., 1:-1] < wanted[..., None]).sum(axis=-1) + 1
-        low, high = _at(height, upper - 1), _at(height, upper)
-        part = np.clip((wanted - low) / np.maximum(high - low, 1e-12), 0.0, 1.0)
-        index = np.broadcast_to(upper, found.shape[:-1])
-        return np.asarray((1 - part) * _at(found, index - 1) + part * _at(found, index))
-
-
-def _at(values: Array, index: Indices) -> Array:
-    """Take one entry of the last axis everywhere."""
-    return np.take_along_axis(values, index[..., None], axis=-1)[..., 0]
 
 
 @dataclass(frozen=True)
@@ -80,12 +45,13 @@ class Regions:
     Attributes
     ----------
     profile : array, (n_layers, n_points)
-        Scores beyond the baseline.
+        Scores beyond the baseline; a point with NaN leaves the order.
     noise : array, (n_permutations, n_layers, n_points)
-        The same under permutation.
+        The same under permutation, one order of stimuli for all subjects who saw the same.
     driver : array of int, (n_points,)
         Layer that backpropagation expects: the one whose activations the region prefers.
     position : array, (n_points,)
+        NaN outside the map: the point leaves the order.
     region : array of int, (n_points,)
         Number of the point's region, the same in all subjects.
     confusion : Confusion
@@ -99,6 +65,19 @@ class Regions:
     region: Indices
     confusion: Confusion
 
+    def only_known(self) -> "Regions":
+        """Return the points that have a position and all scores."""
+        scored = np.isfinite(self.profile).all(axis=0) & np.isfinite(self.noise).all(axis=(0, 1))
+        known = scored & np.isfinite(self.position)
+        return replace(
+            self,
+            profile=self.profile[:, known],
+            noise=self.noise[..., known],
+            driver=self.driver[known],
+            position=self.position[known],
+            region=self.region[known],
+        )
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -107,8 +86,9 @@ class Curves:
     Attributes
     ----------
     curves : array, (n_layers, n_windows)
+        A layer with NaN leaves the order.
     noise : array, (n_permutations, n_layers, n_windows)
-        The same under permutation.
+        The same under permutation, one order of stimuli for all subjects who saw the same.
     confusion : Confusion
         Of the stimuli that the subject saw.
     """
@@ -148,9 +128,6 @@ class Reference:
 
         Simulated studies without a score count for neither side's rejection.
         """
-        if not np.isfinite(observed):
-            nan = float("nan")
-            return cls(nan, nan, nan, nan)
         none, backprop = better * none, better * backprop
         low, high = np.where(np.isnan(backprop), -np.inf, backprop), np.nan_to_num(none, nan=np.inf)
         place = better * observed
@@ -175,6 +152,7 @@ def space_reference(
     Parameters
     ----------
     subjects : sequence of Regions
+        Subjects without an order, such as those with fewer than 3 points, are left out.
     depth : array, (n_layers,)
         Relative depths.
     how : {"argmax", "centre_of_mass"}
@@ -187,57 +165,28 @@ def space_reference(
     -------
     Reference
         Of the mean over subjects of the correlation between preferred depth and position. Without
-        an order, regions have each other's layers, exchanged alike in all subjects.
+        an order, regions have each other's layers, exchanged alike in all subjects. NaN where no
+        subject has an order.
     """
+    known = [s.only_known() for s in subjects]
+    names = np.unique([region for s in known for region in s.region])
     rng = np.random.default_rng([seed, 1])
-    observed = _mean([_order(s.profile[None], depth, s.position, how) for s in subjects])
-    names = np.unique(np.concatenate([s.region for s in subjects]))
-    exchanged = np.stack([rng.permutation(len(names)) for _ in range(N_DRAWS)])
-
-    def simulated(ordered: bool) -> Array:
-        scores = []
-        for s in subjects:
-            drivers = np.broadcast_to(s.driver, (N_DRAWS, len(s.driver)))
-            if not ordered:
-                drivers = _exchanged(drivers, np.searchsorted(names, s.region), exchanged)
-            profile = _simulate(s, drivers, rng)
-            scores.append(_order(profile, depth, s.position, how))
-        return _mean(scores)
-
-    none, backprop = simulated(False), simulated(True)
-    return Reference.of(float(observed[0]), none, backprop, 1, level)
-
-
-def _simulate(subject: Regions, drivers: Indices, rng: np.random.Generator) -> Array:
-    """Return profiles of simulated brains, (n_draws, n_layers, n_points)."""
-    confusion, noise = subject.confusion, subject.noise
-    tuning = rng.integers(0, confusion.scores.shape[-1], drivers.shape)
-    amplitude = np.broadcast_to(subject.profile.mean(axis=0), drivers.shape)
-    signal = np.moveaxis(confusion.profiles(drivers, amplitude, tuning), 0, 1)
-    return np.asarray(signal + noise[rng.integers(0, len(noise), len(drivers))])
-
-
-def _exchanged(drivers: Indices, member: Indices, orders: Indices) -> Indices:
-    """Return the drivers of points whose regions have exchanged layers, (n_draws, n_points).
-
-    A region that a subject lacks leaves the point its own layer. Hemispheres keep their side's
-    place in the region where both have one.
-    """
-    found = np.empty_like(drivers)
-    by_region = [np.flatnonzero(member == r) for r in range(orders.shape[1])]
-    for point, own in enumerate(member):
-        side = int(np.flatnonzero(by_region[own] == point)[0])
-        source = np.array([p[min(side, len(p) - 1)] if len(p) else point for p in by_region])
-        found[:, point] = np.take_along_axis(drivers, source[orders[:, own]][:, None], axis=1)[:, 0]
-    return found
-
-
-def _order(profiles: Array, depth: Array, position: Array, how: str) -> Array:
-    """Return the correlation of preferred depth with position of every draw, (n_draws,)."""
-    n_draws, n_layers, n_points = profiles.shape
-    flat = np.moveaxis(profiles, 1, 0).reshape(n_layers, -1)
-    preferred = kstar(flat, depth, how).reshape(n_draws, n_points)
-    return rows_correlation(preferred, np.broadcast_to(position, preferred.shape))
+    exchanges = np.stack([rng.permutation(len(names)) for _ in range(N_DRAWS)])
+    usable = [
+        InSpace(
+            s.profile,
+            s.noise,
+            depth,
+            s.confusion,
+            s.driver,
+            _exchanged(s.driver, np.searchsorted(names, s.region), exchanges),
+            s.position,
+            how,
+        )
+        for s in known
+        if len(s.region) >= FEWEST_POINTS
+    ]
+    return _between(_with_order(usable), 1, level, seed)
 
 
 def time_reference(
@@ -254,7 +203,9 @@ def time_reference(
     Parameters
     ----------
     subjects : sequence of Curves
+        Subjects of whom fewer than 5 layers have a peak are left out.
     depth : array, (n_layers,)
+        Relative depths.
     times : array, (n_windows,)
         Centres of the windows, s.
     window : (start, stop)
@@ -270,34 +221,65 @@ def time_reference(
     -------
     Reference
         Of the mean over subjects of the slope of peak latency over depth. Without an order all
-        layers have one latency.
+        layers have one latency, or each other's: `none_p` is the larger of both. NaN where no
+        subject has an order.
     """
-    rng = np.random.default_rng([seed, 2])
-
-    def slopes(curves: Array) -> Array:
-        return slope(peak_latency(curves, times, window), depth)
-
-    observed = _mean([slopes(s.curves[None]) for s in subjects])
-
-    def simulated(speed: float) -> Array:
-        scores = []
-        for s in subjects:
-            course = s.curves.mean(axis=0)
-            shifts = speed * (depth - depth.mean())
-            bumps = np.stack([np.interp(times - shift, times, course) for shift in shifts])
-            drawn = s.noise[rng.integers(0, len(s.noise), N_DRAWS)]
-            scores.append(slopes(_mixing(s.confusion) @ bumps + drawn))
-        return _mean(scores)
-
-    return Reference.of(float(observed[0]), simulated(0.0), simulated(slowest), -1, level)
+    usable = _with_order(
+        [InTime(s.curves, s.noise, depth, s.confusion, times, window, slowest) for s in subjects]
+    )
+    found = _between(usable, -1, level, seed)
+    return replace(found, none_p=max(found.none_p, _exchange_p(usable, seed)))
 
 
-def _mixing(confusion: Confusion) -> Array:
-    """Return how much each driver enters each layer's curve, (n_layers, n_drivers), mean sum 1."""
-    mixing = np.maximum(confusion.scores.mean(axis=(1, 3)), 0.0)
-    return np.asarray(mixing / mixing.sum(axis=1).mean())
+S = TypeVar("S", bound=Subject)
 
 
-def _mean(scores: Sequence[Array]) -> Array:
-    """Return the mean over subjects of every draw; NaN where a subject has none."""
-    return np.asarray(np.mean(np.stack(scores), axis=0))
+def _with_order(subjects: Sequence[S]) -> list[S]:
+    return [s for s in subjects if np.isfinite(s.order(s.observed[None])[0])]
+
+
+def _between(subjects: Sequence[Subject], better: int, level: float, seed: int) -> Reference:
+    """Place the mean order of subjects between both references."""
+    if not subjects:
+        nan = float("nan")
+        return Reference(nan, nan, nan, nan)
+    observed = np.mean([s.order(s.observed[None])[0] for s in subjects])
+    specific = least_specific(subjects, seed)
+    none, backprop = (
+        _mean([s.order(patterns) for s, patterns in simulated(subjects, specific, ordered, seed)])
+        for ordered in (False, True)
+    )
+    return Reference.of(float(observed), none, backprop, better, level)
+
+
+def _exchange_p(subjects: Sequence[InTime], seed: int) -> float:
+    """Return p of the mean slope if layers had each other's latencies, alike in all subjects."""
+    if not subjects:
+        return float("nan")
+    rng = np.random.default_rng([seed, 3])
+    n_layers = len(subjects[0].depth)
+    orders = np.stack([np.arange(n_layers), *(rng.permutation(n_layers) for _ in range(N_DRAWS))])
+    slopes = _mean([slope(s.latencies(s.observed)[orders], s.depth) for s in subjects])
+    return _share(slopes[1:] <= slopes[0] + TIE)
+
+
+def _exchanged(driver: Indices, member: Indices, orders: Indices) -> Indices:
+    """Return the drivers of points whose regions have exchanged layers, (n_draws, n_points).
+
+    A region that a subject lacks leaves the point its own layer. Hemispheres keep their side's
+    place in the region where both have one.
+    """
+    found = np.empty((len(orders), len(driver)), dtype=np.intp)
+    by_region = [np.flatnonzero(member == r) for r in range(orders.shape[1])]
+    for point, own in enumerate(member):
+        side = int(np.flatnonzero(by_region[own] == point)[0])
+        source = np.array([p[min(side, len(p) - 1)] if len(p) else point for p in by_region])
+        found[:, point] = driver[source[orders[:, own]]]
+    return found
+
+
+def _mean(orders: Sequence[Array]) -> Array:
+    """Return the mean over those who have an order in a draw; NaN where nobody has."""
+    known = np.isfinite(orders)
+    total = np.where(known, orders, 0.0).sum(axis=0)
+    return np.where(known.any(axis=0), total / np.maximum(known.sum(axis=0), 1), np.nan)

@@ -26,8 +26,6 @@ from storage_schemas.sources import UNIQUE
 
 Array = NDArray[np.float64]
 
-NO_REFERENCE = Reference(*[float("nan")] * 4)
-
 
 def fill_beyond(inputs: Inputs, tables: xr.Dataset) -> None:
     """Fill the p of what every signal, the controls too, predicts beyond the baseline."""
@@ -64,20 +62,17 @@ def fill_spatial(
 ) -> None:
     """Fill what the verdict on a signal's order in space rests on."""
     usable, regions = inputs.usable(signal), labels(tables, "region")
-    found = [
+    subjects = [
         _regions(own.at(inputs, DISTANCE), other, usable, regions)
         for own, other in zip(people, forward, strict=True)
     ]
-    subjects = [one for one in found if len(one.position)]
-    reference = NO_REFERENCE
-    if subjects:
-        reference = space_reference(
-            subjects,
-            tables["layer_depth"].values[usable],
-            SPATIAL_CELL["kstar"],
-            _level(inputs, tables),
-            inputs.spec.options.seed,
-        )
+    reference = space_reference(
+        subjects,
+        tables["layer_depth"].values[usable],
+        SPATIAL_CELL["kstar"],
+        _level(inputs, tables),
+        inputs.spec.options.seed,
+    )
     at = {"signal": signal, "order": "spatial"}
     _fill_reference(tables, at, reference)
     forward_p = tables["spatial_combined_p"].sel({"signal": "forward", **SPATIAL_CELL})
@@ -92,19 +87,17 @@ def _regions(
     usable: NDArray[np.bool_],
     regions: Sequence[str],
 ) -> Regions:
-    """Return the mean responses of one subject that have all scores and a position."""
+    """Return one subject's mean responses; without r of activations one has no expected layer."""
     assert own.confusion is not None
     means = own.brains["mean_response"]
     activations = forward.brains["mean_response"].profile[usable]
-    scores = np.concatenate([own.noise, means.profile[None], activations[None]])
-    known = np.isfinite(scores).all(axis=(0, 1)) & np.isfinite(means.position)
     number = {name: i for i, name in enumerate(regions)}
     return Regions(
-        profile=means.profile[:, known],
-        noise=own.noise[..., known],
-        driver=activations[:, known].argmax(axis=0),
-        position=means.position[known],
-        region=np.array([number[name] for name in means.roi[known]], dtype=np.intp),
+        profile=means.profile,
+        noise=own.noise,
+        driver=activations.argmax(axis=0),
+        position=np.where(np.isfinite(activations).all(axis=0), means.position, np.nan),
+        region=np.array([number[name] for name in means.roi], dtype=np.intp),
         confusion=own.confusion,
     )
 
@@ -115,12 +108,11 @@ def fill_temporal(
     """Fill what the verdict on a signal's order in time rests on."""
     options, at = inputs.spec.options, {"signal": signal, "order": "temporal"}
     sweep = tables["timing_mean"].sel(signal="forward", timing="slope").item()
-    subjects = [_curves(one) for one in people if np.isfinite(one.curves).all()]
-    reference = NO_REFERENCE
+    reference = Reference(*[float("nan")] * 4)
     # Backpropagation is as fast as a share of the forward sweep: without one there is no reference.
-    if subjects and sweep > 0:
+    if sweep > 0:
         reference = time_reference(
-            subjects,
+            [_curves(one) for one in people],
             tables["layer_depth"].values[inputs.usable(signal)],
             window_centres(tables),
             options.search_window,

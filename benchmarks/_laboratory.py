@@ -17,7 +17,7 @@ from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.resample import permutation_scores
 from gradenc_core.unique.baseline import compress
 from gradenc_core.unique.nulls import null_scores
-from gradenc_core.unique.residuals import Beyond, beyond
+from gradenc_core.unique.residuals import Beyond, ample_room, beyond
 
 Array = NDArray[np.float64]
 
@@ -41,7 +41,9 @@ class Laboratory:
         n = world.n_stimuli
         folds, blocks = np.arange(n) % N_FOLDS, np.arange(n) // N_FOLDS % N_BLOCKS
         recorded, unrecorded = _scaled(world.recorded.baseline, world.unrecorded.baseline)
-        baseline = compress(recorded, unrecorded)
+        n_training = n - -(-n // N_FOLDS)
+        room = ample_room(n_training, len(unrecorded[0]))
+        baseline = compress(recorded, unrecorded, room)
         self.n_components = baseline.recorded.shape[1]
         self.seen: Beyond = beyond(baseline, folds, blocks, np.ones(n), OPTIONS, seed)
         self._beyond = self._designs(world.recorded.gradient, world.unrecorded.gradient)

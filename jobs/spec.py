@@ -324,13 +324,11 @@ class EncodingSpec(Spec):
     @property
     def ridge_options(self) -> RidgeOptions:
         """The solver's options."""
-        return RidgeOptions(
-            alphas=self.alphas, selection=self.alpha_choice, ratios=self.band_ratios
-        )
+        return RidgeOptions(self.alphas, self.alpha_choice, self.band_ratios)
 
 
 class UnrecordedSpec(Spec):
-    """Features of images without recordings: the baseline's, and those of the scored source."""
+    """Features of images without recordings."""
 
     baseline: Reference
     features: Reference
@@ -341,17 +339,14 @@ class BeyondSpec(Spec):
 
     baseline: Reference
     unrecorded: UnrecordedSpec | None
-    """None where the study names no such images."""
 
 
 class ScoresSpec(Spec):
     """Encoding scores of one bands specification for all subjects who saw one stimulus set."""
 
     bands: str
-    features: tuple[Reference, ...]
-    """Features that are fitted: of one source, or of two as bands."""
+    features: tuple[Reference, ...]  # of one source, or of two as bands
     beyond: BeyondSpec | None
-    """None where responses and features are scored as they are."""
     layers: tuple[tuple[str, float], ...]
     responses: tuple[Reference, ...]
     partition: str

@@ -16,7 +16,7 @@ from gradenc_core.arrays import Columns, Floats
 from gradenc_core.ridge.factorise import Design, factorise
 from gradenc_core.unique.baseline import Components, compress
 from gradenc_core.unique.nulls import N_DRAWS, N_TUNINGS, null_scores, simulated_scores
-from gradenc_core.unique.residuals import Beyond, Learned, beyond
+from gradenc_core.unique.residuals import Beyond, Learned, ample_room, beyond
 from jobs.recorded import Recorded
 from jobs.rows import layers
 from jobs.runner import Arrays
@@ -77,15 +77,20 @@ class Situation:
 
 
 @lru_cache(maxsize=1)
-def components(baseline: Reference, unrecorded: Reference | None, root: Path) -> Components:
+def components(situation: Situation) -> Components:
     """Return the principal components of a baseline, kept for the next unit."""
-    images = None if unrecorded is None else layers(unrecorded, root)
-    return compress(layers(baseline, root), images)
+    recorded = layers(situation.baseline, situation.root)
+    images = situation.unrecorded
+    unrecorded = None if images is None else layers(images, situation.root)
+    n_training = len(situation.folds) - int(np.bincount(situation.folds).max())
+    n_images = 0 if unrecorded is None else unrecorded[0].shape[0]
+    room = ample_room(n_training, n_images, situation.exchangeable)
+    return compress(recorded, unrecorded, room)
 
 
 def about(situation: Situation) -> dict[str, float]:
     """Return the size of a baseline, for the commit record."""
-    found = components(situation.baseline, situation.unrecorded, situation.root)
+    found = components(situation)
     return {
         "columns": found.n_columns,
         "components": found.recorded.shape[1],
@@ -104,7 +109,7 @@ def seen_beyond(situation: Situation) -> Beyond:
     """
     own = situation
     return beyond(
-        components(own.baseline, own.unrecorded, own.root),
+        components(own),
         own.folds,
         own.blocks,
         own.targets.weights,

@@ -15,8 +15,11 @@ from scipy.linalg import eigh
 from gradenc_core.arrays import Floats, Rows
 from gradenc_core.ridge.moments import ROWS
 
-BASELINE_VARIANCE = 0.999
-"""Share of the baseline's variance that its components keep."""
+LEAST_VARIANCE, MOST_VARIANCE = 0.999, 0.9999
+"""Shares of the baseline's variance that its components keep: the least, and where there is room.
+
+Brains that are tuned to a layer's smallest components follow what the last thousandth holds: with
+the least share the controls of U are often significant there, and no claim can be made."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +44,7 @@ class Components:
 
 
 def compress(
-    recorded: Sequence[Rows],
-    unrecorded: Sequence[Rows] | None = None,
-    share: float = BASELINE_VARIANCE,
+    recorded: Sequence[Rows], unrecorded: Sequence[Rows] | None = None, room: int = 0
 ) -> Components:
     """Return the leading principal components of the columns of all layers.
 
@@ -53,8 +54,9 @@ def compress(
         The columns should be scaled already, such as by their standard deviation over a bank.
     unrecorded : sequence of the same layers, each (n_images, n_columns of the layer), optional
         Images without recordings; the components are then theirs.
-    share : float
-        Share of variance to keep.
+    room : int
+        Components for which there are images enough. Beyond those that hold `LEAST_VARIANCE`, which
+        are kept in any case, so many are kept as hold `MOST_VARIANCE`.
 
     Returns
     -------
@@ -72,11 +74,11 @@ def compress(
     if not total > 0:
         raise ValueError("no column of the baseline varies over the stimuli; give other images.")
     if n_columns <= n_images:
-        directions = _leading(_covariance(fitted, means), share, total)
+        directions = _leading(_covariance(fitted, means), room, total)
         project = partial(_project, directions=directions)
     else:
         products = _products(fitted, fitted, means)
-        images = _leading(products, share, total)
+        images = _leading(products, room, total)
         images /= np.sqrt(((products @ images) * images).sum(axis=0))
         project = partial(_project_by_images, images=images, fitted=fitted)
     own = project(fitted, means)
@@ -88,12 +90,13 @@ def compress(
     return Components(projected / size, own / size, n_columns, kept)
 
 
-def _leading(products: Floats, share: float, total: float) -> Floats:
-    """Return the leading eigenvectors that together hold a share of the total."""
+def _leading(products: Floats, room: int, total: float) -> Floats:
+    """Return the leading eigenvectors, as many as there is room for between the two shares."""
     values, vectors = eigh(products)
-    values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
-    n = min(int(np.searchsorted(np.cumsum(values), share * total)) + 1, len(values))
-    return np.asarray(vectors[:, :n])
+    held = np.cumsum(np.maximum(values[::-1], 0.0)) / total
+    least, most = (1 + np.searchsorted(held, share) for share in (LEAST_VARIANCE, MOST_VARIANCE))
+    n = min(max(least, min(most, room)), len(values))
+    return np.asarray(vectors[:, ::-1][:, :n])
 
 
 def _project(layers: Sequence[Rows], means: Sequence[Floats], directions: Floats) -> Floats:

@@ -30,6 +30,8 @@ valid and loses power: what the map gets wrong is noise in the gradient (with 2.
 of simulated forward brains were significant at .05, and .67 of gradient brains in place of .99)."""
 BLOCKS_KEPT = 2
 """Blocks of transformed responses that stay in memory."""
+AMPLE_IMAGES = 5
+"""Images per component with which a map costs little power."""
 MAP_PENALTY = 1e-3
 """Ridge penalty of the map, as a share of each component's sum of squares."""
 
@@ -208,6 +210,21 @@ class Learned:
 
 
 Beyond = Within | Learned
+
+
+def ample_room(n_training: int, n_images: int, exchangeable: bool = True) -> int:
+    """Return how many components can be removed at little cost of power.
+
+    Parameters
+    ----------
+    n_training : int
+        Stimuli in a training set.
+    n_images : int
+        Images without recordings.
+    exchangeable : bool
+        See `beyond`.
+    """
+    return max(n_training // LEAST_ROOM if exchangeable else 0, n_images // AMPLE_IMAGES)
 
 
 def beyond(

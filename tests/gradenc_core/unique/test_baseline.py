@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradenc_core.unique.baseline import BASELINE_VARIANCE, compress
+from gradenc_core.unique.baseline import LEAST_VARIANCE, MOST_VARIANCE, compress
 
 
 def correlated(rng: np.random.Generator, n: int, mix: np.ndarray) -> np.ndarray:
@@ -25,7 +25,17 @@ def test_components_keep_the_share_of_variance_and_no_more_than_they_need(mix: n
     n = found.recorded.shape[1]
     assert found.n_columns == 60
     assert found.kept == pytest.approx(reached[n - 1])
-    assert reached[n - 2] < BASELINE_VARIANCE <= reached[n - 1]
+    assert reached[n - 2] < LEAST_VARIANCE <= reached[n - 1]
+
+
+def test_more_components_are_kept_where_there_is_room(mix: np.ndarray) -> None:
+    x = correlated(np.random.default_rng(0), 200, mix)
+    values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False) ** 2
+    held = np.cumsum(values) / values.sum()
+    least, most = (int((held < share).sum()) + 1 for share in (LEAST_VARIANCE, MOST_VARIANCE))
+    assert least + 1 < most
+    for room, expected in ((0, least), (least + 1, least + 1), (1000, most)):
+        assert compress([x], room=room).recorded.shape[1] == expected
 
 
 def test_components_are_orthogonal_and_ordered_by_variance(mix: np.ndarray) -> None:

@@ -30,6 +30,8 @@ Array = NDArray[np.float64]
 def fill_beyond(inputs: Inputs, tables: xr.Dataset) -> None:
     """Fill the p of what every signal, the controls too, predicts beyond the baseline."""
     beyond = [signal for signal in labels(tables, "signal") if signal.startswith(UNIQUE)]
+    if not beyond:
+        return
     orders = labels(tables, "order")
     for signal in beyond:
         for order in orders:

@@ -8,10 +8,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+import xarray as xr
 
 import gradenc as ge
+from gradenc import study
 from gradenc_core.compare.verdict import Verdict
 from jobs.spec import STAGES
+from storage_schemas.kinds.comparisons import JUDGED_TABLES
 
 FMRI = "scores/planted/sub-01/fmri"
 
@@ -37,6 +40,18 @@ def test_verdicts_are_named_and_stand_beside_their_numbers(finished: ge.Run) -> 
         for name in ("signal_p", "control_p", "observed_order", "backprop_p", "power"):
             np.testing.assert_equal(row[f"{order}_{name}"], judged[name].sel(order=order).item())
         assert 0 < row[f"{order}_signal_p"] <= 1
+
+
+def test_an_order_that_nobody_was_recorded_for_has_no_numbers() -> None:
+    labels = {"signal": ["unique:dino"], "order": ["temporal"]}
+    found = {name: (tuple(labels), [[0.25]]) for name in JUDGED_TABLES}
+    found["order_verdict"] = (tuple(labels), [["undecided"]])
+    tables = xr.Dataset({**found, "gradient_p": ("signal", [0.5])}, labels)
+    numbers = study._numbers(tables, "unique:dino")
+    assert (numbers["p"], numbers["temporal_verdict"]) == (0.5, "undecided")
+    assert numbers["temporal_power"] == numbers["temporal_no_order_p"] == 0.25
+    assert np.isnan([numbers["spatial_power"], numbers["spatial_verdict"]]).all()
+    assert len(numbers) == 1 + 2 * len(JUDGED_TABLES)
 
 
 def test_a_selection_is_exported_as_nifti(finished: ge.Run, tmp_path: Path) -> None:

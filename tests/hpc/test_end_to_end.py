@@ -85,6 +85,8 @@ def test_a_copied_run_opens_with_all_coordinates(small_run: Path, tmp_path: Path
         "forward",
         "gradient:classification",
         "baseline+gradient:classification",
+        "baseline+baseline",
+        "baseline+forward",
         "forward+gradient:classification",
     }
     assert fmri["r"].dims == ("bands", "layer", "fold", "voxel")
@@ -196,7 +198,8 @@ def test_own_signals_true_labels_and_components_are_compared(
     compared = tree["comparisons/planted"]["signal"].values.tolist()
     learning = ["gradient:classification", "signal:relevance"]
     unique = ["unique:classification", "unique:signal:relevance"]
-    assert compared == ["forward", *learning, *unique]
+    controls = ["unique:baseline", "unique:forward"]
+    assert compared == ["forward", *learning, *unique, *controls]
     assert tree["pca/planted/signal:relevance"].sizes["component"] == 8
     fmri = tree["scores/planted/sub-01/fmri"].to_dataset()
     assert np.isfinite(fmri["unique"].sel(bands="baseline+signal:relevance")).any()
@@ -328,7 +331,7 @@ def test_results_follow_a_store_that_is_sealed_anew_with_other_bytes(
     result = gradenc("verify", run, check=False)
     assert result.returncode == 1
     for store in folder.stores("encode"):
-        uses = store.attrs.get("source", store.attrs.get("bands")) != "forward"
+        uses = features.attrs["source"] in store.attrs.get("source", store.attrs.get("bands"))
         assert (store.reference in result.stdout) == uses
     kept = {store.identity for store in folder.stores("encode")}
     gradenc("resume", run)

@@ -90,10 +90,10 @@ def test_verdicts_and_raw_tables_do_not_know_reliability(seeded: Path) -> None:
     tables = open_run(seeded)["comparisons/vit"].to_dataset().load()
     (stored,) = (seeded / "stores" / "compare").glob("*/data.zarr")
     assert not list(stored.glob("*disattenuated*"))
-    signals = ["forward", SOURCE, "unique:masked"]
-    assert tables["signal"].values.tolist() == signals
-    assert (tables["reliability"].sel(signal="forward") == 1).all()
-    assert (tables["reliability"].sel(signal=signals[1:]) < 1).all()
+    learning, controls = [SOURCE, "unique:masked"], ["unique:baseline", "unique:forward"]
+    assert tables["signal"].values.tolist() == ["forward", *learning, *controls]
+    assert (tables["reliability"].sel(signal=["forward", "unique:forward"]) == 1).all()
+    assert (tables["reliability"].sel(signal=learning) < 1).all()
     for name in ("region_profile", "curve"):
         raw, divided = (tables[n].sel(signal=SOURCE) for n in (name, f"{name}_disattenuated"))
         assert np.isfinite(raw).any()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from gradenc_core.models.layers import resolve_layers
+from gradenc_core.models.layers import layers_at
 from gradenc_core.models.model import VisionModel, load_model
 from gradenc_core.planted.brain import Features, Scenario
 from gradenc_core.planted.reading import read_raw
@@ -19,12 +19,14 @@ from gradenc_core.planted.truth import Sizes, driving_features, plant
 from gradenc_core.stimuli.generated import write_images
 from gradenc_core.stimuli.images import read_image
 
-ARCHITECTURE = "test_mambaout"
+ARCHITECTURE = "lcnet_035"
 """Narrow enough that a map of its whole baseline can be learned on a few thousand images, and its
 layers differ without training."""
+N_LAYERS = 7
+"""Blocks at even depths that drive the brains."""
 IMAGE_SIZE = 64
 MODEL_SEED = 0
-OBJECTIVE = "classification"
+OBJECTIVE = "energy"
 MICRO_BATCH = 50
 
 Progress = Callable[[str], None]
@@ -88,7 +90,7 @@ def write_planted_study(
 def planted_features(folder: Path, names: list[str]) -> Features:
     """Return what the planted brains are tuned to."""
     model = planted_model()
-    layers = resolve_layers(model, "blocks")
+    layers = layers_at(model, np.linspace(0, 1, N_LAYERS).tolist())
     images = torch.stack([model.preprocessing.apply(read_image(folder / name)) for name in names])
     raw = read_raw(model, [layer.name for layer in layers], [OBJECTIVE], images.split(MICRO_BATCH))
     depth = np.array([layer.depth for layer in layers])

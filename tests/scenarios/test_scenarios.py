@@ -21,8 +21,8 @@ from storage_schemas.protocol.commit import facts_of
 from storage_schemas.protocol.seal import seal
 from storage_schemas.protocol.store import Store
 
-SIZES = Sizes(sensors=4, voxel_noise=0.8, sensor_noise=1.2)
-N_STIMULI = 600
+SIZES = Sizes(sensors=4, voxel_noise=0.5, sensor_noise=0.8)
+N_STIMULI = 800
 STUDY = {
     "name": "scenario",
     "stimuli": "stimuli",
@@ -31,12 +31,13 @@ STUDY = {
         {
             "name": "planted",
             "library": "timm",
-            "architecture": "test_mambaout",
+            "architecture": "lcnet_035",
             "weights": "untrained",
             "image_size": 64,
         }
     ],
-    "objectives": ["classification"],
+    "layers": {"depths": 7},
+    "objectives": ["energy"],
     "projection": 64,
     "responses": [{"reader": "bids", "path": "bids"}, {"reader": "epochs", "path": "meg"}],
     "encoding": {
@@ -107,7 +108,7 @@ def test_verdict(
     # Features do not depend on the brains: all scenarios share them through one store root.
     shared = tmp_path_factory.getbasetemp().parent / "scenario-stores"
     store = comparisons(tmp_path, shared, scenario, seed=1)
-    judgement = facts_of(store, store.units[0])["verdicts"]["unique:classification"]
+    judgement = facts_of(store, store.units[0])["verdicts"]["unique:energy"]
     assert judgement["verdict"] in ALLOWED[scenario], judgement["sentence"]
 
 

@@ -20,6 +20,7 @@ from gradenc_core.compare.reference import (
     time_reference,
 )
 from gradenc_core.compare.surrogates import moran_p
+from jobs.compare import judged
 from jobs.compare.inputs import Scores
 from storage_schemas.files import read_json
 from storage_schemas.kinds.schema import flag_names
@@ -126,13 +127,13 @@ def verdict_of(run: Path) -> tuple[str, str]:
     verdict = store.dataset()["verdict"]
     record = read_json(store.record_path(store.units[0]))
     assert record is not None
-    judged = record["facts"]["verdicts"]["unique:energy"]
+    own = record["facts"]["verdicts"]["unique:energy"]
     names = dict(
         zip(verdict.attrs["flag_values"], verdict.attrs["flag_meanings"].split(), strict=True)
     )
     said = [names[value] for value in verdict.values.tolist()]
-    assert said == [*["not_judged"] * 2, judged["verdict"], *["not_judged"] * 2]
-    return said[2], judged["sentence"]
+    assert said == [*["not_judged"] * 2, own["verdict"], *["not_judged"] * 2]
+    return said[2], own["sentence"]
 
 
 @pytest.fixture(scope="module")
@@ -608,15 +609,41 @@ def mean_responses(best: Sequence[int], strength: Sequence[float]) -> np.ndarray
     return profile
 
 
-def test_the_order_in_space_is_placed_between_references_of_mean_responses(
-    tables: xr.Dataset,
+@pytest.fixture(scope="module")
+def seen(hand_made: Any, compare: Callable) -> dict[str, tuple[tuple[Any, ...], Reference]]:
+    """Compare with another seed; return what both references were asked for, and what they said."""
+    calls: dict[str, tuple[tuple[Any, ...], Reference]] = {}
+
+    def listen(place: Callable[..., Reference]) -> Callable[..., Reference]:
+        def heard(*given: Any) -> Reference:
+            found = place(*given)
+            calls[place.__name__] = given, found
+            return found
+
+        return heard
+
+    study = replace(hand_made, options=hand_made.options.model_copy(update={"seed": 7}))
+    with pytest.MonkeyPatch.context() as patch:
+        for place in (space_reference, time_reference):
+            patch.setattr(judged, place.__name__, listen(place))
+        run = compare(study)
+    tables = tables_of(run).sel(signal="unique:energy")
+    assert_reference(tables.sel(order="spatial"), calls["space_reference"][1])
+    assert_reference(tables.sel(order="temporal"), calls["time_reference"][1])
+    return calls
+
+
+def test_the_order_in_space_is_that_of_mean_responses_and_their_forward_layers(
+    seen: dict[str, Any],
 ) -> None:
+    (subjects, depth, *others), _ = seen["space_reference"]
+    assert others == ["argmax", 0.025, 7]
+    np.testing.assert_array_equal(depth, DEPTHS[:5])
     noise = np.full((119, 5, 8), 0.01)
     noise[:, 1] = 0.05
     # FFA, LO, V1 left and right, V2 left and right, V3, V4.
-    profile = mean_responses(
-        [4, 4, 0, 4, 1, 1, 2, 3], np.array([3, 8, 7.5, 3, 8, 8, 8, 8]) * 0.0075
-    )
+    strength = np.array([3, 8, 7.5, 3, 8, 8, 8, 8]) * 0.0075
+    profile = mean_responses([4, 4, 0, 4, 1, 1, 2, 3], strength)
     profile[3, 6] = 0.0375
     first = Regions(
         profile=profile,
@@ -637,34 +664,48 @@ def test_the_order_in_space_is_placed_between_references_of_mean_responses(
         region=np.array([5, 4, 0, 1, 2, 3]),
         confusion=CONFUSION,
     )
-    expected = space_reference([first, second], DEPTHS[:5], "argmax", 0.025, 0)
-    found = tables.sel(signal="unique:energy", order="spatial")
-    assert_reference(found, expected)
-    at = {"signal": "forward", "position": "distance", "correlation": "pearson"}
-    cell = {"resolution": "mean_response", "kstar": "argmax"}
-    subjects = [points(s, "distance", "mean_response", "argmax") for s in ("01", "02")]
-    assert found["forward_order_p"].item() == tables["spatial_combined_p"].sel(at | cell).item()
-    assert found["forward_order_p"].item() == pytest.approx(p_over_all_orders(subjects, "pearson"))
-    agrees = tables["agreement_combined_p"].sel(signal="unique:energy", correlation="pearson")
-    assert found["agrees_p"].item() == agrees.sel(cell).item()
-    assert found["agrees_p"].item() < 0.01
+    for found, expected in zip(subjects, [first, second], strict=True):
+        assert_same(found, expected)
 
 
-def test_the_order_in_time_is_placed_between_references_of_mean_curves(tables: xr.Dataset) -> None:
+def test_the_order_in_time_is_that_of_mean_curves_and_half_the_forward_speed(
+    seen: dict[str, Any], tables: xr.Dataset
+) -> None:
+    (subjects, depth, times, window, slowest, *others), _ = seen["time_reference"]
+    assert (window, others) == ((0, 0.85), [0.025, 7])
+    np.testing.assert_array_equal(depth, DEPTHS[:5])
+    np.testing.assert_allclose(times, np.arange(1, 10) / 10)
+    assert slowest == -0.5 * np.mean(timing_of(tables, "score", "slope", "forward"))
     curves = tables["curve"].sel(signal="unique:energy", layer=[f"l{i}" for i in range(1, 6)])
     noise = np.full((119, 5, 9), 0.15)
-    people = [
-        Curves(curves.sel(meg_subject=name).values, noise, CONFUSION) for name in ("01", "03")
-    ]
-    sweep = np.mean(timing_of(tables, "score", "slope", "forward"))
-    times = np.arange(1, 10) / 10
-    expected = time_reference(people, DEPTHS[:5], times, (0, 0.85), -0.5 * sweep, 0.025, 0)
-    found = tables.sel(signal="unique:energy", order="temporal")
-    assert_reference(found, expected)
-    # One-sided, of two-sided p: the forward slope is above 0, the mean lag is 0.
+    for found, name in zip(subjects, ["01", "03"], strict=True):
+        assert_same(found, Curves(curves.sel(meg_subject=name).values, noise, CONFUSION))
+
+
+def test_the_forward_order_and_agreement_are_those_of_the_judged_cell(tables: xr.Dataset) -> None:
+    found = tables.sel(signal="unique:energy")
+    at = {"signal": "forward", "position": "distance", "correlation": "pearson"}
+    cell = {"resolution": "mean_response", "kstar": "argmax"}
+    p = found["forward_order_p"].sel(order="spatial").item()
+    subjects = [points(s, "distance", "mean_response", "argmax") for s in ("01", "02")]
+    assert p == tables["spatial_combined_p"].sel(at | cell).item()
+    assert p == pytest.approx(p_over_all_orders(subjects, "pearson"))
+    agrees = found["agreement_combined_p"].sel(correlation="pearson", **cell).item()
+    assert found["agrees_p"].sel(order="spatial").item() == agrees < 0.01
+    # In time one-sided, of two-sided p: the forward slope is above 0, the mean lag is 0.
     two_sided = tables["timing_combined_p"].sel(signal="forward", timing="slope").item()
-    assert found["forward_order_p"].item() == two_sided / 2
-    assert found["agrees_p"].item() == 0.5
+    assert found["forward_order_p"].sel(order="temporal").item() == two_sided / 2
+    assert found["agrees_p"].sel(order="temporal").item() == 0.5
+
+
+def assert_same(found: Regions | Curves, expected: Regions | Curves) -> None:
+    given, wanted = vars(found).copy(), vars(expected).copy()
+    for own in (given, wanted):
+        confusion = own.pop("confusion")
+        own |= {"scores": confusion.scores, "shares": confusion.shares}
+    assert set(given) == set(wanted)
+    for name, value in wanted.items():
+        np.testing.assert_allclose(given[name], value, rtol=1e-6, err_msg=name)
 
 
 def assert_reference(found: xr.Dataset, expected: Reference) -> None:
@@ -680,10 +721,10 @@ def test_gradients_before_the_activations_do_not_come_after_them(
     """All layers of the gradient peak 0.1 s before those of the activations, and fall alike."""
     early = meg_person(hand_made, forward=RISING_LATE, unique=FALLING_EARLY)
     found = tables_of(compare(replace(hand_made, fmri={}, meg={"01": early})))
-    judged = found.sel(signal="unique:energy", order="temporal")
+    own = found.sel(signal="unique:energy", order="temporal")
     two_sided = found["timing_combined_p"].sel(signal="unique:energy", timing="lag").item()
-    assert judged["agrees_p"].item() == 1 - two_sided / 2
-    assert judged["agrees_p"].item() > 0.5
+    assert own["agrees_p"].item() == 1 - two_sided / 2
+    assert own["agrees_p"].item() > 0.5
 
 
 RISING_LATE, FALLING_EARLY = (0.5, 0.5, 0.6, 0.6, 0.7, 0.7), (0.4, 0.4, 0.3, 0.3, 0.2, None)
@@ -701,9 +742,9 @@ def test_without_a_forward_sweep_there_is_no_reference_in_time(
     falling = (0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
     person = meg_person(hand_made, forward=falling, unique=FALLING_EARLY)
     run = compare(replace(hand_made, fmri={}, meg={"01": person}))
-    judged = tables_of(run).sel(signal="unique:energy", order="temporal")
-    assert np.isnan([judged[n] for n in ("observed_order", "no_order_p", "backprop_p")]).all()
-    assert judged["forward_order_p"] > 0.5
+    own = tables_of(run).sel(signal="unique:energy", order="temporal")
+    assert np.isnan([own[n] for n in ("observed_order", "no_order_p", "backprop_p")]).all()
+    assert own["forward_order_p"] > 0.5
     assert verdict_of(run)[0] == "undecided"
 
 
@@ -731,8 +772,8 @@ def test_verdict_backprop_like(hand_made: Any, compare: Callable) -> None:
 def test_verdict_misaligned(hand_made: Any, compare: Callable) -> None:
     run = compare(changed(hand_made, V1="l5", V2="l4", V3="l3", V4="l2", LO="l1", FFA="l1"))
     assert verdict_of(run)[0] == "misaligned"
-    judged = tables_of(run).sel(signal="unique:energy", order="spatial")
-    assert judged["backprop_p"] < 0.05 < judged["no_order_p"]
+    own = tables_of(run).sel(signal="unique:energy", order="spatial")
+    assert own["backprop_p"] < 0.05 < own["no_order_p"]
 
 
 def test_verdict_undecided(hand_made: Any, compare: Callable) -> None:

@@ -23,6 +23,7 @@ from jobs.rows import fitted_rows, layer_widths, n_rows
 from jobs.runner import Arrays, Facts, Work
 from jobs.spec import EncodingSpec, ScoresSpec
 from jobs.unique import (
+    CONTROL_WIDTH,
     Situation,
     about,
     design_beyond,
@@ -242,6 +243,8 @@ def fit_shapes(
     """
     n = len(spec.layers)  # the baseline has one more, which is no layer of the network
     own = [max(of_source[:n]) if layer is None else of_source[layer] for of_source in widths]
+    if spec.is_control:
+        own = [min(width, CONTROL_WIDTH) for width in own]
     return Shapes(
         n_stimuli=n_stimuli,
         n_features=sum(own),

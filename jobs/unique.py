@@ -22,6 +22,10 @@ from jobs.rows import layers
 from jobs.runner import Arrays
 from jobs.spec import BeyondSpec, EncodingSpec, Reference, ScoresSpec
 
+CONTROL_WIDTH = 256
+"""Columns to which a negative control is projected at random: it must not cost more than a signal.
+"""
+
 
 @dataclass(frozen=True)
 class Situation:
@@ -132,6 +136,9 @@ def design_beyond(situation: Situation, spec: ScoresSpec, layer: int) -> Design:
     seen, root = seen_beyond(situation), situation.root
     recorded = layers(spec.features[0], root)[layer][slice(None)]
     features = seen.features(recorded, _unrecorded(seen, spec.beyond, layer, root))
+    if spec.is_control and features.shape[1] > CONTROL_WIDTH:
+        rng = np.random.default_rng([spec.encoding.seed, layer])
+        features = features @ rng.standard_normal((features.shape[1], CONTROL_WIDTH))
     return factorise(features, seen.folds, seen.weights, spec.encoding.ridge_options)
 
 

@@ -15,9 +15,8 @@ from gradenc_core.planted.worlds import World
 from gradenc_core.ridge.factorise import Design, factorise
 from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.resample import permutation_scores
-from gradenc_core.unique.baseline import compress
 from gradenc_core.unique.nulls import null_scores
-from gradenc_core.unique.residuals import Beyond, ample_room, beyond
+from gradenc_core.unique.residuals import Beyond, baseline_components, beyond
 
 Array = NDArray[np.float64]
 
@@ -42,8 +41,7 @@ class Laboratory:
         folds, blocks = np.arange(n) % N_FOLDS, np.arange(n) // N_FOLDS % N_BLOCKS
         recorded, unrecorded = _scaled(world.recorded.baseline, world.unrecorded.baseline)
         n_training = n - -(-n // N_FOLDS)
-        room = ample_room(n_training, len(unrecorded[0]))
-        baseline = compress(recorded, unrecorded, room)
+        baseline = baseline_components(recorded, unrecorded, n_training)
         self.n_components = baseline.recorded.shape[1]
         self.seen: Beyond = beyond(baseline, folds, blocks, np.ones(n), OPTIONS, seed)
         self._beyond = self._designs(world.recorded.gradient, world.unrecorded.gradient)

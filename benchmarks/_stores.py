@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from storage_schemas.kinds.coordinates import Layers, stimulus_coords
 from storage_schemas.kinds.features import features_layout
-from storage_schemas.kinds.scores import scores_layout
+from storage_schemas.kinds.scores import SINGLE_MEASURES, scores_layout
 from storage_schemas.layout import Layout
 from storage_schemas.protocol import attempts
 from storage_schemas.protocol.commit import commit
@@ -194,7 +194,7 @@ def through_store(features: xr.DataArray, layer: int, rows: slice) -> Array:
     return np.asarray(features.isel(layer=layer, stimulus=rows).values)
 
 
-def scores_of(layers: Layers, n_targets: int, banded: bool = False) -> Layout:
+def scores_of(layers: Layers, n_targets: int, measures: Sequence[str] = SINGLE_MEASURES) -> Layout:
     stimuli = names("images/stimulus", 20)
     coords = stimulus_coords(stimuli, stimuli) | {
         "stimulus_fold": ("stimulus", np.arange(20) % 4),
@@ -203,7 +203,7 @@ def scores_of(layers: Layers, n_targets: int, banded: bool = False) -> Layout:
     return scores_layout(
         layers,
         coords,
-        banded=banded,
+        measures=measures,
         n_folds=4,
         n_targets=n_targets,
         n_summaries=6,

@@ -32,6 +32,7 @@ from storage_schemas.kinds.collinearity import collinearity_layout
 from storage_schemas.kinds.comparisons import comparisons_layout
 from storage_schemas.kinds.prepared import prepared_layout
 from storage_schemas.kinds.responses import responses_layout
+from storage_schemas.kinds.scores import BEYOND_MEASURES, SINGLE_MEASURES
 from storage_schemas.layout import Layout
 from storage_schemas.protocol.store import Store
 from storage_schemas.runs.run import create_run, record_stores
@@ -118,7 +119,8 @@ def _model_stores(
         cka = collinearity_layout(layers)
         yield "encode", made("encode", "collinearity", f"cka-{source}", cka, more)
     for bands in ("forward", gradient, f"baseline+{gradient}"):
-        scores = scores_of(layers, N_VOXELS * len(subjects), banded="+" in bands)
+        measures = BEYOND_MEASURES if "+" in bands else SINGLE_MEASURES
+        scores = scores_of(layers, N_VOXELS * len(subjects), measures)
         groups: Values = {"groups": _groups(subjects), "summary_groups": []}
         groups |= {"bands": bands, "fold_rule": "stimulus", "permute_within": "all"}
         yield "encode", made("encode", "scores", f"scores-{bands}", scores, groups)

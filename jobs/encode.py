@@ -17,7 +17,7 @@ from gradenc_core.ridge.cost import Shapes, plan_solver
 from gradenc_core.ridge.encode import EncodingScores, score_targets
 from gradenc_core.ridge.factorise import Design, factorise
 from gradenc_core.ridge.resample import bootstrap_scores, permutation_scores
-from gradenc_core.unique.residuals import Learned, NoRoomError, total_variance
+from gradenc_core.unique.residuals import Learned, NoRoomError
 from jobs.recorded import Recorded, SideBySide, split_like
 from jobs.rows import fitted_rows, layer_widths, n_rows
 from jobs.runner import Arrays, Facts, Work
@@ -30,6 +30,7 @@ from jobs.unique import (
     drawn_targets,
     responses_beyond,
     seen_beyond,
+    variance_of_responses,
 )
 from storage_schemas.protocol.store import Store, Unit
 
@@ -126,7 +127,7 @@ def _encode_beyond(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tu
         seen.blocks,
     )
     scores = score_targets(design, fitted.responses)
-    arrays = _arrays(_beyond_measures(scores, targets, coords), fitted, spec)
+    arrays = _arrays(_beyond_measures(scores, situation, coords), fitted, spec)
     if not spec.is_control:
         arrays |= drawn_targets(situation, spec, design)
     return arrays, asdict(scores.counts) | {"baseline": said | {"learned": learned}}
@@ -138,10 +139,10 @@ def _no_numbers(store: Store) -> Arrays:
 
 
 def _beyond_measures(
-    scores: EncodingScores, targets: Recorded, coords: Coordinates
+    scores: EncodingScores, situation: Situation, coords: Coordinates
 ) -> dict[str, NDArray[np.floating]]:
     """Return the scores by measure, and an equal share of the responses' variance per fold."""
-    total = total_variance(targets.responses, targets.weights) / len(scores.r)
+    total = variance_of_responses(situation) / len(scores.r)
     own = vars(scores) | {"total": np.broadcast_to(total, scores.r.shape)}
     return {name: own[name] for name in _labels(coords)}
 

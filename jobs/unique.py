@@ -14,13 +14,19 @@ from xarray import Coordinates
 
 from gradenc_core.arrays import Columns, Floats
 from gradenc_core.ridge.factorise import Design, factorise
-from gradenc_core.unique.baseline import Components, compress
+from gradenc_core.unique.baseline import Components
 from gradenc_core.unique.nulls import N_DRAWS, N_TUNINGS, null_scores, simulated_scores
-from gradenc_core.unique.residuals import Beyond, Learned, ample_room, beyond
+from gradenc_core.unique.residuals import (
+    Beyond,
+    Learned,
+    baseline_components,
+    beyond,
+    total_variance,
+)
 from jobs.recorded import Recorded
 from jobs.rows import layers
 from jobs.runner import Arrays
-from jobs.spec import BeyondSpec, EncodingSpec, Reference, ScoresSpec
+from jobs.spec import EncodingSpec, Reference, ScoresSpec
 
 CONTROL_WIDTH = 256
 """Columns to which a negative control is projected at random: it must not cost more than a signal.
@@ -83,13 +89,13 @@ class Situation:
 @lru_cache(maxsize=1)
 def components(situation: Situation) -> Components:
     """Return the principal components of a baseline, kept for the next unit."""
-    recorded = layers(situation.baseline, situation.root)
-    images = situation.unrecorded
-    unrecorded = None if images is None else layers(images, situation.root)
-    n_training = len(situation.folds) - int(np.bincount(situation.folds).max())
-    n_images = 0 if unrecorded is None else unrecorded[0].shape[0]
-    room = ample_room(n_training, n_images, situation.exchangeable)
-    return compress(recorded, unrecorded, room)
+    images, root = situation.unrecorded, situation.root
+    return baseline_components(
+        layers(situation.baseline, root),
+        None if images is None else layers(images, root),
+        len(situation.folds) - int(np.bincount(situation.folds).max()),
+        situation.exchangeable,
+    )
 
 
 def about(situation: Situation) -> dict[str, float]:
@@ -130,26 +136,51 @@ def responses_beyond(situation: Situation) -> tuple[Columns, Columns]:
     return seen.responses(targets.responses), seen.responses(targets.summaries)
 
 
+@lru_cache(maxsize=1)
+def variance_of_responses(situation: Situation) -> Floats:
+    """Return the weighted sum of squares of whole responses, kept for the next unit."""
+    return total_variance(situation.targets.responses, situation.targets.weights)
+
+
 def design_beyond(situation: Situation, spec: ScoresSpec, layer: int) -> Design:
     """Factorise one layer's features without their forward part."""
     assert spec.beyond is not None
     seen, root = seen_beyond(situation), situation.root
-    recorded = layers(spec.features[0], root)[layer][slice(None)]
-    features = seen.features(recorded, _unrecorded(seen, spec.beyond, layer, root))
-    if spec.is_control and features.shape[1] > CONTROL_WIDTH:
-        rng = np.random.default_rng([spec.encoding.seed, layer])
-        features = features @ rng.standard_normal((features.shape[1], CONTROL_WIDTH))
+    recorded = _columns(spec.features[0], layer, len(spec.layers), root)
+    features = seen.features(recorded, _unrecorded(seen, spec, layer, root))
+    if spec.is_control:
+        features = _narrowed(features, [spec.encoding.seed, layer])
     return factorise(features, seen.folds, seen.weights, spec.encoding.ridge_options)
 
 
+def _narrowed(features: Floats, seed: list[int]) -> Floats:
+    """Project standardised columns at random, if they are more than a control may have."""
+    if features.shape[1] <= CONTROL_WIDTH:
+        return features
+    spread = features.std(axis=0)
+    matrix = np.random.default_rng(seed).standard_normal((features.shape[1], CONTROL_WIDTH))
+    return np.asarray((features / np.where(spread > 0, spread, 1.0)) @ matrix)
+
+
 def _unrecorded(
-    seen: Beyond, spec: BeyondSpec, layer: int, root: Path
+    seen: Beyond, spec: ScoresSpec, layer: int, root: Path
 ) -> NDArray[np.float32] | None:
     """Return a layer's features of images without recordings, where a map is learned on them."""
     if not isinstance(seen, Learned):
         return None
-    assert spec.unrecorded is not None
-    return layers(spec.unrecorded.features, root)[layer][slice(None)]
+    assert spec.beyond is not None
+    assert spec.beyond.unrecorded is not None
+    return _columns(spec.beyond.unrecorded.features, layer, len(spec.layers), root)
+
+
+def _columns(reference: Reference, layer: int, n_layers: int, root: Path) -> NDArray[np.float32]:
+    """Return a layer's features; the baseline's readout, no layer itself, stands beside the last.
+
+    Shape (n_images, n_features).
+    """
+    found = layers(reference, root)
+    own = found[layer:] if layer == n_layers - 1 else found[layer : layer + 1]
+    return np.hstack([rows[slice(None)] for rows in own])
 
 
 def drawn_targets(situation: Situation, spec: ScoresSpec, design: Design) -> Arrays:

@@ -131,7 +131,8 @@ class Reference:
         none, backprop = better * none, better * backprop
         low, high = np.where(np.isnan(backprop), -np.inf, backprop), np.nan_to_num(none, nan=np.inf)
         place = better * observed
-        critical = np.sort(low)[int(level * (1 + len(low))) - 1]
+        n_rejected = int(level * (1 + len(low)))
+        critical = np.sort(low)[n_rejected - 1] if n_rejected else -np.inf
         return cls(
             observed,
             _share(high >= place - TIE),

@@ -153,7 +153,7 @@ class InSpace(Subject):
         """Return profiles of the observed mean height, each with a tuning of its own."""
         expected = np.broadcast_to(self.driver, self.exchanged.shape)
         drivers = expected if ordered else self.exchanged
-        table = self.confusion.every_profile(self.observed.mean(axis=0))
+        table = self.confusion.every_profile(_heights(self.observed, self.noise))
         tuning = rng.integers(0, table.shape[2], drivers.shape)
         region = np.arange(drivers.shape[1])
         own = table[:, drivers, tuning, region]
@@ -191,13 +191,25 @@ class InTime(Subject):
     sweep: float
 
     def noiseless(self, specific: float, ordered: bool, rng: np.random.Generator) -> Array:
-        """Return the mean course at each driver's latency; layers keep their mean scores."""
-        course = np.maximum(np.nanmean(self.observed, axis=0), 0.0)
+        """Return the mean course at each driver's latency, as high as each layer's peak."""
         latency = (self.sweep if ordered else 0.0) * (self.depth - self.depth.mean())
+        course = self._course()
         bumps = np.stack([np.interp(self.times - shift, self.times, course) for shift in latency])
         curves = np.sqrt(self.confusion.mixing(specific) @ bumps**2)
-        height = np.maximum(self.observed.mean(axis=1), 0.0) / np.maximum(course.mean(), TINY)
-        return np.asarray(height[:, None] * curves)[None]
+        peak = np.maximum(np.nan_to_num(self.observed).max(axis=1), 0.0)
+        height = np.sqrt(np.maximum(peak**2 - self.noise.var(axis=0).mean(axis=1), 0.0))
+        highest = np.maximum(curves.max(axis=1), TINY)
+        return np.asarray((height / highest)[:, None] * curves)[None]
+
+    def _course(self) -> Array:
+        """Return the mean over layers of their positive scores, each moved to one latency, (n,)."""
+        latency = self.latencies(self.observed[None])[0]
+        shift = np.nan_to_num(latency - np.nanmean(latency))
+        moved = [
+            np.interp(self.times + own, self.times, curve)
+            for own, curve in zip(shift, self.observed, strict=True)
+        ]
+        return np.maximum(np.nanmean(moved, axis=0), 0.0)
 
     def order(self, patterns: Array) -> Array:
         """Return the slope of latency over depth, s per unit depth."""
@@ -237,6 +249,16 @@ def simulated(
     for subject in subjects:
         drawn = subject.noise[(permutation * len(subject.noise)).astype(np.intp)]
         yield subject, subject.noiseless(specific, ordered, rng) + drawn
+
+
+def _heights(observed: Array, noise: Array) -> Array:
+    """Return mean scores over layers, (n,), none below 0 and in sum as high as they were.
+
+    Else the weak ones, of which those that are positive by chance are kept, would seem stronger.
+    """
+    height = observed.mean(axis=0) - noise.mean(axis=(0, 1))
+    positive = np.maximum(height, 0.0)
+    return np.asarray(positive * max(height.sum(), 0.0) / np.maximum(positive.sum(), TINY))
 
 
 def _contrast(patterns: Array) -> Array:

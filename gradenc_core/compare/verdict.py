@@ -14,8 +14,6 @@ import numpy as np
 
 from gradenc_core.compare.reference import Reference
 
-CONTROL_LEVEL = 0.01
-"""p up to which a negative control says that the baseline is not complete."""
 LEAST_POWER = 0.5
 """Share of brains without an order that a study must be able to tell from backpropagation."""
 
@@ -179,10 +177,10 @@ def _without_order(evidence: Evidence, level: float) -> tuple[Verdict, str] | No
             Verdict.UNDECIDED,
             "whether gradients predict responses beyond the baseline could not be tested",
         )
-    if evidence.control_p <= CONTROL_LEVEL:
+    if evidence.control_p <= level:
         return (
             Verdict.UNDECIDED,
-            "the baseline is not complete: its own copy predicts beyond it "
+            "the baseline is not complete: forward features predict beyond it "
             f"({_p(evidence.control_p)}), so what gradients add may be what it lacks",
         )
     if evidence.signal_p > level:

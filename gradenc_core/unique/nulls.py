@@ -59,9 +59,11 @@ def simulated_scores(
     spread = drivers.std(axis=0)
     unit = (drivers - drivers.mean(axis=0)) / np.where(spread > 0, spread, np.nan)
     repeated = np.repeat(unit, N_NOISES, axis=1)
-    targets = [np.sqrt(share) * repeated + np.sqrt(1 - share) * noise for share in SHARES]
-    scores = permutation_scores(design, np.hstack(targets), 0, seed)[0]
-    return scores.reshape(len(SHARES), -1, N_NOISES).mean(axis=-1)
+    scores = [
+        permutation_scores(design, np.sqrt(s) * repeated + np.sqrt(1 - s) * noise, 0, seed)[0]
+        for s in SHARES
+    ]
+    return np.stack(scores).reshape(len(SHARES), -1, N_NOISES).mean(axis=-1)
 
 
 def _noise(n_rows: int, n: int, weights: Any, seed: int) -> Floats:

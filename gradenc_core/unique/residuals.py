@@ -9,17 +9,17 @@ orthogonal to the baseline are left, and the test is exact for Gaussian noise (`
 the gradient's forward part is learned on images without recordings (`Learned`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, lapack, qr
 
-from gradenc_core.arrays import Array, Columns, Floats
+from gradenc_core.arrays import Array, Columns, Floats, Rows
 from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.targets import TARGET_WIDTH
-from gradenc_core.unique.baseline import Components
+from gradenc_core.unique.baseline import Components, compress
 from gradenc_errors import GradencError
 
 LEAST_ROOM = 2
@@ -32,6 +32,11 @@ BLOCKS_KEPT = 2
 """Blocks of transformed responses that stay in memory."""
 AMPLE_IMAGES = 5
 """Images per component with which a map costs little power."""
+LEAST_KEPT = 0.98
+"""Share of the stimuli's variance that components of other images must keep: else these images are
+of another kind, and what they miss of the baseline would look like a signal."""
+ROUNDING = 1e-10
+"""Share of a column's size below which what the baseline leaves of it is rounding."""
 MAP_PENALTY = 1e-3
 """Ridge penalty of the map, as a share of each component's sum of squares."""
 
@@ -75,7 +80,15 @@ class _Reduced:
         columns = slice(i * TARGET_WIDTH, (i + 1) * TARGET_WIDTH)
         values = np.asarray(self.columns[slice(None), columns], dtype=np.float64)
         missing = TARGET_WIDTH - values.shape[1]
-        return self.transform(np.pad(values, [(0, 0), (0, missing)]))
+        values = np.pad(values, [(0, 0), (0, missing)])
+        return _without_rounding(self.transform(values), values)
+
+
+def _without_rounding(left: Floats, whole: Array) -> Floats:
+    """Set columns of which only rounding is left to 0: they are constant beyond the baseline."""
+    nothing = np.linalg.norm(left, axis=0) <= ROUNDING * np.linalg.norm(whole, axis=0)
+    left[:, nothing] = 0.0
+    return left
 
 
 @dataclass(frozen=True)
@@ -138,7 +151,8 @@ class Within:
         )
         if info:
             raise RuntimeError(f"LAPACK's dormqr refused its argument {-info}.")
-        return np.ascontiguousarray(rotated[len(rotated) - self.n_rows :])
+        left = np.ascontiguousarray(rotated[len(rotated) - self.n_rows :])
+        return _without_rounding(left, weighted)
 
     def responses(self, y: Columns) -> Columns:
         """Return responses (n_stimuli, n_targets) in the coordinates, read when they are used."""
@@ -212,19 +226,29 @@ class Learned:
 Beyond = Within | Learned
 
 
-def ample_room(n_training: int, n_images: int, exchangeable: bool = True) -> int:
-    """Return how many components can be removed at little cost of power.
+def baseline_components(
+    recorded: Sequence[Rows],
+    unrecorded: Sequence[Rows] | None,
+    n_training: int,
+    exchangeable: bool = True,
+) -> Components:
+    """Compress a baseline on the stimuli themselves where they leave room, else on other images.
 
     Parameters
     ----------
+    recorded, unrecorded : sequence of arrays or other rows
+        See `compress`.
     n_training : int
         Stimuli in a training set.
-    n_images : int
-        Images without recordings.
     exchangeable : bool
         See `beyond`.
     """
-    return max(n_training // LEAST_ROOM if exchangeable else 0, n_images // AMPLE_IMAGES)
+    room = n_training // LEAST_ROOM if exchangeable else 0
+    if room or unrecorded is None:
+        own = compress(recorded, room=room)
+        if own.recorded.shape[1] <= room or unrecorded is None:
+            return own
+    return compress(recorded, unrecorded, unrecorded[0].shape[0] // AMPLE_IMAGES)
 
 
 def beyond(
@@ -259,12 +283,20 @@ def beyond(
     """
     n, p = baseline.recorded.shape
     training = n - np.bincount(folds).max()
-    if exchangeable and training >= LEAST_ROOM * p:
+    if exchangeable and baseline.unrecorded is None and training >= LEAST_ROOM * p:
         return Within.of(baseline.recorded, folds, blocks, weights, seed)
     images = 0 if baseline.unrecorded is None else len(baseline.unrecorded)
+    if images >= LEAST_IMAGES * p and baseline.kept < LEAST_KEPT:
+        raise NoRoomError(
+            f"the images without recordings are of another kind than the stimuli: the components "
+            f"of their baseline keep {baseline.kept:.1%} of the stimuli's variance (needs "
+            f"{LEAST_KEPT:.0%}); name images like the stimuli in unrecorded_images"
+        )
     if images >= LEAST_IMAGES * p:
         return Learned.of(baseline, folds, blocks, weights, options)
-    room = f"{training} training stimuli (needs {LEAST_ROOM * p})" if exchangeable else "categories"
+    room = f"{training} training stimuli (needs {LEAST_ROOM * p})"
+    if not exchangeable:
+        room = "any number of stimuli whose categories stay together"
     raise NoRoomError(
         f"the baseline has {p} components, too many for {room} and for {images} images without "
         f"recordings (needs {LEAST_IMAGES * p}); name more images in unrecorded_images"

@@ -183,6 +183,8 @@ def room_note(study: Study, resolved: Resolved, plans: Sequence[StorePlan]) -> s
             most = max(most, shapes.n_unrecorded // LEAST_IMAGES)
             if most < min(shapes.n_baseline, shapes.n_images - 1):
                 found[plan.attrs["model"]] = shapes.n_baseline, most
+    if found and study.encoding.fold_rule == "keep_categories" and resolved.unrecorded is None:
+        return "U cannot be tested without unrecorded_images where categories stay together."
     return "\n".join(
         f"{model}: U is tested if at most {most} components hold 99.9 % of the variance of the "
         f"baseline's {n_columns} columns; if not, its verdict says how many images "

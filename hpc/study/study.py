@@ -170,7 +170,7 @@ class Comparisons(Section):
     significance: Annotated[Positive, Field(lt=1)] = 0.05
     """level of every test"""
     smallest_effect: Annotated[Positive, Field(lt=1)] = 0.5
-    """a gradient's order departs where its score is below this share of the forward score"""
+    """smallest order of interest, as a share of the forward one: backpropagation sweeps as fast"""
 
     @field_validator("ladders")
     @classmethod

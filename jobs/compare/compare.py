@@ -37,6 +37,7 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
 def _fill(inputs: Inputs, tables: xr.Dataset) -> None:
     for signal in compared_signals(tables):
         tables["usable"].loc[{"signal": signal}] = inputs.usable(signal)
+    for signal in _with_layers(inputs, tables):
         tables["identifiable"].loc[{"signal": signal}] = all(map(identifiable, inputs.cka(signal)))
     judged.fill_beyond(inputs, tables)
     if labels(tables, "fmri_subject"):
@@ -45,12 +46,17 @@ def _fill(inputs: Inputs, tables: xr.Dataset) -> None:
         _fill_time(inputs, tables)
 
 
+def _with_layers(inputs: Inputs, tables: xr.Dataset) -> list[str]:
+    """Return the signals that are compared and have a layer of their own."""
+    return [signal for signal in compared_signals(tables) if inputs.usable(signal).any()]
+
+
 def _fill_space(inputs: Inputs, tables: xr.Dataset) -> None:
     """Fill the tables in space; a learning signal's rest on those of the activations."""
     subjects, learned = labels(tables, "fmri_subject"), judged_signals(tables)
     forward = person.read_people(inputs, "forward", subjects)
     space.fill_space(inputs, tables, "forward", forward, forward)
-    for signal in compared_signals(tables):
+    for signal in _with_layers(inputs, tables):
         if signal != "forward":
             people = person.read_people(inputs, signal, subjects)
             space.fill_space(inputs, tables, signal, people, forward)
@@ -63,7 +69,7 @@ def _fill_time(inputs: Inputs, tables: xr.Dataset) -> None:
     subjects, learned = labels(tables, "meg_subject"), judged_signals(tables)
     forward = time.read_people(inputs, tables, "forward", subjects)
     time.fill_time(inputs, tables, "forward", forward, forward)
-    for signal in compared_signals(tables):
+    for signal in _with_layers(inputs, tables):
         if signal != "forward":
             people = time.read_people(inputs, tables, signal, subjects)
             time.fill_time(inputs, tables, signal, people, forward)
@@ -77,11 +83,14 @@ def _judge(inputs: Inputs, tables: xr.Dataset, signal: str) -> Judgement:
     Of whom it could not be tested stands in the sentence too.
     """
     evidence, significance = evidence_of(tables, signal), inputs.spec.options.significance
+    level = significance / len(evidence)
     judgement = judge(evidence, significance)
     verdicts = tables["verdict"]
     verdicts.loc[{"signal": signal}] = flag_value(verdicts.attrs, judgement.verdict)
     verdicts = tables["order_verdict"]
     for own in evidence:
-        found = judge_order(own, significance / len(evidence)).verdict
+        found = judge_order(own, level).verdict
         verdicts.loc[{"signal": signal, "order": own.order}] = flag_value(verdicts.attrs, found)
-    return Judgement(judgement.verdict, " ".join([judgement.sentence, *inputs.untested(signal)]))
+    return Judgement(
+        judgement.verdict, " ".join([judgement.sentence, *inputs.untested(signal, level)])
+    )

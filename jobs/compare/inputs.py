@@ -6,6 +6,7 @@ Stores are opened through their references, so only sealed stores enter a compar
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -128,7 +129,7 @@ class Inputs:
             r_by_fold(targets),
             _by_replicate(data["bootstrap"].isel(layer=rows, summary=columns)),
             self.permutation(signal, subject, modality),
-            data["null"].isel(layer=rows).values.T.astype(np.float64) if "null" in data else None,
+            _null(data, rows),
             _confusion(data, rows),
             _n_independent(data),
             summary.names,
@@ -141,9 +142,17 @@ class Inputs:
         rows, columns = np.flatnonzero(self.usable(signal)), slice(summary.start, summary.stop)
         return _by_replicate(store.dataset()["permutation"].isel(layer=rows, summary=columns))
 
-    def untested(self, signal: str) -> list[str]:
+    def untested(self, signal: str, level: float) -> list[str]:
         """Say of whom a signal could not be tested beyond the baseline, and why."""
+        if not self.usable(signal).any():
+            return ["No layer has a gradient of its own."]
         found = []
+        n_permutations = self._stores(signal)[0].arrays["permutation"].shape[1] - 1
+        if (1 + n_permutations) * level < 1:
+            found.append(
+                f"{n_permutations} permutations are too few: no p can reach {level:g}; raise "
+                f"encoding.permutations to {ceil(1 / level) - 1} or more."
+            )
         for store in self._stores(signal):
             people = [f"{g.subject} ({g.modality})" for g in store.described(ScoresAttrs).groups]
             facts = [facts_of(store, unit).get("baseline", {}) for unit in store.units]
@@ -178,6 +187,19 @@ def r_by_fold(targets: xr.DataArray) -> Array:
 def _by_replicate(data: xr.DataArray) -> Array:
     """Return (layer, replicate, summary) as (n_replicates + 1, n_layers, n_summaries)."""
     return np.moveaxis(data.values.astype(np.float64), 1, 0)
+
+
+def _null(data: xr.Dataset, rows: NDArray[np.intp]) -> Array | None:
+    """Return scores of noise, (n_draws, n_layers): of Gaussian targets, or of permuted summaries.
+
+    Where images of one category are alike, noise that is drawn for each image is no null.
+    """
+    if "null" not in data:
+        return None
+    if "stimulus_category" in data.coords:
+        permuted = data["permutation"].isel(layer=rows, shuffle=slice(1, None)).values
+        return permuted.reshape(len(rows), -1).T.astype(np.float64)
+    return np.asarray(data["null"].isel(layer=rows).values.T, dtype=np.float64)
 
 
 def _confusion(data: xr.Dataset, rows: NDArray[np.intp]) -> Confusion | None:

@@ -34,7 +34,7 @@ def fill_beyond(inputs: Inputs, tables: xr.Dataset) -> None:
         return
     orders = labels(tables, "order")
     for signal in beyond:
-        for order in orders:
+        for order in orders if inputs.usable(signal).any() else []:
             p = _fill_signal_p(inputs, tables, signal, ORDERS[order])
             tables["signal_p"].loc[{"signal": signal, "order": order}] = p
     smallest = tables["signal_p"].min("order") * len(orders)
@@ -45,14 +45,19 @@ def fill_beyond(inputs: Inputs, tables: xr.Dataset) -> None:
 
 
 def _fill_signal_p(inputs: Inputs, tables: xr.Dataset, signal: str, modality: str) -> float:
-    """Fill the p of every subject; return that of all, whose permutations are common."""
+    """Fill the p of every subject; return that of all, whose permutations are common.
+
+    NaN where permutations are too few for a p to reach the level.
+    """
     subjects = f"{modality}_subject"
     scores = []
     for subject in labels(tables, subjects):
         scores.append(inputs.permutation(signal, subject, modality))
         at = {"signal": signal, subjects: subject}
         tables[f"gradient_p_{modality}"].loc[at] = max_statistic_p(scores[-1])
-    return common_max_p(scores)
+    # No p could reach the level.
+    too_few = 1 / len(scores[0]) > _level(inputs, tables)
+    return float("nan") if too_few else common_max_p(scores)
 
 
 def fill_spatial(

@@ -30,7 +30,8 @@ def rules_of_scores(fold_rule: str, permute_within: str) -> str:
     return (
         f"{FOLD_RULES[fold_rule]} (encoding.fold_rule: {fold_rule}). Permutations exchanged "
         f"{EXCHANGED[fold_rule]} {WITHIN[permute_within]} (encoding.permute_within: "
-        f"{permute_within})."
+        f"{permute_within}). Beyond a baseline that leaves room among the stimuli themselves they "
+        "exchanged residual coordinates, which belong to no session."
     )
 
 

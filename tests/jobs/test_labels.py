@@ -98,7 +98,7 @@ def spatial_scores(root: Path) -> xr.Dataset:
     brain = Brain(profile, np.ones(42, dtype=bool), position, roi, hemisphere)
     at = {"signal": "forward", "position": DISTANCE}
     brains, folds = dict.fromkeys(RESOLUTIONS, brain), profile[None]
-    person = Person("01", brains, np.zeros((42, 3)), folds, np.zeros(1))
+    person = Person("01", brains, np.zeros((42, 3)), folds, np.zeros((0, 5, 42)), None)
     space._fill_scores(filled, at, [person], filled["layer_depth"].values, seed=0)
     return filled
 

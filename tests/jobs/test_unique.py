@@ -70,7 +70,7 @@ def test_gradients_have_drawn_targets_and_controls_have_none(beyond: dict[str, S
     # A layer sees targets that its own gradient drives, the better the more it drives them.
     by_share = simulated.mean(["tuning", "driver", "layer"]).values
     assert (np.diff(by_share) > 0).all()
-    assert by_share[-1] > 0.3
+    assert by_share[-1] > 0.15
     assert set(beyond) == {"baseline+baseline", "baseline+forward"}
     for control in beyond.values():
         assert {"null", "simulated"}.isdisjoint(control.arrays)

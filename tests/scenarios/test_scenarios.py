@@ -44,7 +44,7 @@ STUDY = {
         "alpha_choice": "gcv",
         "band_ratios": [0, 0.1, 1, 10],
         "bootstrap": 40,
-        "permutations": 79,
+        "permutations": 99,
         "windows": {"start": 0.0, "stop": 0.9, "width": 0.05, "step": 0.05},
     },
     "comparisons": {

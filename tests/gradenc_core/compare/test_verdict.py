@@ -39,8 +39,8 @@ def changed(evidence: Evidence, changes: dict[str, float]) -> Evidence:
         # What could not be tested is not absent.
         ({"signal_p": NAN}, Verdict.UNDECIDED),
         ({"signal_p": NAN, "control_p": 0.001}, Verdict.UNDECIDED),
-        ({"control_p": 0.01}, Verdict.UNDECIDED),
-        ({"control_p": 0.011}, Verdict.BACKPROP_LIKE),
+        ({"control_p": LEVEL}, Verdict.UNDECIDED),
+        ({"control_p": 0.026}, Verdict.BACKPROP_LIKE),
         # Nothing of the controls lies beyond the baseline.
         ({"control_p": NAN}, Verdict.BACKPROP_LIKE),
         ({"control_p": 0.001, "signal_p": 0.5}, Verdict.UNDECIDED),

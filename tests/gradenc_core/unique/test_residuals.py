@@ -115,7 +115,7 @@ def test_dependent_stimuli_need_images_without_recordings() -> None:
     recorded = world(1500, 1)
     few = compress([recorded.forward[0][:, :10]])
     assert isinstance(beyond(few, *dealt(1500), np.ones(1500), OPTIONS, 0), Within)
-    with pytest.raises(NoRoomError, match="too many for categories"):
+    with pytest.raises(NoRoomError, match="too many for any number of stimuli whose categories"):
         beyond(few, *dealt(1500), np.ones(1500), OPTIONS, 0, exchangeable=False)
 
 

@@ -94,7 +94,7 @@ def test_defaults_are_those_of_the_science(tmp_path):
     assert (study.gradient_scale, study.projection) == ("unit", 1024)
     encoding = study.encoding
     assert (encoding.folds, encoding.blocks, encoding.alpha_choice) == (5, 20, "kfold")
-    assert encoding.alphas == Alphas(low=1.0, high=1e8, count=10)
+    assert encoding.alphas == Alphas(low=1.0, high=1e8, count=25)
     assert encoding.band_ratios == (0, 0.01, 0.1, 1, 10, 100)
     assert study.comparisons.ladders["ventral"][-1] == "FFA"
     assert study.comparisons.ladders["dorsal"][3:5] == ("V3A/B", "IPS0")

@@ -8,8 +8,7 @@ import pytest
 from gradenc_core.ridge.encode import score_targets
 from gradenc_core.ridge.factorise import factorise
 from gradenc_core.ridge.resample import permutation_scores
-from gradenc_core.unique.baseline import compress
-from gradenc_core.unique.residuals import Within
+from gradenc_core.unique.residuals import Within, baseline_components
 from jobs.recorded import Recorded
 from jobs.rows import layers
 from jobs.spec import ScoresSpec
@@ -35,10 +34,12 @@ def test_a_layers_scores_are_those_of_residual_coordinates(
     spec, data = ScoresSpec.model_validate(store.spec), store.dataset().load()
     recorded = Recorded.of(spec.responses, store, root)
     assert spec.beyond is not None
-    baseline = compress(layers(spec.beyond.baseline, root))
+    folds = data["stimulus_fold"].values
+    n_training = len(folds) - int(np.bincount(folds).max())
+    baseline = baseline_components(layers(spec.beyond.baseline, root), None, n_training)
     seen = Within.of(
         baseline.recorded,
-        data["stimulus_fold"].values,
+        folds,
         data["stimulus_block"].values,
         recorded.weights,
         spec.encoding.seed,

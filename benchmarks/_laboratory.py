@@ -11,17 +11,21 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from gradenc_core.compare.reference import Confusion
 from gradenc_core.planted.worlds import World
 from gradenc_core.ridge.factorise import Design, factorise
 from gradenc_core.ridge.options import RidgeOptions
-from gradenc_core.ridge.resample import permutation_scores
-from gradenc_core.unique.nulls import null_scores
+from gradenc_core.ridge.resample import bootstrap_scores, permutation_scores
+from gradenc_core.unique.nulls import N_TUNINGS, SHARES, null_scores, simulated_scores
 from gradenc_core.unique.residuals import Beyond, baseline_components, beyond
+from jobs.unique import CONTROL_WIDTH
 
 Array = NDArray[np.float64]
 
 N_FOLDS, N_BLOCKS = 5, 20
 OPTIONS = RidgeOptions(alphas=tuple(np.logspace(0, 8, 25)), selection="gcv")
+CONTROLS = ("a copy of the baseline", "activations of one layer")
+"""The negative controls."""
 
 
 class Laboratory:
@@ -33,58 +37,85 @@ class Laboratory:
         How stimuli are seen beyond the baseline.
     n_components : int
         Components of the baseline.
+    gradient, forward : list of Design
+        Per layer: gradients beyond the baseline, and activations as they are.
+    controls : dict of str to list of Design
+        The negative controls, each beyond the baseline.
+    confusion : Confusion
+        How targets that one layer's gradient drives look to every layer.
     """
 
     def __init__(self, world: World, draws: int, seed: int = 0) -> None:
         self.world, self.draws, self.seed = world, draws, seed
         n = world.n_stimuli
-        folds, blocks = np.arange(n) % N_FOLDS, np.arange(n) // N_FOLDS % N_BLOCKS
+        self._folds, self._blocks = np.arange(n) % N_FOLDS, np.arange(n) // N_FOLDS % N_BLOCKS
         recorded, unrecorded = _scaled(world.recorded.baseline, world.unrecorded.baseline)
         n_training = n - -(-n // N_FOLDS)
         baseline = baseline_components(recorded, unrecorded, n_training)
         self.n_components = baseline.recorded.shape[1]
-        self.seen: Beyond = beyond(baseline, folds, blocks, np.ones(n), OPTIONS, seed)
-        self._beyond = self._designs(world.recorded.gradient, world.unrecorded.gradient)
-        self._copies = {
-            "a copy of the baseline": self._designs(recorded, unrecorded),
-            "own-layer activations": self._designs(
-                world.recorded.forward, world.unrecorded.forward
-            ),
-        }
-        self._null = self._null_of(self._beyond)
-
-    def _designs(self, recorded: Sequence[Array], unrecorded: Sequence[Array]) -> list[Design]:
-        return [
-            factorise(self.seen.features(own, other), self.seen.folds, self.seen.weights, OPTIONS)
-            for own, other in zip(recorded, unrecorded, strict=True)
+        self.seen: Beyond = beyond(baseline, self._folds, self._blocks, np.ones(n), OPTIONS, seed)
+        self.gradient = self._beyond(world.recorded.gradient, world.unrecorded.gradient)
+        activations = self._beyond(world.recorded.forward, world.unrecorded.forward)
+        copies = (self._beyond(recorded, unrecorded), activations)
+        self.controls = dict(zip(CONTROLS, copies, strict=True))
+        self.forward = [
+            factorise(layer, self._folds, np.ones(n), OPTIONS) for layer in world.recorded.forward
         ]
+        self.confusion = Confusion(self._simulated(), SHARES)
 
-    def _null_of(self, designs: Sequence[Design]) -> Array:
-        """Return the maximum over layers of scores of noise, (n_draws,)."""
-        draws = [null_scores(d, self.seen.weights, self.draws, self.seed) for d in designs]
-        return np.max(draws, axis=0)
+    def _beyond(self, recorded: Sequence[Array], unrecorded: Sequence[Array]) -> list[Design]:
+        """Factorise what the baseline leaves of every layer's features."""
+        designs = []
+        for number, (own, other) in enumerate(zip(recorded, unrecorded, strict=True)):
+            features = self.seen.features(own, other)
+            if features.shape[1] > CONTROL_WIDTH:
+                rng = np.random.default_rng([self.seed, number])
+                features = features @ rng.standard_normal((features.shape[1], CONTROL_WIDTH))
+            designs.append(factorise(features, self.seen.folds, self.seen.weights, OPTIONS))
+        return designs
+
+    def _simulated(self) -> Array:
+        """Score what the gradients of all layers drive, (layers, shares, drivers, tunings)."""
+        drivers = []
+        for number, layer in enumerate(self.world.recorded.gradient):
+            spread = layer.std(axis=0)
+            unit = (layer - layer.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
+            rng = np.random.default_rng([self.seed, number])
+            drivers.append(unit @ rng.standard_normal((unit.shape[1], N_TUNINGS)))
+        # They lose their forward part as responses do.
+        targets = self.residuals(np.hstack(drivers))
+        scores = [simulated_scores(d, targets, self.seen.weights, self.seed) for d in self.gradient]
+        shape = (len(drivers), len(SHARES), len(drivers), N_TUNINGS)
+        return np.stack(scores).reshape(shape).astype(np.float64)
+
+    @property
+    def depth(self) -> Array:
+        """Relative depths, (n_layers,)."""
+        return self.world.features.depth
 
     def residuals(self, y: Array) -> Array:
         """Return responses beyond the baseline, once for all layers."""
         return np.asarray(self.seen.responses(y)[slice(None), slice(0, y.shape[1])])
 
-    def voxel_p(self, residuals: Array) -> Array:
-        """Return p of U of every column: maximum over layers against the shared null."""
-        return _rank(self._best(self._beyond, residuals), self._null)
+    def permuted(self, designs: Sequence[Design], y: Array, n: int, seed: int) -> Array:
+        """Return scores of columns under permutation, (n + 1, n_layers, n_columns).
 
-    def control_p(self, name: str, residuals: Array) -> Array:
-        """Return the same for a negative control."""
-        designs = self._copies[name]
-        return _rank(self._best(designs, residuals), self._null_of(designs))
+        Responses `y` (n_rows, n_columns) are whole or residual, as the designs are.
+        """
+        scores = [permutation_scores(design, y, n, seed) for design in designs]
+        return np.stack(scores, axis=1).astype(np.float64)
 
-    @property
-    def controls(self) -> tuple[str, ...]:
-        """Names of the negative controls."""
-        return tuple(self._copies)
+    def resampled(self, designs: Sequence[Design], y: Array, n: int, seed: int) -> Array:
+        """Return scores of columns on resampled blocks, (n + 1, n_layers, n_columns)."""
+        blocks = self._blocks if designs is self.forward else self.seen.blocks
+        scores = [bootstrap_scores(design, y, blocks, n, seed) for design in designs]
+        return np.stack(scores, axis=1).astype(np.float64)
 
-    def _best(self, designs: Sequence[Design], residuals: Array) -> Array:
-        scores = [permutation_scores(d, residuals, 0, self.seed)[0] for d in designs]
-        return np.max(scores, axis=0)
+    def voxel_p(self, designs: Sequence[Design], residuals: Array) -> Array:
+        """Return p of U of every column: maximum over layers against the null that all share."""
+        null = [null_scores(d, self.seen.weights, self.draws, self.seed) for d in designs]
+        best = self.permuted(designs, residuals, 0, self.seed)[0].max(axis=0)
+        return _rank(best, np.max(null, axis=0))
 
 
 def _scaled(recorded: Sequence[Array], bank: Sequence[Array]) -> tuple[list[Array], list[Array]]:

@@ -1,8 +1,8 @@
-"""How often the test of U is wrong, and how often it is right, over planted brains in memory.
+"""How often verdicts are wrong, and how often they are right, over planted brains in memory.
 
-Worlds (network x objective x images) are fixed and brains vary: each has one voxel with its own
-ceiling, gradient share and tuning (`gradenc_core.planted`). Every test is the product's. The limits
-of a rate are binomial, for its own number of brains.
+Worlds (network x objective x images) are fixed and studies vary: each draws its own ceiling,
+gradient share, tuning, subjects and regions (`gradenc_core.planted`). Every test is the product's.
+The limits of a rate are binomial, for its own number of studies.
 """
 
 from __future__ import annotations
@@ -11,35 +11,41 @@ import argparse
 import os
 import sys
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
 from _laboratory import Laboratory
-from _timing import print_json, print_rows
-from scipy.stats import beta
+from _rates import Count, print_rates, print_targets
+from _studies import SIGNIFICANCE, Effort, Finding, judge_studies
+from _timing import print_json
+from _verdicts import PLACES, Tally, extremes, print_confusion, targets_of, too_often
 
-from gradenc_core.planted.brain import Scenario
-from gradenc_core.planted.columns import plant_voxels
-from gradenc_core.planted.worlds import NETWORKS, WorldSizes, make_worlds
+from gradenc_core.planted.brain import SCENARIOS, Scenario
+from gradenc_core.planted.columns import draw_setting, plant_columns, plant_voxels
+from gradenc_core.planted.worlds import NETWORKS, Network, WorldSizes, make_worlds
 
-LEVEL = 0.05
-GROSS = 1 - 1e-5
-"""Confidence at which a rate of false positives ends the run."""
-OFTEN = 100
-"""Fewest brains of a rate that enters the extremes over tests."""
-CEILING = 0.6
-"""Noise ceiling at which power is shown."""
-REFERENCE_STIMULI = 1000
-
+REFERENCE_STIMULI, REFERENCE_SHARE, REFERENCE_CEILING = 1000, 0.2, 0.6
+"""At which power is stated."""
+VOXEL_SHARES = (0.1, 0.2, 0.4)
+TOGETHER = 16
+"""Studies whose columns are scored together."""
 TESTED: tuple[Scenario, ...] = ("null_noise", "forward_only", "deep_only", "cls_only")
 """Scenarios in which the null hypothesis of U holds: responses linear in activations."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Worlds that share network and images; `layers` None: all that the network has."""
+
+    network: Network
+    objectives: tuple[str, ...]
+    seed: int
+    n_stimuli: int
+    layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,177 +54,185 @@ class Plan:
 
     Attributes
     ----------
-    groups : tuple of (network, objectives, seed, number of recorded stimuli)
-        Worlds of a group share network and images.
-    draws : int
-        Of the null that all voxels of a world share.
+    images : WorldSizes
+        Of every world, whose group gives its stimuli and layers.
+    studies : int
+        Per world and scenario.
+    reference : int
+        Studies of plausible backpropagation at the reference setting, per world of its stimuli.
     voxels : int
         Brains of one voxel per world and scenario.
+    draws : int
+        Of the null that all voxels of a world share.
+    share, ceiling : float or None
+        Of every study; None: drawn.
     """
 
-    groups: tuple[tuple[str, tuple[str, ...], int, int], ...]
+    groups: tuple[Group, ...]
     images: WorldSizes
-    draws: int
+    effort: Effort
+    studies: int
+    reference: int
     voxels: int
+    draws: int
     seed: int = 0
     share: float | None = None
     ceiling: float | None = None
 
 
-OBJECTIVES = (("energy", "random.0"), ("classification", "energy"))
-GROUPS = tuple(
-    (network, OBJECTIVES[seed], seed, 1000 if seed else n)
-    for seed in (0, 1)
-    for network, n in (("vit", 700), ("resnet", 400))
-)
 TOY = Plan(
-    (("vit", ("energy",), 0, 120),),
-    WorldSizes(unrecorded=900, further=200, layers=5, projection=8),
-    draws=99,
+    (Group("vit", ("energy",), 0, 300, 5),),
+    WorldSizes(unrecorded=900, further=300, projection=32),
+    Effort(permutations=39, bootstraps=9),
+    studies=1,
+    reference=0,
     voxels=20,
+    draws=99,
+    share=0.4,
+    ceiling=0.9,
 )
 QUICK = Plan(
-    (("vit", ("energy",), 0, REFERENCE_STIMULI), ("resnet", ("classification",), 0, 700)),
-    WorldSizes(unrecorded=1500, further=1500, layers=6, projection=32),
+    (
+        Group("vit", ("energy",), 0, REFERENCE_STIMULI, 6),
+        Group("resnet", ("classification",), 0, 700, 6),
+    ),
+    WorldSizes(unrecorded=1500, further=1500, projection=32),
+    Effort(permutations=39, bootstraps=39),
+    studies=4,
+    reference=4,
+    voxels=200,
     draws=1000,
-    voxels=500,
 )
-DEFAULT = Plan(GROUPS, WorldSizes(), draws=2000, voxels=1000)
-FULL = replace(DEFAULT, voxels=8000)
+DEFAULT = Plan(
+    (
+        Group("vit", ("energy", "random.0"), 0, REFERENCE_STIMULI, 6),
+        Group("resnet", ("energy", "random.0"), 0, 700),
+        Group("vit", ("classification", "energy"), 1, REFERENCE_STIMULI, 12),
+        Group("resnet", ("classification", "energy"), 1, REFERENCE_STIMULI),
+    ),
+    WorldSizes(),
+    Effort(permutations=119, bootstraps=99),
+    studies=6,
+    reference=10,
+    voxels=500,
+    draws=2000,
+)
+FULL = replace(
+    DEFAULT,
+    groups=(*DEFAULT.groups, Group("vit", ("energy",), 2, 1500, 24)),
+    studies=100,
+    reference=50,
+    voxels=4000,
+)
 
 
-@dataclass(frozen=True)
-class Count:
-    """How often something happened in one world."""
-
-    world: str
-    name: str
-    hits: int
-    n: int
-
-
-def run_group(plan: Plan, group: tuple[str, tuple[str, ...], int, int]) -> list[Count]:
-    """Make the worlds of a group and test voxels in them."""
+def run_group(plan: Plan, group: Group) -> Tally:
+    """Make the worlds of a group and test brains in them."""
     torch.set_num_threads(1)
-    network, objectives, seed, n_stimuli = group
-    images = replace(plan.images, recorded=n_stimuli)
-    found: list[Count] = []
-    for number, world in enumerate(
-        make_worlds(network, objectives, 100 * plan.seed + seed, images)
-    ):
-        rng = np.random.default_rng([plan.seed, seed, NETWORKS.index(network), number])
-        found.extend(voxel_tests(Laboratory(world, plan.draws), plan, rng))
+    images = replace(plan.images, recorded=group.n_stimuli, layers=group.layers)
+    worlds = make_worlds(group.network, group.objectives, 100 * plan.seed + group.seed, images)
+    tally = Tally()
+    for number, world in enumerate(worlds):
+        laboratory = Laboratory(world, plan.draws)
+        rng = np.random.default_rng([plan.seed, group.seed, NETWORKS.index(group.network), number])
+        voxel_tests(tally, laboratory, plan, rng)
+        for scenario in SCENARIOS:
+            tally.findings += planted(laboratory, plan, scenario, plan.studies, rng)
+        if group.n_stimuli == REFERENCE_STIMULI:
+            fixed = replace(plan, share=REFERENCE_SHARE, ceiling=REFERENCE_CEILING)
+            tally.references += planted(
+                laboratory, fixed, "plausible_backprop", plan.reference, rng
+            )
+    return tally
+
+
+def planted(
+    laboratory: Laboratory, plan: Plan, scenario: Scenario, n: int, rng: np.random.Generator
+) -> list[Finding]:
+    """Plant and judge `n` studies of a scenario."""
+    found: list[Finding] = []
+    while len(found) < n:
+        settings = [
+            draw_setting(scenario, rng, plan.share, plan.ceiling)
+            for _ in range(min(TOGETHER, n - len(found)))
+        ]
+        studies = [plant_columns(laboratory.world.features, s, rng) for s in settings]
+        found += judge_studies(laboratory, studies, plan.effort, int(rng.integers(2**31)))
     return found
 
 
-def grossly_off(count: Count) -> bool:
-    """Say whether a test whose null hypothesis holds rejects far more often than its level."""
-    return _is_test(count.name) and limits(count.hits, count.n, GROSS)[0] > LEVEL
-
-
-def voxel_tests(laboratory: Laboratory, plan: Plan, rng: np.random.Generator) -> Iterator[Count]:
+def voxel_tests(tally: Tally, laboratory: Laboratory, plan: Plan, rng: np.random.Generator) -> None:
     """Count how often U is significant in brains of one voxel, and so its negative controls."""
-    name, n = laboratory.world.name, plan.voxels
-    features = laboratory.world.features
+    features, n = laboratory.world.features, plan.voxels
 
     def count(what: str, p: np.ndarray) -> Count:
-        return Count(name, what, int((p <= LEVEL).sum()), n)
+        hits = int((p <= SIGNIFICANCE).sum())
+        return Count(laboratory.world.name, f"{what} of a voxel", hits, n)
 
     for scenario in (*TESTED, "forward_nonlinear"):
-        planted = plant_voxels(features, scenario, n, rng, ceiling=plan.ceiling)
-        residuals = laboratory.residuals(planted)
-        yield count(f"U of a voxel: {scenario}", laboratory.voxel_p(residuals))
+        voxels = plant_voxels(features, scenario, n, rng, ceiling=plan.ceiling)
+        residuals = laboratory.residuals(voxels)
+        p = laboratory.voxel_p(laboratory.gradient, residuals)
+        kind = tally.conservative if scenario in TESTED else tally.others
+        kind.append(count(f"U, {scenario},", p))
         if scenario == "forward_only":
-            for control in laboratory.controls:
-                p = laboratory.control_p(control, residuals)
-                yield count(f"control of a voxel: {control}", p)
-    for share in (0.1, 0.2, 0.4) if plan.share is None else (plan.share,):
-        ceiling = plan.ceiling or CEILING
-        planted = plant_voxels(features, "plausible_backprop", n, rng, share, ceiling)
-        p = laboratory.voxel_p(laboratory.residuals(planted))
-        yield count(f"power of a voxel: share {share:g}, ceiling {ceiling:g}", p)
+            for name, designs in laboratory.controls.items():
+                p = laboratory.voxel_p(designs, residuals)
+                tally.others.append(count(f"control, {name},", p))
+    for share in VOXEL_SHARES if plan.share is None else (plan.share,):
+        ceiling = plan.ceiling or REFERENCE_CEILING
+        voxels = plant_voxels(features, "plausible_backprop", n, rng, share, ceiling)
+        p = laboratory.voxel_p(laboratory.gradient, laboratory.residuals(voxels))
+        tally.others.append(count(f"power, share {share:g}, ceiling {ceiling:g},", p))
 
 
-def limits(hits: int, n: int, level: float = 0.99) -> tuple[float, float]:
-    """Return the Clopper-Pearson interval of a rate."""
-    tail = (1 - level) / 2
-    low = float(beta.ppf(tail, hits, n - hits + 1)) if hits else 0.0
-    high = float(beta.ppf(1 - tail, hits + 1, n - hits)) if hits < n else 1.0
-    return low, high
-
-
-def summary(found: Sequence[Count], minutes: float) -> dict[str, Any]:
-    """Return the numbers that the benchmark is judged by."""
-    rates = [hits / n for name, (hits, n) in _counted_often(found) if _is_test(name)]
-    return {
-        "false_positive_min": min(rates, default=None),
-        "false_positive_max": max(rates, default=None),
-        "minutes": minutes,
-    }
-
-
-def _counted_often(counts: Sequence[Count]) -> list[tuple[str, tuple[int, int]]]:
-    return [(name, seen) for name, seen in pooled(counts).items() if seen[1] >= OFTEN]
-
-
-def _is_test(name: str) -> bool:
-    """Say whether a count is a test at its level, whose null hypothesis holds."""
-    others = ("power", "control", "U of a voxel: forward_nonlinear")
-    return not name.startswith(others)
-
-
-def pooled(counts: Sequence[Count]) -> dict[str, tuple[int, int]]:
-    """Return hits and number over all worlds, by name."""
-    found: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for count in counts:
-        found[count.name][0] += count.hits
-        found[count.name][1] += count.n
-    return {name: (hits, n) for name, (hits, n) in found.items()}
-
-
-def print_rates(title: str, counts: Sequence[Count]) -> None:
-    """Print each rate over all worlds with its 99 % limits, and its range over worlds."""
-    by_world: dict[str, list[float]] = defaultdict(list)
-    for count in counts:
-        by_world[count.name].append(count.hits / count.n)
-    rows = [
-        {
-            "what": name,
-            "n": n,
-            "rate": hits / n,
-            "low_99": limits(hits, n)[0],
-            "high_99": limits(hits, n)[1],
-            "lowest_world": min(by_world[name]),
-            "highest_world": max(by_world[name]),
-        }
-        for name, (hits, n) in pooled(counts).items()
-    ]
-    if rows:
-        print_rows(title, rows)
-
-
-def collect(plan: Plan) -> list[Count]:
+def collect(plan: Plan) -> Tally:
     """Run all groups, two at a time."""
+    tally = Tally()
     plans = [plan] * len(plan.groups)
     with ProcessPoolExecutor(max_workers=min(2, len(plan.groups))) as pool:
-        return [count for part in pool.map(run_group, plans, plan.groups) for count in part]
+        for part in pool.map(run_group, plans, plan.groups):
+            tally.add(part)
+    tally.count_findings()
+    return tally
+
+
+def report(tally: Tally, minutes: float) -> None:
+    """Print what was counted, and end the run where a rate is grossly off."""
+    print_rates("Tests at .05 whose null hypothesis holds", tally.tests)
+    print_rates("The same, of tests that may reject less often", tally.conservative)
+    print_rates(
+        "Intervals of 95 % that hold what the study would show without noise", tally.intervals
+    )
+    print_rates("Beside", tally.others)
+    for order, place in PLACES.items():
+        print_confusion(f"Verdicts {place}", tally.findings, order)
+    print_confusion("At the reference setting", tally.references)
+    print_confusion("Verdicts", tally.findings)
+    targets = targets_of(tally)
+    print_targets(targets)
+    rates = {target.name: target.rate for target in targets}
+    print_json({**rates, **extremes(tally), "minutes": minutes})
+    off = [target.name for target in (*targets, *too_often(tally)) if target.grossly_off]
+    if off:
+        sys.exit(f"grossly off: {', '.join(off)}")
 
 
 def chosen_plan(options: argparse.Namespace) -> Plan:
     """Return the plan that the options describe."""
     sizes = {"toy": TOY, "quick": QUICK, "full": FULL}
     plan = next((plan for name, plan in sizes.items() if getattr(options, name)), DEFAULT)
-    groups = [g for g in plan.groups if options.network in (None, g[0])]
+    groups = [g for g in plan.groups if options.network in (None, g.network)]
     if not groups:
-        groups = [(options.network, *g[1:]) for g in plan.groups]
-    images = replace(plan.images, layers=options.layers or plan.images.layers)
+        groups = [replace(g, network=options.network) for g in plan.groups]
+    if options.layers:
+        groups = [replace(g, layers=options.layers) for g in groups]
     return replace(
         plan,
         groups=tuple(groups),
-        images=images,
         seed=options.seed,
-        share=options.share,
-        ceiling=options.ceiling,
+        share=options.share or plan.share,
+        ceiling=options.ceiling or plan.ceiling,
     )
 
 
@@ -238,12 +252,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     start = time.perf_counter()
-    found = collect(chosen_plan(parser().parse_args()))
-    print_rates("Significant at .05", found)
-    print_json(summary(found, (time.perf_counter() - start) / 60))
-    off = [f"{count.name} in {count.world}" for count in found if grossly_off(count)]
-    if off:
-        sys.exit(f"far more than {LEVEL:.0%} significant: {', '.join(off)}")
+    tally = collect(chosen_plan(parser().parse_args()))
+    report(tally, (time.perf_counter() - start) / 60)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from gradenc_core.planted.brain import (
     Assignment,
     Brain,
     Features,
+    Indices,
     Scenario,
     region_signals,
     scaled,
@@ -121,7 +122,7 @@ class Study:
         return np.tile(REGION_STEP_MM * np.arange(self.setting.n_regions), 2)
 
     @property
-    def region(self) -> Array:
+    def region(self) -> Indices:
         """Number of the region of every column of `fmri`."""
         return np.tile(np.arange(self.setting.n_regions), 2)
 

@@ -24,6 +24,8 @@ Array = NDArray[np.float64]
 
 N_FOLDS, N_BLOCKS = 5, 20
 OPTIONS = RidgeOptions(alphas=tuple(np.logspace(0, 8, 25)), selection="gcv")
+WIDTH = 256
+"""Columns that are permuted together, so that several permutations fill a block of targets."""
 CONTROLS = ("a copy of the baseline", "activations of one layer")
 """The negative controls."""
 
@@ -102,7 +104,11 @@ class Laboratory:
 
         Responses `y` (n_rows, n_columns) are whole or residual, as the designs are.
         """
-        scores = [permutation_scores(design, y, n, seed) for design in designs]
+        parts = [y[:, start : start + WIDTH] for start in range(0, y.shape[1], WIDTH)]
+        scores = [
+            np.hstack([permutation_scores(design, part, n, seed) for part in parts])
+            for design in designs
+        ]
         return np.stack(scores, axis=1).astype(np.float64)
 
     def resampled(self, designs: Sequence[Design], y: Array, n: int, seed: int) -> Array:

@@ -48,8 +48,9 @@ LEVEL = SIGNIFICANCE / len(ORDERS)
 """Of each modality."""
 SMALLEST_EFFECT = 0.5
 SEARCH_WINDOW = (0.0, 1.0)
-FEW, ENOUGH = 19, 99
-"""Permutations of a control: few decide that its p is above .05, enough that it is at most .01."""
+FEW, ENOUGH, UNSURE = 19, 99, 0.2
+"""First permutations, those of a control, and the p of U up to which the first leave open whether
+it is significant: four of them above the observed score are more than 5 % of up to 79."""
 NAN = float("nan")
 UNKNOWN = Reference(NAN, NAN, NAN, NAN)
 
@@ -136,9 +137,9 @@ class _Batch:
             "temporal": [[_flat(y) for y in study.meg] for study in studies],
         }
         self.residuals = {o: side_by_side(laboratory.residuals, self.responses[o]) for o in ORDERS}
-        n = effort.permutations
         self.signals = {
-            o: self._permuted(self.residuals[o], laboratory.gradient, n) for o in ORDERS
+            o: self._tested(self.residuals[o], laboratory.gradient, effort.permutations, UNSURE)
+            for o in ORDERS
         }
         self.controls = {o: self._control_p(self.residuals[o]) for o in ORDERS}
 
@@ -154,14 +155,22 @@ class _Batch:
 
     def _control_p(self, people: People) -> Array:
         """Return p of every study's controls, (n_studies, n_controls)."""
-        found = []
-        for designs in self.laboratory.controls.values():
-            p = np.array([common_max_p(s) for s in self._permuted(people, designs, FEW)])
-            doubtful = np.flatnonzero(p <= 1 / (1 + FEW))
-            scores = self._permuted([people[int(i)] for i in doubtful], designs, ENOUGH)
-            p[doubtful] = [common_max_p(s) for s in scores]
-            found.append(p)
-        return np.stack(found, axis=1)
+        scores = [
+            self._tested(people, designs, ENOUGH, SIGNIFICANCE)
+            for designs in self.laboratory.controls.values()
+        ]
+        return np.array([[common_max_p(study) for study in studies] for studies in scores]).T
+
+    def _tested(
+        self, people: People, designs: Sequence[Design], n: int, unsure: float
+    ) -> list[list[Array]]:
+        """Return scores under few permutations, or `n` where few leave it open."""
+        scores = self._permuted(people, designs, FEW)
+        opened = [i for i, study in enumerate(scores) if common_max_p(study) <= unsure]
+        more = self._permuted([people[i] for i in opened], designs, n)
+        for i, study in zip(opened, more, strict=True):
+            scores[i] = study
+        return scores
 
     def _is_heard(self, study: int, order: Order) -> bool:
         """Say whether the verdict depends on the order of a modality."""

@@ -199,8 +199,10 @@ def _others(finding: Finding) -> Tested:
     if scenario == "forward_nonlinear" or scenario not in WITHOUT_GRADIENT:
         yield from _signals(finding)
     yield f"a gradient signal is claimed: {scenario}", _claims(finding)
-    if scenario not in WITHOUT_GRADIENT:
-        yield f"power stated, {ENOUGH_POWER:g} or more: {scenario}", can_tell(finding)
+    for order, evidence in finding.evidence.items():
+        if evidence.reference.power >= ENOUGH_POWER:
+            right = finding.verdict_of(order) in EXPECTED[scenario].right
+            yield f"right {PLACES[order]} at a power of {ENOUGH_POWER:g}: {scenario}", right
 
 
 def _claims(finding: Finding) -> bool:

@@ -111,9 +111,9 @@ DEFAULT = Plan(
         Group("resnet", ("classification", "energy"), 1, REFERENCE_STIMULI),
     ),
     WorldSizes(),
-    Effort(permutations=119, bootstraps=99),
-    studies=6,
-    reference=10,
+    Effort(permutations=79, bootstraps=99),
+    studies=5,
+    reference=5,
     voxels=500,
     draws=2000,
 )

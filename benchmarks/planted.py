@@ -75,6 +75,7 @@ class Plan:
     reference: int
     voxels: int
     draws: int
+    scenarios: tuple[Scenario, ...] = SCENARIOS
     seed: int = 0
     share: float | None = None
     ceiling: float | None = None
@@ -88,6 +89,7 @@ TOY = Plan(
     reference=0,
     voxels=20,
     draws=99,
+    scenarios=("null_noise", "plausible_backprop", "misaligned"),
     share=0.4,
     ceiling=0.9,
 )
@@ -98,8 +100,8 @@ QUICK = Plan(
     ),
     WorldSizes(unrecorded=1500, further=1500, projection=32),
     Effort(permutations=39, bootstraps=39),
-    studies=4,
-    reference=4,
+    studies=3,
+    reference=3,
     voxels=200,
     draws=1000,
 )
@@ -136,7 +138,7 @@ def run_group(plan: Plan, group: Group) -> Tally:
         laboratory = Laboratory(world, plan.draws)
         rng = np.random.default_rng([plan.seed, group.seed, NETWORKS.index(group.network), number])
         voxel_tests(tally, laboratory, plan, rng)
-        for scenario in SCENARIOS:
+        for scenario in plan.scenarios:
             tally.findings += planted(laboratory, plan, scenario, plan.studies, rng)
         if group.n_stimuli == REFERENCE_STIMULI:
             fixed = replace(plan, share=REFERENCE_SHARE, ceiling=REFERENCE_CEILING)

@@ -35,6 +35,8 @@ N_COMMON = 30
 """Components of all layers' gradients together that the layers share."""
 SMALLEST_COMPONENT = 1e-6
 """Components of a layer with a smaller share of the first one's variance are rounding."""
+CONSTANT = 1e-6
+"""Largest spread of the channels of a unit gradient that is the same for all images."""
 TRUTH_RIDGE = 1e-3
 """Penalty per image of the projection on all activations, in units of standardised features."""
 TRUTH_SEED = 7_000_000
@@ -65,7 +67,7 @@ class Extracted:
     baseline : list of array, each (n_images, n_columns)
         Per layer, and last the readout, unprojected.
     forward, gradient : list of array, each (n_images, n_features)
-        Per layer.
+        Per layer whose gradient varies, as only such layers are compared.
     """
 
     baseline: list[Array]
@@ -116,15 +118,24 @@ def make_worlds(
     recorded = read(0, sizes.recorded)
     unrecorded = read(UNRECORDED_SEED, sizes.unrecorded)
     further = read(TRUTH_SEED, sizes.further)
-    return [
-        World(
-            f"{network} {seed} {objective}",
-            _extracted(recorded, unrecorded, objective, sizes.projection, seed),
-            _extracted(unrecorded, unrecorded, objective, sizes.projection, seed),
-            _truth(recorded, further, objective, depth),
+    worlds = []
+    for objective in objectives:
+        usable = _varying(further, objective)
+        worlds.append(
+            World(
+                f"{network} {seed} {objective}",
+                _extracted(recorded, unrecorded, objective, usable, sizes.projection, seed),
+                _extracted(unrecorded, unrecorded, objective, usable, sizes.projection, seed),
+                _truth(recorded, further, objective, usable, depth),
+            )
         )
-        for objective in objectives
-    ]
+    return worlds
+
+
+def _varying(raw: Raw, objective: str) -> list[int]:
+    """Return the layers whose gradient depends on the image: that of a readout may not."""
+    gradients = raw.gradient[objective]
+    return [i for i, layer in enumerate(gradients) if layer.std(axis=0).max() > CONSTANT]
 
 
 def random_network(network: Network, seed: int, n_layers: int | None = None) -> VisionModel:
@@ -188,18 +199,17 @@ def _tiles(seed: int, n_images: int) -> NDArray[np.uint8]:
     return np.stack(tiles[:n_images])
 
 
-def _extracted(own: Raw, bank: Raw, objective: str, projection: int, seed: int) -> Extracted:
+def _extracted(
+    own: Raw, bank: Raw, objective: str, usable: list[int], projection: int, seed: int
+) -> Extracted:
     """Return features as the pipeline makes them: standardised over the bank, then projected."""
 
     def projected(layers: list[Array], over: list[Array]) -> list[Array]:
-        return [
-            _projected(layer, spread, projection, [seed, index])
-            for index, (layer, spread) in enumerate(zip(layers, over, strict=True))
-        ]
+        return [_projected(layers[i], over[i], projection, [seed, i]) for i in usable]
 
     columns = zip(own.class_token, own.mean, own.spatial, own.norm, strict=True)
     gradient = projected(own.gradient[objective], bank.gradient[objective])
-    norms = own.gradient_norm[objective]
+    norms = [own.gradient_norm[objective][i] for i in usable]
     return Extracted(
         [*(np.hstack(layer) for layer in columns), own.readout],
         projected(own.mean, bank.mean),
@@ -217,16 +227,19 @@ def _projected(layer: Array, bank: Array, n: int, seed: list[int]) -> Array:
     return np.asarray(layer @ matrix / np.sqrt(n))
 
 
-def _truth(recorded: Raw, further: Raw, objective: str, depth: Array) -> Features:
+def _truth(
+    recorded: Raw, further: Raw, objective: str, usable: list[int], depth: Array
+) -> Features:
     """Return what brains are tuned to, at the recorded stimuli."""
-    gamma = [all_components(layer) for layer in _unexplained(recorded, further, objective)]
+    unexplained = _unexplained(recorded, further, objective)
+    gamma = [all_components(unexplained[i]) for i in usable]
     common = all_components(np.hstack(gamma))[:, :N_COMMON]
     return Features(
-        [all_components(layer) for layer in recorded.mean],
+        [all_components(recorded.mean[i]) for i in usable],
         gamma,
-        [all_components(layer) for layer in recorded.aside],
+        [all_components(recorded.aside[i]) for i in usable],
         scaled(common),
-        depth,
+        depth[usable],
     )
 
 

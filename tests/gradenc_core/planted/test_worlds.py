@@ -67,3 +67,11 @@ def test_a_seed_makes_the_same_world_and_another_seed_another(worlds: list[World
     np.testing.assert_array_equal(first.recorded.gradient[1], again.recorded.gradient[1])
     assert not np.allclose(first.recorded.gradient[1], other.recorded.gradient[1])
     assert not np.isin(first.recorded.forward[0][:, 0], first.unrecorded.forward[0][:, 0]).any()
+
+
+def test_a_layer_whose_gradient_is_the_same_for_all_images_is_left_out() -> None:
+    world = make_worlds("vit", ["random.0"], 0, SIZES)[0]
+    assert len(world.features.depth) < SIZES.layers
+    assert len(world.recorded.forward) == len(world.recorded.gradient) == len(world.features.depth)
+    assert len(world.recorded.baseline) == SIZES.layers + 1
+    assert all(layer.any() for layer in world.features.gradient)

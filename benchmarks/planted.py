@@ -99,9 +99,9 @@ QUICK = Plan(
         Group("resnet", ("classification",), 0, 700, 6),
     ),
     WorldSizes(unrecorded=1500, further=1500, projection=32),
-    Effort(permutations=39, bootstraps=39),
-    studies=3,
-    reference=3,
+    Effort(permutations=39, bootstraps=19),
+    studies=2,
+    reference=2,
     voxels=200,
     draws=1000,
 )

@@ -16,9 +16,15 @@ from gradenc_core.planted.worlds import World
 from gradenc_core.ridge.factorise import Design, factorise
 from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.resample import bootstrap_scores, permutation_scores
-from gradenc_core.unique.nulls import N_TUNINGS, SHARES, null_scores, simulated_scores
+from gradenc_core.unique.nulls import (
+    N_TUNINGS,
+    SHARES,
+    null_scores,
+    simulated_scores,
+    tuned_targets,
+)
 from gradenc_core.unique.residuals import Beyond, baseline_components, beyond
-from jobs.unique import CONTROL_WIDTH
+from jobs.unique import narrowed
 
 Array = NDArray[np.float64]
 
@@ -69,21 +75,14 @@ class Laboratory:
         """Factorise what the baseline leaves of every layer's features."""
         designs = []
         for number, (own, other) in enumerate(zip(recorded, unrecorded, strict=True)):
-            features = self.seen.features(own, other)
-            if features.shape[1] > CONTROL_WIDTH:
-                rng = np.random.default_rng([self.seed, number])
-                features = features @ rng.standard_normal((features.shape[1], CONTROL_WIDTH))
+            features = narrowed(self.seen.features(own, other), [self.seed, number])
             designs.append(factorise(features, self.seen.folds, self.seen.weights, OPTIONS))
         return designs
 
     def _simulated(self) -> Array:
         """Score what the gradients of all layers drive, (layers, shares, drivers, tunings)."""
-        drivers = []
-        for number, layer in enumerate(self.world.recorded.gradient):
-            spread = layer.std(axis=0)
-            unit = (layer - layer.mean(axis=0)) / np.where(spread > 0, spread, 1.0)
-            rng = np.random.default_rng([self.seed, number])
-            drivers.append(unit @ rng.standard_normal((unit.shape[1], N_TUNINGS)))
+        gradients = enumerate(self.world.recorded.gradient)
+        drivers = [tuned_targets(layer, [self.seed, number]) for number, layer in gradients]
         # They lose their forward part as responses do.
         targets = self.residuals(np.hstack(drivers))
         scores = [simulated_scores(d, targets, self.seen.weights, self.seed) for d in self.gradient]

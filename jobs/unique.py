@@ -15,7 +15,13 @@ from xarray import Coordinates
 from gradenc_core.arrays import Columns, Floats
 from gradenc_core.ridge.factorise import Design, factorise
 from gradenc_core.unique.baseline import Components
-from gradenc_core.unique.nulls import N_DRAWS, N_TUNINGS, null_scores, simulated_scores
+from gradenc_core.unique.nulls import (
+    N_DRAWS,
+    N_TUNINGS,
+    null_scores,
+    simulated_scores,
+    tuned_targets,
+)
 from gradenc_core.unique.residuals import (
     Beyond,
     Learned,
@@ -149,11 +155,11 @@ def design_beyond(situation: Situation, spec: ScoresSpec, layer: int) -> Design:
     recorded = _columns(spec.features[0], layer, len(spec.layers), root)
     features = seen.features(recorded, _unrecorded(seen, spec, layer, root))
     if spec.is_control:
-        features = _narrowed(features, [spec.encoding.seed, layer])
+        features = narrowed(features, [spec.encoding.seed, layer])
     return factorise(features, seen.folds, seen.weights, spec.encoding.ridge_options)
 
 
-def _narrowed(features: Floats, seed: list[int]) -> Floats:
+def narrowed(features: Floats, seed: list[int]) -> Floats:
     """Project standardised columns at random, if they are more than a control may have."""
     if features.shape[1] <= CONTROL_WIDTH:
         return features
@@ -201,13 +207,10 @@ def _drivers(situation: Situation, source: Reference) -> Floats:
     They lose their forward part as responses do: what a learned map misses of a gradient is alike
     in all layers, and would make simulated targets blunter than recorded ones.
     """
-    drivers = []
-    for number, rows in enumerate(layers(source, situation.root)):
-        features = np.asarray(rows[slice(None)], dtype=np.float64)
-        features -= features.mean(axis=0)
-        spread = features.std(axis=0)
-        features /= np.where(spread > 0, spread, 1.0)
-        rng = np.random.default_rng([situation.encoding.seed, number])
-        drivers.append(features @ rng.standard_normal((features.shape[1], N_TUNINGS)))
-    targets = np.hstack(drivers)
+    targets = np.hstack(
+        [
+            tuned_targets(rows[slice(None)], [situation.encoding.seed, number])
+            for number, rows in enumerate(layers(source, situation.root))
+        ]
+    )
     return np.asarray(seen_beyond(situation).responses(targets)[:, : targets.shape[1]])

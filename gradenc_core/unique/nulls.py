@@ -17,7 +17,10 @@ N_DRAWS = 2000
 """Gaussian targets."""
 SHARES = (0.02, 0.08, 0.25, 0.6)
 """Shares of simulated targets that a gradient explains."""
-N_TUNINGS = 6
+DIMENSIONS = (5, 10, 20, 40, None, None)
+"""Components of a layer that each simulated tuning reaches; None: all columns alike. Brains that
+are tuned to few dimensions differ more from each other than those that are tuned to all."""
+N_TUNINGS = len(DIMENSIONS)
 """Random tunings per layer of simulated targets."""
 N_NOISES = 4
 """Draws of noise per tuning, whose scores are averaged."""
@@ -33,6 +36,34 @@ def null_scores(
     """
     noise = _noise(design.n_stimuli, n_draws, weights, seed)
     return permutation_scores(design, noise, 0, seed)[0]
+
+
+def tuned_targets(features: NDArray[np.floating], seed: list[int]) -> Floats:
+    """Return noiseless targets that are tuned to a layer at random, (n_stimuli, N_TUNINGS).
+
+    Parameters
+    ----------
+    features : array, (n_stimuli, n_features)
+        Each tuning reaches as many of its principal components as `DIMENSIONS` says, drawn in
+        proportion to their variance, or all of its columns, standardised.
+    seed : list of int
+    """
+    rng = np.random.default_rng(seed)
+    columns = np.asarray(features, dtype=np.float64)
+    columns = columns - columns.mean(axis=0)
+    spread = columns.std(axis=0)
+    columns /= np.where(spread > 0, spread, 1.0)
+    left, size, _ = np.linalg.svd(columns, full_matrices=False)
+    n_varying = int((size > 1e-9 * size[0]).sum())
+    share = size[:n_varying] ** 2 / (size[:n_varying] ** 2).sum()
+    targets = []
+    for n in DIMENSIONS:
+        if n is None or n >= n_varying:
+            targets.append(columns @ rng.standard_normal(columns.shape[1]))
+        else:
+            kept = rng.choice(n_varying, n, replace=False, p=share)
+            targets.append(left[:, kept] * size[kept] @ rng.standard_normal(n))
+    return np.stack(targets, axis=1)
 
 
 def simulated_scores(

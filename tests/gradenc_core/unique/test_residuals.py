@@ -12,7 +12,13 @@ from gradenc_core.ridge.factorise import factorise
 from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.resample import permutation_scores
 from gradenc_core.unique.baseline import compress
-from gradenc_core.unique.nulls import SHARES, null_scores, simulated_scores
+from gradenc_core.unique.nulls import (
+    DIMENSIONS,
+    SHARES,
+    null_scores,
+    simulated_scores,
+    tuned_targets,
+)
 from gradenc_core.unique.residuals import Learned, NoRoomError, Within, beyond, total_variance
 
 OPTIONS = RidgeOptions(selection="gcv")
@@ -191,3 +197,20 @@ def test_total_variance_is_weighted() -> None:
     repeated = np.repeat(y, counts, axis=0)
     expected = ((repeated - repeated.mean(axis=0)) ** 2).sum(axis=0)
     assert np.allclose(total_variance(y, counts.astype(float)), expected)
+
+
+def test_tunings_reach_as_many_components_as_they_say() -> None:
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((300, 60)) @ rng.standard_normal((60, 60))
+    targets = tuned_targets(features, [0])
+    assert targets.shape == (300, len(DIMENSIONS))
+    columns = features - features.mean(axis=0)
+    left, _, _ = np.linalg.svd(columns / columns.std(axis=0), full_matrices=False)
+    reached = (np.abs(left.T @ targets) > 1e-6).sum(axis=0)
+    assert reached.tolist() == [60 if n is None else n for n in DIMENSIONS]
+    np.testing.assert_array_equal(targets, tuned_targets(features, [0]))
+
+
+def test_tunings_to_a_narrow_layer_reach_all_of_it() -> None:
+    features = np.random.default_rng(0).standard_normal((50, 3)) * [1, 2, 0]
+    assert np.linalg.matrix_rank(tuned_targets(features, [0])) == 2

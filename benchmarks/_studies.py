@@ -28,7 +28,6 @@ from gradenc_core.compare.space import SpatialScore, kstar, spatial_score
 from gradenc_core.compare.statistics import common_max_p
 from gradenc_core.compare.time import TemporalScore, slope, temporal_score
 from gradenc_core.compare.verdict import (
-    CONTROL_LEVEL,
     Evidence,
     Order,
     Verdict,
@@ -48,9 +47,9 @@ LEVEL = SIGNIFICANCE / len(ORDERS)
 """Of each modality."""
 SMALLEST_EFFECT = 0.5
 SEARCH_WINDOW = (0.0, 1.0)
-FEW, ENOUGH, UNSURE = 19, 99, 0.2
-"""First permutations, those of a control, and the p of U up to which the first leave open whether
-it is significant: four of them above the observed score are more than 5 % of up to 79."""
+FEW, ENOUGH, UNSURE = 19, 99, 0.25
+"""First permutations, those of a control, and the p up to which the first leave open whether a test
+is significant: five of them above the observed score are more than 5 % of up to 99."""
 NAN = float("nan")
 UNKNOWN = Reference(NAN, NAN, NAN, NAN)
 
@@ -138,7 +137,7 @@ class _Batch:
         }
         self.residuals = {o: side_by_side(laboratory.residuals, self.responses[o]) for o in ORDERS}
         self.signals = {
-            o: self._tested(self.residuals[o], laboratory.gradient, effort.permutations, UNSURE)
+            o: self._tested(self.residuals[o], laboratory.gradient, effort.permutations)
             for o in ORDERS
         }
         self.controls = {o: self._control_p(self.residuals[o]) for o in ORDERS}
@@ -156,17 +155,14 @@ class _Batch:
     def _control_p(self, people: People) -> Array:
         """Return p of every study's controls, (n_studies, n_controls)."""
         scores = [
-            self._tested(people, designs, ENOUGH, SIGNIFICANCE)
-            for designs in self.laboratory.controls.values()
+            self._tested(people, designs, ENOUGH) for designs in self.laboratory.controls.values()
         ]
         return np.array([[common_max_p(study) for study in studies] for studies in scores]).T
 
-    def _tested(
-        self, people: People, designs: Sequence[Design], n: int, unsure: float
-    ) -> list[list[Array]]:
+    def _tested(self, people: People, designs: Sequence[Design], n: int) -> list[list[Array]]:
         """Return scores under few permutations, or `n` where few leave it open."""
         scores = self._permuted(people, designs, FEW)
-        opened = [i for i, study in enumerate(scores) if common_max_p(study) <= unsure]
+        opened = [i for i, study in enumerate(scores) if common_max_p(study) <= UNSURE]
         more = self._permuted([people[i] for i in opened], designs, n)
         for i, study in zip(opened, more, strict=True):
             scores[i] = study
@@ -175,7 +171,7 @@ class _Batch:
     def _is_heard(self, study: int, order: Order) -> bool:
         """Say whether the verdict depends on the order of a modality."""
         signal = common_max_p(self.signals[order][study]) <= LEVEL
-        return bool(signal and self.controls[order][study].min() > CONTROL_LEVEL)
+        return bool(signal and self.controls[order][study].min() > LEVEL)
 
     def _evidence(self, study: int, order: Order) -> Evidence:
         """Return the evidence of a modality whose order is not known yet."""

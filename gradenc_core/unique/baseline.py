@@ -15,7 +15,7 @@ from scipy.linalg import eigh
 from gradenc_core.arrays import Floats, Rows
 from gradenc_core.ridge.moments import ROWS
 
-LEAST_VARIANCE, MOST_VARIANCE = 0.999, 0.9999
+LEAST_VARIANCE, MOST_VARIANCE = 0.999, 1 - 1e-6
 """Shares of the baseline's variance that its components keep: the least, and where there is room.
 
 Brains that are tuned to a layer's smallest components follow what the last thousandth holds: with

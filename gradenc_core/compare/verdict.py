@@ -151,9 +151,10 @@ def judge_order(evidence: Evidence, level: float) -> Judgement:
     Judgement
         The first of these that holds:
 
-        - `undecided`: U has no p, or a negative control predicts beyond the baseline as well;
+        - `undecided`: U has no p;
         - `no_gradient_signal`: the p of U is above the level;
-        - `undecided`: the order has no score;
+        - `undecided`: a negative control predicts beyond the baseline as well, or the order has no
+          score;
         - `backprop_like`: no order is rejected and backpropagation is not, the forward order is
           established, and gradients agree with it (space) or come after it (time);
         - `not_identifiable`: fewer than half of the brains without an order would be told from
@@ -177,16 +178,16 @@ def _without_order(evidence: Evidence, level: float) -> tuple[Verdict, str] | No
             Verdict.UNDECIDED,
             "whether gradients predict responses beyond the baseline could not be tested",
         )
+    if evidence.signal_p > level:
+        return (
+            Verdict.NO_GRADIENT_SIGNAL,
+            f"gradients predict nothing beyond the baseline ({_p(evidence.signal_p)})",
+        )
     if evidence.control_p <= level:
         return (
             Verdict.UNDECIDED,
             "the baseline is not complete: forward features predict beyond it "
             f"({_p(evidence.control_p)}), so what gradients add may be what it lacks",
-        )
-    if evidence.signal_p > level:
-        return (
-            Verdict.NO_GRADIENT_SIGNAL,
-            f"gradients predict nothing beyond the baseline ({_p(evidence.signal_p)})",
         )
     if np.isnan(evidence.reference.observed):
         return Verdict.UNDECIDED, f"{_signal(evidence)}, but their order has no score"

@@ -43,7 +43,7 @@ def changed(evidence: Evidence, changes: dict[str, float]) -> Evidence:
         ({"control_p": 0.026}, Verdict.BACKPROP_LIKE),
         # Nothing of the controls lies beyond the baseline.
         ({"control_p": NAN}, Verdict.BACKPROP_LIKE),
-        ({"control_p": 0.001, "signal_p": 0.5}, Verdict.UNDECIDED),
+        ({"control_p": 0.001, "signal_p": 0.5}, Verdict.NO_GRADIENT_SIGNAL),
         ({"signal_p": LEVEL}, Verdict.BACKPROP_LIKE),
         ({"signal_p": 0.026}, Verdict.NO_GRADIENT_SIGNAL),
         ({"observed": NAN, "none_p": NAN, "backprop_p": NAN, "power": NAN}, Verdict.UNDECIDED),

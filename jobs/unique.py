@@ -152,7 +152,7 @@ def design_beyond(situation: Situation, spec: ScoresSpec, layer: int) -> Design:
     """Factorise one layer's features without their forward part."""
     assert spec.beyond is not None
     seen, root = seen_beyond(situation), situation.root
-    recorded = _columns(spec.features[0], layer, len(spec.layers), root)
+    recorded = layers(spec.features[0], root)[layer][slice(None)]
     features = seen.features(recorded, _unrecorded(seen, spec, layer, root))
     if spec.is_control:
         features = narrowed(features, [spec.encoding.seed, layer])
@@ -176,17 +176,7 @@ def _unrecorded(
         return None
     assert spec.beyond is not None
     assert spec.beyond.unrecorded is not None
-    return _columns(spec.beyond.unrecorded.features, layer, len(spec.layers), root)
-
-
-def _columns(reference: Reference, layer: int, n_layers: int, root: Path) -> NDArray[np.float32]:
-    """Return a layer's features; the baseline's readout, no layer itself, stands beside the last.
-
-    Shape (n_images, n_features).
-    """
-    found = layers(reference, root)
-    own = found[layer:] if layer == n_layers - 1 else found[layer : layer + 1]
-    return np.hstack([rows[slice(None)] for rows in own])
+    return layers(spec.beyond.unrecorded.features, root)[layer][slice(None)]
 
 
 def drawn_targets(situation: Situation, spec: ScoresSpec, design: Design) -> Arrays:

@@ -27,7 +27,7 @@ N_STIMULI = 800
 STUDY = {
     "name": "scenario",
     "stimuli": "stimuli",
-    "unrecorded_images": {"generated": 3200},
+    "unrecorded_images": {"generated": 4000},
     "models": [
         {
             "name": "planted",
@@ -62,7 +62,8 @@ ALLOWED: dict[Scenario, set[Verdict]] = {
     "forward_only": {Verdict.NO_GRADIENT_SIGNAL},
     "deep_only": NOT_A_CLAIM,
     "plausible_backprop": {Verdict.BACKPROP_LIKE},
-    "misaligned": {Verdict.MISALIGNED},
+    # A control may forbid a claim.
+    "misaligned": {Verdict.MISALIGNED, Verdict.UNDECIDED},
 }
 
 

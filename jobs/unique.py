@@ -160,11 +160,12 @@ def design_beyond(situation: Situation, spec: ScoresSpec, layer: int) -> Design:
 
 
 def narrowed(features: Floats, seed: list[int]) -> Floats:
-    """Project columns at random, if they are more than a control may have."""
+    """Project standardised columns at random, if they are more than a control may have."""
     if features.shape[1] <= CONTROL_WIDTH:
         return features
+    spread = features.std(axis=0)
     matrix = np.random.default_rng(seed).standard_normal((features.shape[1], CONTROL_WIDTH))
-    return np.asarray(features @ matrix)
+    return np.asarray((features / np.where(spread > 0, spread, 1.0)) @ matrix)
 
 
 def _unrecorded(

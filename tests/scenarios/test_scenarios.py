@@ -27,7 +27,7 @@ N_STIMULI = 800
 STUDY = {
     "name": "scenario",
     "stimuli": "stimuli",
-    "unrecorded_images": {"generated": 4000},
+    "unrecorded_images": {"generated": 3200},
     "models": [
         {
             "name": "planted",

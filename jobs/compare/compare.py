@@ -80,7 +80,7 @@ def _fill_time(inputs: Inputs, tables: xr.Dataset) -> None:
 def _judge(inputs: Inputs, tables: xr.Dataset, signal: str) -> Judgement:
     """Judge a learning signal by what it predicts beyond the baseline, in every order and over all.
 
-    Of whom it could not be tested stands in the sentence too.
+    The sentence names the people who could not be tested, with the reason.
     """
     evidence, significance = evidence_of(tables, signal), inputs.spec.options.significance
     level = significance / len(evidence)

@@ -101,8 +101,8 @@ def _pooled_scores(data: xr.Dataset) -> xr.Dataset:
 def _unique(sums: Mapping[str, xr.DataArray]) -> xr.DataArray:
     """Return U of every target, the share of its variance that a signal alone explains.
 
-    Beyond the baseline: what it explains of the rest that the baseline leaves, as a share of the
-    whole response. Of two bands: what the second adds to the first. NaN of a single band.
+    Beyond the baseline it is what the signal explains of the rest, as a share of the whole
+    response; with two bands it is what the second adds to the first. A single band has none (NaN).
     """
     sse, sst = sums["sse"], sums["sst"]
     if "total" in sums:

@@ -11,7 +11,7 @@ from gradenc_core.ridge.encode import score_targets
 from gradenc_core.ridge.factorise import factorise
 from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.resample import permutation_scores
-from gradenc_core.unique.baseline import compress
+from gradenc_core.unique.baseline import LEAST_VARIANCE, compress
 from gradenc_core.unique.nulls import (
     DIMENSIONS,
     SHARES,
@@ -19,7 +19,14 @@ from gradenc_core.unique.nulls import (
     simulated_scores,
     tuned_targets,
 )
-from gradenc_core.unique.residuals import Learned, NoRoomError, Within, beyond, total_variance
+from gradenc_core.unique.residuals import (
+    Learned,
+    NoRoomError,
+    Within,
+    baseline_components,
+    beyond,
+    total_variance,
+)
 
 OPTIONS = RidgeOptions(selection="gcv")
 WIDTH = 48
@@ -214,3 +221,37 @@ def test_tunings_reach_as_many_components_as_they_say() -> None:
 def test_tunings_to_a_narrow_layer_reach_all_of_it() -> None:
     features = np.random.default_rng(0).standard_normal((50, 3)) * [1, 2, 0]
     assert np.linalg.matrix_rank(tuned_targets(features, [0])) == 2
+
+
+def test_images_are_left_aside_where_the_stimuli_leave_room() -> None:
+    recorded, few = world(700, 1).forward, world(10, 2).forward
+    found = baseline_components(recorded, few, n_training=560)
+    assert found.unrecorded is None
+    assert found.kept > LEAST_VARIANCE
+    # Components of ten images would keep little of the stimuli's baseline.
+    assert compress(recorded, few).kept < 0.9
+    narrow = baseline_components(recorded, few, n_training=100)
+    assert narrow.unrecorded is not None
+    dependent = baseline_components(recorded, few, n_training=560, exchangeable=False)
+    assert dependent.unrecorded is not None
+
+
+def test_images_of_another_kind_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    scale = np.geomspace(0.01, 1, 60)
+    recorded = rng.standard_normal((100, 60)) * scale
+    baseline = compress([recorded], [rng.standard_normal((900, 60)) * scale[::-1]])
+    with pytest.raises(NoRoomError, match="of another kind than the stimuli"):
+        beyond(baseline, *dealt(100), np.ones(100), OPTIONS, 0)
+
+
+def test_what_is_linear_in_the_baseline_is_constant_beyond_it() -> None:
+    rng = np.random.default_rng(0)
+    baseline = rng.standard_normal((60, 5))
+    space = Within.of(baseline, *dealt(60), np.ones(60), 0)
+    known = baseline @ rng.standard_normal((5, 2))
+    y = np.column_stack([np.full(60, 7.3), known, rng.standard_normal(60)])
+    left = space.responses(y)[:, :]
+    assert (left[:, :3] == 0).all()
+    assert (space.features(y)[:, :3] == 0).all()
+    assert left[:, 3].std() > 0.5

@@ -839,6 +839,29 @@ def test_why_a_subject_could_not_be_tested_stands_in_the_sentence(
     assert tables["signal_p"].sel(signal="unique:energy").item() == pytest.approx(2 / 120)
 
 
+def test_too_few_permutations_test_nothing(hand_made: Any, compare: Callable) -> None:
+    """1 of 120 can be no smaller, so that it never reaches .005."""
+    strict = hand_made.options.model_copy(update={"significance": 0.005})
+    run = compare(replace(hand_made, meg={}, options=strict))
+    verdict, sentence = verdict_of(run)
+    assert verdict == "undecided"
+    assert "119 permutations are too few: no p can reach 0.005" in sentence
+    assert "raise encoding.permutations to 199 or more" in sentence
+    assert np.isnan(tables_of(run)["signal_p"]).all()
+
+
+def test_a_signal_without_a_layer_of_its_own_is_undecided(
+    hand_made: Any, compare: Callable
+) -> None:
+    run = compare(replace(hand_made, classes=["identical_to_forward"] * 6))
+    verdict, sentence = verdict_of(run)
+    assert verdict == "undecided"
+    assert sentence.endswith("No layer has a gradient of its own.")
+    found = tables_of(run)
+    assert np.isfinite(found["spatial_mean"].sel(signal="forward")).any()
+    assert np.isnan(found["spatial_mean"].sel(signal="unique:energy")).all()
+
+
 def test_a_study_that_nothing_could_be_tested_in_is_undecided(
     hand_made: Any, compare: Callable
 ) -> None:

@@ -82,6 +82,11 @@ def test_every_order_is_listed_with_the_numbers_that_its_sentence_has(page: str)
     assert "r = 0.78 (no order p = 0.024, backpropagation p = 0.480, power 0.97)" in said
 
 
+def test_a_signal_without_a_layer_of_its_own_has_a_page(hand_made: Any, compare: Callable) -> None:
+    page = page_of(compare(replace(hand_made, classes=["identical_to_forward"] * 6)))
+    assert "No layer has a gradient of its own." in page
+
+
 def test_an_order_that_could_not_be_tested_has_no_place(hand_made: Any, compare: Callable) -> None:
     page = page_of(compare(replace(hand_made, meg={}, no_room=["01", "02"])))
     listed = page.split("What each verdict rests on")[1].split("fMRI decides")[0]

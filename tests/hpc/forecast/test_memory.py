@@ -10,11 +10,11 @@ import numpy as np
 import yaml
 
 from gradenc_core.ridge.cost import plan_solver
-from hpc.forecast.memory import extraction_bytes, shapes_of
+from hpc.forecast.memory import extraction_bytes, room_note, shapes_of
 from hpc.forecast.shapes import StudyShapes, shaped
 from hpc.plan.encode import encode_plans, encoding_spec
 from hpc.plan.extract import extract_plans
-from hpc.plan.stages import ingest_plans
+from hpc.plan.stages import all_plans, ingest_plans
 from hpc.plan.store_plan import StorePlan
 from hpc.plan.subjects import Targets
 from hpc.run.advance import create_stores, items, plan_stage
@@ -153,3 +153,18 @@ def test_components_count_in_the_least(small_study: Path) -> None:
         (model,) = resolved.models
         least.append(extraction_bytes(study, resolved, model, 96, 8, on_gpu=False))
     assert least[1] - least[0] == 4 * 2 * 16 * sum(model.widths)
+
+
+def test_plan_says_where_gradients_may_be_untested(small_study: Path) -> None:
+    def note(*changes: str) -> str:
+        study = load_study(small_study, list(changes))
+        resolved, subjects = resolve(study)
+        return room_note(study, resolved, all_plans(study, resolved, subjects))
+
+    assert note() == ""
+    wide = "encoding.baseline_width=64"
+    said = note(wide)
+    assert said.startswith("planted: U is tested if at most 36 components hold 99.9 %")
+    assert "how many images unrecorded_images lacks" in said
+    assert note(wide, "unrecorded_images={generated: 4000}") == ""
+    assert note("signals=[forward]", "objectives=[]", wide) == ""

@@ -19,7 +19,7 @@ class RidgeOptions:
     Attributes
     ----------
     alphas : tuple of float
-        Positive penalties. The default is 10 log-spaced from 1e0 to 1e8 (arXiv 2508.18226).
+        Positive penalties. The default is 25 log-spaced from 1e0 to 1e8.
     selection : {"kfold", "gcv", "loo"}
         How alpha and ratio are chosen inside each outer training set: k-fold over the remaining
         folds, generalised cross-validation, or leave-one-stimulus-out with fixed standardisation.
@@ -35,7 +35,7 @@ class RidgeOptions:
         If an alpha is not positive, a ratio is negative, or 0 is not among the ratios.
     """
 
-    alphas: tuple[float, ...] = tuple(float(alpha) for alpha in np.logspace(0, 8, 10))
+    alphas: tuple[float, ...] = tuple(float(alpha) for alpha in np.logspace(0, 8, 25))
     selection: Selection = "kfold"
     ratios: tuple[float, ...] = (0.0, 0.01, 0.1, 1.0, 10.0)
     standardise: bool = True

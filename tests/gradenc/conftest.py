@@ -37,7 +37,7 @@ def finished(small_data: dict, make_once: Callable[..., Path]) -> ge.Run:
         (folder / "one.toml").write_text(PROFILE)
         changes = {"objectives": ["dino"], "bank": "bank", "layers": ["layer2.0", "layer4.0"]}
         (folder / "study.yaml").write_text(yaml.safe_dump(small_data | changes))
-        study = ge.Study.load(folder / "study.yaml", set=["encoding.permutations=5"])
+        study = ge.Study.load(folder / "study.yaml", set=["encoding.permutations=39"])
         study.run(folder / "run", profile=str(folder / "one.toml"))
 
     return ge.Run.open(make_once("door", run) / "run")

@@ -42,4 +42,4 @@ def test_every_python_block_of_the_readme_runs(
     features = names["features"]
     assert set(features.data_vars) == {"forward", "gradient:energy"}
     assert names["ridge"].coef_.shape == (names["betas"].sizes["voxel"], 64)
-    assert (demo / "layer4.nii.gz").stat().st_size
+    assert (demo / "deepest.nii.gz").stat().st_size

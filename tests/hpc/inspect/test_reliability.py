@@ -48,6 +48,8 @@ def seeded(
         "layers": ["blocks.0", "blocks.3"],
         "objectives": ["masked"],
         "bank": "bank",
+        # A random network's gradients predict little: let some voxels be selected by them.
+        "comparisons": {"significance": 0.5},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(small_data | changes))
     return run_here(folder / "study.yaml", folder / "run").path

@@ -59,7 +59,7 @@ class Laboratory:
         self._folds, self._blocks = np.arange(n) % N_FOLDS, np.arange(n) // N_FOLDS % N_BLOCKS
         recorded, unrecorded = _scaled(world.recorded.baseline, world.unrecorded.baseline)
         n_training = n - -(-n // N_FOLDS)
-        baseline = baseline_components(recorded, unrecorded, n_training)
+        baseline = baseline_components(recorded, unrecorded, world.n_scalars, n_training)
         self.n_components = baseline.recorded.shape[1]
         self.seen: Beyond = beyond(baseline, self._folds, self._blocks, np.ones(n), OPTIONS, seed)
         self.gradient = self._beyond(world.recorded.gradient, world.unrecorded.gradient)

@@ -25,7 +25,7 @@ from gradenc_core.compare.reference import (
 )
 from gradenc_core.compare.regions import Points
 from gradenc_core.compare.space import SpatialScore, kstar, spatial_score
-from gradenc_core.compare.statistics import common_max_p
+from gradenc_core.compare.statistics import common_max_p, exceeds_p
 from gradenc_core.compare.time import TemporalScore, slope, temporal_score
 from gradenc_core.compare.verdict import (
     Evidence,
@@ -140,7 +140,7 @@ class _Batch:
             o: self._tested(self.residuals[o], laboratory.gradient, effort.permutations)
             for o in ORDERS
         }
-        self.controls = {o: self._control_p(self.residuals[o]) for o in ORDERS}
+        self.controls = {o: self._control_scores(self.residuals[o]) for o in ORDERS}
 
     def findings(self) -> list[Finding]:
         """Judge every study."""
@@ -152,12 +152,23 @@ class _Batch:
         """Return scores under permutation, each (n + 1, n_layers, n_columns)."""
         return side_by_side(lambda y: self.laboratory.permuted(designs, y, n, self.seed), people)
 
-    def _control_p(self, people: People) -> Array:
-        """Return p of every study's controls, (n_studies, n_controls)."""
-        scores = [
+    def _control_scores(self, people: People) -> list[list[list[Array]]]:
+        """Return scores under permutation of every control, of every study and subject."""
+        return [
             self._tested(people, designs, ENOUGH) for designs in self.laboratory.controls.values()
         ]
-        return np.array([[common_max_p(study) for study in studies] for studies in scores]).T
+
+    def _control_p(self, study: int, order: Order) -> Array:
+        """Return p of one study's controls, (n_controls,)."""
+        return np.array([common_max_p(scores[study]) for scores in self.controls[order]])
+
+    def _exceeds_p(self, study: int, order: Order) -> float:
+        """Return the largest p that gradients exceed a control that is significant."""
+        own, p = self.signals[order][study], self._control_p(study, order)
+        found = [
+            scores[study] for scores, q in zip(self.controls[order], p, strict=True) if q <= LEVEL
+        ]
+        return max((exceeds_p(own, scores) for scores in found), default=NAN)
 
     def _tested(self, people: People, designs: Sequence[Design], n: int) -> list[list[Array]]:
         """Return scores under few permutations, or `n` where few leave it open."""
@@ -171,13 +182,14 @@ class _Batch:
     def _is_heard(self, study: int, order: Order) -> bool:
         """Say whether the verdict depends on the order of a modality."""
         signal = common_max_p(self.signals[order][study]) <= LEVEL
-        return bool(signal and self.controls[order][study].min() > LEVEL)
+        return bool(signal and not self._exceeds_p(study, order) > LEVEL)
 
     def _evidence(self, study: int, order: Order) -> Evidence:
         """Return the evidence of a modality whose order is not known yet."""
         signal_p = common_max_p(self.signals[order][study])
-        control_p = float(self.controls[order][study].min())
-        return Evidence(order, signal_p, control_p, NAN, UNKNOWN, NAN)
+        control_p = float(self._control_p(study, order).min())
+        exceeds = self._exceeds_p(study, order)
+        return Evidence(order, signal_p, control_p, exceeds, NAN, UNKNOWN, NAN)
 
     def _in_space(self, number: int) -> Finding:
         """Find the orders in space; references only where the verdict reads them."""
@@ -201,7 +213,7 @@ class _Batch:
             self.laboratory.world.name,
             study.setting,
             evidence,
-            {order: self.controls[order][number] for order in ORDERS},
+            {order: self._control_p(number, order) for order in ORDERS},
             spatial,
             agrees_p,
             self._spatial_interval(study, spatial),

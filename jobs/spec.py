@@ -335,9 +335,10 @@ class UnrecordedSpec(Spec):
 
 
 class BeyondSpec(Spec):
-    """The baseline beyond which a source is scored."""
+    """The baseline beyond which a source is scored; each layer ends in so many single values."""
 
     baseline: Reference
+    n_scalars: tuple[int, ...]
     unrecorded: UnrecordedSpec | None
 
 

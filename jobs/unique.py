@@ -46,6 +46,8 @@ class Situation:
     Attributes
     ----------
     baseline : Reference
+    n_scalars : tuple of int
+        Last columns of each of its layers that are single values.
     unrecorded : Reference or None
         The baseline of images without recordings.
     encoding : EncodingSpec
@@ -61,6 +63,7 @@ class Situation:
     """
 
     baseline: Reference
+    n_scalars: tuple[int, ...]
     unrecorded: Reference | None
     encoding: EncodingSpec
     partition: str
@@ -80,6 +83,7 @@ class Situation:
         images = spec.beyond.unrecorded
         return cls(
             spec.beyond.baseline,
+            spec.beyond.n_scalars,
             None if images is None else images.baseline,
             spec.encoding,
             spec.partition,
@@ -99,6 +103,7 @@ def components(situation: Situation) -> Components:
     return baseline_components(
         layers(situation.baseline, root),
         None if images is None else layers(images, root),
+        situation.n_scalars,
         len(situation.folds) - int(np.bincount(situation.folds).max()),
         situation.exchangeable,
     )
@@ -152,8 +157,11 @@ def design_beyond(situation: Situation, spec: ScoresSpec, layer: int) -> Design:
     """Factorise one layer's features without their forward part."""
     assert spec.beyond is not None
     seen, root = seen_beyond(situation), situation.root
-    recorded = layers(spec.features[0], root)[layer][slice(None)]
-    features = seen.features(recorded, _unrecorded(seen, spec, layer, root))
+    images = None
+    if isinstance(seen, Learned):
+        assert spec.beyond.unrecorded is not None
+        images = _columns(spec.beyond.unrecorded.features, spec, layer, root)
+    features = seen.features(_columns(spec.features[0], spec, layer, root), images)
     if spec.is_control:
         features = narrowed(features, [spec.encoding.seed, layer])
     return factorise(features, seen.folds, seen.weights, spec.encoding.ridge_options)
@@ -168,15 +176,11 @@ def narrowed(features: Floats, seed: list[int]) -> Floats:
     return np.asarray((features / np.where(spread > 0, spread, 1.0)) @ matrix)
 
 
-def _unrecorded(
-    seen: Beyond, spec: ScoresSpec, layer: int, root: Path
-) -> NDArray[np.float32] | None:
-    """Return a layer's features of images without recordings, where a map is learned on them."""
-    if not isinstance(seen, Learned):
-        return None
-    assert spec.beyond is not None
-    assert spec.beyond.unrecorded is not None
-    return layers(spec.beyond.unrecorded.features, root)[layer][slice(None)]
+def _columns(features: Reference, spec: ScoresSpec, layer: int, root: Path) -> NDArray[np.float32]:
+    """Return the features of a layer; of the baseline's last one, the readout's too."""
+    rows = layers(features, root)
+    last = layer == len(spec.layers) - 1
+    return np.hstack([own[slice(None)] for own in (rows[layer:] if last else [rows[layer]])])
 
 
 def drawn_targets(situation: Situation, spec: ScoresSpec, design: Design) -> Arrays:

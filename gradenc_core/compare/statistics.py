@@ -4,7 +4,7 @@ Values that cannot be computed (no variance, too few entries) are NaN and are le
 combined from them. scipy's function is used wherever it has one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from itertools import permutations
 from math import factorial
@@ -94,6 +94,52 @@ def common_max_p(subjects: Sequence[Array]) -> float:
         )
     largest = [permutation_maxima(scores) for scores in subjects]
     known = [maxima for maxima in largest if np.isfinite(maxima).all()]
+    return _rank_p(np.mean(known, axis=0)) if known else float("nan")
+
+
+def best_difference(own: Array, control: Array) -> Array:
+    """Return by how much a signal's best score exceeds a control's, observed and by chance.
+
+    Parameters
+    ----------
+    own, control : array, (n_permutations + 1, …)
+        Scores of one subject under the same permutations; see `common_max_p`. Where one has fewer,
+        the first are used.
+
+    Returns
+    -------
+    array, (n + 1,)
+        Observed, and under each permutation: the difference of the two scores that were best, as
+        signals of one strength would vary, about what the best of more scores has ahead. NaN
+        where one has no score.
+    """
+    n = min(len(own), len(control))
+    flat = [scores[:n].reshape(n, -1) for scores in (own, control)]
+    known = [scores[:, np.isfinite(scores).all(axis=0)] for scores in flat]
+    if not all(scores.shape[1] for scores in known):
+        return np.full(n, np.nan)
+    first, second = (scores[:, scores[0].argmax()] for scores in known)
+    largest = np.subtract(*(scores.max(axis=1) for scores in known))
+    difference = first - second
+    difference[1:] += max(largest[1:].mean(), 0.0) - difference[1:].mean()
+    return np.asarray(difference)
+
+
+def exceeds_p(subjects: Iterable[Array], controls: Iterable[Array]) -> float:
+    """Return p that the best score of a signal exceeds that of a control, in mean over subjects.
+
+    Parameters
+    ----------
+    subjects, controls : iterable of array, (n_permutations + 1, …)
+        See `best_difference`.
+
+    Returns
+    -------
+    float
+        NaN where no subject has scores of both.
+    """
+    found = [best_difference(*pair) for pair in zip(subjects, controls, strict=True)]
+    known = [difference for difference in found if np.isfinite(difference).all()]
     return _rank_p(np.mean(known, axis=0)) if known else float("nan")
 
 

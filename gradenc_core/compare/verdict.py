@@ -41,7 +41,11 @@ class Evidence:
     signal_p : float
         Of U, what gradients predict beyond the baseline.
     control_p : float
-        The smallest p of the negative controls; NaN where the baseline leaves nothing of them.
+        The smallest p of the controls (forward features, and gradients of random objectives);
+        NaN where the baseline leaves nothing of them.
+    exceeds_p : float
+        That gradients predict more than a control, the largest over the controls that predict
+        beyond the baseline; NaN where none does.
     forward_p : float
         Of the forward order: preferred depth rises along the cortex, or deeper layers peak later.
     reference : Reference
@@ -54,6 +58,7 @@ class Evidence:
     order: Order
     signal_p: float
     control_p: float
+    exceeds_p: float
     forward_p: float
     reference: Reference
     agrees_p: float
@@ -105,6 +110,7 @@ def judge(evidence: Sequence[Evidence], significance: float) -> Judgement:
     ...     order="spatial",
     ...     signal_p=0.002,
     ...     control_p=0.4,
+    ...     exceeds_p=float("nan"),
     ...     forward_p=0.001,
     ...     reference=Reference(observed=0.8, none_p=0.004, backprop_p=0.6, power=0.9),
     ...     agrees_p=0.003,
@@ -153,8 +159,8 @@ def judge_order(evidence: Evidence, level: float) -> Judgement:
 
         - `undecided`: U has no p;
         - `no_gradient_signal`: the p of U is above the level;
-        - `undecided`: a negative control predicts beyond the baseline as well, or the order has no
-          score;
+        - `undecided`: a control predicts beyond the baseline as well and is not exceeded, or the
+          order has no score;
         - `backprop_like`: no order is rejected and backpropagation is not, the forward order is
           established, and gradients agree with it (space) or come after it (time);
         - `not_identifiable`: fewer than half of the brains without an order would be told from
@@ -183,11 +189,12 @@ def _without_order(evidence: Evidence, level: float) -> tuple[Verdict, str] | No
             Verdict.NO_GRADIENT_SIGNAL,
             f"gradients predict nothing beyond the baseline ({_p(evidence.signal_p)})",
         )
-    if evidence.control_p <= level:
+    if evidence.exceeds_p > level:
         return (
             Verdict.UNDECIDED,
-            "the baseline is not complete: forward features predict beyond it "
-            f"({_p(evidence.control_p)}), so what gradients add may be what it lacks",
+            f"controls predict beyond the baseline too ({_p(evidence.control_p)}), and gradients "
+            f"do not surely exceed them ({_p(evidence.exceeds_p)}): they may show what the "
+            "baseline lacks, or what any objective would",
         )
     if np.isnan(evidence.reference.observed):
         return Verdict.UNDECIDED, f"{_signal(evidence)}, but their order has no score"

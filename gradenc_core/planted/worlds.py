@@ -89,6 +89,12 @@ class World:
         """Number of recorded stimuli."""
         return len(self.features.common)
 
+    @property
+    def n_scalars(self) -> list[int]:
+        """Last columns of every entry of the baseline that are single values."""
+        *layers, readout = self.recorded.baseline
+        return [1] * len(layers) + [readout.shape[1] - 2 * N_CLASSES]
+
 
 def make_worlds(
     network: Network, objectives: Sequence[str], seed: int, sizes: WorldSizes | None = None

@@ -2,11 +2,12 @@
 
 The baseline of a stimulus is everything that a network computes on its way forward. Its columns are
 correlated and far more than stimuli, so they are compressed by principal components, which are
-chosen without looking at responses and keep nearly all variance.
+chosen without looking at responses and keep nearly all variance. Single values (losses, confidence,
+contrast, log-norms) would be lost among thousands of channels, so they stay beside the components.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -20,6 +21,8 @@ LEAST_VARIANCE, MOST_VARIANCE = 0.999, 1 - 1e-6
 
 Brains that are tuned to a layer's smallest components follow what the last thousandth holds: with
 the least share the controls of U are often significant there, and no claim can be made."""
+LEAST_LEFT = 1e-6
+"""Share of a scalar's variance below which what components leave of it is rounding."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,41 @@ def compress(
     projected = project(recorded, means)
     kept = float((projected**2).sum() / _squares(recorded, means))
     return Components(projected / size, own / size, n_columns, kept)
+
+
+def add_scalars(found: Components, recorded: Floats, unrecorded: Floats | None) -> Components:
+    """Set scalars beside the components, without what the components hold of them.
+
+    Parameters
+    ----------
+    found : Components
+    recorded : array, (n_stimuli, n_scalars)
+    unrecorded : array, (n_images, n_scalars), or None
+        Of the images on which the components are fitted; None: they are fitted on the stimuli.
+
+    Returns
+    -------
+    Components
+        With at most `n_scalars` more, each with the components' mean variance.
+    """
+    fitted = found.recorded if found.unrecorded is None else found.unrecorded
+    scalars = recorded if unrecorded is None else unrecorded
+    varying = np.ptp(scalars, axis=0) > 0
+    mean, spread = scalars[:, varying].mean(axis=0), scalars[:, varying].std(axis=0)
+    held = fitted.T @ ((scalars[:, varying] - mean) / spread)
+    held /= (fitted**2).sum(axis=0)[:, None]
+
+    def left(values: Floats, components: Floats) -> Floats:
+        return np.asarray((values[:, varying] - mean) / spread - components @ held)
+
+    rest = left(scalars, fitted)
+    sizes, vectors = eigh(rest.T @ rest / len(rest))
+    directions = vectors[:, sizes > LEAST_LEFT] / np.sqrt(sizes[sizes > LEAST_LEFT])
+    beside = np.hstack([found.recorded, left(recorded, found.recorded) @ directions])
+    if found.unrecorded is None:
+        return replace(found, recorded=beside)
+    images = np.hstack([found.unrecorded, rest @ directions])
+    return replace(found, recorded=beside, unrecorded=images)
 
 
 def _leading(products: Floats, room: int, total: float) -> Floats:

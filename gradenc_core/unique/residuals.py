@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve, lapack, qr
 
 from gradenc_core.arrays import Array, Columns, Floats, Rows
+from gradenc_core.ridge.moments import ROWS
 from gradenc_core.ridge.options import RidgeOptions
 from gradenc_core.ridge.targets import TARGET_WIDTH
-from gradenc_core.unique.baseline import Components, compress
+from gradenc_core.unique.baseline import Components, add_scalars, compress
 from gradenc_errors import GradencError
 
 LEAST_ROOM = 2
@@ -37,8 +38,9 @@ LEAST_KEPT = 0.98
 of another kind, and what they miss of the baseline would look like a signal."""
 ROUNDING = 1e-10
 """Share of a column's size below which what the baseline leaves of it is rounding."""
-MAP_PENALTY = 1e-3
-"""Ridge penalty of the map, as a share of each component's sum of squares."""
+MAP_PENALTY = 1e-8
+"""Ridge penalty of the map, as a share of each component's sum of squares: the map stays solvable.
+A larger one leaves a trace of forward features, which the ridge of a control would scale up."""
 
 
 class NoRoomError(GradencError, ValueError):
@@ -229,6 +231,7 @@ Beyond = Within | Learned
 def baseline_components(
     recorded: Sequence[Rows],
     unrecorded: Sequence[Rows] | None,
+    n_scalars: Sequence[int],
     n_training: int,
     exchangeable: bool = True,
 ) -> Components:
@@ -238,17 +241,37 @@ def baseline_components(
     ----------
     recorded, unrecorded : sequence of arrays or other rows
         See `compress`.
+    n_scalars : sequence of int
+        Last columns of each layer that are single values; see `add_scalars`.
     n_training : int
         Stimuli in a training set.
     exchangeable : bool
         See `beyond`.
     """
+    own, n_more = _scalars(recorded, n_scalars), sum(n_scalars)
     room = n_training // LEAST_ROOM if exchangeable else 0
-    if room or unrecorded is None:
-        own = compress(recorded, room=room)
-        if own.recorded.shape[1] <= room or unrecorded is None:
-            return own
-    return compress(recorded, unrecorded, unrecorded[0].shape[0] // AMPLE_IMAGES)
+    if room > n_more or unrecorded is None:
+        found = add_scalars(compress(recorded, room=max(room - n_more, 0)), own, None)
+        if found.recorded.shape[1] <= room or unrecorded is None:
+            return found
+    room = unrecorded[0].shape[0] // AMPLE_IMAGES
+    found = compress(recorded, unrecorded, max(room - n_more, 0))
+    return add_scalars(found, own, _scalars(unrecorded, n_scalars))
+
+
+def _scalars(layers: Sequence[Rows], n_scalars: Sequence[int]) -> Floats:
+    """Return the last columns of every layer, (n_images, all scalars)."""
+    n_images = layers[0].shape[0]
+    parts = [
+        np.hstack(
+            [
+                layer[slice(start, start + ROWS)][:, layer.shape[1] - n :]
+                for layer, n in zip(layers, n_scalars, strict=True)
+            ]
+        )
+        for start in range(0, n_images, ROWS)
+    ]
+    return np.concatenate(parts).astype(np.float64)
 
 
 def beyond(

@@ -16,6 +16,7 @@ from hpc.plan.bands import (
     score_label,
 )
 from hpc.plan.partition import PARTITION, check_exchange, partition_coords
+from hpc.plan.prepare import baseline_parts
 from hpc.plan.store_plan import References, StorePlan
 from hpc.plan.subjects import (
     Targets,
@@ -139,7 +140,11 @@ def _beyond(
         unrecorded = specs.UnrecordedSpec(
             baseline=features(BASELINE, UNRECORDED), features=features(source, UNRECORDED)
         )
-    return specs.BeyondSpec(baseline=features(BASELINE, number), unrecorded=unrecorded)
+    return specs.BeyondSpec(
+        baseline=features(BASELINE, number),
+        n_scalars=tuple(parts.n_scalars for parts in baseline_parts(resolved, model)),
+        unrecorded=unrecorded,
+    )
 
 
 def _measures(spec: specs.ScoresSpec) -> Sequence[str]:

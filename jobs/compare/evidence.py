@@ -12,7 +12,7 @@ from gradenc_core.compare.reference import Reference
 from gradenc_core.compare.verdict import Evidence, Order
 from jobs.compare.tables import labels
 from storage_schemas.kinds.comparisons import CONTROL_SIGNALS, DISTANCE
-from storage_schemas.sources import UNIQUE
+from storage_schemas.sources import UNIQUE, is_control
 
 TEMPORAL_CELL = {"correlation": "pearson"}
 AGREEMENT_CELL = {"resolution": "mean_response", "kstar": "argmax", **TEMPORAL_CELL}
@@ -34,6 +34,18 @@ def judged_signals(tables: xr.Dataset) -> list[str]:
     return [signal for signal in compared_signals(tables) if signal.startswith(UNIQUE)]
 
 
+def controls_of(tables: xr.Dataset, signal: str) -> list[str]:
+    """Return the signals that a learning signal must exceed, where they are significant.
+
+    Forward features beyond the baseline, and gradients of objectives that no brain has: a network
+    shapes both, whatever is learned.
+    """
+    beyond = [name for name in labels(tables, "signal") if name.startswith(UNIQUE)]
+    if is_control(signal):
+        return [name for name in beyond if name in CONTROL_SIGNALS]
+    return [name for name in beyond if is_control(name)]
+
+
 def evidence_of(tables: xr.Dataset, signal: str) -> Sequence[Evidence]:
     """Return what the verdict on a learning signal rests on, of each recorded modality."""
     orders: Sequence[Order] = tables["order"].values.tolist()
@@ -48,6 +60,7 @@ def _of_order(numbers: xr.Dataset, order: Order) -> Evidence:
         order=order,
         signal_p=number("signal_p"),
         control_p=number("control_p"),
+        exceeds_p=number("exceeds_p"),
         forward_p=number("forward_order_p"),
         reference=Reference(
             observed=number("observed_order"),

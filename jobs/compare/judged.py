@@ -3,7 +3,8 @@
 Every order belongs to one modality: fMRI decides the order in space, MEG or EEG that in time.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 import xarray as xr
@@ -16,12 +17,17 @@ from gradenc_core.compare.reference import (
     space_reference,
     time_reference,
 )
-from gradenc_core.compare.statistics import common_max_p, max_statistic_p
+from gradenc_core.compare.statistics import (
+    common_max_p,
+    exceeds_p,
+    max_statistic_p,
+    permutation_maxima,
+)
 from jobs.compare import person, time
-from jobs.compare.evidence import AGREEMENT_CELL, SPATIAL_CELL, judged_signals
+from jobs.compare.evidence import AGREEMENT_CELL, SPATIAL_CELL, controls_of, judged_signals
 from jobs.compare.inputs import Inputs
 from jobs.compare.tables import labels, window_centres
-from storage_schemas.kinds.comparisons import CONTROL_SIGNALS, DISTANCE, ORDERS
+from storage_schemas.kinds.comparisons import DISTANCE, ORDERS
 from storage_schemas.sources import UNIQUE
 
 Array = NDArray[np.float64]
@@ -32,32 +38,51 @@ def fill_beyond(inputs: Inputs, tables: xr.Dataset) -> None:
     beyond = [signal for signal in labels(tables, "signal") if signal.startswith(UNIQUE)]
     if not beyond:
         return
+    tested = [signal for signal in beyond if inputs.usable(signal).any()]
     orders = labels(tables, "order")
-    for signal in beyond:
-        for order in orders if inputs.usable(signal).any() else []:
-            p = _fill_signal_p(inputs, tables, signal, ORDERS[order])
-            tables["signal_p"].loc[{"signal": signal, "order": order}] = p
+    for signal, order in product(tested, orders):
+        _fill_signal_p(inputs, tables, signal, order)
+    for signal, order in product(judged_signals(tables), orders):
+        _fill_controls(inputs, tables, signal, order)
     smallest = tables["signal_p"].min("order") * len(orders)
     tables["gradient_p"].loc[{"signal": beyond}] = smallest.sel(signal=beyond).clip(max=1)
-    controls = [signal for signal in beyond if signal in CONTROL_SIGNALS]
-    of_controls = tables["signal_p"].sel(signal=controls).min("signal")
-    tables["control_p"].loc[{"signal": judged_signals(tables)}] = of_controls
 
 
-def _fill_signal_p(inputs: Inputs, tables: xr.Dataset, signal: str, modality: str) -> float:
-    """Fill the p of every subject; return that of all, whose permutations are common.
+def _fill_signal_p(inputs: Inputs, tables: xr.Dataset, signal: str, order: str) -> None:
+    """Fill the p of every subject, and that of all, whose permutations are common.
 
     NaN where permutations are too few for a p to reach the level.
     """
-    subjects = f"{modality}_subject"
-    scores = []
-    for subject in labels(tables, subjects):
-        scores.append(inputs.permutation(signal, subject, modality))
+    subjects = f"{ORDERS[order]}_subject"
+    maxima = [permutation_maxima(scores) for scores in _permuted(inputs, tables, signal, order)]
+    for subject, own in zip(labels(tables, subjects), maxima, strict=True):
         at = {"signal": signal, subjects: subject}
-        tables[f"gradient_p_{modality}"].loc[at] = max_statistic_p(scores[-1])
-    # No p could reach the level.
-    too_few = 1 / len(scores[0]) > _level(inputs, tables)
-    return float("nan") if too_few else common_max_p(scores)
+        tables[f"gradient_p_{ORDERS[order]}"].loc[at] = max_statistic_p(own)
+    if 1 / len(maxima[0]) <= _level(inputs, tables):
+        tables["signal_p"].loc[{"signal": signal, "order": order}] = common_max_p(maxima)
+
+
+def _permuted(inputs: Inputs, tables: xr.Dataset, signal: str, order: str) -> Iterator[Array]:
+    """Yield every subject's scores under permutation: they are large, so one at a time."""
+    for subject in labels(tables, f"{ORDERS[order]}_subject"):
+        yield inputs.permutation(signal, subject, ORDERS[order])
+
+
+def _fill_controls(inputs: Inputs, tables: xr.Dataset, signal: str, order: str) -> None:
+    """Fill the p of a signal's controls, and that it exceeds those that are significant."""
+    p = tables["signal_p"].sel(signal=controls_of(tables, signal), order=order)
+    at = {"signal": signal, "order": order}
+    tables["control_p"].loc[at] = p.min()
+    found = [
+        exceeds_p(
+            _permuted(inputs, tables, signal, order),
+            _permuted(inputs, tables, str(control), order),
+        )
+        for control in p["signal"].values[p.values <= _level(inputs, tables)]
+        if inputs.usable(signal).any()
+    ]
+    if found:
+        tables["exceeds_p"].loc[at] = np.nan_to_num(found, nan=1.0).max()
 
 
 def fill_spatial(

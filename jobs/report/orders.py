@@ -43,6 +43,7 @@ def order_rows(tables: xr.Dataset) -> Iterator[dict[str, str]]:
                 "verdict": flag_names(verdicts.attrs)[code].replace("_", " "),
                 "signal_p": p_value(evidence.signal_p),
                 "control_p": p_value(evidence.control_p),
+                "exceeds_p": p_value(evidence.exceeds_p),
                 "forward_p": p_value(evidence.forward_p),
                 "agrees_p": p_value(evidence.agrees_p),
                 "observed": _observed(evidence),

@@ -92,7 +92,10 @@ def _judged(long_name: str) -> ArraySchema:
 
 JUDGED_TABLES = {
     "signal_p": _judged(f"p of the mean over subjects of the {_BEYOND}, over permuted stimuli"),
-    "control_p": _judged("smallest signal_p of the controls, which add nothing to a full baseline"),
+    "control_p": _judged("smallest signal_p of the controls"),
+    "exceeds_p": _judged(
+        "one-sided p that the signal exceeds a control, largest over controls that are significant"
+    ),
     "forward_order_p": _judged(
         "one-sided p of the activations' order: rise with position, or later with depth"
     ),

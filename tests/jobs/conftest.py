@@ -153,8 +153,8 @@ class HandMade:
 
     `cka`: by source and stimulus set, entries above the diagonal that are not 0.5. `alike`: how
     well targets that another layer drives are predicted, as a share of those of the own layer.
-    `controls`: permutations that exceed what the controls add to the baseline. `no_room`: people
-    (with all of their group) whom the baseline leaves too few stimuli.
+    `controls`: permutations that exceed what the controls add to the baseline, `of_controls`.
+    `no_room`: people (with all of their group) whom the baseline leaves too few stimuli.
     """
 
     fmri: Mapping[str, Fmri] = field(
@@ -205,6 +205,7 @@ class HandMade:
     permute_within: str = "session"
     alike: float = 0.25
     controls: int = 60
+    of_controls: float = 0.03
     no_room: Sequence[str] = ()
 
     def write(self, root: Path) -> list[Store]:
@@ -314,7 +315,7 @@ class HandMade:
         name = f"unique:{source.partition(':')[2] or source}" if BEYOND in bands else bands
         if name in ("unique:baseline", "unique:forward"):
             gradient = self._of_person("gradient:energy", subject, modality)
-            return _of_control(*gradient, self.controls)
+            return _of_control(*gradient, self.controls, self.of_controls)
         if modality == "fmri":
             return _fmri_scores(self.fmri[subject], name)
         return _meg_scores(self.meg[subject], name)
@@ -385,13 +386,13 @@ def _curves(
 
 
 def _of_control(
-    values: np.ndarray, bootstrap: np.ndarray, permutation: np.ndarray, higher: int
+    values: np.ndarray, bootstrap: np.ndarray, permutation: np.ndarray, higher: int, observed: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return scores of a control: 0.03 where observed, and above it in some permutations."""
+    """Return scores of a control: what was observed, and above it in some permutations."""
     null = np.full_like(permutation, 0.01)
-    null[0] = 0.03
-    null[1 : 1 + higher, 2, 0] = 0.04
-    return np.full_like(values, 0.02), np.full_like(bootstrap, 0.03), null
+    null[0] = observed
+    null[1 : 1 + higher, 2, 0] = observed + 0.01
+    return np.full_like(values, 0.02), np.full_like(bootstrap, observed), null
 
 
 def _null() -> np.ndarray:

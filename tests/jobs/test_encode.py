@@ -105,6 +105,6 @@ def test_a_unit_fits_the_features_that_it_reads(tmp_path, bands, widths):
 )
 def test_forward_features_beyond_the_baseline_are_controls(bands, expected):
     features = Reference(stage="extract", identity="x", seal="y")
-    beyond = BeyondSpec(baseline=features, unrecorded=None)
+    beyond = BeyondSpec(baseline=features, n_scalars=(1,), unrecorded=None)
     assert spec_of(bands, (features,), beyond).is_control == expected
     assert not spec_of("forward", (features,)).is_control

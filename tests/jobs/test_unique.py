@@ -36,7 +36,9 @@ def test_a_layers_scores_are_those_of_residual_coordinates(
     assert spec.beyond is not None
     folds = data["stimulus_fold"].values
     n_training = len(folds) - int(np.bincount(folds).max())
-    baseline = baseline_components(layers(spec.beyond.baseline, root), None, n_training)
+    baseline = baseline_components(
+        layers(spec.beyond.baseline, root), None, spec.beyond.n_scalars, n_training
+    )
     seen = Within.of(
         baseline.recorded,
         folds,

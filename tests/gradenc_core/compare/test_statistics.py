@@ -111,3 +111,38 @@ def test_percentile_interval() -> None:
     low, high = statistics.percentile_interval(np.arange(101.0))
     assert (low, high) == pytest.approx((2.5, 97.5))
     assert np.isnan(statistics.percentile_interval(np.array([1.0, np.nan, np.nan]))).all()
+
+
+def test_a_control_is_exceeded_by_the_difference_of_best_scores() -> None:
+    """Observed .3; by chance -.1, .1 and 0 of the two best columns, of mean 0."""
+    own = np.array([[0.5, 0.1], [0.0, -0.1], [0.1, 0.0], [0.0, -0.2]])
+    control = np.array([[0.2], [0.1], [0.0], [0.0]])
+    found = statistics.best_difference(own, control)
+    np.testing.assert_allclose(found, [0.3, -0.1, 0.1, 0.0], atol=1e-12)
+    # The best of two is ahead of one by .15 in mean: signals of one strength show that much.
+    ahead = np.array([[0.5, 0.1], [0.0, 0.3], [0.1, 0.0], [0.0, 0.2]])
+    found = statistics.best_difference(ahead, control)
+    np.testing.assert_allclose(found, [0.3, -0.1 + 0.5 / 3, 0.1 + 0.5 / 3, 0.5 / 3], atol=1e-12)
+    # The best of a control that has more scores is ahead by nothing that would help the signal.
+    np.testing.assert_allclose(statistics.best_difference(control, ahead)[0], -0.3)
+    assert statistics.best_difference(control, ahead)[1:].mean() == pytest.approx(0)
+    assert statistics.exceeds_p([own], [control]) == 1 / 4
+    assert statistics.exceeds_p([control], [own]) == 1
+    # Of a control that has fewer permutations the first; subjects without scores are left aside.
+    assert statistics.exceeds_p([own], [control[:3]]) == 1 / 3
+    unknown = np.full((4, 2), np.nan)
+    assert statistics.exceeds_p([own, unknown], [control, control]) == 1 / 4
+    assert np.isnan(statistics.exceeds_p([unknown], [control]))
+
+
+@pytest.mark.parametrize("n_alike", [1, 24])
+def test_signals_of_one_strength_seldom_exceed_each_other(n_alike: int) -> None:
+    """Largest of 24 columns against the larger of 2; one of each, or all, are far above chance."""
+    rng = np.random.default_rng(0)
+    exceeded = 0
+    for _ in range(400):
+        wide, narrow = 0.05 * rng.standard_normal((100, 24)), 0.05 * rng.standard_normal((100, 2))
+        wide[0, :n_alike] += 0.6
+        narrow[0, :n_alike] += 0.6
+        exceeded += statistics.exceeds_p([wide], [narrow]) <= 0.05
+    assert exceeded <= 30  # 20 are expected at most; their standard deviation is 4.4

@@ -13,6 +13,7 @@ SPACE = Evidence(
     order="spatial",
     signal_p=0.001,
     control_p=0.4,
+    exceeds_p=NAN,
     forward_p=0.002,
     reference=Reference(observed=0.7, none_p=0.004, backprop_p=0.5, power=0.9),
     agrees_p=0.003,
@@ -39,11 +40,15 @@ def changed(evidence: Evidence, changes: dict[str, float]) -> Evidence:
         # What could not be tested is not absent.
         ({"signal_p": NAN}, Verdict.UNDECIDED),
         ({"signal_p": NAN, "control_p": 0.001}, Verdict.UNDECIDED),
-        ({"control_p": LEVEL}, Verdict.UNDECIDED),
-        ({"control_p": 0.026}, Verdict.BACKPROP_LIKE),
+        # A control that is significant is exceeded, or nothing is said.
+        ({"control_p": 0.001, "exceeds_p": LEVEL}, Verdict.BACKPROP_LIKE),
+        ({"control_p": 0.001, "exceeds_p": 0.026}, Verdict.UNDECIDED),
         # Nothing of the controls lies beyond the baseline.
         ({"control_p": NAN}, Verdict.BACKPROP_LIKE),
-        ({"control_p": 0.001, "signal_p": 0.5}, Verdict.NO_GRADIENT_SIGNAL),
+        (
+            {"control_p": 0.001, "exceeds_p": 1.0, "signal_p": 0.5},
+            Verdict.NO_GRADIENT_SIGNAL,
+        ),
         ({"signal_p": LEVEL}, Verdict.BACKPROP_LIKE),
         ({"signal_p": 0.026}, Verdict.NO_GRADIENT_SIGNAL),
         ({"observed": NAN, "none_p": NAN, "backprop_p": NAN, "power": NAN}, Verdict.UNDECIDED),
@@ -135,7 +140,9 @@ def test_sentences_state_the_numbers() -> None:
     assert "forward order p not known" in (
         judge_order(changed(SPACE, {"forward_p": NAN}), LEVEL).sentence
     )
-    assert "p < 0.001" in judge_order(changed(SPACE, {"control_p": 1e-4}), LEVEL).sentence
+    equal = judge_order(changed(SPACE, {"control_p": 1e-4, "exceeds_p": 0.3}), LEVEL).sentence
+    assert "controls predict beyond the baseline too (p < 0.001)" in equal
+    assert "do not surely exceed them (p = 0.300)" in equal
 
 
 def test_a_sentence_says_what_is_not_said() -> None:

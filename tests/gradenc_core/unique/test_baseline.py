@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradenc_core.unique.baseline import LEAST_VARIANCE, MOST_VARIANCE, compress
+from gradenc_core.unique.baseline import (
+    LEAST_VARIANCE,
+    MOST_VARIANCE,
+    add_scalars,
+    compress,
+)
 
 
 def correlated(rng: np.random.Generator, n: int, mix: np.ndarray) -> np.ndarray:
@@ -80,3 +85,33 @@ def test_components_of_other_images_are_fitted_without_the_recorded_stimuli(
 def test_a_baseline_without_variance_is_refused() -> None:
     with pytest.raises(ValueError, match="no column of the baseline varies"):
         compress([np.ones((10, 3))])
+
+
+@pytest.mark.parametrize("with_images", [False, True])
+def test_scalars_are_held_whole_beside_the_components(mix: np.ndarray, with_images: bool) -> None:
+    """One that components hold already, and a constant, add nothing."""
+    rng = np.random.default_rng(0)
+    x, images = correlated(rng, 200, mix), correlated(rng, 400, mix)
+
+    def scalars(columns: np.ndarray) -> np.ndarray:
+        kept = compress([x], [images] if with_images else None)
+        assert kept is not None
+        loss = np.exp(columns[:, 0] / 10)
+        return np.stack([100 + loss, columns @ mix[0], np.ones(len(columns)), loss + 3], axis=1)
+
+    own, other = scalars(x), scalars(images)
+    found = compress([x], [images] if with_images else None)
+    whole = add_scalars(found, own, other if with_images else None)
+    assert whole.recorded.shape[1] == found.recorded.shape[1] + 2
+    for components, values in (
+        (whole.recorded, own),
+        *([(whole.unrecorded, other)] if with_images else []),
+    ):
+        assert components is not None
+        design = np.hstack([components, np.ones((len(components), 1))])
+        rest = values - design @ np.linalg.lstsq(design, values, rcond=None)[0]
+        assert (rest.std(axis=0) < 1e-6 * (1 + values.std(axis=0))).all()
+    fitted = whole.unrecorded if whole.unrecorded is not None else whole.recorded
+    beside = fitted[:, found.recorded.shape[1] :]
+    np.testing.assert_allclose((beside**2).mean(axis=0), 1)
+    np.testing.assert_allclose(fitted[:, : found.recorded.shape[1]].T @ beside, 0, atol=1e-8 * 400)

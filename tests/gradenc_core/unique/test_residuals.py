@@ -225,14 +225,16 @@ def test_tunings_to_a_narrow_layer_reach_all_of_it() -> None:
 
 def test_images_are_left_aside_where_the_stimuli_leave_room() -> None:
     recorded, few = world(700, 1).forward, world(10, 2).forward
-    found = baseline_components(recorded, few, n_training=560)
+    found = baseline_components(recorded, few, [0] * len(recorded), n_training=560)
     assert found.unrecorded is None
     assert found.kept > LEAST_VARIANCE
     # Components of ten images would keep little of the stimuli's baseline.
     assert compress(recorded, few).kept < 0.9
-    narrow = baseline_components(recorded, few, n_training=100)
+    narrow = baseline_components(recorded, few, [0] * len(recorded), n_training=100)
     assert narrow.unrecorded is not None
-    dependent = baseline_components(recorded, few, n_training=560, exchangeable=False)
+    dependent = baseline_components(
+        recorded, few, [0] * len(recorded), n_training=560, exchangeable=False
+    )
     assert dependent.unrecorded is not None
 
 

@@ -820,10 +820,23 @@ def test_the_level_is_divided_by_the_number_of_modalities(
     assert verdicts_by_order(compare(replace(both, meg={})))["spatial"] == "backprop_like"
 
 
-def test_no_verdict_where_a_control_adds_to_the_baseline(hand_made: Any, compare: Callable) -> None:
-    verdict, sentence = verdict_of(compare(replace(hand_made, controls=0)))
+def test_no_verdict_where_a_control_predicts_as_well(hand_made: Any, compare: Callable) -> None:
+    run = compare(replace(hand_made, controls=0, of_controls=2.0))
+    verdict, sentence = verdict_of(run)
     assert verdict == "undecided"
-    assert "the baseline is not complete" in sentence
+    assert "controls predict beyond the baseline too (p = 0.008)" in sentence
+    tables = tables_of(run).sel(signal="unique:energy")
+    np.testing.assert_allclose(tables["control_p"], [1 / 120] * 2)
+    np.testing.assert_allclose(tables["exceeds_p"], [1, 1])
+
+
+def test_a_control_that_predicts_less_forbids_nothing(hand_made: Any, compare: Callable) -> None:
+    """Sensors follow gradients with r = .6, and a control with .03."""
+    run = compare(replace(hand_made, fmri={}, controls=0))
+    assert "controls predict" not in verdict_of(run)[1]
+    exceeds = tables_of(run)["exceeds_p"]
+    assert exceeds.sel(signal="unique:energy").item() == pytest.approx(1 / 120)
+    assert np.isnan(exceeds.drop_sel(signal="unique:energy")).all()
 
 
 def test_why_a_subject_could_not_be_tested_stands_in_the_sentence(

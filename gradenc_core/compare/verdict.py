@@ -86,11 +86,13 @@ def judge(evidence: Sequence[Evidence], significance: float) -> Judgement:
     Returns
     -------
     Judgement
-        A modality without a gradient signal says nothing of its order. The first that holds:
+        A modality without a gradient signal says nothing of its order, and so does one in which the
+        order cannot be seen. The first that holds:
 
         - `no_gradient_signal`: no modality has one;
-        - `misaligned`: one of the others is, even where another follows backpropagation;
-        - `backprop_like`, `not_identifiable`: all of the others are;
+        - `misaligned`: one modality is, even where another follows backpropagation;
+        - `not_identifiable`: no modality with a signal can show its order;
+        - `backprop_like`: all that say something of their order are;
         - `undecided`.
 
     Raises
@@ -133,13 +135,17 @@ def _over_orders(verdicts: Sequence[Verdict]) -> Verdict:
         return Verdict.NO_GRADIENT_SIGNAL
     if Verdict.MISALIGNED in heard:
         return Verdict.MISALIGNED
+    heard -= {Verdict.NOT_IDENTIFIABLE}
+    if not heard:
+        return Verdict.NOT_IDENTIFIABLE
     return heard.pop() if len(heard) == 1 else Verdict.UNDECIDED
 
 
 def _silence(judged: dict[Order, Judgement]) -> list[str]:
-    """Name the orders that a gradient signal says nothing of."""
-    signals = [o for o, j in judged.items() if j.verdict != Verdict.NO_GRADIENT_SIGNAL]
-    silent = [name for order, name in _NAMES.items() if order not in signals]
+    """Name the orders of which nothing is said."""
+    nothing = (Verdict.NO_GRADIENT_SIGNAL, Verdict.NOT_IDENTIFIABLE)
+    heard = [order for order, judgement in judged.items() if judgement.verdict not in nothing]
+    silent = [name for order, name in _NAMES.items() if order not in heard]
     return [f"Nothing is said of the order {' or '.join(silent)}."] if silent else []
 
 

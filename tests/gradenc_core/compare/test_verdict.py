@@ -94,7 +94,9 @@ UNTESTED = {"signal_p": NAN}
         ({}, SILENT, Verdict.BACKPROP_LIKE),
         ({}, DEPARTS, Verdict.MISALIGNED),
         ({}, OPEN, Verdict.UNDECIDED),
-        ({}, BLIND, Verdict.UNDECIDED),
+        # Where an order cannot be seen, nothing is said of it.
+        ({}, BLIND, Verdict.BACKPROP_LIKE),
+        (BLIND, DEPARTS, Verdict.MISALIGNED),
         ({}, UNTESTED, Verdict.UNDECIDED),
         (SILENT, SILENT, Verdict.NO_GRADIENT_SIGNAL),
         (SILENT, UNTESTED, Verdict.UNDECIDED),
@@ -152,5 +154,7 @@ def test_a_sentence_says_what_is_not_said() -> None:
     silent = judge([changed(SPACE, SILENT), TIME], 0.05).sentence
     assert "gradients predict nothing beyond the baseline (p = 0.500)" in silent
     assert silent.endswith("Nothing is said of the order in space.")
+    blind = judge([SPACE, changed(TIME, BLIND)], 0.05).sentence
+    assert blind.endswith("Nothing is said of the order in time.")
     neither = judge([changed(SPACE, SILENT), changed(TIME, SILENT)], 0.05)
     assert neither.sentence.endswith("Nothing is said of the order in space or in time.")

@@ -68,7 +68,7 @@ class FmriDesign(Design):
         return [
             *super().assumptions(),
             f"In space: deeper layers drive regions further from the seed region, "
-            f"{len(np.unique(self.region))} regions of each hemisphere; without order gradients "
+            f"{len(np.unique(self.region))} regions; without order gradients "
             f"come from each other's layers. Noise of two regions correlates {COMMON_NOISE:g}.",
         ]
 

@@ -12,7 +12,7 @@ from gradenc_core.identify.design import Design, Hypothesis
 
 N_STUDIES = 40
 """Simulated studies of each hypothesis."""
-N_FOR_POWER = 16
+N_FOR_POWER = 20
 """Simulated studies whose stated power is averaged."""
 OTHER_SHARES = (0.1, 1.0)
 """Shares specific to layers at which power is given beside the assumed one."""

@@ -146,7 +146,12 @@ def _share(hits: NDArray[np.bool_]) -> float:
 
 
 def space_reference(
-    subjects: Sequence[Regions], depth: Array, how: str, level: float, seed: int
+    subjects: Sequence[Regions],
+    depth: Array,
+    how: str,
+    level: float,
+    seed: int,
+    n_draws: int = N_DRAWS,
 ) -> Reference:
     """Place the spatial order of a gradient between no order and backpropagation.
 
@@ -161,6 +166,8 @@ def space_reference(
     level : float
         At which the power is stated.
     seed : int
+    n_draws : int
+        Simulated studies of each kind.
 
     Returns
     -------
@@ -172,7 +179,7 @@ def space_reference(
     known = [s.only_known() for s in subjects]
     names = np.unique([region for s in known for region in s.region])
     rng = np.random.default_rng([seed, 1])
-    exchanges = np.stack([rng.permutation(len(names)) for _ in range(N_DRAWS)])
+    exchanges = np.stack([rng.permutation(len(names)) for _ in range(n_draws)])
     usable = [
         InSpace(
             s.profile,
@@ -187,7 +194,7 @@ def space_reference(
         for s in known
         if len(s.region) >= FEWEST_POINTS
     ]
-    return _between(_with_order(usable), 1, level, seed)
+    return _between(_with_order(usable), 1, level, seed, n_draws)
 
 
 def time_reference(
@@ -198,6 +205,7 @@ def time_reference(
     slowest: float,
     level: float,
     seed: int,
+    n_draws: int = N_DRAWS,
 ) -> Reference:
     """Place the temporal order of a gradient between no order and backpropagation.
 
@@ -217,6 +225,8 @@ def time_reference(
     level : float
         At which the power is stated.
     seed : int
+    n_draws : int
+        Simulated studies of each kind.
 
     Returns
     -------
@@ -228,7 +238,7 @@ def time_reference(
     usable = _with_order(
         [InTime(s.curves, s.noise, depth, s.confusion, times, window, slowest) for s in subjects]
     )
-    found = _between(usable, -1, level, seed)
+    found = _between(usable, -1, level, seed, n_draws)
     return replace(found, none_p=max(found.none_p, _exchange_p(usable, seed)))
 
 
@@ -239,15 +249,17 @@ def _with_order(subjects: Sequence[S]) -> list[S]:
     return [s for s in subjects if np.isfinite(s.order(s.observed[None])[0])]
 
 
-def _between(subjects: Sequence[Subject], better: int, level: float, seed: int) -> Reference:
+def _between(
+    subjects: Sequence[Subject], better: int, level: float, seed: int, n_draws: int
+) -> Reference:
     """Place the mean order of subjects between both references."""
     if not subjects:
         nan = float("nan")
         return Reference(nan, nan, nan, nan)
     observed = np.mean([s.order(s.observed[None])[0] for s in subjects])
-    specific = least_specific(subjects, seed)
+    specific = least_specific(subjects, seed, n_draws)
     none, backprop = (
-        _mean([s.order(patterns) for s, patterns in simulated(subjects, specific, ordered, seed)])
+        _mean([s.order(x) for s, x in simulated(subjects, specific, ordered, seed, n_draws)])
         for ordered in (False, True)
     )
     return Reference.of(float(observed), none, backprop, better, level)

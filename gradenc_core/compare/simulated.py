@@ -224,7 +224,7 @@ class InTime(Subject):
         return _contrast(patterns)
 
 
-def least_specific(subjects: Sequence[Subject], seed: int) -> float:
+def least_specific(subjects: Sequence[Subject], seed: int, n_draws: int = N_DRAWS) -> float:
     """Return the least specific share whose brains may well show the observed contrast.
 
     It is a confidence limit: a share is excluded where at most 5 % of brains with an order and
@@ -232,7 +232,7 @@ def least_specific(subjects: Sequence[Subject], seed: int) -> float:
     """
     observed = sum(float(s.contrast(s.observed[None])[0]) for s in subjects)
     for specific in SPECIFIC[:-1]:
-        drawn = simulated(subjects, float(specific), True, seed)
+        drawn = simulated(subjects, float(specific), True, seed, n_draws)
         contrast = np.sum([s.contrast(patterns) for s, patterns in drawn], axis=0)
         if (contrast >= observed).mean() > UNLIKELY:
             return float(specific)
@@ -240,12 +240,12 @@ def least_specific(subjects: Sequence[Subject], seed: int) -> float:
 
 
 def simulated(
-    subjects: Sequence[Subject], specific: float, ordered: bool, seed: int
+    subjects: Sequence[Subject], specific: float, ordered: bool, seed: int, n_draws: int = N_DRAWS
 ) -> Iterator[tuple[Subject, Array]]:
     """Yield each subject's patterns in simulated studies, (n_draws, n_layers, n)."""
     rng = np.random.default_rng([seed, 2, ordered])
     # Scores of subjects who saw the same stimuli err together.
-    permutation = rng.random(N_DRAWS)
+    permutation = rng.random(n_draws)
     for subject in subjects:
         drawn = subject.noise[(permutation * len(subject.noise)).astype(np.intp)]
         yield subject, subject.noiseless(specific, ordered, rng) + drawn

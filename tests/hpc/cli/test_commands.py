@@ -97,6 +97,27 @@ def test_plan_says_what_a_run_takes_and_where_times_are_from(small_study: Path) 
     assert "Time of encode: measured here; " in said
 
 
+def test_plan_says_which_verdicts_a_study_could_reach(small_study: Path) -> None:
+    regions = "responses[0].rois=[V1, V2, V3, V4]"
+    changes = ["--set", "encoding.permutations=39", "--set", regions]
+    result = run("plan", small_study, "--identify", "--ceiling", 0.9, *changes)
+    said = " ".join(result.stdout.split())
+    assert result.returncode == 0, result.stderr
+    assert "in space (fMRI): no claim about its order can follow: 4 regions" in said
+    assert "in time (MEG or EEG): 1 subject, 96 stimuli, 5 layers, level 0.025" in said
+    assert "backpropagation" in said
+    assert "twice the stimuli" in said
+    assert "noise ceiling of r = 0.9" in said
+    assert "nothing has been submitted" not in said
+
+
+@pytest.mark.parametrize("given", [["--ceiling", "0.5"], ["--identify", "--ceiling", "1.5"]])
+def test_a_ceiling_that_means_nothing_is_refused(given: list[str], small_study: Path) -> None:
+    result = run("plan", small_study, *given)
+    assert result.returncode == 1
+    assert "--ceiling is a correlation between 0 and 1, and goes with --identify" in result.stderr
+
+
 @pytest.mark.parametrize(
     "command",
     [

@@ -67,7 +67,7 @@ class MegDesign(Design):
         gradient = [expected + self._noise(self.gradient_noise, 1, rng)[0] for _ in self.permuted]
         scores = [np.stack([g, *n]) for g, n in zip(gradient, self.permuted, strict=True)]
         nan = float("nan")
-        found = Evidence(self.order, common_max_p(scores), nan, nan, UNKNOWN, nan)
+        found = Evidence(self.order, common_max_p(scores), nan, nan, nan, UNKNOWN, nan)
         if found.signal_p > self.level:
             return found
         forward = self.forward[rng.integers(len(self.forward))]

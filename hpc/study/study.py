@@ -30,7 +30,10 @@ from hpc.config.yaml import dump_yaml, read_yaml
 from hpc.study.encoding import Encoding
 from hpc.study.images import Unrecorded
 
-OBJECTIVES = ("classification", "contrastive", "dino", "energy", "masked", "random")
+OBJECTIVES = (
+    *("classification", "contrastive", "dino", "energy", "masked", "random"),
+    *("mismatched_contrastive", "mismatched_dino", "mismatched_energy"),
+)
 ENTRY_POINTS = "gradenc.objectives"
 """Group of entry points in which an installed package offers objectives."""
 SIGNAL_ENTRY_POINTS = "gradenc.signals"

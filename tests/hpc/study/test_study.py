@@ -277,7 +277,8 @@ REFUSED = {
             "objectives[0]",
             "[enery]",
             '"enery"; accepted: classification, contrastive, dino, energy, masked, random, '
-            "module:function; did you mean `energy`?",
+            "mismatched_contrastive, mismatched_dino, mismatched_energy, module:function; "
+            "did you mean `energy`?",
         ),
         (
             "objectives",

@@ -15,8 +15,8 @@ from gradenc_core.keyed import keyed_generator
 from gradenc_core.models.model import VisionModel
 from gradenc_core.signals.masks import patch_module
 from gradenc_core.signals.readout import Context, Readout
+from gradenc_core.signals.sizes import N_RANDOM_DRAWS
 
-N_RANDOM_DRAWS = 10
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 CONTRAST_TEMPERATURE = 0.1
 

@@ -78,7 +78,7 @@ class Fitted:
 
 
 def _encode_layer(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
-    """Score features and responses as they are."""
+    """Score features and responses as they are; NaN where no feature varies."""
     coords, layer = store.dataset().coords, unit.key["layer"]
     targets = Recorded.of(spec.responses, store, work.root)
     x, bands = fitted_rows(spec.features, layer, work.root)
@@ -91,6 +91,8 @@ def _encode_layer(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tup
     )
     rows = x[slice(None)] if plan.hold_rows else x
     design = factorise(rows, coords["stimulus_fold"].values, targets.weights, options, bands)
+    if design.is_empty:
+        return _no_numbers(store), {"constant_layers": 1}
     fitted = Fitted(
         design,
         targets.responses,
@@ -105,7 +107,10 @@ def _encode_layer(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tup
 
 
 def _encode_beyond(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
-    """Score what the baseline leaves of features and responses; NaN where it leaves no room."""
+    """Score what the baseline leaves of features and responses.
+
+    NaN where it leaves no room, or where no feature varies.
+    """
     coords = store.dataset().coords
     targets = Recorded.of(spec.responses, store, work.root)
     situation = Situation.of(spec, coords, targets, work.root)
@@ -116,6 +121,9 @@ def _encode_beyond(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tu
         return _no_numbers(store), {"baseline": said | {"untested": str(error)}}
     learned = isinstance(seen, Learned)
     design = design_beyond(situation, spec, unit.key["layer"])
+    if design.is_empty:
+        facts = {"constant_layers": 1, "baseline": said | {"learned": learned}}
+        return _no_numbers(store), facts
     responses, summaries = responses_beyond(situation)
     fitted = Fitted(
         design,

@@ -19,7 +19,7 @@ from hpc.run.folder import RunFolder
 from hpc.run.state import StageState, Status, is_complete, is_stuck, run_state
 from hpc.run.submissions import Submission, Task, given_up, submissions, tasks_among
 from hpc.slurm.jobs import Job, State
-from jobs.report.edges import edge_warnings
+from jobs.report.cautions import cautions
 from storage_schemas.protocol.attempts import attempts_of
 from storage_schemas.protocol.store import Store
 
@@ -147,7 +147,7 @@ def run_status(run: RunFolder) -> RunStatus:
         stages,
         tuple(group for state in states.values() for group in failed_alike(state)),
         tuple(_ended([s for s in all_ if s.round == run.round])),
-        tuple(edge_warnings(run.stores("encode"))),
+        tuple(cautions([*run.stores("prepare"), *run.stores("encode")])),
     )
 
 

@@ -11,8 +11,8 @@ import xarray as xr
 
 from gradenc_core.compare.verdict import Verdict
 from jobs.compare.evidence import compared_signals, judged_signals
+from jobs.report.cautions import cautions
 from jobs.report.counts import counts
-from jobs.report.edges import edge_warnings
 from jobs.report.orders import CLAIMS, order_rows
 from jobs.report.plots import comparison_figures, stability_figures
 from jobs.report.predictions import HypothesisTable, hypothesis_table
@@ -53,7 +53,7 @@ def write_report(run: Path, path: Path) -> None:
     page = template.render(
         name=read_run(run).name,
         summary=_summary(tree),
-        warnings=list(edge_warnings(stores)),
+        warnings=list(cautions(stores)),
         verdicts=[v for store in comparisons for v in _verdicts(store)],
         orders=[row for store in comparisons for row in _orders(store)],
         hypotheses=[t for store in comparisons for t in _hypotheses(store)],

@@ -120,7 +120,7 @@ class DrawnTargets:
     n_tunings: int
 
 
-SCORES = Kind("scores", 1, {1: (_SCHEMA,)}, None, unit_dim="layer")
+SCORES = Kind("scores", 2, {1: (_SCHEMA,)}, None, unit_dim="layer")
 
 
 def scores_layout(

@@ -18,7 +18,7 @@ from storage_schemas.results.open import open_run
 from storage_schemas.runs.run import read_run, run_stores
 
 FROZEN = sorted(Path(__file__).with_name("frozen").glob("*.tar.xz"))
-DIGESTS = {"v1": "e6780f8edc7cfea6b490ee5b9705efebb8b83dd69215b68b8eea234ba98ae416"}
+DIGESTS = {"v1": "428eb9bf06d0e0921d30756695c9e570ceffce2f261b69342ed8936cf2e2c3d1"}
 
 
 @pytest.fixture(params=FROZEN, ids=lambda path: path.name.partition(".")[0])

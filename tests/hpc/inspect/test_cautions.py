@@ -93,11 +93,13 @@ def test_a_gradient_that_is_zero_is_warned_of_after_prepare_and_has_no_scores(
     assert said in run.report.read_text()
     scores = {s.attrs["bands"]: s.dataset().load() for s in run.stores("encode") if is_scores(s)}
     for bands in ("gradient:energy", "baseline+gradient:energy"):
-        for name in ("scores", "bootstrap", "permutation"):
+        for name in ("scores", "permutation"):
             reached, zero = scores[bands][name].values
             assert np.isnan(zero).all(), (bands, name)
             assert np.isfinite(reached).any(), (bands, name)
     assert np.isfinite(scores["forward"]["scores"].sel(measure="r").values).all()
+    # Only latencies need the bootstrap, so that of regions is not fitted.
+    assert not any("bootstrap" in tables for tables in scores.values())
 
 
 def is_scores(store: Store) -> bool:

@@ -207,6 +207,7 @@ def scores_of(layers: Layers, n_targets: int, measures: Sequence[str] = SINGLE_M
         n_folds=4,
         n_targets=n_targets,
         n_summaries=6,
+        n_resampled=6,
         n_bootstrap=10,
         n_permutations=19,
     )

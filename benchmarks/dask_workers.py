@@ -86,7 +86,7 @@ def prepared(folder: Path, n_stimuli: int, layers: list[str], bootstrap: int) ->
         "layers": layers,
         "objectives": ["classification"],
         "projection": 64,
-        "responses": [{"reader": "bids", "path": "bids"}],
+        "responses": [{"reader": "epochs", "path": "meg"}],
         "encoding": {"baseline_width": 4, "bootstrap": bootstrap, "permutations": 60},
     }
     (folder / "study.yaml").write_text(yaml.safe_dump(study))

@@ -65,7 +65,8 @@ def extract(
     sources : sequence of str
         "forward", "gradient:dino", "gradient:contrastive", "gradient:masked",
         "gradient:classification", "gradient:energy", "gradient:random.0" to "gradient:random.9";
-        "gradient:random" stands for all its draws.
+        "gradient:random" stands for all its draws. "gradient:mismatched_dino",
+        "gradient:mismatched_contrastive" and "gradient:mismatched_energy" are controls.
     layers : "blocks" or sequence of str
         Names of modules or globs over them, such as `["blocks.*", "norm"]`.
     tokens : {"mean", "patches", "cls", "registers", "all"}

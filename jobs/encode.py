@@ -62,6 +62,8 @@ class Fitted:
     responses : Columns, (n_rows, n_targets)
     summaries : tuple of Columns, each (n_rows, n_summaries)
         One per subject.
+    timed : tuple of bool
+        Whose summaries are those of MEG, which the bootstrap resamples for their latencies.
     sessions : tuple of array or None
         Per subject, the sessions within which rows change places; None: all with each other.
     categories : array or None, (n_rows,)
@@ -72,13 +74,14 @@ class Fitted:
     design: Design
     responses: Columns
     summaries: tuple[Columns, ...]
+    timed: tuple[bool, ...]
     sessions: Sequence[NDArray[np.str_] | None]
     categories: NDArray[np.int64] | None
     blocks: NDArray[np.integer]
 
 
 def _encode_layer(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
-    """Score features and responses as they are."""
+    """Score features and responses as they are; NaN where no feature varies."""
     coords, layer = store.dataset().coords, unit.key["layer"]
     targets = Recorded.of(spec.responses, store, work.root)
     x, bands = fitted_rows(spec.features, layer, work.root)
@@ -91,10 +94,13 @@ def _encode_layer(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tup
     )
     rows = x[slice(None)] if plan.hold_rows else x
     design = factorise(rows, coords["stimulus_fold"].values, targets.weights, options, bands)
+    if design.is_empty:
+        return _no_numbers(store), {"constant_layers": 1}
     fitted = Fitted(
         design,
         targets.responses,
         targets.summaries.parts,
+        targets.timed,
         _sessions(spec, targets),
         _categories(coords),
         coords["stimulus_block"].values,
@@ -105,7 +111,10 @@ def _encode_layer(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tup
 
 
 def _encode_beyond(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tuple[Arrays, Facts]:
-    """Score what the baseline leaves of features and responses; NaN where it leaves no room."""
+    """Score what the baseline leaves of features and responses.
+
+    NaN where it leaves no room, or where no feature varies.
+    """
     coords = store.dataset().coords
     targets = Recorded.of(spec.responses, store, work.root)
     situation = Situation.of(spec, coords, targets, work.root)
@@ -116,11 +125,15 @@ def _encode_beyond(spec: ScoresSpec, store: Store, unit: Unit, work: Work) -> tu
         return _no_numbers(store), {"baseline": said | {"untested": str(error)}}
     learned = isinstance(seen, Learned)
     design = design_beyond(situation, spec, unit.key["layer"])
+    if design.is_empty:
+        facts = {"constant_layers": 1, "baseline": said | {"learned": learned}}
+        return _no_numbers(store), facts
     responses, summaries = responses_beyond(situation)
     fitted = Fitted(
         design,
         responses,
         split_like(summaries, targets.summaries.parts),
+        targets.timed,
         # Residual coordinates belong to no session and no category.
         _sessions(spec, targets) if learned else (None,) * len(targets.sessions),
         _categories(coords) if learned else None,
@@ -152,17 +165,18 @@ def _labels(coords: Coordinates) -> list[str]:
 
 
 def _arrays(measures: dict[str, NDArray[np.floating]], fitted: Fitted, spec: ScoresSpec) -> Arrays:
-    """Return the scores of a layer, and those of its resampled summaries."""
-    encoding, design = spec.encoding, fitted.design
-    summaries = SideBySide(fitted.summaries)
-    bootstrap = bootstrap_scores(
-        design, summaries, fitted.blocks, encoding.bootstrap, encoding.seed
-    )
-    return {
+    """Return the scores of a layer, and those of its summaries under resampling."""
+    encoding = spec.encoding
+    arrays = {
         "scores": np.stack(list(measures.values())).astype(np.float32)[None],
-        "bootstrap": bootstrap[None],
         "permutation": _permutation_scores(fitted, encoding)[None],
     }
+    pairs = zip(fitted.summaries, fitted.timed, strict=True)
+    if timed := tuple(part for part, is_timed in pairs if is_timed):
+        columns, n, seed = SideBySide(timed), encoding.bootstrap, encoding.seed
+        resampled = bootstrap_scores(fitted.design, columns, fitted.blocks, n, seed)
+        arrays["bootstrap"] = resampled[None]
+    return arrays
 
 
 def _sessions(spec: ScoresSpec, targets: Recorded) -> Sequence[NDArray[np.str_] | None]:
@@ -212,7 +226,8 @@ def stored_shapes(spec: ScoresSpec, store: Store, root: Path, layer: int | None 
         [layer_widths(reference, root) for reference in spec.features],
         n_stimuli=store.dataset().sizes["stimulus"],
         n_targets=store.arrays["scores"].shape[-1],
-        n_summaries=store.arrays["bootstrap"].shape[-1],
+        n_summaries=store.arrays["permutation"].shape[-1],
+        resampled="bootstrap" in store.arrays,
         n_baseline=sum(layer_widths(beyond.baseline, root)) if beyond else 0,
         n_unrecorded=n_rows(images.baseline, root) if images else 0,
         layer=layer,
@@ -226,6 +241,7 @@ def fit_shapes(
     n_stimuli: int,
     n_targets: int,
     n_summaries: int,
+    resampled: bool = True,
     n_baseline: int = 0,
     n_unrecorded: int = 0,
     layer: int | None = None,
@@ -238,6 +254,8 @@ def fit_shapes(
     widths : sequence of sequence of int
         Of each band, the features of every layer.
     n_stimuli, n_targets, n_summaries : int
+    resampled : bool
+        Whether the bootstrap refits summaries: those of MEG, where there are any.
     n_baseline, n_unrecorded : int
         Columns of the baseline, and images without recordings.
     layer : int, optional
@@ -252,7 +270,7 @@ def fit_shapes(
         n_targets=n_targets,
         n_folds=spec.encoding.folds,
         n_summaries=n_summaries,
-        n_bootstraps=spec.encoding.bootstrap,
+        n_bootstraps=spec.encoding.bootstrap if resampled else 0,
         n_permutations=spec.encoding.permutations,
         n_blocks=spec.encoding.blocks,
         n_baseline=n_baseline,

@@ -138,6 +138,8 @@ class Recorded:
     ----------
     responses, summaries : SideBySide, (n_stimuli, n_targets) and (n_stimuli, n_summaries)
         One part per subject, in the order of the store's groups.
+    timed : tuple of bool
+        Per subject, whether its summaries are those of MEG.
     sessions : tuple of array of str, (n_stimuli,)
         Per subject, the session in which each stimulus was shown; "" where it was in several.
     weights : array, (n_stimuli,)
@@ -146,6 +148,7 @@ class Recorded:
 
     responses: SideBySide
     summaries: SideBySide
+    timed: tuple[bool, ...]
     sessions: tuple[NDArray[np.str_], ...]
     weights: Array
 
@@ -160,6 +163,7 @@ class Recorded:
         return cls(
             SideBySide(tuple(_targets(data, group) for data, group in groups)),
             SideBySide(tuple(_summaries(data, group) for data, group in summaries)),
+            tuple(group.windows is not None for group in attrs.summary_groups),
             tuple(np.array(data["stimulus_session"].values.tolist()) for data in opened),
             weights / weights.mean(),
         )

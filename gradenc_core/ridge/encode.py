@@ -18,21 +18,28 @@ from gradenc_core.arrays import Columns, Floats
 from gradenc_core.ridge.choose import Fit, fit
 from gradenc_core.ridge.factorise import Design, factorise
 from gradenc_core.ridge.options import RidgeOptions
+from gradenc_core.ridge.scores import analytic_p
 from gradenc_core.ridge.targets import StandardisedTargets, standardised_blocks
+
+CLEARLY = 1e-6
+"""Analytic p below which a target counts as predicted: of a million that nothing predicts, one."""
 
 
 @dataclass(frozen=True)
 class EncodingCounts:
-    """Irregular targets; the last four count (fold, target) pairs.
+    """Irregular targets; all but the first two count (fold, target) pairs.
 
     `constant_folds` counts folds in which a target does not vary, so that it has no r there,
-    although it varies in others.
+    although it varies in others. `predicted` counts the folds of targets that are clearly predicted
+    (`CLEARLY`), and of those `lowest_alpha` and `highest_alpha` chose an edge of the grid. Other
+    targets say nothing about the grid: the best alpha of noise is the largest there is.
     """
 
     nan_targets: int
     constant_targets: int
     constant_folds: int
     flat_predictions: int
+    predicted: int
     lowest_alpha: int
     highest_alpha: int
 
@@ -162,7 +169,7 @@ def _scores(
     counts: list[EncodingCounts] = []
     for block, fits in fitted:
         measures.append(_measures(block, design.options, fits))
-        counts.append(_counts(block, design.options, fits))
+        counts.append(_counts(block, design, fits))
         del block, fits  # free their memory before the next block is fitted
     joined = {name: np.concatenate([m[name] for m in measures], axis=1) for name in measures[0]}
     return EncodingScores(
@@ -203,17 +210,19 @@ def _measures(
     return measures
 
 
-def _counts(
-    block: StandardisedTargets, options: RidgeOptions, fits: Sequence[Fit]
-) -> EncodingCounts:
+def _counts(block: StandardisedTargets, design: Design, fits: Sequence[Fit]) -> EncodingCounts:
     """Count the irregular targets of a block, without its padding."""
     n_targets = block.rows.shape[1]
     scores, alpha = fits[0].scores, fits[0].alpha[:, :n_targets]
+    p = analytic_p(scores.r[:, :n_targets].mean(axis=0), design.n_stimuli, len(alpha))
+    predicted = np.broadcast_to(block.usable & (p < CLEARLY), alpha.shape)
+    n_alphas = len(design.options.alpha_grid)
     return EncodingCounts(
         nan_targets=int(block.is_nan.sum()),
         constant_targets=int(block.is_constant.sum()),
         constant_folds=int((block.usable & (scores.sst[:, :n_targets] == 0)).sum()),
         flat_predictions=int(scores.flat[:, :n_targets].sum()),
-        lowest_alpha=int((block.usable & (alpha == len(options.alpha_grid) - 1)).sum()),
-        highest_alpha=int((block.usable & (alpha == 0)).sum()),
+        predicted=int(predicted.sum()),
+        lowest_alpha=int((predicted & (alpha == n_alphas - 1)).sum()),
+        highest_alpha=int((predicted & (alpha == 0)).sum()),
     )

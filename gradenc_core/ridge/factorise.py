@@ -109,6 +109,12 @@ class Design:
         return self.coordinates.x.shape[0]
 
     @property
+    def is_empty(self) -> bool:
+        """Whether no feature varies in any training set, so that nothing can be predicted."""
+        factors = (factor for training in self.outer for factor in training.factors)
+        return all(len(factor.basis.values) == 0 for factor in factors)
+
+    @property
     def n_ratios(self) -> tuple[int, ...]:
         """How many ratios each fit may choose from: all, then (with two bands) the first, 0."""
         return (len(self.scales),) if self.bands is None else (len(self.scales), 1)

@@ -15,8 +15,8 @@ from gradenc_core.keyed import keyed_generator
 from gradenc_core.models.model import VisionModel
 from gradenc_core.signals.masks import patch_module
 from gradenc_core.signals.readout import Context, Readout
+from gradenc_core.signals.sizes import N_RANDOM_DRAWS
 
-N_RANDOM_DRAWS = 10
 STUDENT_TEMPERATURE, TEACHER_TEMPERATURE = 0.1, 0.04
 CONTRAST_TEMPERATURE = 0.1
 
@@ -224,11 +224,59 @@ def random(readout: Readout, context: Context, draw: int) -> torch.Tensor:
     return (readout.pooled * torch.as_tensor(weights).to(readout.pooled)).sum(dim=1)
 
 
+def mismatched(loss: Loss) -> Loss:
+    """Return the control of a loss: every stimulus gets the error of another image.
+
+    `L_s = e_b . z_s`, so that the gradient is `J_s' e_b`: the stimulus's own Jacobian J_s and the
+    error `e_b = dL/dz` of an image b of the bank, at the output z that the loss reads. The bank has
+    no teacher views: each of its images is its own view. The stimulus's digest chooses b, so that
+    the error is the same in every shard; b is never the stimulus itself.
+    Source: docs/objectives.md.
+    """
+
+    @needs("bank", *(loss.__dict__.get("needs", frozenset()) & {"head"}))
+    def control(readout: Readout, context: Context, draw: int) -> torch.Tensor:
+        """Inner product of the output with the error of another image, (n_stimuli,).
+
+        `L_s = e_b . z_s`; see `mismatched`. Source: docs/objectives.md.
+        """
+        assert readout.digests is not None
+        assert context.bank is not None
+        items = [_other_item(digest, context) for digest in readout.digests]
+        shown = context.bank.read(items)
+        with torch.enable_grad():
+            places = ("pooled",) if context.head is None else ("pooled", "embedding")
+            outputs = {place: getattr(shown, place).requires_grad_() for place in places}
+            total = loss(replace(shown, views=(context.bank.read(items),)), context, draw).sum()
+            errors = torch.autograd.grad(
+                total, [*outputs.values()], allow_unused=True, materialize_grads=True
+            )
+        own = [getattr(readout, place) for place in outputs]
+        products = [(z * error).sum(dim=1) for z, error in zip(own, errors, strict=True)]
+        return torch.stack(products).sum(dim=0)
+
+    return control
+
+
+def _other_item(digest: str, context: Context) -> int:
+    """Return the position of the item of the bank that a stimulus's digest chooses."""
+    assert context.bank is not None
+    items = context.bank.digests
+    drawn = keyed_generator("mismatched", context.seed, digest).permutation(len(items))
+    return int(next(i for i in drawn if items[i] != digest))
+
+
 OBJECTIVES: Mapping[str, Objective] = {
-    loss.__name__: as_objective(loss)
-    for loss in (dino, contrastive, masked, classification, energy, random)
+    **{
+        loss.__name__: as_objective(loss)
+        for loss in (dino, contrastive, masked, classification, energy, random)
+    },
+    **{
+        f"mismatched_{loss.__name__}": as_objective(mismatched(loss), f"mismatched_{loss.__name__}")
+        for loss in (dino, contrastive, energy)
+    },
 }
-"""The shipped objectives by name."""
+"""The shipped objectives by name; the last are controls of three of them."""
 
 
 def supported_objectives(

@@ -1,6 +1,6 @@
 """The inputs of an objective: one pass of the network, and what stays fixed over the study."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -34,6 +34,12 @@ class Bank:
         """Return the bank on the device and in the precision of `like`."""
         tensors = (self.pooled, self.embedding, self.mean, self.prototypes)
         return Bank(self.digests, *(tensor.to(like) for tensor in tensors))
+
+    def read(self, items: Sequence[int]) -> "Readout":
+        """Return copies of what an objective may read of some items."""
+        pooled, embedding = self.pooled[items], self.embedding[items]
+        digests = tuple(self.digests[item] for item in items)
+        return Readout(pooled, pooled[:, None], embedding, digests=digests)
 
     def logits(self, pooled: torch.Tensor) -> torch.Tensor:
         """Return the cosine of centred vectors to the prototypes, (..., n_prototypes)."""

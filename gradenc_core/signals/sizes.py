@@ -18,6 +18,8 @@ UNRECORDED_SEED = 20260914
 """Seed of generated images without recordings: no image of a bank or of the demo is among them."""
 N_PROTOTYPES = 256
 """Prototypes of a reference bank."""
+N_RANDOM_DRAWS = 10
+"""Linear functionals that the objective `random` offers."""
 N_SCALE_IMAGES = 128
 """First images of a bank, over which the standard deviation of every channel is taken."""
 N_SPATIAL = 4

@@ -97,6 +97,11 @@ def plan(
             console.print(stage.note)
         if warning := too_long(stage, how):
             console.print(f"[red]{warning}")
+    if "random" in loaded.objectives:
+        console.print(
+            f"random stands for {loaded.random_draws} gradients (random_draws), each of which "
+            "costs as much as another objective's."
+        )
     console.print(
         "Stores, units, files, sizes (uncompressed) and jobs are counted. Times are without waits "
         "in a queue and between stages, on processors like those of this machine; GPU hours follow "

@@ -134,6 +134,7 @@ def _lines(found: RunStatus) -> list[str]:
         for name, stage in found.stages.items()
         if stage.decision
     ]
+    lines += [f"[yellow]{escape(warning)}[/yellow]" for warning in found.warnings]
     if found.queued.problem:
         lines.append(f"[red]the queue could not be asked:[/red] {escape(found.queued.problem)}")
     return [*lines, *_outlook(found, run)]

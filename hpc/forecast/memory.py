@@ -164,7 +164,8 @@ def shapes_of(study: Study, resolved: Resolved, plan: StorePlan) -> tuple[Shapes
         [_widths(study, resolved, model, source) for source in fitted_sources(spec.bands)],
         n_stimuli=plan.layout.coords.sizes["stimulus"],
         n_targets=arrays["scores"][-1],
-        n_summaries=arrays["bootstrap"][-1],
+        n_summaries=arrays["permutation"][-1],
+        resampled="bootstrap" in arrays,
         n_baseline=sum(_widths(study, resolved, model, BASELINE)) if spec.beyond else 0,
         n_unrecorded=len(images.ids) if spec.beyond and images else 0,
     )

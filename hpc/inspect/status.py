@@ -19,6 +19,7 @@ from hpc.run.folder import RunFolder
 from hpc.run.state import StageState, Status, is_complete, is_stuck, run_state
 from hpc.run.submissions import Submission, Task, given_up, submissions, tasks_among
 from hpc.slurm.jobs import Job, State
+from jobs.report.cautions import cautions
 from storage_schemas.protocol.attempts import attempts_of
 from storage_schemas.protocol.store import Store
 
@@ -124,6 +125,8 @@ class RunStatus:
     stages: Mapping[str, StageStatus]
     failures: tuple[FailureGroup, ...]
     ended: tuple[EndedTasks, ...]
+    warnings: tuple[str, ...]
+    """What the results say against the study's settings, with the remedies."""
 
 
 def run_status(run: RunFolder) -> RunStatus:
@@ -144,6 +147,7 @@ def run_status(run: RunFolder) -> RunStatus:
         stages,
         tuple(group for state in states.values() for group in failed_alike(state)),
         tuple(_ended([s for s in all_ if s.round == run.round])),
+        tuple(cautions([*run.stores("prepare"), *run.stores("encode")])),
     )
 
 
@@ -298,6 +302,7 @@ def as_object(status: RunStatus) -> dict[str, object]:
             {"stage": e.stage, "class": e.failure, "tasks": e.tasks, "sentence": e.sentence}
             for e in status.ended
         ],
+        "warnings": list(status.warnings),
     }
 
 

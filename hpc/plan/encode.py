@@ -108,6 +108,7 @@ def _score_plan(
         n_folds=encoding.folds,
         n_targets=groups[-1].stop,
         n_summaries=summary_groups[-1].stop,
+        n_resampled=sum(g.stop - g.start for g in summary_groups if g.windows is not None),
         n_bootstrap=encoding.bootstrap,
         n_permutations=encoding.permutations,
         drawn=_drawn(spec),

@@ -87,7 +87,7 @@ class Encoding(Section):
     blocks: Annotated[Count, Field(ge=2)] = 20
     """blocks of stimuli per fold, which the bootstrap resamples"""
     bootstrap: Count = 200
-    """bootstrap replicates over blocks of stimuli"""
+    """bootstrap replicates over blocks of stimuli, of MEG alone: latencies need them"""
     permutations: Count = 1000
     """permutations of stimuli before fitting"""
     permute_within: Literal["session", "all"] = "session"

@@ -9,6 +9,7 @@ the run folder keeps what later stages need.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from gradenc_core.signals.objectives import OBJECTIVES
 from gradenc_core.stimuli.images import Manifest
 from hpc.study.categories import find_categories
 from hpc.study.networks import BuiltNetwork, resolve_networks
@@ -157,7 +158,7 @@ def _without_networks(study: Study, manifest: Manifest, bank: Banks, named: _Nam
 def resolve_sources(
     study: Study, losses: Losses, labels: Labels | None
 ) -> dict[str, ResolvedSource]:
-    """Return what each gradient source is made of; `random` stands for one source per draw."""
+    """Return what each gradient source is made of; `random` stands for several."""
     sources: dict[str, ResolvedSource] = {}
     for found in losses.found.values():
         head = losses.dino_head if "head" in found.objective.needs else None
@@ -177,5 +178,6 @@ def resolve_sources(
             labels=None if given is None else given.digest,
             locations={key: str(path) for key, path in locations.items() if path is not None},
         )
-        sources |= dict.fromkeys(found.objective.sources, source)
+        n_draws = study.random_draws if found.objective is OBJECTIVES["random"] else None
+        sources |= dict.fromkeys(found.objective.sources[:n_draws], source)
     return sources

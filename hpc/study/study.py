@@ -21,6 +21,7 @@ from pydantic import (
     field_validator,
 )
 
+from gradenc_core.signals.sizes import N_RANDOM_DRAWS
 from gradenc_core.spelling import did_you_mean
 from gradenc_errors import GradencError
 from hpc.config.fields import Count, Name, Positive, Real, Section, Seed, Text, Window, once
@@ -30,7 +31,10 @@ from hpc.config.yaml import dump_yaml, read_yaml
 from hpc.study.encoding import Encoding
 from hpc.study.images import Unrecorded
 
-OBJECTIVES = ("classification", "contrastive", "dino", "energy", "masked", "random")
+OBJECTIVES = (
+    *("classification", "contrastive", "dino", "energy", "masked", "random"),
+    *("mismatched_contrastive", "mismatched_dino", "mismatched_energy"),
+)
 ENTRY_POINTS = "gradenc.objectives"
 """Group of entry points in which an installed package offers objectives."""
 SIGNAL_ENTRY_POINTS = "gradenc.signals"
@@ -48,14 +52,6 @@ class StudyError(GradencError, ValueError):
     """A study that cannot be run; its message has one line for every problem."""
 
 
-def _signal(name: str) -> str:
-    return _offered(name, ["forward", "gradient"], SIGNAL_ENTRY_POINTS)
-
-
-def _objective(name: str) -> str:
-    return _offered(name, OBJECTIVES, ENTRY_POINTS)
-
-
 def _offered(name: str, shipped: Sequence[str], group: str) -> str:
     """Return a name that is shipped, an installed package's, or `module:function`."""
     if name in shipped or _MODULE_FUNCTION.fullmatch(name):
@@ -66,8 +62,12 @@ def _offered(name: str, shipped: Sequence[str], group: str) -> str:
     raise ValueError(f"{', '.join(known)}, module:function{did_you_mean(name, known)}")
 
 
-Objective = Annotated[str, Field(strict=True), AfterValidator(_objective)]
-Signal = Annotated[str, Field(strict=True), AfterValidator(_signal)]
+def _one_of(shipped: Sequence[str], group: str) -> AfterValidator:
+    return AfterValidator(lambda name: _offered(name, shipped, group))
+
+
+Objective = Annotated[str, Field(strict=True), _one_of(OBJECTIVES, ENTRY_POINTS)]
+Signal = Annotated[str, Field(strict=True), _one_of(("forward", "gradient"), SIGNAL_ENTRY_POINTS)]
 
 
 class Model(Section):
@@ -190,7 +190,8 @@ class Extraction(Section):
 
 
 def _default_objectives(earlier: dict[str, Any]) -> tuple[Objective, ...]:
-    return ("energy",) if "gradient" in earlier["signals"] else ()
+    """Return a self-supervised loss that every network can run, and its two controls."""
+    return ("dino", "random", "mismatched_dino") if "gradient" in earlier["signals"] else ()
 
 
 def _are_depths(layers: Any) -> bool:
@@ -222,6 +223,8 @@ class Study(Section):
     """forward, gradient, and a lab's own as module:function; forward is needed"""
     objectives: tuple[Objective, ...] = Field(default_factory=_default_objectives)
     """losses whose gradients are taken: shipped ones, or a lab's own as module:function"""
+    random_draws: Annotated[Count, Field(le=N_RANDOM_DRAWS)] = 3
+    """linear functionals that `random` stands for; each costs as much as another objective"""
     bank: Text | None = None
     """folder of images that objectives compare with; null: 1,024 generated ones"""
     dino_head: Text | None = None

@@ -33,8 +33,10 @@ class Scores:
     ----------
     folds : array, (n_folds, n_layers, n_targets)
         r; of unique signals with what the baseline leaves of the responses.
-    bootstrap, permutation : array, (n + 1, n_layers, n_summaries)
-        Resampled scores of region means (fMRI) or sensors x windows (MEG); index 0 is observed.
+    bootstrap : array, (n_replicates + 1, n_layers, n_summaries), or None
+        Resampled scores of sensors x windows (MEG); index 0 is observed. None for fMRI.
+    permutation : array, (n_permutations + 1, n_layers, n_summaries)
+        The same of region means (fMRI) or sensors x windows (MEG), under permutation.
     null : array, (n_draws, n_layers), or None
         Scores of Gaussian targets, the same in every layer; None where r has an analytic p.
     confusion : Confusion or None
@@ -48,7 +50,7 @@ class Scores:
     """
 
     folds: Array
-    bootstrap: Array
+    bootstrap: Array | None
     permutation: Array
     null: Array | None
     confusion: Confusion | None
@@ -124,10 +126,9 @@ class Inputs:
         data = store.dataset()
         rows = np.flatnonzero(self.usable(signal))
         targets = data["scores"].isel(layer=rows, target=slice(group.start, group.stop))
-        columns = slice(summary.start, summary.stop)
         return Scores(
             r_by_fold(targets),
-            _by_replicate(data["bootstrap"].isel(layer=rows, summary=columns)),
+            _bootstrap(store, summary, rows),
             self.permutation(signal, subject, modality),
             _null(data, rows),
             _confusion(data, rows),
@@ -182,6 +183,13 @@ def r_by_fold(targets: xr.DataArray) -> Array:
     """Return r, (n_folds, n_layers, n_targets)."""
     r = targets.sel(measure="r").transpose("fold", "layer", "target")
     return np.asarray(r.values, dtype=np.float64)
+
+
+def _bootstrap(store: Store, summary: SummaryGroup, rows: NDArray[np.intp]) -> Array | None:
+    if summary.windows is None:
+        return None
+    columns = store.described(ScoresAttrs).resampled(summary)
+    return _by_replicate(store.dataset()["bootstrap"].isel(layer=rows, resampled=columns))
 
 
 def _by_replicate(data: xr.DataArray) -> Array:

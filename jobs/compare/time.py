@@ -73,6 +73,7 @@ def _sensors(scores: Scores, windows: Sequence[str]) -> Sensors:
     def split(flat: Array) -> Array:
         return flat.reshape(*flat.shape[:2], len(scores.names), len(own))[..., common]
 
+    assert scores.bootstrap is not None
     return Sensors(split(scores.bootstrap), split(scores.permutation))
 
 

@@ -50,8 +50,11 @@ def _median_ceiling(store: Store) -> str:
 def _encoding_counts(store: Store) -> str:
     """Return the totals over layers, and what the baseline of scores beyond one is."""
     units = [facts_of(store, unit) for unit in store.units]
-    names = [name for name in units[0] if name != "baseline"]
-    totals = [f"{name.replace('_', ' ')} {sum(unit[name] for unit in units)}" for name in names]
+    # A layer without features that vary has counts of its own.
+    names = dict.fromkeys(name for unit in units for name in unit if name != "baseline")
+    totals = [
+        f"{name.replace('_', ' ')} {sum(unit.get(name, 0) for unit in units)}" for name in names
+    ]
     return ", ".join([*totals, *_baseline(units[0])])
 
 

@@ -1,4 +1,4 @@
-"""The one-page report of a run: verdicts, predictions against findings, figures, counts."""
+"""The page of a run: warnings, verdicts, predictions against findings, figures, counts."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ import xarray as xr
 
 from gradenc_core.compare.verdict import Verdict
 from jobs.compare.evidence import compared_signals, judged_signals
+from jobs.report.cautions import cautions
 from jobs.report.counts import counts
 from jobs.report.orders import CLAIMS, order_rows
 from jobs.report.plots import comparison_figures, stability_figures
@@ -52,6 +53,7 @@ def write_report(run: Path, path: Path) -> None:
     page = template.render(
         name=read_run(run).name,
         summary=_summary(tree),
+        warnings=list(cautions(stores)),
         verdicts=[v for store in comparisons for v in _verdicts(store)],
         orders=[row for store in comparisons for row in _orders(store)],
         hypotheses=[t for store in comparisons for t in _hypotheses(store)],

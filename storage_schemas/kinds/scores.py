@@ -34,9 +34,10 @@ _SCHEMA = Schema(
             ("layer", "measure", "fold", "target"), "float32", "encoding scores per outer fold"
         ),
         "bootstrap": ArraySchema(
-            ("layer", "replicate", "summary"),
+            ("layer", "replicate", "resampled"),
             "float32",
-            "summary scores, index 0 observed, then by replicate",
+            "scores of MEG summaries, index 0 observed, then by replicate",
+            optional=True,
         ),
         # The dimension is not called permutation: xarray would take the array for its coordinate.
         "permutation": ArraySchema(
@@ -110,6 +111,12 @@ class ScoresAttrs:
     summary_groups: tuple[SummaryGroup, ...]
     """In the order of `groups`."""
 
+    def resampled(self, group: SummaryGroup) -> slice:
+        """Return where a subject's MEG summaries stand on the axis `resampled`."""
+        before = (g for g in self.summary_groups if g.windows is not None and g.stop <= group.start)
+        start = sum(g.stop - g.start for g in before)
+        return slice(start, start + group.stop - group.start)
+
 
 @dataclass(frozen=True)
 class DrawnTargets:
@@ -120,7 +127,7 @@ class DrawnTargets:
     n_tunings: int
 
 
-SCORES = Kind("scores", 1, {1: (_SCHEMA,)}, None, unit_dim="layer")
+SCORES = Kind("scores", 2, {1: (_SCHEMA,)}, None, unit_dim="layer")
 
 
 def scores_layout(
@@ -131,6 +138,7 @@ def scores_layout(
     n_folds: int,
     n_targets: int,
     n_summaries: int,
+    n_resampled: int,
     n_bootstrap: int,
     n_permutations: int,
     drawn: DrawnTargets | None = None,
@@ -138,6 +146,7 @@ def scores_layout(
     """Return encoding scores and their resampled summaries; a unit is one layer, all targets.
 
     `labels` are coordinates of the stimuli and, where there are windows, of targets and summaries.
+    The bootstrap is that of latencies: it resamples the `n_resampled` summaries of MEG alone.
     """
     chunk = min(TARGETS_PER_CHUNK, n_targets)
     whole = -(-n_targets // chunk) * chunk
@@ -151,8 +160,12 @@ def scores_layout(
             shards=(1, len(measures), n_folds, whole),
         ),
         *(
-            array_layout(_SCHEMA, name, (len(layers), n + 1, n_summaries), (1, n + 1, n_summaries))
-            for name, n in (("bootstrap", n_bootstrap), ("permutation", n_permutations))
+            array_layout(_SCHEMA, name, (len(layers), *own), (1, *own))
+            for name, own in (
+                ("bootstrap", (n_bootstrap + 1, n_resampled)),
+                ("permutation", (n_permutations + 1, n_summaries)),
+            )
+            if own[1]
         ),
     ]
     if drawn is not None:

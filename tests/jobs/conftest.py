@@ -267,9 +267,10 @@ class HandMade:
         measures = BEYOND_MEASURES if beyond else SINGLE_MEASURES
         arrays = {
             "scores": _measures(measures, values),
-            "bootstrap": np.moveaxis(bootstrap, 0, 1),
             "permutation": np.moveaxis(permutation, 0, 1),
         }
+        if bootstrap.size:
+            arrays["bootstrap"] = np.moveaxis(bootstrap, 0, 1)
         if judged:
             arrays |= {"null": _null(), "simulated": _simulated(self.alike)}
         facts: dict[str, Any] = {"constant_targets": 1}
@@ -290,7 +291,8 @@ class HandMade:
             measures=measures,
             n_folds=N_FOLDS,
             n_targets=values.shape[-1],
-            n_summaries=bootstrap.shape[-1],
+            n_summaries=permutation.shape[-1],
+            n_resampled=bootstrap.shape[-1],
             n_bootstrap=N_BOOTSTRAP,
             n_permutations=N_PERMUTATIONS,
             drawn=DRAWN if judged else None,
@@ -301,7 +303,7 @@ class HandMade:
             "fold_rule": self.fold_rule,
             "permute_within": self.permute_within,
             "groups": _groups(group, [part[0].shape[-1] for part in parts], [(None, None)] * 9),
-            "summary_groups": _groups(group, [part[1].shape[-1] for part in parts], names),
+            "summary_groups": _groups(group, [part[2].shape[-1] for part in parts], names),
         }
         label = f"tiny-{bands}-{group[0][0]}".replace(":", "-").replace("+", "-")
         stored = {name: array.astype(np.float32) for name, array in arrays.items()}
@@ -326,7 +328,10 @@ _DIGESTS = [f"{i:064x}" for i in range(N_STIMULI)]
 
 
 def _fmri_scores(person: Fmri, signal: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Voxels' scores (n_layers, n_voxels) and resampled region means, (n, n_layers, n_regions)."""
+    """Voxels' scores (n_layers, n_voxels), and region means permuted, (n, n_layers, n_regions).
+
+    The bootstrap between them has no column.
+    """
     unique = signal.startswith("unique")
     base = 0.02 if unique else 0.2
     values = np.full((len(LAYERS), len(person.voxels)), base)
@@ -335,7 +340,7 @@ def _fmri_scores(person: Fmri, signal: str) -> tuple[np.ndarray, np.ndarray, np.
             values[[name for name, _ in LAYERS].index(layer), column] = score
     sites = [f"{v.roi}:{v.hemisphere}" for v in person.voxels]
     means = [values[:, np.array(sites) == site].mean(axis=1) for site in sorted(set(sites))]
-    bootstrap = np.zeros((N_BOOTSTRAP + 1, len(LAYERS), len(means)))
+    bootstrap = np.zeros((N_BOOTSTRAP + 1, len(LAYERS), 0))
     permutation = np.full((N_PERMUTATIONS + 1, len(LAYERS), len(means)), 0.01)
     # The largest is 0.06: three quarters of a voxel's largest.
     permutation[0] = np.stack(means, axis=1) * (0.75 if unique else 0.1)

@@ -262,8 +262,7 @@ def test_no_features_with_variance_predict_nothing_and_are_counted():
     assert (scores.r == 0).all()
     assert scores.counts.flat_predictions == scores.r.size
     assert (scores.alpha == 1e8).all()  # all alphas tie
-    assert scores.counts.highest_alpha == scores.r.size
-    assert scores.counts.lowest_alpha == 0
+    assert scores.counts.highest_alpha == scores.counts.lowest_alpha == 0
 
 
 @pytest.mark.parametrize("selection", SELECTIONS)
@@ -431,3 +430,31 @@ def test_a_target_in_units_beyond_float32_is_counted_and_touches_no_other(unit):
     assert np.isnan(found.r[:, 1]).all()
     assert np.isnan(found.sst[:, 1]).all()
     np.testing.assert_array_equal(found.r[:, [0, 2, 3]], expected.r[:, [0, 2, 3]])
+
+
+# ---- edges of the grid ----
+
+
+def chosen(alphas, y, x):
+    options = RidgeOptions(alphas, "kfold")
+    return encode(x, y, np.arange(len(x)) % 4, options=options).counts
+
+
+def test_only_targets_that_are_predicted_count_at_the_edges_of_the_grid():
+    x, y, _, _ = study(n=400, p=40, t=6, noise=8.0)
+    noise = np.random.default_rng(1).standard_normal((400, 60))
+    both = np.hstack([y, noise])
+    grids = (0.01, 0.1), (0.01, 60.0, 1e6), (1e5, 1e6)
+    low, wide, high = (chosen(alphas, both, x) for alphas in grids)
+    assert low.predicted == wide.predicted == high.predicted == 4 * 6
+    assert (low.lowest_alpha, low.highest_alpha) == (0, 24)
+    assert (wide.lowest_alpha, wide.highest_alpha) == (0, 0)
+    assert (high.lowest_alpha, high.highest_alpha) == (24, 0)
+
+
+def test_noise_chooses_the_largest_alpha_and_counts_nowhere():
+    x = np.random.default_rng(0).standard_normal((300, 8))
+    y = np.random.default_rng(1).standard_normal((300, 200))
+    scores = encode(x, y, np.arange(300) % 4, options=RidgeOptions((1.0, 1e2, 1e6), "kfold"))
+    assert (scores.alpha == 1e6).mean() > 0.5
+    assert (scores.counts.predicted, scores.counts.highest_alpha) == (0, 0)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -37,8 +39,7 @@ def make_readout(seed=0, **parts):
         patches=normal([seed, 1], N, PATCHES, CHANNELS),
         embedding=normal([seed, 2], N, CHANNELS),
         logits=3 * normal([seed, 3], N, 4),
-        digests=DIGESTS,
-        **parts,
+        **{"digests": DIGESTS, **parts},
     )
 
 
@@ -183,6 +184,59 @@ def test_sources_name_objective_and_draw(conv):
     assert OBJECTIVES["energy"].sources == ("gradient:energy",)
     assert len(OBJECTIVES["random"].sources) == 10
     assert parse_source(conv, "gradient:random.7") == (OBJECTIVES["random"], 7)
+
+
+def errors(name, readout, context, place="pooled"):
+    """Return the error that each stimulus gets, (n_stimuli, n_channels): of a loss linear in it."""
+    output = getattr(readout, place).clone().requires_grad_()
+    total = loss(name, replace(readout, **{place: output}), context).sum()
+    return torch.autograd.grad(total, output)[0]
+
+
+def items_of(readout, context):
+    """Return the item whose error each stimulus gets: that of `energy` is the item's output."""
+    found = errors("mismatched_energy", readout, context).numpy()
+    same = (found[:, None] == context.bank.pooled.numpy()).all(axis=-1)
+    assert (same.sum(axis=1) == 1).all()
+    return same.argmax(axis=1)
+
+
+def test_a_mismatched_error_is_another_images_chosen_by_the_stimulus_alone(readout, context):
+    many = replace(readout, digests=tuple(f"b{i % 3}" for i in range(N)))
+    items = items_of(many, context)
+    assert items[0] == items[3]  # b0 is there twice
+    backwards = replace(many, pooled=many.pooled.flip(0), digests=many.digests[::-1])
+    np.testing.assert_array_equal(items_of(backwards, context), items[::-1])
+
+
+@given(
+    st.lists(st.sampled_from(["s1", *(f"b{i}" for i in range(ITEMS - 1))]), min_size=N, max_size=N)
+)
+def test_a_mismatched_error_is_never_the_stimulus_s_own(digests):
+    pooled = normal(1, ITEMS, CHANNELS)
+    bank = Bank(("s1", *(f"b{i}" for i in range(ITEMS - 1))), pooled, pooled, pooled[0], pooled)
+    items = items_of(make_readout(digests=tuple(digests)), Context(0, bank))
+    assert all(bank.digests[item] != own for item, own in zip(items, digests, strict=True))
+
+
+@pytest.mark.parametrize("name", ["dino", "contrastive", "energy"])
+def test_a_mismatched_error_is_that_of_the_loss_at_the_other_image(name, readout, context):
+    items = items_of(readout, context).tolist()
+    other = context.bank.read(items)
+    expected = errors(name, replace(other, views=(other,)), context)
+    found = errors(f"mismatched_{name}", readout, context)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+    assert (np.abs(found.numpy()).max(axis=1) > 0).all()
+
+
+def test_a_mismatched_error_of_a_head_is_that_of_its_logits(readout, context):
+    weight = normal(5, 8, CHANNELS)
+    headed = Context(0, context.bank, lambda x: x @ weight.T).settled(weight)
+    logits = context.bank.embedding[items_of(readout, context)].numpy() @ weight.numpy().T
+    difference = softmax(logits / 0.1) - softmax((logits - headed.centre.numpy()) / 0.04)
+    found = errors("mismatched_dino", readout, headed, "embedding")
+    np.testing.assert_allclose(found, difference / 0.1 @ weight.numpy(), atol=1e-12)
+    assert not errors("mismatched_dino", readout, headed).any()
 
 
 @pytest.mark.parametrize(

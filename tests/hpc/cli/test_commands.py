@@ -88,13 +88,15 @@ def test_a_refusal_is_one_message_without_a_traceback(tmp_path: Path) -> None:
 
 
 def test_plan_says_what_a_run_takes_and_where_times_are_from(small_study: Path) -> None:
-    result = run("plan", small_study)
+    two = ("--set", "objectives=[classification, random]", "--set", "random_draws=2")
+    result = run("plan", small_study, *two)
     said = " ".join(result.stdout.split())
     assert result.returncode == 0, result.stderr
     assert "kB" in said
     assert "Time of prepare: assumed." in said
     assert "Time of extract: measured here." in said
     assert "Time of encode: measured here; " in said
+    assert "random stands for 2 gradients (random_draws)" in said
 
 
 def test_plan_says_which_verdicts_a_study_could_reach(small_study: Path) -> None:

@@ -24,7 +24,7 @@ from hpc.study.encoding import Alphas, Encoding, Windows
 from hpc.study.networks import layers_of, resolve_networks
 from hpc.study.plugins import find_losses
 from hpc.study.recordings import find_subjects
-from hpc.study.resolve import refuse, resolve
+from hpc.study.resolve import refuse, resolve, resolve_sources
 from hpc.study.study import (
     BidsResponses,
     Comparisons,
@@ -53,6 +53,7 @@ SECTIONS = (
 MODEL = (
     "{name: a, library: torchvision, architecture: resnet18, weights: untrained, image_size: 64}"
 )
+BY_DEFAULT = ("dino", "random", "mismatched_dino")
 SMALLEST = {
     "name": "demo",
     "stimuli": "stimuli",
@@ -90,7 +91,7 @@ def keys_of(message):
 def test_defaults_are_those_of_the_science(tmp_path):
     study = load_study(write(tmp_path))
     assert (study.seed, study.layers, study.tokens) == (0, "blocks", "mean")
-    assert (study.signals, study.objectives) == (("forward", "gradient"), ("energy",))
+    assert (study.signals, study.objectives) == (("forward", "gradient"), BY_DEFAULT)
     assert (study.gradient_scale, study.projection) == ("unit", 1024)
     encoding = study.encoding
     assert (encoding.folds, encoding.blocks, encoding.alpha_choice) == (5, 20, "kfold")
@@ -101,6 +102,15 @@ def test_defaults_are_those_of_the_science(tmp_path):
     assert study.extraction.stimuli_per_shard == 512
     assert study.responses[0].subjects is None
     assert study.folder == tmp_path
+
+
+def test_random_stands_for_the_first_of_its_draws(tmp_path):
+    study = load_study(write(tmp_path, random_draws=2))
+    sources = resolve_sources(study, find_losses(study, []), None)
+    names = ("dino", "random.0", "random.1", "mismatched_dino")
+    assert list(sources) == [f"gradient:{name}" for name in names]
+    with pytest.raises(StudyError, match="random_draws: given 11"):
+        load_study(write(tmp_path, random_draws=11))
 
 
 def test_forward_alone_needs_no_objectives(tmp_path):
@@ -277,7 +287,8 @@ REFUSED = {
             "objectives[0]",
             "[enery]",
             '"enery"; accepted: classification, contrastive, dino, energy, masked, random, '
-            "module:function; did you mean `energy`?",
+            "mismatched_contrastive, mismatched_dino, mismatched_energy, module:function; "
+            "did you mean `energy`?",
         ),
         (
             "objectives",
@@ -718,7 +729,8 @@ def test_a_model_without_head_has_no_classification(tmp_path):
     path = write(tmp_path, models=model_entry(**HEADLESS), objectives="[energy, classification]")
     assert models_refusal(path) == (
         f'{path}: objectives[1]: given "classification"; accepted for model a '
-        "(vit_small_patch16_dinov3): dino, contrastive, masked, energy, random"
+        "(vit_small_patch16_dinov3): dino, contrastive, masked, energy, random, mismatched_dino, "
+        "mismatched_contrastive, mismatched_energy"
     )
 
 

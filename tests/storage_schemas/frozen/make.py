@@ -133,7 +133,8 @@ def scores(bands: str) -> Layout:
     }
     coords |= window_coords("target", [None] * 3 + WINDOWS * 2, "target_")
     coords |= window_coords("summary", [None] * 2 + WINDOWS * 2, "summary_")
-    sizes = {"n_folds": 2, "n_targets": 7, "n_summaries": 6, "n_bootstrap": 3, "n_permutations": 2}
+    sizes = {"n_folds": 2, "n_targets": 7, "n_summaries": 6, "n_permutations": 2}
+    sizes |= {"n_resampled": 4, "n_bootstrap": 3}
     if "+" not in bands:
         return scores_layout(LAYERS, coords, measures=SINGLE_MEASURES, **sizes)
     if bands.startswith(BEYOND):

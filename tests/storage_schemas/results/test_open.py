@@ -55,7 +55,8 @@ GROUPS = [
     {"subject": "01", "modality": "fmri", "start": 0, "stop": 5, "windows": None},
     {"subject": "01", "modality": "meg", "start": 5, "stop": 17, "windows": None},
 ]
-RESAMPLED = {"n_folds": 4, "n_targets": 17, "n_summaries": 6, "n_bootstrap": 3, "n_permutations": 2}
+RESAMPLED = {"n_folds": 4, "n_targets": 17, "n_summaries": 6, "n_permutations": 2}
+RESAMPLED |= {"n_resampled": 4, "n_bootstrap": 3}
 RELIABILITY = [0.64, 0.2, np.nan]
 BEYOND, BOTH = "baseline+gradient:energy", "forward+gradient:energy"
 BANDS = ["forward", "gradient:energy", BEYOND, BOTH]

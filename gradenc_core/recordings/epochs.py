@@ -1,7 +1,7 @@
 """MEG epochs in FIF files, as MNE writes them.
 
 Layout: `<root>/<subject>-epo.fif` or `<root>/<subject>/<subject>-epo.fif`; files that MNE split are
-read through the first. The epochs' metadata has one row per epoch and the columns
+read through the first, whatever the others are called. The epochs' metadata has one row per epoch and the columns
 
 - stim_file: path of the image below the stimulus folder;
 - trial_type (optional): epochs of another type than "stimulus", such as catch trials, are not used;
@@ -127,7 +127,7 @@ def describe(
         n_repeats,
         session_of_stimuli(recording.rows, recording.sessions.tolist()),
         _coords(recording),
-        hash_files(folder, _parts(recording.file), known),
+        hash_files(folder, _parts(recording.epochs), known),
     )
 
 
@@ -191,12 +191,13 @@ def _find(folder: Path, subject: str) -> Path:
     return found[0]
 
 
-def _parts(file: Path) -> list[Path]:
-    """Return the file and those that MNE split off it: `-epo-1.fif`, `-epo-2.fif`, …."""
-    parts = [file]
-    while (part := file.with_name(f"{file.stem}-{len(parts)}.fif")).is_file():
-        parts.append(part)
-    return parts
+def _parts(epochs: Any) -> list[Path]:
+    """Return every file that the epochs are read from.
+
+    MNE follows the names inside the files, which need not be those that it gives; only its private
+    list of open files holds them all.
+    """
+    return [Path(part.fid.name) for part in epochs._raw]
 
 
 def _metadata(epochs: Any, file: Path) -> pd.DataFrame:

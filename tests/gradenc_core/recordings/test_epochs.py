@@ -172,14 +172,19 @@ def test_nested_folder_and_one_session_without_the_column(
     np.testing.assert_allclose(result.mean[0], values[[2, 4, 7]].mean(axis=0), rtol=1e-4, atol=1e-5)
 
 
-def test_split_files_are_read_and_hashed(tmp_path: Path, manifest: Manifest) -> None:
-    rng = np.random.default_rng(4)
-    n, names = 400, np.array(STIMULI)
+def save_in_parts(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Write three parts and more of `sub-01-epo.fif`; return the data and the images shown."""
+    n = 400
     assert n > 2 * epochs.EPOCHS_AT_ONCE
-    data = rng.normal(0, 1e-13, (n, len(CHANNELS), 401))
-    shown = names[np.arange(n) % 4]
+    data = np.random.default_rng(4).normal(0, 1e-13, (n, len(CHANNELS), 401))
+    shown = np.array(STIMULI)[np.arange(n) % 4]
     metadata = pd.DataFrame({"stim_file": shown, "session": np.arange(n) // 200})
-    save(make(data, metadata), tmp_path / "sub-01-epo.fif", split_size="3MB")
+    save(make(data, metadata), folder / "sub-01-epo.fif", split_size="3MB")
+    return data, shown
+
+
+def test_split_files_are_read_and_hashed(tmp_path: Path, manifest: Manifest) -> None:
+    data, shown = save_in_parts(tmp_path)
     parts = sorted(path.name for path in tmp_path.glob("*.fif"))
     assert len(parts) > 2
     described = epochs.describe(tmp_path, "sub-01", manifest)
@@ -193,6 +198,23 @@ def test_split_files_are_read_and_hashed(tmp_path: Path, manifest: Manifest) -> 
     for call in (epochs.describe, epochs.read):
         with pytest.raises(ValueError, match=r"cannot read the epochs .*sub-01-epo\.fif"):
             call(tmp_path, "sub-01", manifest)
+
+
+def test_parts_of_another_name_than_the_first_are_hashed(
+    tmp_path: Path, manifest: Manifest
+) -> None:
+    """MNE reads the parts that are named inside the files: a change there must be seen."""
+    save_in_parts(tmp_path)
+    (tmp_path / "sub-01-epo.fif").rename(tmp_path / "sub-99-epo.fif")
+    before = epochs.describe(tmp_path, "sub-99", manifest).files
+    assert sorted(before) == sorted(path.name for path in tmp_path.glob("*.fif"))
+    (tmp_path / "sub-99-epo-1.fif").write_bytes(b"of another recording, and read by nobody")
+    part = tmp_path / "sub-01-epo-1.fif"
+    with part.open("r+b") as file:
+        file.seek(part.stat().st_size // 2)
+        file.write(bytes(400))
+    after = epochs.describe(tmp_path, "sub-99", manifest).files
+    assert {name for name in before | after if before.get(name) != after.get(name)} == {part.name}
 
 
 def test_nan_and_constant_targets(root: Path, manifest: Manifest, data) -> None:

@@ -33,11 +33,10 @@ from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from gradenc_core.digests import KnownDigests
+from gradenc_core.recordings.averaging import Responses, SessionTrials, average
 from gradenc_core.recordings.repeats import (
     ResponseDescription,
-    Responses,
     Rows,
-    average,
     check_normalise,
     count_repeats,
     hash_files,
@@ -138,14 +137,16 @@ def describe(
     ValueError
         If files are unreadable or disagree, or an option is unknown.
     """
-    check_normalise(normalise)
     opened, voxels = _inspect(folder, subject, manifest, rois, sessions)
     rows = np.concatenate([session.rows for session in opened])
-    stimuli, n_repeats = count_repeats(rows, manifest, opened[0].events)
     names = [session.name for session in opened for _ in session.rows]
+    check_normalise(normalise, rows, names)
+    stimuli, n_repeats = count_repeats(rows, manifest, opened[0].events)
     paths = [voxels.file, _tsv_beside(voxels.file)]
     for session in opened:
         paths += [session.betas, session.events]
+    files = hash_files(folder, paths, known)
+    _refuse_twice([session.betas for session in opened], folder, files)
     return ResponseDescription(
         subject,
         "fmri",
@@ -153,7 +154,7 @@ def describe(
         n_repeats,
         session_of_stimuli(rows, names),
         _coords(voxels),
-        hash_files(folder, paths, known),
+        files,
     )
 
 
@@ -170,11 +171,11 @@ def read(
 
     Parameters and refusals are those of `describe`; rows and voxels have its order.
     """
-    check_normalise(normalise)
     opened, voxels = _inspect(folder, subject, manifest, rois, sessions)
     rows = np.concatenate([session.rows for session in opened])
+    check_normalise(normalise, rows, [session.name for session in opened for _ in session.rows])
     count_repeats(rows, manifest, opened[0].events)
-    used = ((s.rows[s.rows >= 0], _betas(s, voxels)) for s in opened if (s.rows >= 0).any())
+    used = (_used_trials(session, voxels) for session in opened if (session.rows >= 0).any())
     return average(used, rows, (len(voxels.ijk),), normalise)
 
 
@@ -231,6 +232,15 @@ def _refuse_strays(folder: Path, *expected: Path) -> None:
             raise ValueError(f"{path} would not be read; a session's files are {names}")
 
 
+def _refuse_twice(betas: Iterable[Path], folder: Path, digests: dict[str, str]) -> None:
+    """Refuse betas that lie there under two names: their trials would count twice."""
+    first: dict[str, Path] = {}
+    for path in betas:
+        other = first.setdefault(digests[path.relative_to(folder).as_posix()], path)
+        if other != path:
+            raise ValueError(f"{path} and {other} have the same content; give each session its own")
+
+
 def _open_session(
     name: str, betas: Path, events: Path, voxels: _Voxels, manifest: Manifest
 ) -> _Session:
@@ -256,8 +266,14 @@ def _open_session(
     return _Session(name, betas, events, stimulus_rows(names, kinds, manifest, events))
 
 
+def _used_trials(session: _Session, voxels: _Voxels) -> SessionTrials:
+    used = np.flatnonzero(session.rows >= 0)
+    places = [f"{session.events}, row {row + 1}" for row in used.tolist()]
+    return SessionTrials(session.name, session.rows[used], _betas(session, voxels)[used], places)
+
+
 def _betas(session: _Session, voxels: _Voxels) -> NDArray[np.float32]:
-    """Read the used trials of a session, (n_used, n_voxels)."""
+    """Read the trials of a session, (n_volumes, n_voxels)."""
     # Volumes lie one after the other, so a file kept open is decompressed only once.
     data = _load(session.betas, keep_file_open=True).dataobj
     n_volumes = len(session.rows)
@@ -269,7 +285,7 @@ def _betas(session: _Session, voxels: _Voxels) -> NDArray[np.float32]:
             trials[part] = data[..., part][x, y, z].T
     except _UNREADABLE as error:
         raise _damaged(session.betas, error) from error
-    return trials[session.rows >= 0]
+    return trials
 
 
 def _read_voxels(file: Path, rois: Sequence[str] | None) -> _Voxels:

@@ -1,7 +1,8 @@
 """MEG epochs in FIF files, as MNE writes them.
 
 Layout: `<root>/<subject>-epo.fif` or `<root>/<subject>/<subject>-epo.fif`; files that MNE split are
-read through the first, whatever the others are called. The epochs' metadata has one row per epoch and the columns
+read through the first, whatever the others are called. The epochs' metadata has one row per epoch
+and the columns
 
 - stim_file: path of the image below the stimulus folder;
 - trial_type (optional): epochs of another type than "stimulus", such as catch trials, are not used;
@@ -26,12 +27,11 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradenc_core.digests import KnownDigests
+from gradenc_core.recordings.averaging import Responses, SessionTrials, average
 from gradenc_core.recordings.repeats import (
     STIMULUS,
     ResponseDescription,
-    Responses,
     Rows,
-    average,
     check_normalise,
     count_repeats,
     hash_files,
@@ -117,8 +117,8 @@ def describe(
     ValueError
         If they are unreadable, lack metadata or sensors, or an option is unknown.
     """
-    check_normalise(normalise)
     recording = _open(folder, subject, manifest, picks, tmin, tmax)
+    check_normalise(normalise, recording.rows, recording.sessions.tolist())
     stimuli, n_repeats = count_repeats(recording.rows, manifest, recording.file)
     return ResponseDescription(
         subject,
@@ -145,8 +145,8 @@ def read(
 
     Parameters and refusals are those of `describe`; rows, sensors and times have its order.
     """
-    check_normalise(normalise)
     recording = _open(folder, subject, manifest, picks, tmin, tmax)
+    check_normalise(normalise, recording.rows, recording.sessions.tolist())
     count_repeats(recording.rows, manifest, recording.file)
     shape = (len(recording.sensors), len(recording.times))
     return average(_read_sessions(recording), recording.rows, shape, normalise)
@@ -252,12 +252,14 @@ def _times(epochs: Any, tmin: float | None, tmax: float | None, file: Path) -> N
     return chosen
 
 
-def _read_sessions(recording: _Recording) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
+def _read_sessions(recording: _Recording) -> Iterator[SessionTrials]:
     """Yield the used epochs of every session, (n_used, n_sensors, n_times)."""
     for session in dict.fromkeys(recording.sessions.tolist()):
         used = np.flatnonzero((recording.sessions == session) & (recording.rows >= 0))
         if used.size:
-            yield recording.rows[used], _read_epochs(recording, used)
+            places = [f"{recording.file}, row {row + 1} of the metadata" for row in used.tolist()]
+            values = _read_epochs(recording, used)
+            yield SessionTrials(session, recording.rows[used], values, places)
 
 
 def _read_epochs(recording: _Recording, used: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -16,12 +16,7 @@ def counts(stores: Sequence[Store]) -> Iterator[str]:
     """Yield a sentence for every store that has something to count."""
     for store in stores:
         if store.kind == "responses":
-            facts = facts_of(store, store.units[0])
-            yield (
-                f"{store.label}: {facts['n_nan_targets']} target(s) with missing values and "
-                f"{facts['n_constant_targets']} constant ones, which have no score; "
-                f"noise ceiling: {_median_ceiling(store)}"
-            )
+            yield f"{store.label}: {'; '.join(_response_counts(store))}"
         elif store.kind == "comparisons":
             left_out = facts_of(store, store.units[0])["left_out"] or ["none"]
             yield f"{store.label}: layers without a gradient of their own: {', '.join(left_out)}"
@@ -32,6 +27,22 @@ def counts(stores: Sequence[Store]) -> Iterator[str]:
                 f"{store.label}: {len(layers)} layer(s) whose scores are not divided by "
                 f"reliability, which is below {LEAST_RELIABILITY} or not known: {', '.join(layers)}"
             )
+
+
+def _response_counts(store: Store) -> Iterator[str]:
+    """Yield which targets have no score, which lack sessions, and the noise ceiling."""
+    facts = facts_of(store, store.units[0])
+    yield (
+        f"{facts['n_nan_targets']} target(s) with missing values and "
+        f"{facts['n_constant_targets']} without any or constant, which have no score"
+    )
+    lacking = [f"{n} in {session}" for session, n in facts["without_data"].items()]
+    if lacking:
+        yield (
+            f"target(s) without data (zero, NaN or constant) in a session, averaged over the "
+            f"others: {', '.join(lacking)}"
+        )
+    yield f"noise ceiling: {_median_ceiling(store)}"
 
 
 def _unreliable(store: Store) -> list[str]:

@@ -39,7 +39,10 @@ def _schema(dims: tuple[str, ...], coords: Mapping[str, CoordSchema], *attrs: st
     return Schema(
         {
             "responses": ArraySchema(("stimulus", *dims), "float32", "mean response"),
-            "n_repeats": ArraySchema(("stimulus",), "float32", "trials averaged"),
+            "n_repeats": ArraySchema(("stimulus",), "float32", "trials of the stimulus"),
+            "target_repeats": ArraySchema(
+                dims, "float32", "trials averaged in a mean response of the target"
+            ),
             "ncsnr": ArraySchema(dims, "float32", "noise ceiling signal-to-noise ratio"),
         },
         {**STIMULUS, "stimulus_session": CoordSchema(("stimulus",), "text"), **coords},

@@ -472,10 +472,11 @@ def _responses(root: Path, subject: str, modality: str, person: Fmri | Meg) -> S
     arrays = {
         "responses": rng.standard_normal(shapes["responses"]).astype(np.float32),
         "n_repeats": np.full(N_STIMULI, 4, np.float32),
+        "target_repeats": np.full(shapes["ncsnr"], 4, np.float32),
         "ncsnr": np.full(shapes["ncsnr"], 1, np.float32),
     }
     attrs = {"subject": subject, "modality": modality, **targets.attrs}
-    facts = {"n_nan_targets": 0, "n_constant_targets": 1}
+    facts = {"n_nan_targets": 0, "n_constant_targets": 1, "without_data": {"ses-02": 2}}
     label = f"{subject}-{modality}"
     return _fill(root, "ingest", "responses", label, layout, arrays, attrs, facts)
 

@@ -218,10 +218,50 @@ def test_nan_and_constant_voxels(root, manifest: Manifest, betas, labels) -> Non
     result = bids.read(root, "sub-01", manifest)
     assert (result.n_nan_targets, result.n_constant_targets) == (1, 1)
     assert np.isnan(result.mean[:, 0]).all()
-    assert np.isfinite(result.mean[:, 1:]).all()
-    assert (result.mean[:, 2] == 0).all()
+    assert np.isfinite(np.delete(result.mean, [0, 2], axis=1)).all()
+    assert np.isnan(result.mean[:, 2]).all()
     assert np.isnan(result.ncsnr[[0, 2]]).all()
     assert np.isfinite(result.ncsnr[1])
+
+
+@pytest.mark.parametrize("missing", [0, np.nan])
+def test_a_voxel_without_data_in_a_session_is_averaged_over_the_others(
+    tmp_path: Path, manifest: Manifest, labels, missing: float
+) -> None:
+    """Six images of signal 1 and noise .3 in two sessions; one voxel is outside the second."""
+    rng = np.random.default_rng(5)
+    shown = [("stimulus", name) for name in [*STIMULI, "a.png", "b.png"]]
+    signal = rng.normal(size=(*SHAPE, 4))[..., [0, 1, 2, 3, 0, 1]]
+    voxel = tuple(np.argwhere(labels > 0)[0])
+    root = tmp_path / "bids"
+    save(labels_path(root), labels)
+    regions_path(root).write_text(REGIONS)
+    for session in ("ses-01", "ses-02"):
+        volumes = signal + 0.3 * rng.normal(size=signal.shape)
+        volumes[voxel] = missing if session == "ses-02" else volumes[voxel]
+        save(betas_path(root, session), volumes.astype(np.float32))
+        write_events(events_path(root, session), shown)
+    result = bids.read(root, "sub-01", manifest)
+    alone = bids.read(root, "sub-01", manifest, sessions=["ses-01"])
+    np.testing.assert_array_equal(result.mean[:, 0], alone.mean[:, 0])
+    assert result.ncsnr[0] == alone.ncsnr[0]
+    assert result.target_repeats[0] == pytest.approx(result.target_repeats[1] / 2)
+    assert result.without_data == {"ses-02": 1}
+    assert (result.n_nan_targets, result.n_constant_targets) == (0, 0)
+
+
+def test_the_same_betas_in_two_sessions_are_refused(root: Path, manifest: Manifest) -> None:
+    shutil.copy(betas_path(root, "ses-02"), betas_path(root))
+    write_events(events_path(root), EVENTS["ses-02"])
+    with pytest.raises(ValueError, match=r"ses-02_.*stat\.nii\.gz and .*ses-01_.* same content"):
+        bids.describe(root, "sub-01", manifest)
+
+
+def test_a_volume_without_data_is_refused_by_its_row(root: Path, manifest: Manifest, betas) -> None:
+    betas["ses-01"][..., 3] = np.nan
+    save(betas_path(root), betas["ses-01"])
+    with pytest.raises(ValueError, match=r"ses-01_.*events\.tsv, row 4: the trial has no data"):
+        bids.read(root, "sub-01", manifest)
 
 
 def test_session_of_catch_trials_only_is_passed_over(root, manifest: Manifest) -> None:

@@ -40,6 +40,7 @@ from gradenc_core.recordings.repeats import (
     check_normalise,
     count_repeats,
     hash_files,
+    refuse_twice,
     session_of_stimuli,
     stimulus_rows,
 )
@@ -146,7 +147,7 @@ def describe(
     for session in opened:
         paths += [session.betas, session.events]
     files = hash_files(folder, paths, known)
-    _refuse_twice([session.betas for session in opened], folder, files)
+    refuse_twice([session.betas for session in opened], folder, files)
     return ResponseDescription(
         subject,
         "fmri",
@@ -230,15 +231,6 @@ def _refuse_strays(folder: Path, *expected: Path) -> None:
         ):
             names = " and ".join(one.name for one in expected)
             raise ValueError(f"{path} would not be read; a session's files are {names}")
-
-
-def _refuse_twice(betas: Iterable[Path], folder: Path, digests: dict[str, str]) -> None:
-    """Refuse betas that lie there under two names: their trials would count twice."""
-    first: dict[str, Path] = {}
-    for path in betas:
-        other = first.setdefault(digests[path.relative_to(folder).as_posix()], path)
-        if other != path:
-            raise ValueError(f"{path} and {other} have the same content; give each session its own")
 
 
 def _open_session(

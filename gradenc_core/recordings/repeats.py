@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -168,6 +168,23 @@ def hash_files(
             known.keep(path, found)
         (digests[path.relative_to(folder).as_posix()],) = found
     return dict(sorted(digests.items()))
+
+
+def refuse_twice(paths: Iterable[Path], folder: Path, digests: Mapping[str, str]) -> None:
+    """Refuse recordings that lie there under two names: their trials would count twice.
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        Files that hold trials.
+    folder, digests
+        As `hash_files` takes and returns them.
+    """
+    first: dict[str, Path] = {}
+    for path in paths:
+        other = first.setdefault(digests[path.relative_to(folder).as_posix()], path)
+        if other != path:
+            raise ValueError(f"{path} and {other} have the same content; keep one of them there")
 
 
 def _unknown_stimulus(name: str, row: int, manifest: Manifest, file: Path) -> ValueError:

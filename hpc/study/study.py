@@ -135,7 +135,7 @@ class BidsResponses(_Responses):
 
 
 class EpochsResponses(_Responses):
-    """MEG: one file of epochs per subject."""
+    """MEG: files of epochs, of a subject, its sessions or its runs."""
 
     reader: Literal["epochs"]
     """epochs"""

@@ -1,3 +1,4 @@
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ import pandas as pd
 import pytest
 
 from gradenc_core.recordings import epochs
+from gradenc_core.recordings.epoch_files import EpochsFile, parse_name
 from gradenc_core.stimuli.images import Manifest
 
 SFREQ, TMIN, N_TIMES = 100.0, -0.1, 31
@@ -215,6 +217,150 @@ def test_parts_of_another_name_than_the_first_are_hashed(
         file.write(bytes(400))
     after = epochs.describe(tmp_path, "sub-99", manifest).files
     assert {name for name in before | after if before.get(name) != after.get(name)} == {part.name}
+
+
+def save_runs(folder: Path, data: np.ndarray, names: tuple[str, str]) -> None:
+    """Write the nine epochs as two runs of five and four."""
+    metadata = METADATA[["stim_file", "trial_type"]]
+    save(make(data[:5], metadata[:5]), folder / names[0])
+    save(make(data[5:], metadata[5:].reset_index(drop=True)), folder / names[1])
+
+
+def test_runs_of_a_subject_are_one_person(tmp_path: Path, manifest: Manifest, data) -> None:
+    save_runs(tmp_path, data, ("sub-01_run-2-epo.fif", "sub-01_run-10-epo.fif"))
+    assert epochs.list_subjects(tmp_path) == ["sub-01"]
+    described = epochs.describe(tmp_path, "sub-01", manifest)
+    assert set(described.files) == {"sub-01_run-2-epo.fif", "sub-01_run-10-epo.fif"}
+    np.testing.assert_array_equal(described.n_repeats, [3, 2, 2, 1])
+    assert described.sessions == ("1",) * 4
+    whole = tmp_path.parent / "whole"
+    save(make(data, METADATA[["stim_file", "trial_type"]]), whole / "sub-01-epo.fif")
+    result = epochs.read(tmp_path, "sub-01", manifest)
+    expected = epochs.read(whole, "sub-01", manifest)
+    np.testing.assert_array_equal(result.mean, expected.mean)
+    np.testing.assert_array_equal(result.ncsnr, expected.ncsnr)
+
+
+def test_files_of_sessions_have_the_sessions_of_their_names(
+    tmp_path: Path, manifest: Manifest, data
+) -> None:
+    """As mne-bids-pipeline writes them, below the subject's folder."""
+    start = "sub-01/ses-{0}/meg/sub-01_ses-{0}_task-images_proc-clean_epo.fif"
+    save_runs(tmp_path, data, (start.format("01"), start.format("02")))
+    assert epochs.list_subjects(tmp_path) == ["sub-01"]
+    described = epochs.describe(tmp_path, "sub-01", manifest)
+    assert described.sessions == ("", "", "", "ses-02")
+    check(epochs.read(tmp_path, "sub-01", manifest), expected_trials(data, [0, 1, 2], "session"))
+
+
+def test_runs_share_the_sensors_that_are_good_in_all_by_name(
+    tmp_path: Path, manifest: Manifest, data
+) -> None:
+    """The second run has its channels in another order, and a bad one."""
+    save_runs(tmp_path, data, ("sub-01_run-1-epo.fif", "sub-01_run-2-epo.fif"))
+    second = mne.read_epochs(tmp_path / "sub-01_run-2-epo.fif", verbose="error")
+    second.reorder_channels(CHANNELS[::-1])
+    second.info["bads"] = ["MEG0112"]
+    save(second, tmp_path / "sub-01_run-2-epo.fif")
+    described = epochs.describe(tmp_path, "sub-01", manifest)
+    assert described.coords["sensor"].values.tolist() == ["MEG0111", "MEG0113"]
+    result = epochs.read(tmp_path, "sub-01", manifest, normalise="none")
+    check(result, expected_trials(data, [0, 2], "none"))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("sub-01_proc-clean_epo.fif", "sub-01_proc-ica_epo.fif"),
+        ("sub-01_epo.fif", "sub-01_run-01_epo.fif"),
+        ("sub-01_run-01_epo.fif", "sub-01_raw_run-02_epo.fif"),
+    ],
+)
+def test_files_that_are_no_runs_of_one_recording_are_refused(
+    tmp_path: Path, manifest: Manifest, data, names: tuple[str, str]
+) -> None:
+    """The same trials, cleaned in two ways or joined in one file, would count twice."""
+    save_runs(tmp_path, data, names)
+    with pytest.raises(ValueError, match=r"fif and .*fif are both epochs of sub-01 and differ"):
+        epochs.describe(tmp_path, "sub-01", manifest)
+
+
+def test_the_same_epochs_in_two_runs_are_refused(tmp_path: Path, manifest: Manifest, data) -> None:
+    save(make(data, METADATA), tmp_path / "sub-01_run-1-epo.fif")
+    shutil.copy(tmp_path / "sub-01_run-1-epo.fif", tmp_path / "sub-01_run-2-epo.fif")
+    with pytest.raises(ValueError, match=r"run-2-epo\.fif and .*run-1-epo\.fif have the same"):
+        epochs.describe(tmp_path, "sub-01", manifest)
+
+
+def test_a_link_to_nothing_is_refused_by_name(root: Path, manifest: Manifest) -> None:
+    """As git-annex leaves it where the content has not been fetched."""
+    (root / "sub-02-epo.fif").symlink_to("../.git/annex/objects/nothing.fif")
+    assert epochs.list_subjects(root) == ["sub-01", "sub-02"]
+    with pytest.raises(ValueError, match=r"cannot read the epochs .*sub-02-epo\.fif"):
+        epochs.describe(root, "sub-02", manifest)
+
+
+def test_runs_of_other_times_are_refused(tmp_path: Path, manifest: Manifest, data) -> None:
+    save_runs(tmp_path, data, ("sub-01_run-1-epo.fif", "sub-01_run-2-epo.fif"))
+    second = mne.read_epochs(tmp_path / "sub-01_run-2-epo.fif", verbose="error")
+    save(second.decimate(2), tmp_path / "sub-01_run-2-epo.fif")
+    with pytest.raises(ValueError, match=r"run-2-epo\.fif has 16 times .*run-1-epo\.fif has 31"):
+        epochs.describe(tmp_path, "sub-01", manifest)
+
+
+def test_runs_without_a_common_sensor_are_refused(tmp_path: Path, manifest: Manifest, data) -> None:
+    save_runs(tmp_path, data, ("sub-01_run-1-epo.fif", "sub-01_run-2-epo.fif"))
+    second = mne.read_epochs(tmp_path / "sub-01_run-2-epo.fif", verbose="error")
+    mne.rename_channels(second.info, lambda name: name.replace("MEG", "MEG "))
+    save(second, tmp_path / "sub-01_run-2-epo.fif")
+    with pytest.raises(ValueError, match=r"no MEG channel is good in all of sub-01's 2 files"):
+        epochs.describe(tmp_path, "sub-01", manifest)
+
+
+def test_a_session_in_the_name_and_others_in_the_metadata_are_refused(
+    tmp_path: Path, manifest: Manifest, data
+) -> None:
+    save(make(data, METADATA), tmp_path / "sub-01_ses-01-epo.fif")
+    with pytest.raises(ValueError, match=r"named after ses-01 but .* the sessions 1, 2; save"):
+        epochs.describe(tmp_path, "sub-01", manifest)
+
+
+def test_splits_named_as_in_bids_are_read_and_hashed(tmp_path: Path, manifest: Manifest) -> None:
+    n = 200
+    values = np.random.default_rng(4).normal(0, 1e-13, (n, len(CHANNELS), 401))
+    shown = np.array(STIMULI)[np.arange(n) % 4]
+    recording = make(values, pd.DataFrame({"stim_file": shown}))
+    save(recording, tmp_path / "sub-01_epo.fif", split_size="3MB", split_naming="bids")
+    parts = sorted(path.name for path in tmp_path.glob("*.fif"))
+    assert parts[:2] == ["sub-01_split-01_epo.fif", "sub-01_split-02_epo.fif"]
+    described = epochs.describe(tmp_path, "sub-01", manifest)
+    assert sorted(described.files) == parts
+    np.testing.assert_array_equal(described.n_repeats, [n / 4] * 4)
+    save(make(values[:4], pd.DataFrame({"stim_file": STIMULI})), tmp_path / parts[0])
+    with pytest.raises(ValueError, match=r"split-02_epo\.fif is no continuation of .*split-01"):
+        epochs.describe(tmp_path, "sub-01", manifest)
+
+
+@pytest.mark.parametrize(
+    ("name", "subject", "entities"),
+    [
+        ("sub-01-epo.fif", "sub-01", {}),
+        ("sub-01_epo.fif.gz", "sub-01", {}),
+        ("sub-01_ses-2_run-01_epo.fif", "sub-01", {"ses": "2", "run": "01"}),
+        ("sub-01_cleaned_well_run-1-epo.fif", "sub-01", {"": "_cleaned_well", "run": "1"}),
+        ("preprocessed_P1-epo.fif", "preprocessed_P1", {}),
+        ("my_P1_run-2-epo.fif", "my_P1", {"run": "2"}),
+        ("run-1-epo.fif", "run-1", {}),
+    ],
+)
+def test_names_of_files(name: str, subject: str, entities: dict[str, str]) -> None:
+    file = parse_name(Path("x") / name)
+    assert file == EpochsFile(Path("x") / name, subject, entities)
+
+
+@pytest.mark.parametrize("name", ["-epo.fif", "sub-01-epo-1.fif", "sub-01-ave.fif", "._s-epo.fif"])
+def test_other_files_are_no_epochs(name: str) -> None:
+    assert parse_name(Path(name)) is None
 
 
 def test_nan_and_constant_targets(root: Path, manifest: Manifest, data) -> None:

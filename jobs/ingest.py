@@ -28,6 +28,8 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
             "target_repeats": responses.target_repeats,
             "ncsnr": responses.ncsnr,
         }
+        if responses.ncsnr_owners is not None:
+            arrays["ncsnr_owners"] = responses.ncsnr_owners
         facts = {
             "n_nan_targets": responses.n_nan_targets,
             "n_constant_targets": responses.n_constant_targets,

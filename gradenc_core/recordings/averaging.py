@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gradenc_core.recordings.ceilings import ncsnr
+from gradenc_core.recordings.ceilings import CeilingRecipe, ncsnr, ncsnr_of_repetitions
 from gradenc_core.recordings.repeats import STIMULUS, Rows
 
 Floats = NDArray[np.float64]
@@ -57,6 +57,8 @@ class Responses:
         Trials in a mean response of each target, `effective_repeats`.
     ncsnr : array of float32, (n_voxels,) or (n_sensors, n_times)
         Noise-ceiling signal-to-noise ratio; NaN where the mean is NaN.
+    ncsnr_owners : array of float32, as `ncsnr`, or None
+        By the owners' recipe, where there is one; NaN also where a target lacks the images for it.
     n_nan_targets : int
         Number of targets whose mean is NaN though they have data.
     n_constant_targets : int
@@ -69,13 +71,18 @@ class Responses:
     n_repeats: Floats
     target_repeats: NDArray[np.float32]
     ncsnr: NDArray[np.float32]
+    ncsnr_owners: NDArray[np.float32] | None
     n_nan_targets: int
     n_constant_targets: int
     without_data: dict[str, int]
 
 
 def average(
-    sessions: Iterable[SessionTrials], rows: Rows, shape: tuple[int, ...], normalise: str
+    sessions: Iterable[SessionTrials],
+    rows: Rows,
+    shape: tuple[int, ...],
+    normalise: str,
+    recipe: CeilingRecipe | None = None,
 ) -> Responses:
     """Average trials over repeats, one session in memory at a time.
 
@@ -90,16 +97,28 @@ def average(
         Shape of one trial.
     normalise : {"session", "none"}
         Whether each target is z-scored over the used trials of a session.
+    recipe : CeilingRecipe, optional
+        Of the data's owners.
 
     Raises
     ------
     ValueError
         If a session has no data of any target, or a trial of it none.
     """
-    sums = _Sums.empty(np.unique(rows[rows >= 0]), int(np.prod(shape)))
+    seen, counts = np.unique(rows[rows >= 0], return_counts=True)
+    n_targets = int(np.prod(shape))
+    sums = _Sums.empty(len(seen), n_targets)
+    repetitions = _Repetitions.empty(counts, n_targets, recipe)
     for session in sessions:
-        sums.add(session, normalise)
-    return sums.responses(shape)
+        values = session.values.reshape(len(session.values), -1)
+        has = has_data(values)
+        _check_data(session, values, has)
+        stimulus = np.searchsorted(seen, session.rows)
+        for part, trials in _prepared(values, normalise):
+            repetitions.add(stimulus[part], np.where(has, trials, np.nan))
+            sums.add(stimulus[part], np.where(has, trials, 0.0))
+        sums.close(session.name, np.bincount(stimulus, minlength=len(seen)), has)
+    return _responses(sums, repetitions, shape, recipe)
 
 
 def effective_repeats(counts: NDArray[np.integer], own: NDArray[np.integer]) -> float:
@@ -120,7 +139,6 @@ def effective_repeats(counts: NDArray[np.integer], own: NDArray[np.integer]) -> 
 class _Sums:
     """Sums over trials of (n_stimuli, n_targets), and which session has which targets."""
 
-    seen: Rows
     sums: Floats
     squares: Floats
     names: list[str]
@@ -130,52 +148,89 @@ class _Sums:
     """Of each session, the targets that it has data of."""
 
     @classmethod
-    def empty(cls, seen: Rows, n_targets: int) -> _Sums:
-        full = (len(seen), n_targets)
-        return cls(seen, np.zeros(full), np.zeros(full), [], [], [])
+    def empty(cls, n_stimuli: int, n_targets: int) -> _Sums:
+        full = (n_stimuli, n_targets)
+        return cls(np.zeros(full), np.zeros(full), [], [], [])
 
-    def add(self, session: SessionTrials, normalise: str) -> None:
-        values = session.values.reshape(len(session.values), -1)
-        has = has_data(values)
-        _check_data(session, values, has)
-        stimulus = np.searchsorted(self.seen, session.rows)
-        centre, scale = _centre_and_scale(values) if normalise == "session" else (0.0, 1.0)
-        for part, trials in _in_parts(values):
-            trials -= centre
-            trials /= scale
-            trials[:, ~has] = 0.0
-            np.add.at(self.sums, stimulus[part], trials)
-            np.add.at(self.squares, stimulus[part], trials**2)
-        self.names.append(session.name)
-        self.counts.append(np.bincount(stimulus, minlength=len(self.seen)))
+    def add(self, stimulus: NDArray[np.int64], trials: Floats) -> None:
+        np.add.at(self.sums, stimulus, trials)
+        np.add.at(self.squares, stimulus, trials**2)
+
+    def close(self, name: str, counts: NDArray[np.int64], has: Mask) -> None:
+        self.names.append(name)
+        self.counts.append(counts)
         self.has.append(has)
 
-    def responses(self, shape: tuple[int, ...]) -> Responses:
+    def patterns(self) -> Iterator[tuple[NDArray[np.int64], NDArray[Any] | slice]]:
+        """Yield the targets that the same sessions have, and their trials of every stimulus."""
         has, counts = np.array(self.has), np.array(self.counts)
-        n_targets = has.shape[1]
-        mean = np.full(self.sums.shape, np.nan, dtype=np.float32)
-        ratio, repeats = np.full((2, n_targets), np.nan, dtype=np.float32)
-        # Targets that the same sessions have share the trials of every stimulus.
-        for pattern, targets in _patterns(has):
-            own = pattern @ counts
-            if own.all():
-                sums, squares = self.sums[:, targets], self.squares[:, targets]
-                mean[:, targets] = sums / own[:, None]
-                ratio[targets] = ncsnr(sums, squares, own)
-                repeats[targets] = effective_repeats(counts.sum(axis=0), own)
-        missing, somewhere = np.isnan(mean).any(axis=0), has.any(axis=0)
-        mean[:, missing] = np.nan
-        ratio[missing] = np.nan
-        lacking = (somewhere & ~has).sum(axis=1).tolist()
-        return Responses(
-            mean.reshape(-1, *shape),
-            counts.sum(axis=0).astype(np.float64),
-            repeats.reshape(shape),
-            ratio.reshape(shape),
-            int((missing & somewhere).sum()),
-            int((~somewhere).sum()),
-            {name: n for name, n in zip(self.names, lacking, strict=True) if n},
-        )
+        if has.all():
+            yield counts.sum(axis=0), slice(None)
+            return
+        patterns, of = np.unique(has, axis=1, return_inverse=True)
+        for i, pattern in enumerate(patterns.T):
+            yield pattern.astype(np.int64) @ counts, np.flatnonzero(of.ravel() == i)
+
+
+@dataclass
+class _Repetitions:
+    """The trials of images that are z-scored within repetitions, in the order of time."""
+
+    trials: NDArray[np.float32]
+    """(n_images, n_repeats, n_targets)"""
+    place: NDArray[np.int64]
+    """Of each stimulus, its image there; -1 for others."""
+    n_added: NDArray[np.int64]
+
+    @classmethod
+    def empty(
+        cls, counts: NDArray[np.int64], n_targets: int, recipe: CeilingRecipe | None
+    ) -> _Repetitions:
+        place, n_repeats = np.full(len(counts), -1), 0
+        if recipe is not None and recipe.pool == "repetition":
+            chosen, n_repeats = np.flatnonzero(counts == recipe.images), recipe.images
+            place[chosen] = np.arange(len(chosen))
+        n_images = int((place >= 0).sum())
+        trials = np.full((n_images, n_repeats, n_targets), np.nan, dtype=np.float32)
+        return cls(trials, place, np.zeros(n_images, dtype=np.int64))
+
+    def add(self, stimulus: NDArray[np.int64], trials: Floats) -> None:
+        for image, trial in zip(self.place[stimulus].tolist(), trials, strict=True):
+            if image >= 0:
+                self.trials[image, self.n_added[image]] = trial
+                self.n_added[image] += 1
+
+
+def _responses(
+    sums: _Sums, repetitions: _Repetitions, shape: tuple[int, ...], recipe: CeilingRecipe | None
+) -> Responses:
+    has, counts = np.array(sums.has), np.sum(sums.counts, axis=0)
+    mean = np.full(sums.sums.shape, np.nan, dtype=np.float32)
+    ratio, owners, repeats = np.full((3, has.shape[1]), np.nan, dtype=np.float32)
+    for own, targets in sums.patterns():
+        if own.all():
+            of_trials = sums.sums[:, targets], sums.squares[:, targets], own
+            mean[:, targets] = of_trials[0] / own[:, None]
+            ratio[targets] = ncsnr(*of_trials)
+            repeats[targets] = effective_repeats(counts, own)
+            if recipe is not None and recipe.pool == "session":
+                owners[targets] = ncsnr(*of_trials, exactly=recipe.images)
+    if recipe is not None and recipe.pool == "repetition":
+        owners = ncsnr_of_repetitions(repetitions.trials).astype(np.float32)
+    missing, somewhere = np.isnan(mean).any(axis=0), has.any(axis=0)
+    for values in (mean, ratio, owners):
+        values[..., missing] = np.nan
+    lacking = (somewhere & ~has).sum(axis=1).tolist()
+    return Responses(
+        mean.reshape(-1, *shape),
+        counts.astype(np.float64),
+        repeats.reshape(shape),
+        ratio.reshape(shape),
+        None if recipe is None else owners.reshape(shape),
+        int((missing & somewhere).sum()),
+        int((~somewhere).sum()),
+        {name: n for name, n in zip(sums.names, lacking, strict=True) if n},
+    )
 
 
 def has_data(values: NDArray[Any]) -> Mask:
@@ -194,16 +249,6 @@ def has_data(values: NDArray[Any]) -> Mask:
     return np.asarray(low < high)
 
 
-def _patterns(has: Mask) -> Iterator[tuple[NDArray[np.int64], NDArray[Any] | slice]]:
-    """Yield sets of sessions, (n_sessions,) of 0 and 1, and the targets that have just these."""
-    if has.all():
-        yield np.ones(len(has), dtype=np.int64), slice(None)
-        return
-    patterns, of = np.unique(has, axis=1, return_inverse=True)
-    for i, pattern in enumerate(patterns.T):
-        yield pattern.astype(np.int64), np.flatnonzero(of.ravel() == i)
-
-
 def _check_data(session: SessionTrials, values: NDArray[Any], has: Mask) -> None:
     if not has.any():
         raise ValueError(
@@ -217,6 +262,13 @@ def _check_data(session: SessionTrials, values: NDArray[Any], has: Mask) -> None
                 f"{place}: the trial has no data, every target is NaN; give it another trial_type "
                 f"than {STIMULUS!r}, so that it is not used"
             )
+
+
+def _prepared(values: NDArray[Any], normalise: str) -> Iterator[tuple[slice, Floats]]:
+    """Yield few trials at a time, z-scored over all of them where it is asked for."""
+    centre, scale = _centre_and_scale(values) if normalise == "session" else (0.0, 1.0)
+    for part, trials in _in_parts(values):
+        yield part, (trials - centre) / scale
 
 
 def _in_parts(values: NDArray[Any]) -> Iterator[tuple[slice, Floats]]:

@@ -17,7 +17,7 @@ gradiometers) at every time; projectors in the files are applied.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from gradenc_core.digests import KnownDigests
 from gradenc_core.recordings.averaging import Responses, SessionTrials, average
+from gradenc_core.recordings.ceilings import recipe_of
 from gradenc_core.recordings.epoch_files import EpochsFile, files_of, find_epochs, recordings_of
 from gradenc_core.recordings.repeats import (
     STIMULUS,
@@ -117,6 +118,7 @@ def describe(
     picks: str = "meg",
     tmin: float | None = None,
     tmax: float | None = None,
+    ceiling: Mapping[str, Any] | None = None,
     known: KnownDigests | None = None,
 ) -> ResponseDescription:
     """Describe a subject's responses from header and metadata, without the epochs' data.
@@ -134,6 +136,8 @@ def describe(
         Whether each sensor and time is z-scored over the used epochs of a session.
     tmin, tmax : float, optional
         First and last time that are targets, in s after stimulus onset; all by default.
+    ceiling : mapping, optional
+        Fields of the `CeilingRecipe` of the data's owners.
     known : KnownDigests, optional
         Digests of files that need not be read again.
 
@@ -147,6 +151,7 @@ def describe(
     recording = _open(folder, subject, manifest, picks, tmin, tmax)
     check_normalise(normalise, recording.rows, recording.sessions)
     stimuli, n_repeats = count_repeats(recording.rows, manifest, recording.file)
+    recipe_of(ceiling, n_repeats)
     parts = [path for run in recording.runs for path in run.parts]
     files = hash_files(folder, parts, known)
     refuse_twice(parts, folder, files)
@@ -170,6 +175,7 @@ def read(
     picks: str = "meg",
     tmin: float | None = None,
     tmax: float | None = None,
+    ceiling: Mapping[str, Any] | None = None,
 ) -> Responses:
     """Read a subject's epochs, averaged over repeats, with one session in memory at a time.
 
@@ -177,9 +183,10 @@ def read(
     """
     recording = _open(folder, subject, manifest, picks, tmin, tmax)
     check_normalise(normalise, recording.rows, recording.sessions)
-    count_repeats(recording.rows, manifest, recording.file)
+    _, n_repeats = count_repeats(recording.rows, manifest, recording.file)
+    recipe = recipe_of(ceiling, n_repeats)
     shape = (len(recording.sensors), len(recording.times))
-    return average(_read_sessions(recording), recording.rows, shape, normalise)
+    return average(_read_sessions(recording), recording.rows, shape, normalise, recipe)
 
 
 def _open(

@@ -7,9 +7,10 @@ from gradenc_core.recordings import bids, epochs
 from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.images import Manifest
 from hpc.config.phrases import given
+from hpc.study.readers import BidsResponses, EpochsResponses
 from hpc.study.resolved import Subject
 from hpc.study.stimuli import find_folder
-from hpc.study.study import BidsResponses, EpochsResponses, Study
+from hpc.study.study import Study
 
 READERS = {"bids": bids, "epochs": epochs}
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from jobs.compare.tables import labels
 from jobs.report.words import number
+from storage_schemas.kinds.responses import OWNERS
 from storage_schemas.protocol.commit import Facts, facts_of
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.ceilings import noise_ceiling
@@ -43,6 +44,7 @@ def _response_counts(store: Store) -> Iterator[str]:
             f"others: {', '.join(lacking)}"
         )
     yield f"noise ceiling: {_median_ceiling(store)}"
+    yield from _owners_ceiling(store)
 
 
 def _unreliable(store: Store) -> list[str]:
@@ -56,6 +58,24 @@ def _median_ceiling(store: Store) -> str:
     if not np.isfinite(ceilings).any():
         return "not known, because no stimulus was repeated"
     return f"the median target's greatest r is {np.sqrt(np.nanmedian(ceilings)):.2f}"
+
+
+def _owners_ceiling(store: Store) -> Iterator[str]:
+    """Say what the noise ceiling is by the recipe of the data's owners."""
+    data = store.dataset()
+    if OWNERS not in data:
+        return
+    ratio = data[OWNERS].load()
+    images, pool = ratio.attrs["images"], ratio.attrs["pool"]
+    power = ratio.values.astype(np.float64) ** 2
+    # Not power / (power + 1 / images): where repeats agree exactly, that is inf / inf.
+    share = 1 - 1 / (1 + images * power)
+    within = {"session": "", "repetition": " and z-scored within each repetition"}[pool]
+    median = f"{100 * np.nanmedian(share):.1f} %" if np.isfinite(share).any() else "not known"
+    yield (
+        f"by the recipe of the data's owners, from images with exactly {images} trials{within}: "
+        f"the median target's ceiling of a mean of {images} trials is {median} of its variance"
+    )
 
 
 def _encoding_counts(store: Store) -> str:

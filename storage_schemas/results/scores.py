@@ -150,7 +150,7 @@ def _of_group(
 def _target_coords(responses: xr.Dataset) -> xr.Coordinates:
     """Return the labels of a subject's targets, with their noise ceilings."""
     described = responses.set_coords("ncsnr").drop_dims("stimulus")
-    plain = described.drop_vars([COMMITTED, "target_repeats"], errors="ignore")
+    plain = described.drop_vars(COMMITTED, errors="ignore")
     return plain.assign_coords(noise_ceiling=noise_ceiling(responses)).coords
 
 

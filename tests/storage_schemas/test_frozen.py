@@ -18,7 +18,7 @@ from storage_schemas.results.open import open_run
 from storage_schemas.runs.run import read_run, run_stores
 
 FROZEN = sorted(Path(__file__).with_name("frozen").glob("*.tar.xz"))
-DIGESTS = {"v1": "98474f6a8e90354b89c6650a6f3b867d9124b6432cb967453f5a607dc7917bb8"}
+DIGESTS = {"v1": "06f606d406c584b61e73dfd40eeca1d78dcb3eb3e5f43d243be0a7a89fc39399"}
 
 
 @pytest.fixture(params=FROZEN, ids=lambda path: path.name.partition(".")[0])

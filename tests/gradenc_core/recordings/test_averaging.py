@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from gradenc_core.recordings.averaging import TRIALS_AT_ONCE, SessionTrials, average, has_data
+from gradenc_core.recordings.ceilings import CeilingRecipe
 
 
 def sessions(*parts: tuple[NDArray, NDArray]) -> list[SessionTrials]:
@@ -174,3 +175,69 @@ def test_ncsnr_without_repeats_is_nan() -> None:
     rows = np.arange(4)
     values = np.random.default_rng(0).normal(size=(4, 2))
     assert np.isnan(average(sessions((rows, values)), rows, (2,), "none").ncsnr).all()
+
+
+def like_things(rng: np.random.Generator) -> list[tuple[NDArray, NDArray]]:
+    """12 sessions of 720 images each shown once, and 100 test images shown in every session.
+
+    Test images have .7 of the others' signal. Rows of test images come first.
+    """
+    test = 0.7 * rng.normal(size=(100, 20))
+    parts = []
+    for session in range(12):
+        rows = np.r_[np.arange(100), 100 + 720 * session + np.arange(720)]
+        signal = np.concatenate([test, rng.normal(size=(720, 20))])
+        order = rng.permutation(820)
+        parts.append((rows[order], (2 * signal + 5 * rng.normal(size=signal.shape) + 9)[order]))
+    return parts
+
+
+def share(ncsnr: NDArray, k: int) -> float:
+    """Median share of variance that is signal in means of k trials."""
+    return float(np.median(ncsnr**2 / (ncsnr**2 + 1 / k)))
+
+
+def test_the_recipe_of_things_is_of_the_test_images_alone() -> None:
+    parts = like_things(np.random.default_rng(0))
+    rows = np.concatenate([part for part, _ in parts])
+    recipe = CeilingRecipe(images=12, pool="repetition")
+    found = average(sessions(*parts), rows, (20,), "session", recipe)
+    trials = np.stack([values[np.argsort(part)[:100]] for part, values in parts], axis=1)
+    scored = zscore(trials)
+    v = np.sqrt(scored.var(axis=1, ddof=1).mean(axis=0))
+    assert found.ncsnr_owners is not None
+    np.testing.assert_allclose(found.ncsnr_owners, np.sqrt(np.maximum(0, 1 - v**2)) / v, rtol=1e-4)
+    # Our own is of all images, which vary more.
+    assert share(found.ncsnr, 12) > share(found.ncsnr_owners, 12) + 0.1
+
+
+def test_the_recipe_of_nsd_takes_the_noise_of_images_with_three_trials() -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(np.r_[np.arange(60), np.arange(20, 60), np.arange(40, 60)])
+    parts = [(part, rng.normal(5, 2, (len(part), 4))) for part in np.array_split(rows, 3)]
+    found = average(sessions(*parts), rows, (4,), "session", CeilingRecipe(3, "session"))
+    trials = np.concatenate([zscore(values) for _, values in parts])
+    within = [trials[rows == i].var(axis=0, ddof=1) for i in range(40, 60)]
+    v = np.sqrt(np.mean(within, axis=0))
+    assert found.ncsnr_owners is not None
+    np.testing.assert_allclose(
+        found.ncsnr_owners, np.sqrt(np.maximum(0, 1 - v**2)) / v, rtol=1e-5, atol=1e-6
+    )
+    assert not np.allclose(found.ncsnr_owners, found.ncsnr)
+
+
+@pytest.mark.parametrize("pool", ["session", "repetition"])
+def test_a_target_that_lacks_a_session_has_no_ceiling_of_images_with_all_trials(
+    pool: str,
+) -> None:
+    rows = np.arange(4)
+    rng = np.random.default_rng(0)
+    first, second = rng.normal(size=(4, 2)), rng.normal(size=(4, 2))
+    second[:, 0] = 0
+    recipe = CeilingRecipe(images=2, pool=pool)
+    found = average(
+        sessions((rows, first), (rows, second)), np.r_[rows, rows], (2,), "session", recipe
+    )
+    assert found.ncsnr_owners is not None
+    np.testing.assert_array_equal(np.isnan(found.ncsnr_owners), [True, False])
+    assert np.isfinite(found.mean).all()

@@ -402,6 +402,18 @@ def test_bad_files_are_refused_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_the_owners_ceiling_is_read_where_it_is_asked_for(root: Path, manifest: Manifest) -> None:
+    fields = {"images": 2, "pool": "session"}
+    bids.describe(root, "sub-01", manifest, ceiling=fields)
+    found = bids.read(root, "sub-01", manifest, ceiling=fields)
+    assert found.ncsnr_owners is not None
+    assert found.ncsnr_owners.shape == found.ncsnr.shape
+    assert bids.read(root, "sub-01", manifest).ncsnr_owners is None
+    for call in (bids.describe, bids.read):
+        with pytest.raises(ValueError, match="no image has exactly 12 used trials; images have 1"):
+            call(root, "sub-01", manifest, ceiling={"images": 12, "pool": "repetition"})
+
+
 @pytest.mark.parametrize("call", [bids.describe, bids.read])
 def test_bad_options_are_refused(root: Path, manifest: Manifest, call: Callable) -> None:
     with pytest.raises(ValueError, match="normalise is 'run'"):

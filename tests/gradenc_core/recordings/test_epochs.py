@@ -37,6 +37,12 @@ def save(recording: Any, path: Path, **options: Any) -> None:
     recording.save(path, fmt="double", overwrite=True, verbose="error", **options)
 
 
+def load(path: Path) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MNE calls pandas in ways that pandas deprecates
+        return mne.read_epochs(path, verbose="error")
+
+
 @pytest.fixture
 def data() -> np.ndarray:
     return np.random.default_rng(0).normal(0, 1e-13, (len(NAMES), len(CHANNELS), N_TIMES))
@@ -258,7 +264,7 @@ def test_runs_share_the_sensors_that_are_good_in_all_by_name(
 ) -> None:
     """The second run has its channels in another order, and a bad one."""
     save_runs(tmp_path, data, ("sub-01_run-1-epo.fif", "sub-01_run-2-epo.fif"))
-    second = mne.read_epochs(tmp_path / "sub-01_run-2-epo.fif", verbose="error")
+    second = load(tmp_path / "sub-01_run-2-epo.fif")
     second.reorder_channels(CHANNELS[::-1])
     second.info["bads"] = ["MEG0112"]
     save(second, tmp_path / "sub-01_run-2-epo.fif")
@@ -302,15 +308,15 @@ def test_a_link_to_nothing_is_refused_by_name(root: Path, manifest: Manifest) ->
 
 def test_runs_of_other_times_are_refused(tmp_path: Path, manifest: Manifest, data) -> None:
     save_runs(tmp_path, data, ("sub-01_run-1-epo.fif", "sub-01_run-2-epo.fif"))
-    second = mne.read_epochs(tmp_path / "sub-01_run-2-epo.fif", verbose="error")
-    save(second.decimate(2), tmp_path / "sub-01_run-2-epo.fif")
+    second = load(tmp_path / "sub-01_run-2-epo.fif")
+    save(second.decimate(2, verbose="error"), tmp_path / "sub-01_run-2-epo.fif")
     with pytest.raises(ValueError, match=r"run-2-epo\.fif has 16 times .*run-1-epo\.fif has 31"):
         epochs.describe(tmp_path, "sub-01", manifest)
 
 
 def test_runs_without_a_common_sensor_are_refused(tmp_path: Path, manifest: Manifest, data) -> None:
     save_runs(tmp_path, data, ("sub-01_run-1-epo.fif", "sub-01_run-2-epo.fif"))
-    second = mne.read_epochs(tmp_path / "sub-01_run-2-epo.fif", verbose="error")
+    second = load(tmp_path / "sub-01_run-2-epo.fif")
     mne.rename_channels(second.info, lambda name: name.replace("MEG", "MEG "))
     save(second, tmp_path / "sub-01_run-2-epo.fif")
     with pytest.raises(ValueError, match=r"no MEG channel is good in all of sub-01's 2 files"):
@@ -452,6 +458,18 @@ def test_truncated_data_is_refused_by_name(root: Path, manifest: Manifest) -> No
         path.write_bytes(whole[: int(share * len(whole))])
         with pytest.raises(ValueError, match=r"cannot read the epochs .*sub-01-epo\.fif"):
             epochs.read(root, "sub-01", manifest)
+
+
+def test_the_owners_ceiling_is_read_where_it_is_asked_for(root: Path, manifest: Manifest) -> None:
+    fields = {"images": 2, "pool": "session"}
+    epochs.describe(root, "sub-01", manifest, ceiling=fields)
+    found = epochs.read(root, "sub-01", manifest, ceiling=fields)
+    assert found.ncsnr_owners is not None
+    assert found.ncsnr_owners.shape == found.ncsnr.shape
+    assert epochs.read(root, "sub-01", manifest).ncsnr_owners is None
+    for call in (epochs.describe, epochs.read):
+        with pytest.raises(ValueError, match="no image has exactly 12 used trials; images have 1"):
+            call(root, "sub-01", manifest, ceiling={"images": 12, "pool": "repetition"})
 
 
 def test_bad_options_are_refused(root: Path, manifest: Manifest) -> None:

@@ -9,9 +9,10 @@ Layout, for a subject `sub-01` and its session `ses-01`::
         another trial_type than "stimulus", such as catch trials, are not used. stim_file is a path
         below the stimulus folder.
     <root>/sub-01/anat/sub-01_desc-rois_dseg.nii.gz
-        3-D, on the grid of the betas: the number of each voxel's region; 0 belongs to none.
+        3-D, on the grid of the betas: the number of each voxel's region; 0 and -1 belong to none.
     <root>/sub-01/anat/sub-01_desc-rois_dseg.tsv
-        index, name, hemisphere ("L" or "R"): one row per region and hemisphere.
+        index, name, hemisphere ("L" or "R"): one row per region and hemisphere. Without the column,
+        or with "n/a", a region is of both, and its distances are from a seed region of both.
 
 The targets are the labelled voxels, in C order of the volume.
 """
@@ -226,10 +227,15 @@ def _open_session(
     name: str, betas: Path, events: Path, voxels: Voxels, manifest: Manifest
 ) -> _Session:
     image = load_nifti(betas)
-    if len(image.shape) != 4 or image.shape[:3] != voxels.shape:
+    if len(image.shape) != 4:
         raise ValueError(
-            f"{betas} has shape {image.shape} but {voxels.file} has {voxels.shape}; resample the "
-            "labels to the grid of the betas, which have a fourth axis of trials"
+            f"{betas} has shape {image.shape}, which is no series of volumes; join a session's "
+            "volumes, one per trial, along a fourth axis"
+        )
+    if image.shape[:3] != voxels.shape:
+        raise ValueError(
+            f"{betas} has volumes of shape {image.shape[:3]} but {voxels.file} has {voxels.shape}; "
+            "resample the labels to the grid of the betas"
         )
     if not np.allclose(image.affine, voxels.affine, rtol=0, atol=AFFINE_TOLERANCE):
         raise ValueError(

@@ -40,7 +40,7 @@ class ResponseDescription:
         Session of each stimulus whose trials are all of one, else "" (`session_of_stimuli`).
     coords : Dataset
         Only coordinates of the targets, and attrs of JSON's types. fmri, along voxel: roi,
-        hemisphere ("L", "R"), x, y, z (mm) and i, j, k (int64, index in the volume); attrs
+        hemisphere ("L", "R", "n/a"), x, y, z (mm) and i, j, k (int64, index in the volume); attrs
         volume_shape (3 ints) and affine (16 floats, row by row, from voxel index to mm). meg:
         sensor (names) with sensor_x, sensor_y, sensor_z (m), sensor_type ("mag", "grad") and
         sensor_loc (sensor, loc), MNE's 12 numbers, 0 where they are not finite; and time (s).

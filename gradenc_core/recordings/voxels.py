@@ -1,6 +1,8 @@
 """Labelled voxels of a subject, and the files beside them that every fMRI reader opens.
 
-A label volume has a table of the same name beside it: index, name, hemisphere ("L" or "R").
+A label volume has a table of the same name beside it: index, name and, where it is known,
+hemisphere ("L" or "R"; "n/a" for regions of both or where there is no such column). Labels 0 and -1
+are no region: atlases write -1 outside the cortex and 0 where the cortex has no label.
 """
 
 from __future__ import annotations
@@ -22,7 +24,11 @@ from numpy.typing import NDArray
 from gradenc_core.spelling import did_you_mean
 from gradenc_core.text import read_text
 
-REGION_COLUMNS = ("index", "name", "hemisphere")
+REGION_COLUMNS = ("index", "name")
+NO_REGION = (-1, 0)
+HEMISPHERES = ("L", "R", "n/a")
+LABEL_TOLERANCE = 1e-3
+"""Labels that a file scales by a slope come back as whole numbers only to rounding."""
 # All that nibabel raises for a damaged or truncated file.
 UNREADABLE = (
     OSError,
@@ -60,7 +66,7 @@ def read_voxels(file: Path, rois: Sequence[str] | None) -> Voxels:
     table = existing(tsv_beside(file))
     regions = _read_regions(table)
     labels = _read_labels(image, file)
-    unlisted = sorted(set(np.unique(labels).tolist()) - {0, *regions})
+    unlisted = sorted(set(np.unique(labels).tolist()) - {*NO_REGION, *regions})
     if unlisted:
         raise ValueError(f"{file} has the label {unlisted[0]}, which {table} does not list; add it")
     present = {name for index, (name, _) in regions.items() if (labels == index).any()}
@@ -81,25 +87,31 @@ def _read_labels(image: Any, file: Path) -> NDArray[np.int64]:
         values = np.asarray(image.dataobj)
     except UNREADABLE as error:
         raise damaged(file, error) from error
-    labels = values.astype(np.int64)
-    if not np.array_equal(labels, values):
+    unknown = int((~np.isfinite(values)).sum())
+    if unknown:
+        raise ValueError(f"{file} has {unknown} voxels that are NaN or infinite; give them label 0")
+    labels = np.rint(values)
+    if np.abs(values - labels).max(initial=0) > LABEL_TOLERANCE:
         raise ValueError(f"{file} has labels that are no whole numbers; resample to nearest labels")
-    return labels
+    return labels.astype(np.int64)
 
 
 def _read_regions(file: Path) -> dict[int, tuple[str, str]]:
-    """Return label -> (region, hemisphere), without the label 0."""
+    """Return label -> (region, hemisphere), without the labels that are none."""
     regions: dict[int, tuple[str, str]] = {}
     for number, row in enumerate(read_tsv(file, REGION_COLUMNS), start=1):
-        where, index, side = f"{file}, row {number}", row["index"], row["hemisphere"]
-        if not index.isdecimal():
-            raise ValueError(f"{where}: index {index!r} is no whole number; give the label")
-        if int(index) == 0:
+        where, index = f"{file}, row {number}", row["index"]
+        side = row.get("hemisphere", "n/a") or "n/a"
+        if index in map(str, NO_REGION):
             continue
+        if not index.isdecimal():
+            raise ValueError(
+                f"{where}: index {index!r} is no whole number from 1; give the label of the region"
+            )
         if int(index) in regions:
             raise ValueError(f"{where}: index {index} is there twice; give each label one row")
-        if side not in ("L", "R"):
-            raise ValueError(f"{where}: hemisphere is {side!r}; write L or R")
+        if side not in HEMISPHERES:
+            raise ValueError(f"{where}: hemisphere is {side!r}; write L, R or n/a")
         regions[int(index)] = (row["name"], side)
     return regions
 

@@ -159,6 +159,41 @@ def test_files_are_all_that_is_read(root, manifest: Manifest) -> None:
     assert changed == {events_path(root).relative_to(root).as_posix()}
 
 
+@pytest.mark.parametrize("listed", ["", "0\tunknown\tn/a\n-1\tnot cortex\tn/a\n"])
+def test_labels_0_and_minus_1_are_no_region(
+    root: Path, manifest: Manifest, labels, listed: str
+) -> None:
+    """As NSD writes them: -1 is not cortex, 0 is cortex without a label."""
+    before = bids.describe(root, "sub-01", manifest).coords
+    save(labels_path(root), np.where(labels == 0, -1, labels).astype(np.int16))
+    regions_path(root).write_text(REGIONS + listed)
+    after = bids.describe(root, "sub-01", manifest).coords
+    assert after.identical(before)
+    assert after.sizes["voxel"] == (labels > 0).sum()
+
+
+def test_labels_with_a_slope_are_whole_numbers_to_rounding(
+    root: Path, manifest: Manifest, labels
+) -> None:
+    before = bids.describe(root, "sub-01", manifest).coords
+    stored = nibabel.Nifti1Image(np.round((labels - 2.5) / 1e-4).astype(np.int16), AFFINE)
+    stored.header.set_slope_inter(1.00001e-4, 2.5)
+    nibabel.save(stored, labels_path(root))
+    read = np.asarray(nibabel.load(labels_path(root)).dataobj)
+    assert not np.array_equal(read, labels)
+    assert bids.describe(root, "sub-01", manifest).coords.identical(before)
+
+
+@pytest.mark.parametrize(
+    "table", ["index\tname\n1\tV1\n2\tV2\n5\tV4\n", REGIONS.replace("L", "n/a").replace("R", "n/a")]
+)
+def test_regions_need_no_hemisphere(root: Path, manifest: Manifest, labels, table: str) -> None:
+    regions_path(root).write_text(table)
+    coords = bids.describe(root, "sub-01", manifest).coords
+    assert coords.sizes["voxel"] == (labels > 0).sum()
+    assert set(coords["hemisphere"].values.tolist()) == {"n/a"}
+
+
 def test_chosen_regions_are_a_subset(root, manifest: Manifest) -> None:
     everything = bids.read(root, "sub-01", manifest)
     roi = bids.describe(root, "sub-01", manifest).coords["roi"].values
@@ -327,6 +362,14 @@ def fractional_labels(root: Path) -> None:
     save(labels_path(root), np.full(SHAPE, 1.5, dtype=np.float32))
 
 
+def labels_not_known(root: Path) -> None:
+    save(labels_path(root), np.full(SHAPE, np.nan, dtype=np.float32))
+
+
+def negative_index(root: Path) -> None:
+    regions_path(root).write_text(REGIONS + "-2\tV3\tL\n")
+
+
 def unlisted_label(root: Path) -> None:
     save(labels_path(root), np.full(SHAPE, 7, dtype=np.int16))
 
@@ -367,10 +410,12 @@ REFUSALS: list[tuple[Callable[[Path], object], str]] = [
     (only_catch_trials, r"events\.tsv has no trial of an image"),
     (missing_column, r"events\.tsv lacks the column stim_file"),
     (ragged_row, r"events\.tsv, row 2: the number of fields"),
-    (other_shape, r"stat\.nii\.gz has shape .* but .*dseg\.nii\.gz has"),
-    (volume_without_trials, r"stat\.nii\.gz has shape \(4, 3, 2\)"),
+    (other_shape, r"stat\.nii\.gz has volumes of shape .* but .*dseg\.nii\.gz has"),
+    (volume_without_trials, r"stat\.nii\.gz has shape \(4, 3, 2\), which is no series of volumes"),
     (other_affine, r"stat\.nii\.gz and .*dseg\.nii\.gz have different affines"),
     (labels_of_4_axes, r"dseg\.nii\.gz has shape \(4, 3, 2, 2\)"),
+    (labels_not_known, r"dseg\.nii\.gz has 24 voxels that are NaN or infinite; give them label 0"),
+    (negative_index, r"dseg\.tsv, row 4: index '-2' is no whole number from 1"),
     (fractional_labels, r"dseg\.nii\.gz has labels that are no whole numbers"),
     (unlisted_label, r"dseg\.nii\.gz has the label 7, which .*dseg\.tsv does not list"),
     (nothing_labelled, r"no voxel of .*dseg\.nii\.gz"),

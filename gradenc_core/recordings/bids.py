@@ -39,6 +39,7 @@ from gradenc_core.recordings.repeats import (
     refuse_twice,
     session_of_stimuli,
     stimulus_rows,
+    unused_trials,
 )
 from gradenc_core.recordings.voxels import (
     UNREADABLE,
@@ -84,6 +85,13 @@ def list_subjects(folder: Path) -> list[str]:
     if not subjects:
         raise FileNotFoundError(f"{folder} holds no subject; put sessions at {folder}/sub-*/ses-*")
     return subjects
+
+
+def passed_over(folder: Path) -> list[str]:
+    """Return what looks like a subject but holds no session, a phrase each."""
+    subjects = list_subjects(folder)
+    others = sorted(p.name for p in folder.glob("sub-*") if p.is_dir() and p.name not in subjects)
+    return [f"{name}, which has no folder ses-*" for name in others]
 
 
 def describe(
@@ -144,6 +152,8 @@ def describe(
         session_of_stimuli(rows, names),
         voxel_coords(voxels),
         files,
+        len(opened),
+        (*_sessions_passed_over(folder / subject, subject, names), *unused_trials(rows)),
     )
 
 
@@ -201,6 +211,14 @@ def _session_files(folder: Path, subject: str) -> Iterator[tuple[str, tuple[Path
         raise FileNotFoundError(
             f"{folder} holds no session; put betas at ses-01/func/{subject}_ses-01_{BETAS}"
         )
+
+
+def _sessions_passed_over(folder: Path, subject: str, read: Sequence[str]) -> list[str]:
+    """Return the sessions that have no betas, or were not chosen."""
+    others = [p.name for p in sorted(folder.glob("ses-*")) if p.is_dir() and p.name not in read]
+    if not others:
+        return []
+    return [f"{', '.join(others)}, not chosen or without func/{subject}_{others[0]}_{BETAS}"]
 
 
 def _known_sessions(sessions: Sequence[str], found: Iterable[str], folder: Path) -> list[str]:

@@ -16,6 +16,7 @@ from gradenc_core.spelling import did_you_mean
 
 ENDING = "-epo.fif"
 _ENDINGS = re.compile(r"[-_]epo\.fif(\.gz)?$")
+_CONTINUATION = re.compile(r"epo-\d+\.fif(\.gz)?$")
 _ENTITY = re.compile(r"([a-z]+)-([A-Za-z0-9+]+)")
 _PARTS = ("ses", "run", "split")
 DEPTH = 4
@@ -84,7 +85,7 @@ def find_epochs(folder: Path) -> dict[str, list[EpochsFile]]:
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder {folder}; name the one that holds *{ENDING}")
     found: dict[str, list[EpochsFile]] = {}
-    for path in _candidates(folder):
+    for path in _files(folder, "*epo.fif*"):
         if file := parse_name(path):
             found.setdefault(file.subject, []).append(file)
     if not found:
@@ -128,6 +129,15 @@ def recordings_of(files: Sequence[EpochsFile]) -> list[list[EpochsFile]]:
     return list(groups.values())
 
 
+def others(folder: Path) -> list[Path]:
+    """Return the FIF files that are neither epochs by their names nor continuations of some."""
+    return [
+        path
+        for path in _files(folder, "*.fif*")
+        if parse_name(path) is None and not _CONTINUATION.search(path.name)
+    ]
+
+
 def _first_entity(pieces: Sequence[str]) -> int:
     """Return where the entities at the end of a name begin; its first piece is never one."""
     start = len(pieces)
@@ -136,9 +146,9 @@ def _first_entity(pieces: Sequence[str]) -> int:
     return start
 
 
-def _candidates(folder: Path) -> Iterator[Path]:
+def _files(folder: Path, ending: str) -> Iterator[Path]:
     for depth in range(DEPTH):
         # Not "**", which does not follow links to folders.
-        for path in folder.glob("[!.]*/" * depth + "[!.]*epo.fif*"):
+        for path in sorted(folder.glob("[!.]*/" * depth + f"[!.]{ending}")):
             if not path.is_dir():  # a link to nothing is refused when it is opened
                 yield path

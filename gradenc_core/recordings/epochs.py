@@ -31,7 +31,14 @@ from numpy.typing import NDArray
 from gradenc_core.digests import KnownDigests
 from gradenc_core.recordings.averaging import Responses, SessionTrials, average
 from gradenc_core.recordings.ceilings import recipe_of
-from gradenc_core.recordings.epoch_files import EpochsFile, files_of, find_epochs, recordings_of
+from gradenc_core.recordings.epoch_files import (
+    ENDING,
+    EpochsFile,
+    files_of,
+    find_epochs,
+    others,
+    recordings_of,
+)
 from gradenc_core.recordings.repeats import (
     STIMULUS,
     ResponseDescription,
@@ -42,15 +49,25 @@ from gradenc_core.recordings.repeats import (
     refuse_twice,
     session_of_stimuli,
     stimulus_rows,
+    unused_trials,
 )
+from gradenc_core.recordings.sensors import PICKS, good_sensors
 from gradenc_core.stimuli.images import Manifest
 
-PICKS = {"meg": "MEG", "mag": "magnetometer", "grad": "gradiometer"}
 EPOCHS_AT_ONCE = 64
 TIME_TOLERANCE = 1e-6
 """Seconds by which the times of two runs may differ: files round them."""
 # All that MNE raises for a damaged, truncated or incomplete file.
-_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, KeyError, IndexError, TypeError)
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+)
 
 
 @dataclass(frozen=True)
@@ -109,6 +126,11 @@ def list_subjects(folder: Path) -> list[str]:
     return list(find_epochs(folder))
 
 
+def passed_over(folder: Path) -> list[str]:
+    """Return the FIF files that are no epochs by their names, a phrase each."""
+    return [f"{path.relative_to(folder)}, which is not named *{ENDING}" for path in others(folder)]
+
+
 def describe(
     folder: Path,
     subject: str,
@@ -163,6 +185,8 @@ def describe(
         session_of_stimuli(recording.rows, recording.sessions),
         _coords(recording),
         files,
+        len(set(recording.sessions)),
+        (*_sensors_left_out(recording), *unused_trials(recording.rows)),
     )
 
 
@@ -216,7 +240,7 @@ def _open_run(parts: Sequence[EpochsFile], manifest: Manifest, picks: str) -> _R
     table = _metadata(epochs, file)
     kinds = _column(table, "trial_type", STIMULUS, file)
     rows = stimulus_rows(_column(table, "stim_file", "", file), kinds, manifest, file)
-    run = _Run(file, epochs, rows, _sessions(parts[0], table), _sensors(epochs, picks, file))
+    run = _Run(file, epochs, rows, _sessions(parts[0], table), good_sensors(epochs, picks, file))
     unread = [part.path for part in parts if part.path not in run.parts]
     if unread:
         raise ValueError(
@@ -282,20 +306,6 @@ def _column(table: pd.DataFrame, name: str, default: str, file: Path) -> list[st
     return [str(value) for value in values]
 
 
-def _sensors(epochs: Any, picks: str, file: Path) -> dict[str, int]:
-    """Return the places of the good channels of a kind, by name."""
-    if picks not in PICKS:
-        raise ValueError(f"picks is {picks!r}; give one of {', '.join(PICKS)}")
-    meg = True if picks == "meg" else picks
-    sensors: NDArray[np.int64] = mne.pick_types(epochs.info, meg=meg, ref_meg=False, exclude="bads")
-    if not len(sensors):
-        raise ValueError(
-            f"{file} has no good {PICKS[picks]} channel; save epochs with some that are not in "
-            "info['bads']"
-        )
-    return {epochs.ch_names[i]: int(i) for i in sensors}
-
-
 def _times(epochs: Any, tmin: float | None, tmax: float | None, file: Path) -> NDArray[np.int64]:
     """Return the places of the times from tmin to tmax, both included."""
     times = epochs.times
@@ -341,6 +351,13 @@ def _read_epochs(recording: _Recording, run: _Run, used: NDArray[np.int64]) -> N
             raise _damaged(run.file, error) from error
         data[part] = epochs[:, :, recording.times]
     return data
+
+
+def _sensors_left_out(recording: _Recording) -> list[str]:
+    """Return the sensors that are good in some runs but not in all."""
+    good = {name for run in recording.runs for name in run.sensors}
+    missing = sorted(good - set(recording.sensors))
+    return [f"sensors that are not good in every file: {', '.join(missing)}"] if missing else []
 
 
 def _coords(recording: _Recording) -> xr.Dataset:

@@ -46,6 +46,10 @@ class ResponseDescription:
         sensor_loc (sensor, loc), MNE's 12 numbers, 0 where they are not finite; and time (s).
     files : dict
         Path below the folder -> SHA-256 of every file that the responses are read from.
+    n_sessions : int
+        Sessions that are read.
+    left_out : tuple of str
+        What is not read or not used, a phrase each.
     """
 
     subject: str
@@ -55,6 +59,8 @@ class ResponseDescription:
     sessions: tuple[str, ...]
     coords: xr.Dataset
     files: dict[str, str]
+    n_sessions: int = 1
+    left_out: tuple[str, ...] = ()
 
 
 def stimulus_rows(
@@ -108,6 +114,12 @@ def count_repeats(
             f"{file} has no trial of an image; give trial_type {STIMULUS!r} to those that show one"
         )
     return tuple(manifest.ids[i] for i in seen), counts[seen].astype(np.float64)
+
+
+def unused_trials(rows: Rows) -> tuple[str, ...]:
+    """Say how many trials are not used; nothing where all are."""
+    n_unused = int((rows < 0).sum())
+    return (f"{n_unused} trials of another trial_type than {STIMULUS!r}",) if n_unused else ()
 
 
 def session_of_stimuli(rows: Rows, sessions: Sequence[str]) -> tuple[str, ...]:

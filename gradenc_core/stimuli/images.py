@@ -340,8 +340,7 @@ def _is_transparent(image: Image.Image) -> bool:
     """Whether any pixel is; an image may have the channel and be opaque."""
     if not image.has_transparency_data:
         return False
-    least, _ = image.convert("RGBA").getchannel("A").getextrema()
-    return least < 255
+    return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

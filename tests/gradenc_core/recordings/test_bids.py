@@ -312,6 +312,19 @@ def test_subjects_are_folders_with_sessions(root: Path) -> None:
     assert bids.list_subjects(root) == ["sub-01", "sub-02"]
 
 
+def test_what_is_not_read_is_said(root: Path, manifest: Manifest) -> None:
+    (root / "sub-02" / "func").mkdir(parents=True)
+    other = root / "sub-01" / "ses-03" / "func" / "sub-01_ses-03_task-words_desc-betas_stat.nii.gz"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"")
+    assert bids.passed_over(root) == ["sub-02, which has no folder ses-*"]
+    described = bids.describe(root, "sub-01", manifest)
+    assert described.n_sessions == 2
+    session, trials = described.left_out
+    assert session == f"ses-03, not chosen or without func/sub-01_ses-03_{bids.BETAS}"
+    assert trials == "1 trials of another trial_type than 'stimulus'"
+
+
 def test_folder_without_subjects_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere"):
         bids.list_subjects(tmp_path / "nowhere")

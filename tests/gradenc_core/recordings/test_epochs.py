@@ -197,7 +197,11 @@ def test_split_files_are_read_and_hashed(tmp_path: Path, manifest: Manifest) -> 
     assert len(parts) > 2
     described = epochs.describe(tmp_path, "sub-01", manifest)
     assert sorted(described.files) == parts
+    assert described.n_sessions == 2
     assert epochs.list_subjects(tmp_path) == ["sub-01"]
+    assert epochs.passed_over(tmp_path) == []
+    (tmp_path / "sub-02_raw.fif").write_bytes(b"")
+    assert epochs.passed_over(tmp_path) == ["sub-02_raw.fif, which is not named *-epo.fif"]
     result = epochs.read(tmp_path, "sub-01", manifest, normalise="none")
     expected = np.stack([data[shown == name][:, :3].mean(axis=0) for name in STIMULI])
     np.testing.assert_allclose(result.mean, expected, rtol=1e-4, atol=1e-18)
@@ -270,6 +274,10 @@ def test_runs_share_the_sensors_that_are_good_in_all_by_name(
     save(second, tmp_path / "sub-01_run-2-epo.fif")
     described = epochs.describe(tmp_path, "sub-01", manifest)
     assert described.coords["sensor"].values.tolist() == ["MEG0111", "MEG0113"]
+    assert described.left_out == (
+        "sensors that are not good in every file: MEG0112",
+        "1 trials of another trial_type than 'stimulus'",
+    )
     result = epochs.read(tmp_path, "sub-01", manifest, normalise="none")
     check(result, expected_trials(data, [0, 2], "none"))
 
@@ -414,6 +422,20 @@ def no_good_sensor(path: Path, data: np.ndarray) -> None:
     save(make(data, METADATA, bads=("MEG0111", "MEG0112", "MEG0113")), path)
 
 
+def only_eeg(path: Path, data: np.ndarray) -> None:
+    recording = make(data, METADATA)
+    recording.set_channel_types(dict.fromkeys(CHANNELS[:3], "eeg"), verbose="error")
+    save(recording, path)
+
+
+def empty(path: Path, data: np.ndarray) -> None:
+    path.write_bytes(b"")
+
+
+def five_bytes(path: Path, data: np.ndarray) -> None:
+    path.write_bytes(b"abcde")
+
+
 def not_fif(path: Path, data: np.ndarray) -> None:
     path.write_bytes(b"this is no FIF file, though its name says so")
 
@@ -433,7 +455,10 @@ REFUSALS: list[tuple[Callable[[Path, np.ndarray], None], str]] = [
     (missing_image, r"sub-01-epo\.fif, row 1: stim_file"),
     (missing_session, r"sub-01-epo\.fif, row 3 of the metadata: session is missing"),
     (only_catch_trials, r"sub-01-epo\.fif has no trial of an image"),
-    (no_good_sensor, r"sub-01-epo\.fif has no good MEG channel"),
+    (no_good_sensor, r"sub-01-epo\.fif has no good MEG channel, only some in info\['bads'\]"),
+    (only_eeg, r"sub-01-epo\.fif has no good MEG channel, it has 3 eeg, 1 eog, 1 stim; save"),
+    (empty, r"cannot read the epochs .*sub-01-epo\.fif"),
+    (five_bytes, r"cannot read the epochs .*sub-01-epo\.fif"),
     (not_fif, r"cannot read the epochs .*sub-01-epo\.fif"),
     (header_cut, r"cannot read the epochs .*sub-01-epo\.fif"),
     (both_layouts, r"both .*sub-01-epo\.fif and .*sub-01/sub-01-epo\.fif"),

@@ -13,7 +13,7 @@ from storage_schemas.protocol.store import Store, Unit
 
 
 def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
-    """Yield responses (n_stimuli, …), n_repeats (n_stimuli,) and ncsnr (…)."""
+    """Yield responses (n_stimuli, …), their repeats, and ncsnr (…)."""
     for store, unit in work.units:
         spec = ResponsesSpec.model_validate(store.spec)
         module = {"bids": bids, "epochs": epochs}[spec.reader]
@@ -25,11 +25,15 @@ def compute(work: Work) -> Iterator[tuple[Store, Unit, Arrays, Facts]]:
         arrays = {
             "responses": responses.mean,
             "n_repeats": np.asarray(responses.n_repeats, dtype=np.float32),
+            "target_repeats": responses.target_repeats,
             "ncsnr": responses.ncsnr,
         }
+        if responses.ncsnr_owners is not None:
+            arrays["ncsnr_owners"] = responses.ncsnr_owners
         facts = {
             "n_nan_targets": responses.n_nan_targets,
             "n_constant_targets": responses.n_constant_targets,
+            "without_data": responses.without_data,
         }
         yield store, unit, arrays, facts
 

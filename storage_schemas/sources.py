@@ -10,17 +10,15 @@ BEYOND = "baseline+"
 CONTROLS = ("baseline", "forward")
 """Sources that must add nothing to the baseline: where they do, it is not complete."""
 
-CONTROL_OBJECTIVES = ("random",)
-"""Objectives whose gradients are no learning signal of a brain: another objective must exceed them.
+CONTROL_OBJECTIVES = ("random", "mismatched_")
+"""How objectives begin whose gradients are no learning signal of a brain; others must exceed them.
 """
 
 
 def is_control(signal: str) -> bool:
-    """Whether a signal beyond the baseline is there to be exceeded: forward, or of no objective."""
+    """Whether a signal beyond the baseline is there to be exceeded by others."""
     source = source_of(signal)
-    return (
-        source in CONTROLS or source.removeprefix("gradient:").split(".")[0] in CONTROL_OBJECTIVES
-    )
+    return source in CONTROLS or source.removeprefix("gradient:").startswith(CONTROL_OBJECTIVES)
 
 
 def unique_of(source: str) -> str:

@@ -9,60 +9,57 @@ Layout, for a subject `sub-01` and its session `ses-01`::
         another trial_type than "stimulus", such as catch trials, are not used. stim_file is a path
         below the stimulus folder.
     <root>/sub-01/anat/sub-01_desc-rois_dseg.nii.gz
-        3-D, on the grid of the betas: the number of each voxel's region; 0 belongs to none.
+        3-D, on the grid of the betas: the number of each voxel's region; 0 and -1 belong to none.
     <root>/sub-01/anat/sub-01_desc-rois_dseg.tsv
-        index, name, hemisphere ("L" or "R"): one row per region and hemisphere.
+        index, name, hemisphere ("L" or "R"): one row per region and hemisphere. Without the column,
+        or with "n/a", a region is of both, and its distances are from a seed region of both.
 
 The targets are the labelled voxels, in C order of the volume.
 """
 
 from __future__ import annotations
 
-import csv
-import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
-import xarray as xr
-from nibabel.affines import apply_affine
 from numpy.typing import NDArray
 
 from gradenc_core.digests import KnownDigests
+from gradenc_core.recordings.averaging import Responses, SessionTrials, average
+from gradenc_core.recordings.ceilings import recipe_of
 from gradenc_core.recordings.repeats import (
     ResponseDescription,
-    Responses,
     Rows,
-    average,
     check_normalise,
     count_repeats,
     hash_files,
+    refuse_twice,
     session_of_stimuli,
     stimulus_rows,
+    unused_trials,
+)
+from gradenc_core.recordings.voxels import (
+    UNREADABLE,
+    Voxels,
+    damaged,
+    existing,
+    load_nifti,
+    read_tsv,
+    read_voxels,
+    tsv_beside,
+    voxel_coords,
 )
 from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.images import Manifest
-from gradenc_core.text import read_text
 
 BETAS = "task-images_desc-betas_stat.nii.gz"
 EVENTS = "task-images_events.tsv"
 EVENT_COLUMNS = ("onset", "duration", "trial_type", "stim_file")
-REGION_COLUMNS = ("index", "name", "hemisphere")
 VOLUMES_AT_ONCE = 32
 AFFINE_TOLERANCE = 1e-3
-# All that nibabel raises for a damaged or truncated file.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    ValueError,
-    zlib.error,
-    nibabel.filebasedimages.ImageFileError,
-    nibabel.spatialimages.HeaderDataError,
-)
 
 
 @dataclass(frozen=True)
@@ -72,18 +69,6 @@ class _Session:
     events: Path
     rows: Rows
     """Place of each volume's image in the manifest, (n_volumes,); -1 where it is not used."""
-
-
-@dataclass(frozen=True)
-class _Voxels:
-    """Labelled voxels; `ijk` is (n_voxels, 3)."""
-
-    file: Path
-    shape: tuple[int, ...]
-    affine: NDArray[np.float64]
-    ijk: NDArray[np.int64]
-    roi: list[str]
-    hemisphere: list[str]
 
 
 def list_subjects(folder: Path) -> list[str]:
@@ -102,6 +87,13 @@ def list_subjects(folder: Path) -> list[str]:
     return subjects
 
 
+def passed_over(folder: Path) -> list[str]:
+    """Return what looks like a subject but holds no session, a phrase each."""
+    subjects = list_subjects(folder)
+    others = sorted(p.name for p in folder.glob("sub-*") if p.is_dir() and p.name not in subjects)
+    return [f"{name}, which has no folder ses-*" for name in others]
+
+
 def describe(
     folder: Path,
     subject: str,
@@ -110,6 +102,7 @@ def describe(
     normalise: str = "session",
     rois: Sequence[str] | None = None,
     sessions: Sequence[str] | None = None,
+    ceiling: Mapping[str, Any] | None = None,
     known: KnownDigests | None = None,
 ) -> ResponseDescription:
     """Describe a subject's responses from headers, events and labels, without the betas.
@@ -128,6 +121,8 @@ def describe(
         The regions whose voxels are targets; all by default.
     sessions : sequence of str, optional
         Names of the sessions' folders, such as "ses-01", to read; all by default.
+    ceiling : mapping, optional
+        Fields of the `CeilingRecipe` of the data's owners.
     known : KnownDigests, optional
         Digests of files that need not be read again.
 
@@ -138,22 +133,27 @@ def describe(
     ValueError
         If files are unreadable or disagree, or an option is unknown.
     """
-    check_normalise(normalise)
     opened, voxels = _inspect(folder, subject, manifest, rois, sessions)
     rows = np.concatenate([session.rows for session in opened])
-    stimuli, n_repeats = count_repeats(rows, manifest, opened[0].events)
     names = [session.name for session in opened for _ in session.rows]
-    paths = [voxels.file, _tsv_beside(voxels.file)]
+    check_normalise(normalise, rows, names)
+    stimuli, n_repeats = count_repeats(rows, manifest, opened[0].events)
+    recipe_of(ceiling, n_repeats)
+    paths = [voxels.file, tsv_beside(voxels.file)]
     for session in opened:
         paths += [session.betas, session.events]
+    files = hash_files(folder, paths, known)
+    refuse_twice([session.betas for session in opened], folder, files)
     return ResponseDescription(
         subject,
         "fmri",
         stimuli,
         n_repeats,
         session_of_stimuli(rows, names),
-        _coords(voxels),
-        hash_files(folder, paths, known),
+        voxel_coords(voxels),
+        files,
+        len(opened),
+        (*_sessions_passed_over(folder / subject, subject, names), *unused_trials(rows)),
     )
 
 
@@ -165,17 +165,19 @@ def read(
     normalise: str = "session",
     rois: Sequence[str] | None = None,
     sessions: Sequence[str] | None = None,
+    ceiling: Mapping[str, Any] | None = None,
 ) -> Responses:
     """Read a subject's betas, averaged over repeats, with one session in memory at a time.
 
     Parameters and refusals are those of `describe`; rows and voxels have its order.
     """
-    check_normalise(normalise)
     opened, voxels = _inspect(folder, subject, manifest, rois, sessions)
     rows = np.concatenate([session.rows for session in opened])
-    count_repeats(rows, manifest, opened[0].events)
-    used = ((s.rows[s.rows >= 0], _betas(s, voxels)) for s in opened if (s.rows >= 0).any())
-    return average(used, rows, (len(voxels.ijk),), normalise)
+    check_normalise(normalise, rows, [session.name for session in opened for _ in session.rows])
+    _, n_repeats = count_repeats(rows, manifest, opened[0].events)
+    recipe = recipe_of(ceiling, n_repeats)
+    used = (_used_trials(session, voxels) for session in opened if (session.rows >= 0).any())
+    return average(used, rows, (len(voxels.ijk),), normalise, recipe)
 
 
 def _inspect(
@@ -184,14 +186,14 @@ def _inspect(
     manifest: Manifest,
     rois: Sequence[str] | None,
     sessions: Sequence[str] | None,
-) -> tuple[list[_Session], _Voxels]:
+) -> tuple[list[_Session], Voxels]:
     """Check a subject's files against each other, reading no betas."""
     if not (folder / subject).is_dir():
         hint = did_you_mean(subject, list_subjects(folder))
         raise FileNotFoundError(f"{folder} holds no subject {subject!r}{hint or '; add it'}")
     pairs = dict(_session_files(folder / subject, subject))
     chosen = pairs if sessions is None else _known_sessions(sessions, pairs, folder / subject)
-    voxels = _read_voxels(folder / subject / "anat" / f"{subject}_desc-rois_dseg.nii.gz", rois)
+    voxels = read_voxels(folder / subject / "anat" / f"{subject}_desc-rois_dseg.nii.gz", rois)
     return [_open_session(name, *pairs[name], voxels, manifest) for name in chosen], voxels
 
 
@@ -203,12 +205,20 @@ def _session_files(folder: Path, subject: str) -> Iterator[tuple[str, tuple[Path
         betas, events = Path(f"{start}{BETAS}"), Path(f"{start}{EVENTS}")
         _refuse_strays(session / "func", betas, events)
         if betas.is_file() or events.is_file():
-            yield session.name, (_existing(betas), _existing(events))
+            yield session.name, (existing(betas), existing(events))
             found = True
     if not found:
         raise FileNotFoundError(
             f"{folder} holds no session; put betas at ses-01/func/{subject}_ses-01_{BETAS}"
         )
+
+
+def _sessions_passed_over(folder: Path, subject: str, read: Sequence[str]) -> list[str]:
+    """Return the sessions that have no betas, or were not chosen."""
+    others = [p.name for p in sorted(folder.glob("ses-*")) if p.is_dir() and p.name not in read]
+    if not others:
+        return []
+    return [f"{', '.join(others)}, not chosen or without func/{subject}_{others[0]}_{BETAS}"]
 
 
 def _known_sessions(sessions: Sequence[str], found: Iterable[str], folder: Path) -> list[str]:
@@ -232,20 +242,25 @@ def _refuse_strays(folder: Path, *expected: Path) -> None:
 
 
 def _open_session(
-    name: str, betas: Path, events: Path, voxels: _Voxels, manifest: Manifest
+    name: str, betas: Path, events: Path, voxels: Voxels, manifest: Manifest
 ) -> _Session:
-    image = _load(betas)
-    if len(image.shape) != 4 or image.shape[:3] != voxels.shape:
+    image = load_nifti(betas)
+    if len(image.shape) != 4:
         raise ValueError(
-            f"{betas} has shape {image.shape} but {voxels.file} has {voxels.shape}; resample the "
-            "labels to the grid of the betas, which have a fourth axis of trials"
+            f"{betas} has shape {image.shape}, which is no series of volumes; join a session's "
+            "volumes, one per trial, along a fourth axis"
+        )
+    if image.shape[:3] != voxels.shape:
+        raise ValueError(
+            f"{betas} has volumes of shape {image.shape[:3]} but {voxels.file} has {voxels.shape}; "
+            "resample the labels to the grid of the betas"
         )
     if not np.allclose(image.affine, voxels.affine, rtol=0, atol=AFFINE_TOLERANCE):
         raise ValueError(
             f"{betas} and {voxels.file} have different affines; resample the labels to the grid "
             "of the betas"
         )
-    table = _read_tsv(events, EVENT_COLUMNS)
+    table = read_tsv(events, EVENT_COLUMNS)
     if len(table) != image.shape[3]:
         raise ValueError(
             f"{betas} has {image.shape[3]} volumes but {events} has {len(table)} rows; give one "
@@ -256,10 +271,16 @@ def _open_session(
     return _Session(name, betas, events, stimulus_rows(names, kinds, manifest, events))
 
 
-def _betas(session: _Session, voxels: _Voxels) -> NDArray[np.float32]:
-    """Read the used trials of a session, (n_used, n_voxels)."""
+def _used_trials(session: _Session, voxels: Voxels) -> SessionTrials:
+    used = np.flatnonzero(session.rows >= 0)
+    places = [f"{session.events}, row {row + 1}" for row in used.tolist()]
+    return SessionTrials(session.name, session.rows[used], _betas(session, voxels)[used], places)
+
+
+def _betas(session: _Session, voxels: Voxels) -> NDArray[np.float32]:
+    """Read the trials of a session, (n_volumes, n_voxels)."""
     # Volumes lie one after the other, so a file kept open is decompressed only once.
-    data = _load(session.betas, keep_file_open=True).dataobj
+    data = load_nifti(session.betas, keep_file_open=True).dataobj
     n_volumes = len(session.rows)
     trials = np.empty((n_volumes, len(voxels.ijk)), dtype=np.float32)
     x, y, z = voxels.ijk.T
@@ -267,124 +288,6 @@ def _betas(session: _Session, voxels: _Voxels) -> NDArray[np.float32]:
         for start in range(0, n_volumes, VOLUMES_AT_ONCE):
             part = slice(start, min(start + VOLUMES_AT_ONCE, n_volumes))
             trials[part] = data[..., part][x, y, z].T
-    except _UNREADABLE as error:
-        raise _damaged(session.betas, error) from error
-    return trials[session.rows >= 0]
-
-
-def _read_voxels(file: Path, rois: Sequence[str] | None) -> _Voxels:
-    image = _load(_existing(file))
-    table = _existing(_tsv_beside(file))
-    regions = _read_regions(table)
-    labels = _read_labels(image, file)
-    unlisted = sorted(set(np.unique(labels).tolist()) - {0, *regions})
-    if unlisted:
-        raise ValueError(f"{file} has the label {unlisted[0]}, which {table} does not list; add it")
-    present = {name for index, (name, _) in regions.items() if (labels == index).any()}
-    wanted = present if rois is None else _known(rois, present, file)
-    chosen = [index for index, (name, _) in regions.items() if name in wanted]
-    ijk = np.argwhere(np.isin(labels, chosen))
-    if not len(ijk):
-        raise ValueError(f"no voxel of {file} belongs to a chosen region; label or choose some")
-    named = [regions[index] for index in labels[tuple(ijk.T)].tolist()]
-    names, sides = zip(*named, strict=True)
-    return _Voxels(file, labels.shape, image.affine, ijk, list(names), list(sides))
-
-
-def _read_labels(image: Any, file: Path) -> NDArray[np.int64]:
-    if len(image.shape) != 3:
-        raise ValueError(f"{file} has shape {image.shape}; labels are a volume of 3 axes")
-    try:
-        values = np.asarray(image.dataobj)
-    except _UNREADABLE as error:
-        raise _damaged(file, error) from error
-    labels = values.astype(np.int64)
-    if not np.array_equal(labels, values):
-        raise ValueError(f"{file} has labels that are no whole numbers; resample to nearest labels")
-    return labels
-
-
-def _read_regions(file: Path) -> dict[int, tuple[str, str]]:
-    """Return label -> (region, hemisphere), without the label 0."""
-    regions: dict[int, tuple[str, str]] = {}
-    for number, row in enumerate(_read_tsv(file, REGION_COLUMNS), start=1):
-        where, index, side = f"{file}, row {number}", row["index"], row["hemisphere"]
-        if not index.isdecimal():
-            raise ValueError(f"{where}: index {index!r} is no whole number; give the label")
-        if int(index) == 0:
-            continue
-        if int(index) in regions:
-            raise ValueError(f"{where}: index {index} is there twice; give each label one row")
-        if side not in ("L", "R"):
-            raise ValueError(f"{where}: hemisphere is {side!r}; write L or R")
-        regions[int(index)] = (row["name"], side)
-    return regions
-
-
-def _known(rois: Sequence[str], present: set[str], file: Path) -> set[str]:
-    for name in rois:
-        if name not in present:
-            hint = did_you_mean(name, present) or f"; give some of {', '.join(sorted(present))}"
-            raise ValueError(f"no voxel of {file} belongs to the region {name!r}{hint}")
-    return set(rois)
-
-
-def _coords(voxels: _Voxels) -> xr.Dataset:
-    xyz = apply_affine(voxels.affine, voxels.ijk)
-    places = {
-        axis: ("voxel", voxels.ijk[:, i], {"units": "1", "long_name": f"voxel index, {word} axis"})
-        for i, (axis, word) in enumerate(zip("ijk", ("first", "second", "third"), strict=True))
-    }
-    return xr.Dataset(
-        coords={
-            "roi": ("voxel", np.array(voxels.roi)),
-            "hemisphere": ("voxel", np.array(voxels.hemisphere)),
-            **{axis: ("voxel", xyz[:, i], {"units": "mm"}) for i, axis in enumerate("xyz")},
-            **places,
-        },
-        # Python numbers in flat lists, which JSON, zarr and netCDF all keep.
-        attrs={
-            "volume_shape": [int(n) for n in voxels.shape],
-            "affine": np.asarray(voxels.affine, dtype=np.float64).ravel().tolist(),
-        },
-    )
-
-
-def _read_tsv(file: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    lines = StringIO(read_text(file), newline="")
-    header, *rows = list(csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)) or [[]]
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise ValueError(
-            f"{file} lacks the column {', '.join(missing)}; write the tab-separated columns "
-            f"{', '.join(columns)}"
-        )
-    rows = [row for row in rows if row]
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(header):
-            raise ValueError(
-                f"{file}, row {number}: the number of fields is not that of the header; separate "
-                "them by tabs and write n/a where there is no value"
-            )
-    return [dict(zip(header, row, strict=True)) for row in rows]
-
-
-def _load(file: Path, **options: Any) -> Any:
-    try:
-        return nibabel.load(file, **options)
-    except _UNREADABLE as error:
-        raise _damaged(file, error) from error
-
-
-def _damaged(file: Path, error: Exception) -> ValueError:
-    return ValueError(f"cannot read {file} as NIfTI ({error}); copy or make it again")
-
-
-def _existing(file: Path) -> Path:
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no {file}; add it, as the layout of the reader asks")
-    return file
-
-
-def _tsv_beside(file: Path) -> Path:
-    return file.with_name(file.name.removesuffix(".nii.gz") + ".tsv")
+    except UNREADABLE as error:
+        raise damaged(session.betas, error) from error
+    return trials

@@ -6,8 +6,9 @@ repeats of a stimulus, the signal variance is the rest.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,53 +17,54 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class RepeatMoments:
-    """Sums over repeats, to which trials are added as they are read.
+class CeilingRecipe:
+    """How the owners of a data set compute its noise ceiling.
 
     Attributes
     ----------
-    sums, squares : arrays, (n_stimuli, ...)
-        Sums of the trials' values and of their squares, float64.
-    counts : array of int, (n_stimuli,)
-        Number of trials.
+    images : int
+        Trials of the images that it is computed from: those with exactly so many.
+    pool : {"session", "repetition"}
+        What a trial's variance is taken over. session: all trials (NSD). repetition: the first,
+        second, ... trials of these images, each z-scored by itself (THINGS).
     """
 
-    sums: Floats
-    squares: Floats
-    counts: NDArray[np.int64]
-
-    @classmethod
-    def empty(cls, n_stimuli: int, shape: tuple[int, ...]) -> RepeatMoments:
-        """Start without trials; `shape` is that of one trial."""
-        full = (n_stimuli, *shape)
-        return cls(np.zeros(full), np.zeros(full), np.zeros(n_stimuli, dtype=np.int64))
-
-    def add(self, stimulus: NDArray[np.integer], trials: NDArray[Any]) -> None:
-        """Add trials, in place.
-
-        Parameters
-        ----------
-        stimulus : array of int, (n_trials,)
-            Row of each trial's stimulus.
-        trials : array, (n_trials, ...)
-            Values z-scored within their session.
-        """
-        values = np.asarray(trials, dtype=np.float64)
-        np.add.at(self.sums, stimulus, values)
-        np.add.at(self.squares, stimulus, values**2)
-        np.add.at(self.counts, stimulus, 1)
-
-    def mean(self) -> Floats:
-        """Mean over trials, (n_stimuli, ...); NaN for a stimulus without trials."""
-        counts = _beside(self.counts, self.sums)
-        return np.divide(self.sums, counts, where=counts > 0, out=np.full_like(self.sums, np.nan))
-
-    def ncsnr(self) -> Floats:
-        """Noise-ceiling signal-to-noise ratio per target, see `ncsnr`."""
-        return ncsnr(self.sums, self.squares, self.counts)
+    images: int
+    pool: Literal["session", "repetition"]
 
 
-def ncsnr(sums: Floats, squares: Floats, counts: NDArray[np.integer]) -> Floats:
+def recipe_of(
+    ceiling: Mapping[str, Any] | None, n_repeats: NDArray[np.floating]
+) -> CeilingRecipe | None:
+    """Return a recipe from its fields, for images that have been shown.
+
+    Parameters
+    ----------
+    ceiling : mapping or None
+        Fields of `CeilingRecipe`; None for no recipe.
+    n_repeats : array, (n_stimuli,)
+        Trials of each.
+
+    Raises
+    ------
+    ValueError
+        If no image has just the trials that it asks for.
+    """
+    if ceiling is None:
+        return None
+    recipe = CeilingRecipe(**ceiling)
+    if not (n_repeats == recipe.images).any():
+        shown = ", ".join(f"{n:g}" for n in np.unique(n_repeats))
+        raise ValueError(
+            f"ceiling.images is {recipe.images}, but no image has exactly {recipe.images} used "
+            f"trials; images have {shown}"
+        )
+    return recipe
+
+
+def ncsnr(
+    sums: Floats, squares: Floats, counts: NDArray[np.integer], exactly: int | None = None
+) -> Floats:
     """Signal-to-noise ratio `sqrt(max(0, total variance - v^2)) / v` of single trials.
 
     `v^2` is the mean, over stimuli with at least 2 trials, of the variance over trials (n - 1).
@@ -74,6 +76,8 @@ def ncsnr(sums: Floats, squares: Floats, counts: NDArray[np.integer]) -> Floats:
         Sums over trials of the values and of their squares.
     counts : array of int, (n_stimuli,)
         Trials per stimulus.
+    exactly : int, optional
+        Take `v^2` over stimuli with exactly so many trials.
 
     Returns
     -------
@@ -90,7 +94,7 @@ def ncsnr(sums: Floats, squares: Floats, counts: NDArray[np.integer]) -> Floats:
             f"counts {counts.shape}, sums {sums.shape} and squares {squares.shape} disagree; give "
             "one count per stimulus."
         )
-    repeated = counts >= 2
+    repeated = counts >= 2 if exactly is None else counts == exactly
     if not repeated.any():
         return np.full(sums.shape[1:], np.nan)
     n = _beside(counts[repeated], sums)
@@ -100,6 +104,32 @@ def ncsnr(sums: Floats, squares: Floats, counts: NDArray[np.integer]) -> Floats:
     total = squares.sum(axis=0) / n_trials - (sums.sum(axis=0) / n_trials) ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio: Floats = np.sqrt(np.maximum(total - noise, 0.0) / noise)
+    return ratio
+
+
+def ncsnr_of_repetitions(trials: NDArray[np.floating]) -> Floats:
+    """Signal-to-noise ratio of single trials that are z-scored over images in each repetition.
+
+    With total variance 1, `v^2` is 1 - the mean correlation of two repetitions over images, which
+    is how it is computed.
+
+    Parameters
+    ----------
+    trials : array, (n_images, n_repeats, n_targets)
+        The trials of each image in the order of time.
+
+    Returns
+    -------
+    array, (n_targets,)
+        NaN where a repetition does not vary or has no data; inf where repetitions agree exactly.
+    """
+    values = np.asarray(trials, dtype=np.float64)
+    n = values.shape[1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scored = (values - values.mean(axis=0)) / values.std(axis=0)
+        power = (scored.sum(axis=1) ** 2).mean(axis=0)  # n + the sum of all correlations
+        r = (power - n) / (n * (n - 1))
+        ratio: Floats = np.sqrt(np.maximum(r, 0.0) / np.maximum(1 - r, 0.0))
     return ratio
 
 

@@ -1,20 +1,23 @@
 """MEG epochs in FIF files, as MNE writes them.
 
-Layout: `<root>/<subject>-epo.fif` or `<root>/<subject>/<subject>-epo.fif`; files that MNE split are
-read through the first. The epochs' metadata has one row per epoch and the columns
+Layout: `<root>/sub-01-epo.fif`, or a file for each run or session of a subject, such as
+`<root>/sub-01/ses-01/meg/sub-01_ses-01_task-images_run-01_epo.fif`, which are one recording
+(`epoch_files`). Files that MNE split are read through the first, whatever the others are called.
+The epochs' metadata has one row per epoch and the columns
 
 - stim_file: path of the image below the stimulus folder;
 - trial_type (optional): epochs of another type than "stimulus", such as catch trials, are not used;
-- session (optional): the session of each epoch; without it, all epochs are of one.
+- session (optional): the session of each epoch, where the file's name has none; without either, all
+  epochs are of one.
 
-The targets are the good MEG sensors (or only the magnetometers or the gradiometers) at every time;
-projectors in the file are applied.
+The targets are the MEG sensors that are good in every file (or only the magnetometers or the
+gradiometers) at every time; projectors in the files are applied.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,38 +29,90 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradenc_core.digests import KnownDigests
+from gradenc_core.recordings.averaging import Responses, SessionTrials, average
+from gradenc_core.recordings.ceilings import recipe_of
+from gradenc_core.recordings.epoch_files import (
+    ENDING,
+    EpochsFile,
+    files_of,
+    find_epochs,
+    others,
+    recordings_of,
+)
 from gradenc_core.recordings.repeats import (
     STIMULUS,
     ResponseDescription,
-    Responses,
     Rows,
-    average,
     check_normalise,
     count_repeats,
     hash_files,
+    refuse_twice,
     session_of_stimuli,
     stimulus_rows,
+    unused_trials,
 )
-from gradenc_core.spelling import did_you_mean
+from gradenc_core.recordings.sensors import PICKS, good_sensors
 from gradenc_core.stimuli.images import Manifest
 
-ENDING = "-epo.fif"
-PICKS = {"meg": "MEG", "mag": "magnetometer", "grad": "gradiometer"}
 EPOCHS_AT_ONCE = 64
+TIME_TOLERANCE = 1e-6
+"""Seconds by which the times of two runs may differ: files round them."""
 # All that MNE raises for a damaged, truncated or incomplete file.
-_UNREADABLE = (OSError, EOFError, ValueError, RuntimeError, KeyError, IndexError, TypeError)
+_UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    RuntimeError,
+    KeyError,
+    IndexError,
+    TypeError,
+    AttributeError,
+)
 
 
 @dataclass(frozen=True)
-class _Recording:
-    """Epochs of a file, not read yet, with the sensors and times that are targets."""
+class _Run:
+    """Epochs of one file and its continuations, not read yet."""
 
     file: Path
     epochs: Any
     rows: Rows
-    sessions: NDArray[Any]
-    sensors: NDArray[np.int64]
+    sessions: list[str]
+    sensors: dict[str, int]
+    """Place of every good sensor among the file's channels, by name."""
+
+    @property
+    def parts(self) -> list[Path]:
+        """Every file that the epochs are read from.
+
+        MNE follows the names inside the files, which need not be those that it gives; only its
+        private list of open files holds them all.
+        """
+        return [Path(part.fid.name) for part in self.epochs._raw]
+
+
+@dataclass(frozen=True)
+class _Recording:
+    """A subject's runs, with the sensors and times that are targets."""
+
+    runs: list[_Run]
+    sensors: list[str]
     times: NDArray[np.int64]
+
+    @property
+    def rows(self) -> Rows:
+        """Place of every epoch's image in the manifest, runs one after another."""
+        return np.concatenate([run.rows for run in self.runs])
+
+    @property
+    def sessions(self) -> list[str]:
+        """Session of every epoch."""
+        return [session for run in self.runs for session in run.sessions]
+
+    @property
+    def file(self) -> Path:
+        """The first file, for refusals."""
+        return self.runs[0].file
 
 
 def list_subjects(folder: Path) -> list[str]:
@@ -68,17 +123,12 @@ def list_subjects(folder: Path) -> list[str]:
     FileNotFoundError
         If there is no such folder or it holds no epochs.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(f"there is no folder {folder}; name the one that holds *{ENDING}")
-    flat = {path.name.removesuffix(ENDING) for path in folder.glob(f"[!.]*{ENDING}")}
-    nested = {
-        path.parent.name
-        for path in folder.glob(f"[!.]*/*{ENDING}")
-        if path.name == path.parent.name + ENDING
-    }
-    if not flat | nested:
-        raise FileNotFoundError(f"{folder} holds no epochs; save them as {folder}/sub-01{ENDING}")
-    return sorted(flat | nested)
+    return list(find_epochs(folder))
+
+
+def passed_over(folder: Path) -> list[str]:
+    """Return the FIF files that are no epochs by their names, a phrase each."""
+    return [f"{path.relative_to(folder)}, which is not named *{ENDING}" for path in others(folder)]
 
 
 def describe(
@@ -90,6 +140,7 @@ def describe(
     picks: str = "meg",
     tmin: float | None = None,
     tmax: float | None = None,
+    ceiling: Mapping[str, Any] | None = None,
     known: KnownDigests | None = None,
 ) -> ResponseDescription:
     """Describe a subject's responses from header and metadata, without the epochs' data.
@@ -107,6 +158,8 @@ def describe(
         Whether each sensor and time is z-scored over the used epochs of a session.
     tmin, tmax : float, optional
         First and last time that are targets, in s after stimulus onset; all by default.
+    ceiling : mapping, optional
+        Fields of the `CeilingRecipe` of the data's owners.
     known : KnownDigests, optional
         Digests of files that need not be read again.
 
@@ -117,17 +170,23 @@ def describe(
     ValueError
         If they are unreadable, lack metadata or sensors, or an option is unknown.
     """
-    check_normalise(normalise)
     recording = _open(folder, subject, manifest, picks, tmin, tmax)
+    check_normalise(normalise, recording.rows, recording.sessions)
     stimuli, n_repeats = count_repeats(recording.rows, manifest, recording.file)
+    recipe_of(ceiling, n_repeats)
+    parts = [path for run in recording.runs for path in run.parts]
+    files = hash_files(folder, parts, known)
+    refuse_twice(parts, folder, files)
     return ResponseDescription(
         subject,
         "meg",
         stimuli,
         n_repeats,
-        session_of_stimuli(recording.rows, recording.sessions.tolist()),
+        session_of_stimuli(recording.rows, recording.sessions),
         _coords(recording),
-        hash_files(folder, _parts(recording.file), known),
+        files,
+        len(set(recording.sessions)),
+        (*_sensors_left_out(recording), *unused_trials(recording.rows)),
     )
 
 
@@ -140,16 +199,18 @@ def read(
     picks: str = "meg",
     tmin: float | None = None,
     tmax: float | None = None,
+    ceiling: Mapping[str, Any] | None = None,
 ) -> Responses:
     """Read a subject's epochs, averaged over repeats, with one session in memory at a time.
 
     Parameters and refusals are those of `describe`; rows, sensors and times have its order.
     """
-    check_normalise(normalise)
     recording = _open(folder, subject, manifest, picks, tmin, tmax)
-    count_repeats(recording.rows, manifest, recording.file)
+    check_normalise(normalise, recording.rows, recording.sessions)
+    _, n_repeats = count_repeats(recording.rows, manifest, recording.file)
+    recipe = recipe_of(ceiling, n_repeats)
     shape = (len(recording.sensors), len(recording.times))
-    return average(_read_sessions(recording), recording.rows, shape, normalise)
+    return average(_read_sessions(recording), recording.rows, shape, normalise, recipe)
 
 
 def _open(
@@ -160,14 +221,56 @@ def _open(
     tmin: float | None,
     tmax: float | None,
 ) -> _Recording:
-    file = _find(folder, subject)
+    groups = recordings_of(files_of(folder, subject))
+    runs = [_open_run(group, manifest, picks) for group in groups]
+    sensors = [name for name in runs[0].sensors if all(name in run.sensors for run in runs)]
+    if not sensors:
+        raise ValueError(
+            f"no {PICKS[picks]} channel is good in all of {subject}'s {len(runs)} files, the first "
+            f"of which is {runs[0].file}; name channels alike, or mark fewer as bad"
+        )
+    for run in runs[1:]:
+        _check_times(run, runs[0])
+    return _Recording(runs, sensors, _times(runs[0].epochs, tmin, tmax, runs[0].file))
+
+
+def _open_run(parts: Sequence[EpochsFile], manifest: Manifest, picks: str) -> _Run:
+    file = parts[0].path
     epochs = _load(file)
     table = _metadata(epochs, file)
     kinds = _column(table, "trial_type", STIMULUS, file)
     rows = stimulus_rows(_column(table, "stim_file", "", file), kinds, manifest, file)
-    sessions = np.array(_column(table, "session", "1", file))
-    sensors, times = _sensors(epochs, picks, file), _times(epochs, tmin, tmax, file)
-    return _Recording(file, epochs, rows, sessions, sensors, times)
+    run = _Run(file, epochs, rows, _sessions(parts[0], table), good_sensors(epochs, picks, file))
+    unread = [part.path for part in parts if part.path not in run.parts]
+    if unread:
+        raise ValueError(
+            f"{unread[0]} is no continuation of {file}, which names {len(run.parts)} file(s); "
+            "save both again, without renaming them"
+        )
+    return run
+
+
+def _sessions(file: EpochsFile, table: pd.DataFrame) -> list[str]:
+    """Return every epoch's session: the one in the file's name, or else the metadata's."""
+    column = _column(table, "session", "1", file.path)
+    if file.session is None:
+        return column
+    if len(set(column)) > 1:
+        raise ValueError(
+            f"{file.path} is named after {file.session} but its metadata has the sessions "
+            f"{', '.join(sorted(set(column)))}; save a file for each, or leave ses- out of the name"
+        )
+    return [file.session] * len(table)
+
+
+def _check_times(run: _Run, first: _Run) -> None:
+    times, others = run.epochs.times, first.epochs.times
+    if len(times) != len(others) or not np.allclose(times, others, rtol=0, atol=TIME_TOLERANCE):
+        raise ValueError(
+            f"{run.file} has {len(times)} times from {times[0]:g} to {times[-1]:g} s but "
+            f"{first.file} has {len(others)} from {others[0]:g} to {others[-1]:g} s; cut and "
+            "resample the runs alike"
+        )
 
 
 def _load(file: Path) -> Any:
@@ -178,25 +281,6 @@ def _load(file: Path) -> Any:
             return mne.read_epochs(file, preload=False, verbose="error")
     except _UNREADABLE as error:
         raise _damaged(file, error) from error
-
-
-def _find(folder: Path, subject: str) -> Path:
-    paths = [folder / f"{subject}{ENDING}", folder / subject / f"{subject}{ENDING}"]
-    found = [path for path in paths if path.is_file()]
-    if len(found) == 2:
-        raise ValueError(f"there are both {found[0]} and {found[1]}; keep one")
-    if not found:
-        hint = did_you_mean(subject, list_subjects(folder))
-        raise FileNotFoundError(f"there is no {paths[0]}{hint or f', nor {paths[1]}; add one'}")
-    return found[0]
-
-
-def _parts(file: Path) -> list[Path]:
-    """Return the file and those that MNE split off it: `-epo-1.fif`, `-epo-2.fif`, …."""
-    parts = [file]
-    while (part := file.with_name(f"{file.stem}-{len(parts)}.fif")).is_file():
-        parts.append(part)
-    return parts
 
 
 def _metadata(epochs: Any, file: Path) -> pd.DataFrame:
@@ -222,20 +306,6 @@ def _column(table: pd.DataFrame, name: str, default: str, file: Path) -> list[st
     return [str(value) for value in values]
 
 
-def _sensors(epochs: Any, picks: str, file: Path) -> NDArray[np.int64]:
-    """Return the places of the good channels of a kind."""
-    if picks not in PICKS:
-        raise ValueError(f"picks is {picks!r}; give one of {', '.join(PICKS)}")
-    meg = True if picks == "meg" else picks
-    sensors: NDArray[np.int64] = mne.pick_types(epochs.info, meg=meg, ref_meg=False, exclude="bads")
-    if not len(sensors):
-        raise ValueError(
-            f"{file} has no good {PICKS[picks]} channel; save epochs with some that are not in "
-            "info['bads']"
-        )
-    return sensors
-
-
 def _times(epochs: Any, tmin: float | None, tmax: float | None, file: Path) -> NDArray[np.int64]:
     """Return the places of the times from tmin to tmax, both included."""
     times = epochs.times
@@ -251,39 +321,56 @@ def _times(epochs: Any, tmin: float | None, tmax: float | None, file: Path) -> N
     return chosen
 
 
-def _read_sessions(recording: _Recording) -> Iterator[tuple[Rows, NDArray[np.float32]]]:
+def _read_sessions(recording: _Recording) -> Iterator[SessionTrials]:
     """Yield the used epochs of every session, (n_used, n_sensors, n_times)."""
-    for session in dict.fromkeys(recording.sessions.tolist()):
-        used = np.flatnonzero((recording.sessions == session) & (recording.rows >= 0))
-        if used.size:
-            yield recording.rows[used], _read_epochs(recording, used)
+    for session in dict.fromkeys(recording.sessions):
+        rows, values, places = [], [], []
+        for run in recording.runs:
+            used = np.flatnonzero((np.array(run.sessions) == session) & (run.rows >= 0))
+            if used.size:
+                rows.append(run.rows[used])
+                values.append(_read_epochs(recording, run, used))
+                places += [f"{run.file}, row {row + 1} of the metadata" for row in used.tolist()]
+        if rows:
+            yield SessionTrials(session, np.concatenate(rows), _joined(values), places)
 
 
-def _read_epochs(recording: _Recording, used: NDArray[np.int64]) -> NDArray[np.float32]:
+def _joined(values: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+    return values[0] if len(values) == 1 else np.concatenate(values)
+
+
+def _read_epochs(recording: _Recording, run: _Run, used: NDArray[np.int64]) -> NDArray[np.float32]:
     """Read epochs, few at a time, since MNE reads all channels and times in double precision."""
     data = np.empty((len(used), len(recording.sensors), len(recording.times)), dtype=np.float32)
+    picks = [run.sensors[name] for name in recording.sensors]
     for start in range(0, len(used), EPOCHS_AT_ONCE):
         part = slice(start, start + EPOCHS_AT_ONCE)
         try:
-            epochs = recording.epochs.get_data(
-                picks=recording.sensors, item=used[part], verbose="error"
-            )
+            epochs = run.epochs.get_data(picks=picks, item=used[part], verbose="error")
         except _UNREADABLE as error:
-            raise _damaged(recording.file, error) from error
+            raise _damaged(run.file, error) from error
         data[part] = epochs[:, :, recording.times]
     return data
 
 
+def _sensors_left_out(recording: _Recording) -> list[str]:
+    """Return the sensors that are good in some runs but not in all."""
+    good = {name for run in recording.runs for name in run.sensors}
+    missing = sorted(good - set(recording.sensors))
+    return [f"sensors that are not good in every file: {', '.join(missing)}"] if missing else []
+
+
 def _coords(recording: _Recording) -> xr.Dataset:
-    info = recording.epochs.info
-    names = [info["ch_names"][i] for i in recording.sensors]
-    kinds = [mne.channel_type(info, i) for i in recording.sensors]
-    loc = np.array([info["chs"][i]["loc"] for i in recording.sensors], dtype=np.float64)
+    first = recording.runs[0]
+    info = first.epochs.info
+    places = [first.sensors[name] for name in recording.sensors]
+    kinds = [mne.channel_type(info, i) for i in places]
+    loc = np.array([info["chs"][i]["loc"] for i in places], dtype=np.float64)
     axes = {f"sensor_{axis}": ("sensor", loc[:, i], {"units": "m"}) for i, axis in enumerate("xyz")}
-    times = recording.epochs.times[recording.times]
+    times = first.epochs.times[recording.times]
     return xr.Dataset(
         coords={
-            "sensor": np.array(names),
+            "sensor": np.array(recording.sensors),
             **axes,
             "sensor_type": ("sensor", np.array(kinds)),
             # Finite, as netCDF and JSON keep it; MNE reads zeros as no position.

@@ -1,26 +1,25 @@
-"""Responses as every reader returns them, and the averaging of repeats that readers share."""
+"""What every reader says of a subject's recordings, and how it finds the image of a trial."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from gradenc_core.digests import KnownDigests, NothingKnown
-from gradenc_core.recordings.ceilings import RepeatMoments
 from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.images import Manifest
 
 Modality = Literal["fmri", "meg"]
 Rows = NDArray[np.int64]
 NORMALISATIONS = ("session", "none")
-TRIALS_AT_ONCE = 64
 STIMULUS = "stimulus"
 """Value of `trial_type` of the trials that are used."""
 
@@ -41,12 +40,16 @@ class ResponseDescription:
         Session of each stimulus whose trials are all of one, else "" (`session_of_stimuli`).
     coords : Dataset
         Only coordinates of the targets, and attrs of JSON's types. fmri, along voxel: roi,
-        hemisphere ("L", "R"), x, y, z (mm) and i, j, k (int64, index in the volume); attrs
+        hemisphere ("L", "R", "n/a"), x, y, z (mm) and i, j, k (int64, index in the volume); attrs
         volume_shape (3 ints) and affine (16 floats, row by row, from voxel index to mm). meg:
         sensor (names) with sensor_x, sensor_y, sensor_z (m), sensor_type ("mag", "grad") and
         sensor_loc (sensor, loc), MNE's 12 numbers, 0 where they are not finite; and time (s).
     files : dict
         Path below the folder -> SHA-256 of every file that the responses are read from.
+    n_sessions : int
+        Sessions that are read.
+    left_out : tuple of str
+        What is not read or not used, a phrase each.
     """
 
     subject: str
@@ -56,31 +59,8 @@ class ResponseDescription:
     sessions: tuple[str, ...]
     coords: xr.Dataset
     files: dict[str, str]
-
-
-@dataclass(frozen=True)
-class Responses:
-    """Responses averaged over repeats.
-
-    Attributes
-    ----------
-    mean : array of float32, (n_stimuli, n_voxels) or (n_stimuli, n_sensors, n_times)
-        NaN for every stimulus where a target is NaN in any trial that is used.
-    n_repeats : array, (n_stimuli,)
-        Trials averaged.
-    ncsnr : array of float32, (n_voxels,) or (n_sensors, n_times)
-        Noise-ceiling signal-to-noise ratio; NaN for constant and for NaN targets.
-    n_nan_targets : int
-        Number of NaN targets.
-    n_constant_targets : int
-        Number of targets with one value, after normalisation, in all trials.
-    """
-
-    mean: NDArray[np.float32]
-    n_repeats: NDArray[np.float64]
-    ncsnr: NDArray[np.float32]
-    n_nan_targets: int
-    n_constant_targets: int
+    n_sessions: int = 1
+    left_out: tuple[str, ...] = ()
 
 
 def stimulus_rows(
@@ -136,6 +116,12 @@ def count_repeats(
     return tuple(manifest.ids[i] for i in seen), counts[seen].astype(np.float64)
 
 
+def unused_trials(rows: Rows) -> tuple[str, ...]:
+    """Say how many trials are not used; nothing where all are."""
+    n_unused = int((rows < 0).sum())
+    return (f"{n_unused} trials of another trial_type than {STIMULUS!r}",) if n_unused else ()
+
+
 def session_of_stimuli(rows: Rows, sessions: Sequence[str]) -> tuple[str, ...]:
     """Return the session of every stimulus that was shown, in the manifest's order.
 
@@ -158,47 +144,26 @@ def session_of_stimuli(rows: Rows, sessions: Sequence[str]) -> tuple[str, ...]:
     return tuple(names[row] for row in sorted(names))
 
 
-def average(
-    sessions: Iterable[tuple[Rows, NDArray[Any]]],
-    rows: Rows,
-    shape: tuple[int, ...],
-    normalise: str,
-) -> Responses:
-    """Average trials over repeats, one session in memory at a time.
-
-    A z-scored target has mean 0 and variance (n) 1 over the used trials of a session; where it is
-    constant, it becomes 0.
+def check_normalise(normalise: str, rows: Rows, sessions: Sequence[str]) -> None:
+    """Refuse an unknown normalisation, and sessions that cannot be z-scored.
 
     Parameters
     ----------
-    sessions : iterable of (array of int, (n_used,); array, (n_used, ...))
-        The used trials of each session: the place of their image in the manifest, their values.
+    normalise : {"session", "none"}
     rows : array of int, (n_trials,)
         `stimulus_rows` of all sessions.
-    shape : tuple of int
-        Shape of one trial.
-    normalise : {"session", "none"}
-        Whether each target is z-scored over the used trials of a session.
+    sessions : sequence of str, (n_trials,)
+        Session of each trial.
     """
-    seen = np.unique(rows[rows >= 0])
-    moments = RepeatMoments.empty(len(seen), shape)
-    low, high = np.full(shape, np.inf), np.full(shape, -np.inf)
-    for places, values in sessions:
-        stimulus = np.searchsorted(seen, places)
-        centre, scale = _centre_and_scale(values) if normalise == "session" else (0.0, 1.0)
-        for part, trials in _in_parts(values):
-            trials -= centre
-            trials /= scale
-            moments.add(stimulus[part], trials)
-            np.minimum(low, trials.min(axis=0), out=low)
-            np.maximum(high, trials.max(axis=0), out=high)
-    return _responses(moments, low, high)
-
-
-def check_normalise(normalise: str) -> None:
-    """Refuse an unknown normalisation."""
     if normalise not in NORMALISATIONS:
         raise ValueError(f"normalise is {normalise!r}; give one of {', '.join(NORMALISATIONS)}")
+    used = Counter(name for row, name in zip(rows, sessions, strict=True) if row >= 0)
+    alone = [name for name, n_trials in used.items() if n_trials == 1]
+    if normalise == "session" and alone:
+        raise ValueError(
+            f"session {alone[0]} has one used trial, which cannot be z-scored; leave the session "
+            "out, or give normalise none"
+        )
 
 
 def hash_files(
@@ -217,39 +182,21 @@ def hash_files(
     return dict(sorted(digests.items()))
 
 
-def _in_parts(values: NDArray[Any]) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-    """Yield few trials at a time as new float64 arrays, NaN where they are not finite."""
-    for start in range(0, len(values), TRIALS_AT_ONCE):
-        part = slice(start, start + TRIALS_AT_ONCE)
-        trials = values[part].astype(np.float64)
-        trials[~np.isfinite(trials)] = np.nan
-        yield part, trials
+def refuse_twice(paths: Iterable[Path], folder: Path, digests: Mapping[str, str]) -> None:
+    """Refuse recordings that lie there under two names: their trials would count twice.
 
-
-def _centre_and_scale(values: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the mean and standard deviation that z-score a session's trials, (...) each."""
-    centre, variance = np.zeros(values.shape[1:]), np.zeros(values.shape[1:])
-    for _, trials in _in_parts(values):
-        centre += trials.sum(axis=0) / len(values)
-    for _, trials in _in_parts(values):
-        variance += ((trials - centre) ** 2).sum(axis=0) / len(values)
-    # Compared, since the rounded deviation of equal values is not always 0.
-    constant = values.max(axis=0) == values.min(axis=0)
-    return np.where(constant, values[0], centre), np.where(constant, 1.0, np.sqrt(variance))
-
-
-def _responses(
-    moments: RepeatMoments, low: NDArray[np.float64], high: NDArray[np.float64]
-) -> Responses:
-    missing = ~np.isfinite(moments.sums).all(axis=0)
-    mean = moments.mean().astype(np.float32)
-    mean[:, missing] = np.nan
-    ratio = moments.ncsnr().astype(np.float32)
-    constant = low == high
-    # The variance of a constant is rounding error, and so would be its ratio.
-    ratio[missing | constant] = np.nan
-    n_repeats = moments.counts.astype(np.float64)
-    return Responses(mean, n_repeats, ratio, int(missing.sum()), int(constant.sum()))
+    Parameters
+    ----------
+    paths : iterable of Path
+        Files that hold trials.
+    folder, digests
+        As `hash_files` takes and returns them.
+    """
+    first: dict[str, Path] = {}
+    for path in paths:
+        other = first.setdefault(digests[path.relative_to(folder).as_posix()], path)
+        if other != path:
+            raise ValueError(f"{path} and {other} have the same content; keep one of them there")
 
 
 def _unknown_stimulus(name: str, row: int, manifest: Manifest, file: Path) -> ValueError:

@@ -13,7 +13,7 @@ from typing import Any, overload
 import h5py
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from gradenc_core.digests import KnownDigests, NothingKnown
@@ -296,27 +296,34 @@ def _verified(path: Path) -> bytes:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             jpeg = image.format != "PNG"  # or MPO, in which phones put more JPEGs behind the first
-            deep = _is_deep(image, data)
+            decode = _is_deep(image, data) or image.has_transparency_data
             image.verify()
     except _UNDECODABLE as error:
         raise _damaged(path, error) from error
     # `verify` reads only the header of a JPEG, so a file without its end may be truncated.
-    if deep or (jpeg and not data.endswith(END_OF_JPEG)):
+    if decode or (jpeg and not data.endswith(END_OF_JPEG)):
         _decoded(data, path)
     return data
 
 
 def _decoded(data: bytes, path: Path) -> Image.Image:
+    """Return an image in RGB, turned as its EXIF data say and as every viewer shows it."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             deep = _is_deep(image, data)
             # An interrupted copy is filled up with zeros, which a decoder takes for pixels.
             if image.format != "PNG" and END_OF_JPEG not in _scans(data):
                 raise ValueError("image file is truncated")
-            if not deep:
-                return image.convert("RGB")
+            transparent = not deep and _is_transparent(image)
+            if not deep and not transparent:
+                return ImageOps.exif_transpose(image).convert("RGB")
     except _UNDECODABLE as error:
         raise _damaged(path, error) from error
+    if transparent:
+        raise ValueError(
+            f"the image {path} has transparent pixels, whose colour depends on what is behind; "
+            "save it on the background that it was shown on"
+        )
     raise ValueError(
         f"the image {path} has more than 8 bits per channel; save it with 8, as it was shown"
     )
@@ -327,6 +334,13 @@ def _scans(data: bytes) -> bytes:
     file = io.BytesIO(data)
     JpegImageFile(file)  # reads the header, up to the first scan
     return data[file.tell() :]
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    """Whether any pixel is; an image may have the channel and be opaque."""
+    if not image.has_transparency_data:
+        return False
+    return bool(np.asarray(image.convert("RGBA").getchannel("A")).min() < 255)
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

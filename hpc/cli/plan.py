@@ -94,7 +94,7 @@ def plan(
     for stage in stages:
         console.print(f"Time of {stage.stage}: {stage.basis}.")
         if stage.note:
-            console.print(stage.note)
+            console.print(stage.note, markup=False, highlight=False)
         if warning := too_long(stage, how):
             console.print(f"[red]{warning}")
     if "random" in loaded.objectives:

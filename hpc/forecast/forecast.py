@@ -14,6 +14,7 @@ from hpc.forecast.workload import NetworkPasses, StageWork, Tell, time_passes, w
 from hpc.plan.compare import order_note
 from hpc.plan.stages import all_plans
 from hpc.plan.store_plan import StorePlan
+from hpc.study.recordings import recordings_note
 from hpc.study.resolve import NetworkTurn, resolve
 from hpc.study.resolved import Resolved
 from hpc.study.study import Study
@@ -43,7 +44,7 @@ class StageForecast:
     basis: str
     """Where `seconds`, and with it `gpu_hours`, comes from; all else is counted."""
     note: str = ""
-    """A sentence on the inputs of the stage that the user should know."""
+    """What the user should know of the inputs of the stage."""
 
 
 def forecast(study: Study, profile: Profile, tell: Tell = lambda _: None) -> list[StageForecast]:
@@ -52,8 +53,10 @@ def forecast(study: Study, profile: Profile, tell: Tell = lambda _: None) -> lis
     `tell` is called with what is being timed.
     """
     turns = _Turns(profile, tell)
-    resolved, _ = resolve(study, turns)
-    return turns.forecast(study, resolved)
+    resolved, subjects = resolve(study, turns)
+    stages = turns.forecast(study, resolved)
+    note = recordings_note(study, subjects)
+    return [replace(s, note=note) if s.stage == "ingest" else s for s in stages]
 
 
 def forecast_shapes(

@@ -87,6 +87,7 @@ def ingest_plans(resolved: Resolved, subjects: Iterable[Subject]) -> Iterator[St
                 targets.sessions,
                 targets.coords,
                 targets.dims,
+                subject.ceiling,
             ),
             {"subject": targets.subject, "modality": targets.modality},
             {"responses": str(subject.folder), "stimuli": resolved.stimuli},

@@ -1,5 +1,7 @@
 """A study's recordings: its folders, the subjects in them, and what each subject has."""
 
+from collections.abc import Sequence
+
 from pydantic import JsonValue
 
 from gradenc_core.digests import KnownDigests
@@ -7,9 +9,10 @@ from gradenc_core.recordings import bids, epochs
 from gradenc_core.spelling import did_you_mean
 from gradenc_core.stimuli.images import Manifest
 from hpc.config.phrases import given
+from hpc.study.readers import BidsResponses, EpochsResponses
 from hpc.study.resolved import Subject
 from hpc.study.stimuli import find_folder
-from hpc.study.study import BidsResponses, EpochsResponses, Study
+from hpc.study.study import Study
 
 READERS = {"bids": bids, "epochs": epochs}
 
@@ -75,3 +78,26 @@ def describe_subjects(
 def reader_options(responses: BidsResponses | EpochsResponses) -> dict[str, JsonValue]:
     """Return the keys of a `responses` entry that its reader takes."""
     return responses.model_dump(mode="json", exclude={"reader", "path", "subjects"})
+
+
+def recordings_note(study: Study, subjects: Sequence[Subject]) -> str:
+    """Say, in a line for each subject, what its recordings hold and what is left out of them."""
+    lines = []
+    for subject in subjects:
+        found = subject.description
+        sizes = " x ".join(f"{n} {dim}s" for dim, n in _target_sizes(subject).items())
+        lines.append(
+            f"{found.subject} ({found.modality}): {found.n_repeats.sum():g} trials of "
+            f"{len(found.stimuli)} images in {found.n_sessions} sessions, {sizes}"
+            + "".join(f"; left out: {phrase}" for phrase in found.left_out)
+        )
+    for responses in study.responses:
+        folder = study.folder / responses.path
+        passed_over = READERS[responses.reader].passed_over(folder)
+        lines += [f"{responses.path}: not read: {phrase}" for phrase in passed_over]
+    return "\n".join(lines)
+
+
+def _target_sizes(subject: Subject) -> dict[str, int]:
+    dims = ("voxel",) if subject.description.modality == "fmri" else ("sensor", "time")
+    return {dim: subject.description.coords.sizes[dim] for dim in dims}

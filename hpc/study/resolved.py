@@ -140,6 +140,13 @@ class Subject(BaseModel):
     folder: Path
     description: ResponseDescription
 
+    @property
+    def ceiling(self) -> dict[str, JsonValue] | None:
+        """Recipe of the data's owners for the noise ceiling."""
+        recipe = self.options.get("ceiling")
+        assert recipe is None or isinstance(recipe, dict)
+        return recipe
+
 
 def signal_spec(study: Study, model: ResolvedModel, source: str) -> SignalSpec:
     """Return how features of `source` are made from the model's layers.

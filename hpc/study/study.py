@@ -30,6 +30,7 @@ from hpc.config.refusals import refusals
 from hpc.config.yaml import dump_yaml, read_yaml
 from hpc.study.encoding import Encoding
 from hpc.study.images import Unrecorded
+from hpc.study.readers import BidsResponses, EpochsResponses, Responses
 
 OBJECTIVES = (
     *("classification", "contrastive", "dino", "energy", "masked", "random"),
@@ -107,55 +108,6 @@ class Depths(Section):
 
     depths: Count | tuple[Real, ...]
     """how many depths, evenly spaced from 0 to 1, or a list of depths in (0, 1]"""
-
-
-class _Responses(Section):
-    path: Text
-    """folder of the recordings, relative to the study file"""
-    subjects: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """subjects to read; null: all that the folder has"""
-    normalise: Literal["session", "none"] = "session"
-    """session: z-score every target within each session; none: as recorded"""
-
-    @field_validator("subjects")
-    @classmethod
-    def _subjects_once(cls, subjects: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        return None if subjects is None else once(subjects)
-
-
-class BidsResponses(_Responses):
-    """fMRI: single-trial betas in a BIDS-like folder."""
-
-    reader: Literal["bids"]
-    """bids"""
-    sessions: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """sessions to read, such as [ses-01]; null: all"""
-    rois: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
-    """regions to read; null: all that the label volume names"""
-
-
-class EpochsResponses(_Responses):
-    """MEG: one file of epochs per subject."""
-
-    reader: Literal["epochs"]
-    """epochs"""
-    picks: Literal["meg", "mag", "grad"] = "meg"
-    """which sensors are targets: all of meg, or its mag or grad alone"""
-    tmin: Real | None = None
-    """first time to read (s from stimulus onset); null: the file's"""
-    tmax: Real | None = None
-    """last time to read (s from stimulus onset); null: the file's"""
-
-    @field_validator("tmax")
-    @classmethod
-    def _after_tmin(cls, tmax: float | None, info: ValidationInfo) -> float | None:
-        tmin = info.data.get("tmin")
-        if tmax is not None and tmin is not None and tmax <= tmin:
-            raise ValueError(f"more than tmin ({tmin} s)")
-        return tmax
-
-
-Responses = Annotated[BidsResponses | EpochsResponses, Field(discriminator="reader")]
 
 
 class Comparisons(Section):

@@ -6,6 +6,7 @@ import numpy as np
 
 from jobs.compare.tables import labels
 from jobs.report.words import number
+from storage_schemas.kinds.responses import OWNERS
 from storage_schemas.protocol.commit import Facts, facts_of
 from storage_schemas.protocol.store import Store
 from storage_schemas.results.ceilings import noise_ceiling
@@ -16,12 +17,7 @@ def counts(stores: Sequence[Store]) -> Iterator[str]:
     """Yield a sentence for every store that has something to count."""
     for store in stores:
         if store.kind == "responses":
-            facts = facts_of(store, store.units[0])
-            yield (
-                f"{store.label}: {facts['n_nan_targets']} target(s) with missing values and "
-                f"{facts['n_constant_targets']} constant ones, which have no score; "
-                f"noise ceiling: {_median_ceiling(store)}"
-            )
+            yield f"{store.label}: {'; '.join(_response_counts(store))}"
         elif store.kind == "comparisons":
             left_out = facts_of(store, store.units[0])["left_out"] or ["none"]
             yield f"{store.label}: layers without a gradient of their own: {', '.join(left_out)}"
@@ -32,6 +28,23 @@ def counts(stores: Sequence[Store]) -> Iterator[str]:
                 f"{store.label}: {len(layers)} layer(s) whose scores are not divided by "
                 f"reliability, which is below {LEAST_RELIABILITY} or not known: {', '.join(layers)}"
             )
+
+
+def _response_counts(store: Store) -> Iterator[str]:
+    """Yield which targets have no score, which lack sessions, and the noise ceiling."""
+    facts = facts_of(store, store.units[0])
+    yield (
+        f"{facts['n_nan_targets']} target(s) with missing values and "
+        f"{facts['n_constant_targets']} without any or constant, which have no score"
+    )
+    lacking = [f"{n} in {session}" for session, n in facts["without_data"].items()]
+    if lacking:
+        yield (
+            f"target(s) without data (zero, NaN or constant) in a session, averaged over the "
+            f"others: {', '.join(lacking)}"
+        )
+    yield f"noise ceiling: {_median_ceiling(store)}"
+    yield from _owners_ceiling(store)
 
 
 def _unreliable(store: Store) -> list[str]:
@@ -45,6 +58,24 @@ def _median_ceiling(store: Store) -> str:
     if not np.isfinite(ceilings).any():
         return "not known, because no stimulus was repeated"
     return f"the median target's greatest r is {np.sqrt(np.nanmedian(ceilings)):.2f}"
+
+
+def _owners_ceiling(store: Store) -> Iterator[str]:
+    """Say what the noise ceiling is by the recipe of the data's owners."""
+    data = store.dataset()
+    if OWNERS not in data:
+        return
+    ratio = data[OWNERS].load()
+    images, pool = ratio.attrs["images"], ratio.attrs["pool"]
+    power = ratio.values.astype(np.float64) ** 2
+    # Not power / (power + 1 / images): where repeats agree exactly, that is inf / inf.
+    share = 1 - 1 / (1 + images * power)
+    within = {"session": "", "repetition": " and z-scored within each repetition"}[pool]
+    median = f"{100 * np.nanmedian(share):.1f} %" if np.isfinite(share).any() else "not known"
+    yield (
+        f"by the recipe of the data's owners, from images with exactly {images} trials{within}: "
+        f"the median target's ceiling of a mean of {images} trials is {median} of its variance"
+    )
 
 
 def _encoding_counts(store: Store) -> str:

@@ -16,21 +16,21 @@ NORMALISED = "_normalised"
 def noise_ceiling(responses: xr.Dataset) -> xr.DataArray:
     """Return the share of the variance of mean responses that stimuli explain.
 
-    `NC = ncsnr^2 / (ncsnr^2 + 1 / mean(n_repeats))`. Scores weigh a stimulus by its repeats, and so
-    does this: the weighted mean of the noise variance of mean responses, which is 1 / n_repeats
-    each, is 1 / mean(n_repeats). The greatest (weighted) correlation is `sqrt(NC)`.
+    `NC = ncsnr^2 / (ncsnr^2 + 1 / target_repeats)`. Scores weigh a stimulus by its repeats, and so
+    does this: the weighted mean of the noise variance of mean responses, which is 1 / trials each,
+    is 1 / target_repeats. The greatest (weighted) correlation is `sqrt(NC)`.
 
     Parameters
     ----------
     responses : xr.Dataset
-        With `ncsnr` (...) and `n_repeats` (stimulus,), as stores of the kind `responses` have them.
+        With `ncsnr` and `target_repeats` (...), as stores of the kind `responses` have them.
 
     Returns
     -------
     xr.DataArray, (...)
         1 where repeats agree exactly (`ncsnr` is inf), NaN where no stimulus was repeated.
     """
-    variance = 1 / responses["n_repeats"].astype(np.float64).mean()
+    variance = 1 / responses["target_repeats"].astype(np.float64)
     power = responses["ncsnr"].drop_vars("ncsnr", errors="ignore").astype(np.float64) ** 2
     # Not power / (power + variance): where repeats agree exactly, that is inf / inf.
     return (1 - variance / (power + variance)).assign_attrs(

@@ -97,7 +97,7 @@ def test_a_copied_run_opens_with_all_coordinates(small_run: Path, tmp_path: Path
     best = fmri["r"].sel(bands="forward").mean("fold").max("layer")
     assert best.mean() > 0.2
     recorded = tree["responses/sub-01/fmri"].to_dataset().load()
-    noise = 1 / recorded["n_repeats"].values.astype(np.float64).mean()
+    noise = 1 / recorded["target_repeats"].values.astype(np.float64)
     power = recorded["ncsnr"].values.astype(np.float64) ** 2
     expected = power / (power + noise)
     assert fmri["noise_ceiling"].dims == ("voxel",)

@@ -473,15 +473,19 @@ def _responses(root: Path, subject: str, modality: str, person: Fmri | Meg) -> S
             }
         )
         dims = ("sensor", "time")
-    layout = responses_layout(_STIMULI, _DIGESTS, [""] * N_STIMULI, targets, dims)
+    recipe = {"images": 4, "pool": "session"} if isinstance(person, Fmri) else None
+    layout = responses_layout(_STIMULI, _DIGESTS, [""] * N_STIMULI, targets, dims, recipe)
     shapes = {array.name: array.shape for array in layout.arrays}
     arrays = {
         "responses": rng.standard_normal(shapes["responses"]).astype(np.float32),
         "n_repeats": np.full(N_STIMULI, 4, np.float32),
+        "target_repeats": np.full(shapes["ncsnr"], 4, np.float32),
         "ncsnr": np.full(shapes["ncsnr"], 1, np.float32),
     }
+    if recipe is not None:
+        arrays["ncsnr_owners"] = np.full(shapes["ncsnr"], 0.5, np.float32)
     attrs = {"subject": subject, "modality": modality, **targets.attrs}
-    facts = {"n_nan_targets": 0, "n_constant_targets": 1}
+    facts = {"n_nan_targets": 0, "n_constant_targets": 1, "without_data": {"ses-02": 2}}
     label = f"{subject}-{modality}"
     return _fill(root, "ingest", "responses", label, layout, arrays, attrs, facts)
 

@@ -18,7 +18,7 @@ from storage_schemas.results.open import open_run
 from storage_schemas.runs.run import read_run, run_stores
 
 FROZEN = sorted(Path(__file__).with_name("frozen").glob("*.tar.xz"))
-DIGESTS = {"v1": "344865c35c25d4237c17f1af44b5205c66fdcb3fb72856b1799d21b68c4c4d26"}
+DIGESTS = {"v1": "e55536a6de9373d01f2dbb8d6dfa6334b8792873199ea8c85962629cf3767f73"}
 
 
 @pytest.fixture(params=FROZEN, ids=lambda path: path.name.partition(".")[0])

@@ -26,6 +26,7 @@ def test_what_a_source_adds_is_named_after_it(source: str, signal: str) -> None:
         ("unique:baseline", True),
         ("unique:forward", True),
         ("unique:random.3", True),
+        ("unique:mismatched_dino", True),
         ("unique:energy", False),
         ("unique:signal:random", False),
     ],

@@ -159,6 +159,41 @@ def test_files_are_all_that_is_read(root, manifest: Manifest) -> None:
     assert changed == {events_path(root).relative_to(root).as_posix()}
 
 
+@pytest.mark.parametrize("listed", ["", "0\tunknown\tn/a\n-1\tnot cortex\tn/a\n"])
+def test_labels_0_and_minus_1_are_no_region(
+    root: Path, manifest: Manifest, labels, listed: str
+) -> None:
+    """As NSD writes them: -1 is not cortex, 0 is cortex without a label."""
+    before = bids.describe(root, "sub-01", manifest).coords
+    save(labels_path(root), np.where(labels == 0, -1, labels).astype(np.int16))
+    regions_path(root).write_text(REGIONS + listed)
+    after = bids.describe(root, "sub-01", manifest).coords
+    assert after.identical(before)
+    assert after.sizes["voxel"] == (labels > 0).sum()
+
+
+def test_labels_with_a_slope_are_whole_numbers_to_rounding(
+    root: Path, manifest: Manifest, labels
+) -> None:
+    before = bids.describe(root, "sub-01", manifest).coords
+    stored = nibabel.Nifti1Image(np.round((labels - 2.5) / 1e-4).astype(np.int16), AFFINE)
+    stored.header.set_slope_inter(1.00001e-4, 2.5)
+    nibabel.save(stored, labels_path(root))
+    read = np.asarray(nibabel.load(labels_path(root)).dataobj)
+    assert not np.array_equal(read, labels)
+    assert bids.describe(root, "sub-01", manifest).coords.identical(before)
+
+
+@pytest.mark.parametrize(
+    "table", ["index\tname\n1\tV1\n2\tV2\n5\tV4\n", REGIONS.replace("L", "n/a").replace("R", "n/a")]
+)
+def test_regions_need_no_hemisphere(root: Path, manifest: Manifest, labels, table: str) -> None:
+    regions_path(root).write_text(table)
+    coords = bids.describe(root, "sub-01", manifest).coords
+    assert coords.sizes["voxel"] == (labels > 0).sum()
+    assert set(coords["hemisphere"].values.tolist()) == {"n/a"}
+
+
 def test_chosen_regions_are_a_subset(root, manifest: Manifest) -> None:
     everything = bids.read(root, "sub-01", manifest)
     roi = bids.describe(root, "sub-01", manifest).coords["roi"].values
@@ -218,10 +253,50 @@ def test_nan_and_constant_voxels(root, manifest: Manifest, betas, labels) -> Non
     result = bids.read(root, "sub-01", manifest)
     assert (result.n_nan_targets, result.n_constant_targets) == (1, 1)
     assert np.isnan(result.mean[:, 0]).all()
-    assert np.isfinite(result.mean[:, 1:]).all()
-    assert (result.mean[:, 2] == 0).all()
+    assert np.isfinite(np.delete(result.mean, [0, 2], axis=1)).all()
+    assert np.isnan(result.mean[:, 2]).all()
     assert np.isnan(result.ncsnr[[0, 2]]).all()
     assert np.isfinite(result.ncsnr[1])
+
+
+@pytest.mark.parametrize("missing", [0, np.nan])
+def test_a_voxel_without_data_in_a_session_is_averaged_over_the_others(
+    tmp_path: Path, manifest: Manifest, labels, missing: float
+) -> None:
+    """Six images of signal 1 and noise .3 in two sessions; one voxel is outside the second."""
+    rng = np.random.default_rng(5)
+    shown = [("stimulus", name) for name in [*STIMULI, "a.png", "b.png"]]
+    signal = rng.normal(size=(*SHAPE, 4))[..., [0, 1, 2, 3, 0, 1]]
+    voxel = tuple(np.argwhere(labels > 0)[0])
+    root = tmp_path / "bids"
+    save(labels_path(root), labels)
+    regions_path(root).write_text(REGIONS)
+    for session in ("ses-01", "ses-02"):
+        volumes = signal + 0.3 * rng.normal(size=signal.shape)
+        volumes[voxel] = missing if session == "ses-02" else volumes[voxel]
+        save(betas_path(root, session), volumes.astype(np.float32))
+        write_events(events_path(root, session), shown)
+    result = bids.read(root, "sub-01", manifest)
+    alone = bids.read(root, "sub-01", manifest, sessions=["ses-01"])
+    np.testing.assert_array_equal(result.mean[:, 0], alone.mean[:, 0])
+    assert result.ncsnr[0] == alone.ncsnr[0]
+    assert result.target_repeats[0] == pytest.approx(result.target_repeats[1] / 2)
+    assert result.without_data == {"ses-02": 1}
+    assert (result.n_nan_targets, result.n_constant_targets) == (0, 0)
+
+
+def test_the_same_betas_in_two_sessions_are_refused(root: Path, manifest: Manifest) -> None:
+    shutil.copy(betas_path(root, "ses-02"), betas_path(root))
+    write_events(events_path(root), EVENTS["ses-02"])
+    with pytest.raises(ValueError, match=r"ses-02_.*stat\.nii\.gz and .*ses-01_.* same content"):
+        bids.describe(root, "sub-01", manifest)
+
+
+def test_a_volume_without_data_is_refused_by_its_row(root: Path, manifest: Manifest, betas) -> None:
+    betas["ses-01"][..., 3] = np.nan
+    save(betas_path(root), betas["ses-01"])
+    with pytest.raises(ValueError, match=r"ses-01_.*events\.tsv, row 4: the trial has no data"):
+        bids.read(root, "sub-01", manifest)
 
 
 def test_session_of_catch_trials_only_is_passed_over(root, manifest: Manifest) -> None:
@@ -235,6 +310,19 @@ def test_subjects_are_folders_with_sessions(root: Path) -> None:
     (root / "derivatives").mkdir()
     (root / "participants.tsv").write_text("participant_id\n")
     assert bids.list_subjects(root) == ["sub-01", "sub-02"]
+
+
+def test_what_is_not_read_is_said(root: Path, manifest: Manifest) -> None:
+    (root / "sub-02" / "func").mkdir(parents=True)
+    other = root / "sub-01" / "ses-03" / "func" / "sub-01_ses-03_task-words_desc-betas_stat.nii.gz"
+    other.parent.mkdir(parents=True)
+    other.write_bytes(b"")
+    assert bids.passed_over(root) == ["sub-02, which has no folder ses-*"]
+    described = bids.describe(root, "sub-01", manifest)
+    assert described.n_sessions == 2
+    session, trials = described.left_out
+    assert session == f"ses-03, not chosen or without func/sub-01_ses-03_{bids.BETAS}"
+    assert trials == "1 trials of another trial_type than 'stimulus'"
 
 
 def test_folder_without_subjects_is_refused(tmp_path: Path) -> None:
@@ -287,6 +375,14 @@ def fractional_labels(root: Path) -> None:
     save(labels_path(root), np.full(SHAPE, 1.5, dtype=np.float32))
 
 
+def labels_not_known(root: Path) -> None:
+    save(labels_path(root), np.full(SHAPE, np.nan, dtype=np.float32))
+
+
+def negative_index(root: Path) -> None:
+    regions_path(root).write_text(REGIONS + "-2\tV3\tL\n")
+
+
 def unlisted_label(root: Path) -> None:
     save(labels_path(root), np.full(SHAPE, 7, dtype=np.int16))
 
@@ -327,10 +423,12 @@ REFUSALS: list[tuple[Callable[[Path], object], str]] = [
     (only_catch_trials, r"events\.tsv has no trial of an image"),
     (missing_column, r"events\.tsv lacks the column stim_file"),
     (ragged_row, r"events\.tsv, row 2: the number of fields"),
-    (other_shape, r"stat\.nii\.gz has shape .* but .*dseg\.nii\.gz has"),
-    (volume_without_trials, r"stat\.nii\.gz has shape \(4, 3, 2\)"),
+    (other_shape, r"stat\.nii\.gz has volumes of shape .* but .*dseg\.nii\.gz has"),
+    (volume_without_trials, r"stat\.nii\.gz has shape \(4, 3, 2\), which is no series of volumes"),
     (other_affine, r"stat\.nii\.gz and .*dseg\.nii\.gz have different affines"),
     (labels_of_4_axes, r"dseg\.nii\.gz has shape \(4, 3, 2, 2\)"),
+    (labels_not_known, r"dseg\.nii\.gz has 24 voxels that are NaN or infinite; give them label 0"),
+    (negative_index, r"dseg\.tsv, row 4: index '-2' is no whole number from 1"),
     (fractional_labels, r"dseg\.nii\.gz has labels that are no whole numbers"),
     (unlisted_label, r"dseg\.nii\.gz has the label 7, which .*dseg\.tsv does not list"),
     (nothing_labelled, r"no voxel of .*dseg\.nii\.gz"),
@@ -360,6 +458,18 @@ def test_bad_files_are_refused_in_one_sentence(
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         call(root, "sub-01", manifest)
     assert "\n" not in str(caught.value)
+
+
+def test_the_owners_ceiling_is_read_where_it_is_asked_for(root: Path, manifest: Manifest) -> None:
+    fields = {"images": 2, "pool": "session"}
+    bids.describe(root, "sub-01", manifest, ceiling=fields)
+    found = bids.read(root, "sub-01", manifest, ceiling=fields)
+    assert found.ncsnr_owners is not None
+    assert found.ncsnr_owners.shape == found.ncsnr.shape
+    assert bids.read(root, "sub-01", manifest).ncsnr_owners is None
+    for call in (bids.describe, bids.read):
+        with pytest.raises(ValueError, match="no image has exactly 12 used trials; images have 1"):
+            call(root, "sub-01", manifest, ceiling={"images": 12, "pool": "repetition"})
 
 
 @pytest.mark.parametrize("call", [bids.describe, bids.read])

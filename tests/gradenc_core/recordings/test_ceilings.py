@@ -1,42 +1,31 @@
 import numpy as np
 import pytest
 
-from gradenc_core.recordings.ceilings import RepeatMoments, ncsnr
+from gradenc_core.recordings.ceilings import ncsnr, ncsnr_of_repetitions, recipe_of
 
 
 def trials(snr, n_stimuli=400, n_repeats=3, n_targets=50, seed=0):
     rng = np.random.default_rng(seed)
     signal = rng.standard_normal((n_stimuli, 1, n_targets)) * snr
     values = signal + rng.standard_normal((n_stimuli, n_repeats, n_targets))
-    values = (values - values.mean(axis=(0, 1))) / values.std(axis=(0, 1))
-    return np.repeat(np.arange(n_stimuli), n_repeats), values.reshape(-1, n_targets)
+    return (values - values.mean(axis=(0, 1))) / values.std(axis=(0, 1))
+
+
+def ratio(values):
+    """Ncsnr of trials (n_stimuli, n_repeats, n_targets)."""
+    counts = np.full(len(values), values.shape[1])
+    return ncsnr(values.sum(axis=1), (values**2).sum(axis=1), counts)
 
 
 def test_ncsnr_recovers_the_planted_ratio():
     for snr in (0.3, 1.0):
-        stimulus, values = trials(snr)
-        moments = RepeatMoments.empty(400, (50,))
-        moments.add(stimulus, values)
-        assert moments.ncsnr().mean() == pytest.approx(snr, rel=0.05)
+        assert ratio(trials(snr)).mean() == pytest.approx(snr, rel=0.05)
 
 
 def test_ncsnr_is_the_formula_on_unit_variance_data():
-    stimulus, values = trials(1.0, n_stimuli=30)
-    moments = RepeatMoments.empty(30, (50,))
-    moments.add(stimulus, values)
-    by_stimulus = values.reshape(30, 3, 50)
-    v = np.sqrt(by_stimulus.var(axis=1, ddof=1).mean(axis=0))
-    np.testing.assert_allclose(moments.ncsnr(), np.sqrt(np.maximum(0, 1 - v**2)) / v, rtol=1e-10)
-
-
-def test_streaming_in_any_order_and_chunks_is_the_same():
-    stimulus, values = trials(1.0, n_stimuli=30)
-    whole, chunks = RepeatMoments.empty(30, (50,)), RepeatMoments.empty(30, (50,))
-    whole.add(stimulus, values)
-    for rows in np.array_split(np.random.default_rng(0).permutation(90), 7):
-        chunks.add(stimulus[rows], values[rows])
-    np.testing.assert_allclose(chunks.ncsnr(), whole.ncsnr(), rtol=1e-10)
-    np.testing.assert_allclose(whole.mean(), values.reshape(30, 3, 50).mean(axis=1))
+    values = trials(1.0, n_stimuli=30)
+    v = np.sqrt(values.var(axis=1, ddof=1).mean(axis=0))
+    np.testing.assert_allclose(ratio(values), np.sqrt(np.maximum(0, 1 - v**2)) / v, rtol=1e-10)
 
 
 def test_single_trials_count_in_the_total_but_not_in_the_noise():
@@ -47,17 +36,58 @@ def test_single_trials_count_in_the_total_but_not_in_the_noise():
 
 
 def test_edges_of_the_ratio():
-    stimulus = np.repeat(np.arange(5), 2)
-    moments = RepeatMoments.empty(6, (3,))
-    values = np.zeros((10, 3))
-    values[:, 1] = stimulus  # repeats agree exactly
-    values[:, 2] = np.tile([1.0, -1.0], 5)  # all noise
-    moments.add(stimulus, values)
-    nothing, perfect, noise = moments.ncsnr()
+    values = np.zeros((5, 2, 3))
+    values[:, :, 1] = np.arange(5)[:, None]  # repeats agree exactly
+    values[:, :, 2] = [1.0, -1.0]  # all noise
+    nothing, perfect, noise = ratio(values)
     assert np.isnan(nothing)
     assert perfect == np.inf
     assert noise == 0
-    assert np.isnan(moments.mean()[5]).all()
+
+
+def test_ncsnr_over_images_with_just_so_many_trials():
+    """As NSD takes the noise from images with exactly three trials."""
+    values = trials(1.0, n_stimuli=90)
+    counts = np.repeat([1, 2, 3], 30)
+    used = values * (np.arange(3) < counts[:, None])[:, :, None]
+    sums, squares = used.sum(axis=1), (used**2).sum(axis=1)
+    found = ncsnr(sums, squares, counts, exactly=3)
+    noise = values[60:].var(axis=1, ddof=1).mean(axis=0)
+    shown = np.concatenate([values[i, :n] for i, n in enumerate(counts)])
+    expected = np.sqrt(np.maximum(shown.var(axis=0) - noise, 0) / noise)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    assert not np.allclose(found, ncsnr(sums, squares, counts))
+
+
+def test_ncsnr_of_repetitions_is_the_formula_of_their_owners():
+    """As THINGS does: z-score over images in each repetition, then NSD's formula."""
+    values = trials(0.8, n_stimuli=200, n_repeats=12)
+    scored = (values - values.mean(axis=0)) / values.std(axis=0)
+    v = np.sqrt(scored.var(axis=1, ddof=1).mean(axis=0))
+    expected = np.sqrt(np.maximum(0, 1 - v**2)) / v
+    np.testing.assert_allclose(ncsnr_of_repetitions(values), expected, rtol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_edges_of_repetitions():
+    values = np.random.default_rng(0).normal(size=(5, 2, 5))
+    values[:, :, 1] = np.arange(5)[:, None]  # repeats agree exactly
+    values[:, 1, 2] = -values[:, 0, 2]  # nothing in common
+    values[:, 1, 3] = 0.5  # a repetition that does not vary
+    values[:, 1, 4] = np.nan  # a repetition without data
+    found = ncsnr_of_repetitions(values)
+    assert np.isfinite(found[0])
+    assert found[1] > 1e7
+    assert found[2] == 0
+    assert np.isnan(found[3:]).all()
+
+
+def test_recipes_for_images_that_were_not_shown_are_refused():
+    assert recipe_of(None, np.array([1, 2])) is None
+    fields = {"images": 3, "pool": "session"}
+    assert recipe_of(fields, np.array([1, 3])).images == 3
+    with pytest.raises(ValueError, match=r"ceiling\.images is 3, .*images have 1, 2"):
+        recipe_of(fields, np.array([1.0, 2.0, 1.0]))
 
 
 def test_errors_name_the_remedy():

@@ -8,7 +8,7 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image
 
 from gradenc_core.stimuli.images import read_image, read_manifest, read_stimulus
 
@@ -161,6 +161,37 @@ def test_16_bits_are_refused(tmp_path: Path, colour: int, channels: int) -> None
     for read in (lambda: read_image(path), lambda: read_manifest(tmp_path)):
         with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits"):
             read()
+
+
+@pytest.mark.parametrize("ending", ["jpg", "png"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_turned_as_viewers_show_them(
+    tmp_path: Path, ending: str, orientation: int
+) -> None:
+    """A corner is white; `orientation` says where the first row and column of the file belong."""
+    pixels = np.zeros((16, 24, 3), dtype=np.uint8)
+    pixels[:8, :8] = 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / f"turned.{ending}"
+    Image.fromarray(pixels).save(path, exif=exif)
+    shown = np.asarray(read_image(path)).mean(axis=2) > 128
+    assert shown.shape == ((16, 24) if orientation < 5 else (24, 16))
+    bottom, right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    expected = np.zeros(shown.shape, dtype=bool)
+    expected[slice(-8, None) if bottom else slice(8), slice(-8, None) if right else slice(8)] = True
+    np.testing.assert_array_equal(shown, expected)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparent_pixels_are_refused(tmp_path: Path, mode: str) -> None:
+    """Their hidden colour was not shown; which one was, the file does not say."""
+    image = Image.new("RGBA", (5, 4), (255, 0, 0, 255))
+    image.putpixel((2, 1), (0, 255, 0, 128))
+    image.convert(mode).save(tmp_path / "glass.png")
+    for call, argument in ((read_image, tmp_path / "glass.png"), (read_manifest, tmp_path)):
+        with pytest.raises(ValueError, match=r"glass\.png has transparent pixels.*background"):
+            call(argument)
 
 
 def test_missing_image_is_named(tmp_path: Path) -> None:

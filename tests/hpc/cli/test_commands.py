@@ -97,6 +97,8 @@ def test_plan_says_what_a_run_takes_and_where_times_are_from(small_study: Path) 
     assert "Time of extract: measured here." in said
     assert "Time of encode: measured here; " in said
     assert "random stands for 2 gradients (random_draws)" in said
+    assert re.search(r"sub-01 \(fmri\): \d+ trials of \d+ images in \d sessions, \d+ voxels", said)
+    assert re.search(r"sub-02 \(meg\): \d+ trials of .*, \d+ sensors x \d+ times", said)
 
 
 def test_plan_says_which_verdicts_a_study_could_reach(small_study: Path) -> None:

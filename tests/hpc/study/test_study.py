@@ -23,13 +23,12 @@ from hpc.study import study as study_module
 from hpc.study.encoding import Alphas, Encoding, Windows
 from hpc.study.networks import layers_of, resolve_networks
 from hpc.study.plugins import find_losses
+from hpc.study.readers import BidsResponses, Ceiling, EpochsResponses
 from hpc.study.recordings import find_subjects
 from hpc.study.resolve import refuse, resolve, resolve_sources
 from hpc.study.study import (
-    BidsResponses,
     Comparisons,
     Depths,
-    EpochsResponses,
     Extraction,
     Model,
     Study,
@@ -43,6 +42,7 @@ SECTIONS = (
     Model,
     Depths,
     BidsResponses,
+    Ceiling,
     EpochsResponses,
     Encoding,
     Alphas,
@@ -317,7 +317,8 @@ REFUSED = {
         (
             "responses[0].tmin",
             "[{reader: bids, path: x, tmin: 0}]",
-            "unknown key, given 0; accepted: normalise, path, reader, rois, sessions, subjects",
+            "unknown key, given 0; accepted: ceiling, normalise, path, reader, rois, sessions, "
+            "subjects",
         ),
         (
             "responses[0].normalise",

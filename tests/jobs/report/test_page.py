@@ -200,7 +200,11 @@ def test_layers_that_were_left_out_are_named(page: str) -> None:
     assert (
         "layers without a gradient of their own: gradient:energy, l6: identical_to_forward" in page
     )
-    assert "01-fmri: 0 target(s) with missing values and 1 constant ones" in page
+    assert "01-fmri: 0 target(s) with missing values and 1 without any or constant" in page
+    assert "without data (zero, NaN or constant) in a session" in page
+    assert "averaged over the others: 2 in ses-02" in page
+    owners = "from images with exactly 4 trials: the median target's ceiling of a mean of 4 trials"
+    assert f"{owners} is 50.0 % of its variance" in page
 
 
 def test_without_reliability_nothing_is_shown_divided(page: str) -> None:

@@ -120,7 +120,8 @@ def of(subject: str, modality: str) -> dict[str, Any]:
 
 
 def recorded(targets: xr.Dataset, *dims: str) -> Layout:
-    return responses_layout(STIMULI, DIGESTS, SESSIONS, targets, dims)
+    recipe = {"images": 3, "pool": "session"}
+    return responses_layout(STIMULI, DIGESTS, SESSIONS, targets, dims, recipe)
 
 
 def features(n_features: int | list[int]) -> Layout:

@@ -4,26 +4,29 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from gradenc_core.recordings.averaging import effective_repeats
 from gradenc_core.ridge.encode import score_targets
 from gradenc_core.ridge.factorise import factorise
 from gradenc_core.ridge.options import RidgeOptions
 from storage_schemas.results.ceilings import noise_ceiling, normalised
 
 
-def responses(ncsnr: list[float], n_repeats: list[float]) -> xr.Dataset:
-    return xr.Dataset({"ncsnr": ("voxel", ncsnr), "n_repeats": ("stimulus", n_repeats)})
+def responses(ncsnr: list[float], target_repeats: float) -> xr.Dataset:
+    repeats = np.full(len(ncsnr), target_repeats, dtype=np.float32)
+    return xr.Dataset({"ncsnr": ("voxel", ncsnr), "target_repeats": ("voxel", repeats)})
 
 
 @pytest.mark.filterwarnings("error")
 def test_ceilings_of_known_ratios() -> None:
     """ncsnr 1 and 2 repeats: 1 / (1 + 1/2); repeats that agree exactly: 1; only noise: 0."""
-    found = noise_ceiling(responses([1.0, np.inf, 0.0, np.nan], [2, 2]))
+    found = noise_ceiling(responses([1.0, np.inf, 0.0, np.nan], 2))
     np.testing.assert_allclose(found, [2 / 3, 1, 0, np.nan])
     assert found.dims == ("voxel",)
 
 
 def test_a_stimulus_counts_by_its_repeats_as_it_does_in_scores() -> None:
-    found = noise_ceiling(responses([0.5], [1, 2, 6]))
+    own = np.array([1, 2, 6])
+    found = noise_ceiling(responses([0.5], effective_repeats(own, own)))
     assert found.item() == pytest.approx(0.25 / (0.25 + 1 / 3))
 
 
@@ -44,10 +47,24 @@ def test_the_best_scores_of_unequal_repeats_reach_the_ceiling_and_not_more(
         signal[:, None], np.arange(8000) // 2 % 4, weights=repeats / 2, options=options
     )
     best = score_targets(design, signal[:, None] + noise).r.mean()
-    greatest = noise_ceiling(responses([ncsnr], repeats.tolist())).item() ** 0.5
+    greatest = noise_ceiling(responses([ncsnr], repeats.mean())).item() ** 0.5
     assert best == pytest.approx(greatest, rel=0.01)
     unweighted = np.sqrt(ncsnr**2 / (ncsnr**2 + (1 / repeats).mean()))
     assert greatest / unweighted - 1 == pytest.approx(excess, abs=0.01)
+
+
+def test_the_best_scores_of_a_target_that_lacks_sessions_reach_its_own_ceiling() -> None:
+    """All stimuli were shown three times; a third of them once in a session without the target."""
+    rng = np.random.default_rng(0)
+    counts, own = np.full(9000, 3), np.tile([3, 3, 2], 3000)
+    signal = rng.standard_normal(9000)
+    noise = rng.standard_normal((9000, 20)) / (0.4 * np.sqrt(own[:, None]))
+    options = RidgeOptions(alphas=(1e-6,))
+    design = factorise(signal[:, None], np.arange(9000) % 4, options=options)
+    best = score_targets(design, signal[:, None] + noise).r.mean()
+    ceiling = noise_ceiling(responses([0.4], effective_repeats(counts, own))).item()
+    assert best == pytest.approx(ceiling**0.5, rel=0.01)
+    assert effective_repeats(counts, own) == pytest.approx(18 / 7)
 
 
 def test_low_and_unknown_ceilings_leave_no_normalised_score() -> None:

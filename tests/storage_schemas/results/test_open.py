@@ -198,7 +198,7 @@ def test_tree_has_every_kind(run: Path) -> None:
     scored = {"r", "r2", "alpha", "unique"}
     scored |= {"r_normalised", "reliability", "r_disattenuated", "unique_disattenuated"}
     stable = {"cosine", "reliability", "precision_error"}
-    responded = {"responses", "n_repeats", "ncsnr"}
+    responded = {"responses", "n_repeats", "target_repeats", "ncsnr"}
     assert leaves == {
         "/prepared/tiny": {"weights_digest", "signal_class"},
         "/responses/01/fmri": responded,

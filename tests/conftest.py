@@ -38,7 +38,14 @@ settings.load_profile("untimed")
 SLURM_TESTS = Path(__file__).parent / "slurm"
 LONG_FILES = [
     Path(__file__).parent / name
-    for name in ("scenarios", "hpc/test_end_to_end.py", "slurm", "benchmarks", "gradenc")
+    for name in (
+        "scenarios",
+        "hpc/test_mended.py",
+        "slurm",
+        "hpc/test_end_to_end.py",
+        "benchmarks",
+        "gradenc",
+    )
 ]
 """Those that are begun first: one that is begun last has the other processes wait for it."""
 SIZES = Sizes(fmri_subjects=1, meg_subjects=1, sessions=2, sensors=3, sampling_hz=20.0)

@@ -1,4 +1,9 @@
-"""Planted studies told apart: real files in, the whole pipeline in this process, a verdict out."""
+"""Planted studies told apart: real files in, the whole pipeline in this process, a verdict out.
+
+A study takes one to two minutes. `make test` runs one brain of each kind: noise, activations alone,
+backpropagation. `make test-long` runs the others as well; without them, `make test` tests their
+brains (`tests/gradenc_core/planted`) and each verdict on hand-made tables (`tests/jobs/compare`).
+"""
 
 import time
 from collections.abc import Callable
@@ -65,6 +70,8 @@ ALLOWED: dict[Scenario, set[Verdict]] = {
     # A control may forbid a claim.
     "misaligned": {Verdict.MISALIGNED, Verdict.UNDECIDED},
 }
+IN_EVERY_RUN: set[Scenario] = {"null_noise", "forward_only", "plausible_backprop"}
+"""The others are marked `long`."""
 
 
 def run_here(run: RunFolder) -> None:
@@ -102,7 +109,13 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Compared:
     return comparisons
 
 
-@pytest.mark.parametrize("scenario", ALLOWED)
+@pytest.mark.parametrize(
+    "scenario",
+    [
+        pytest.param(scenario, marks=() if scenario in IN_EVERY_RUN else pytest.mark.long)
+        for scenario in ALLOWED
+    ],
+)
 def test_verdict(scenario: Scenario, compared: Compared) -> None:
     store = compared(scenario)
     judgement = facts_of(store, store.units[0])["verdicts"]["unique:energy"]

@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from gradenc_core.stimuli.generated import dead_leaves, write_images
+from gradenc_core.stimuli.generated import N_DISCS, RADII, _nearest_disc, dead_leaves, write_images
 from gradenc_core.stimuli.images import read_image, read_manifest
 
 
@@ -23,6 +24,20 @@ def test_every_size_is_filled() -> None:
         image = dead_leaves(np.random.default_rng(0), size)
         assert (image.shape, image.dtype) == ((size, size, 3), np.uint8)
     assert image.std() > 20
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 100])
+def test_each_pixel_shows_the_last_disc_that_covers_it(size: int) -> None:
+    rng = np.random.default_rng(size)
+    low, high = (bound * size for bound in RADII)
+    radius = (low**-2 + rng.uniform(size=N_DISCS) * (high**-2 - low**-2)) ** -0.5
+    y, x = rng.uniform(-0.1 * size, 1.1 * size, (2, N_DISCS))
+    expected = np.full((size, size), N_DISCS)
+    rows, columns = np.indices((size, size))
+    for disc in range(N_DISCS):
+        inside = (rows - y[disc]) ** 2 + (columns - x[disc]) ** 2 <= radius[disc] ** 2
+        expected[inside] = disc
+    np.testing.assert_array_equal(_nearest_disc(np.random.default_rng(size), size), expected)
 
 
 def test_spectrum_falls_as_in_natural_images() -> None:

@@ -1,5 +1,6 @@
 """`gradenc plan`: check a study and forecast its run; submits nothing."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,22 +76,7 @@ def plan(
             stages = forecast_shapes(loaded, how, load_shapes(shapes), status.update)
         else:
             stages = forecast(loaded, how, status.update)
-    table = Table(title=f"{study}: nothing has been submitted")
-    for column in _COLUMNS:
-        table.add_column(column, justify="left" if column == "stage" else "right")
-    for stage in stages:
-        jobs = f"{stage.array_jobs} array, {stage.tasks} tasks"
-        table.add_row(
-            stage.stage,
-            str(stage.stores),
-            str(stage.units),
-            str(stage.files),
-            decimal(stage.n_bytes),
-            jobs if stage.array_jobs else f"{stage.tasks} here",
-            duration(stage.seconds),
-            f"{stage.gpu_hours:,.2f}",
-        )
-    console.print(table)
+    console.print(_table(study, stages))
     for stage in stages:
         console.print(f"Time of {stage.stage}: {stage.basis}.")
         if stage.note:
@@ -109,6 +95,26 @@ def plan(
     )
     if loaded.store_root:
         console.print(f"What {loaded.store_root} holds already counts too, but is not run again.")
+
+
+def _table(study: Path, stages: "Sequence[StageForecast]") -> Table:
+    """Return the forecast of every stage."""
+    table = Table(title=f"{study}: nothing has been submitted")
+    for column in _COLUMNS:
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for stage in stages:
+        jobs = f"{stage.array_jobs} array, {stage.tasks} tasks"
+        table.add_row(
+            stage.stage,
+            str(stage.stores),
+            str(stage.units),
+            str(stage.files),
+            decimal(stage.n_bytes),
+            jobs if stage.array_jobs else f"{stage.tasks} here",
+            duration(stage.seconds),
+            f"{stage.gpu_hours:,.2f}",
+        )
+    return table
 
 
 def _identify(study: "Study", shapes: Path | None, ceiling: float | None) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from storage_schemas.sources import UNIQUE, source_of
+from storage_schemas.sources import UNIQUE, is_control, source_of
 
 SIGNAL_TITLES = {
     "forward": "activations",
@@ -43,8 +43,10 @@ def signal_title(signal: str) -> str:
 
 
 def judged_name(signal: str) -> str:
-    """Return the name of what a verdict is about: an objective, or a signal of the lab's own."""
+    """Return the name of what a verdict is about: an objective, a control, or a lab's own signal."""
     kind, _, name = source_of(signal).partition(":")
+    if is_control(signal):
+        return f"control {name}"
     return f"{'signal' if kind == 'signal' else 'objective'} {name}"
 
 

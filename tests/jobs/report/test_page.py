@@ -15,7 +15,15 @@ from jobs.compare import evidence
 from jobs.report import plots
 from jobs.report.orders import CLAIMS
 from jobs.report.page import COLOURS, TITLES, write_report
-from jobs.report.words import EXCHANGED, FOLD_RULES, WITHIN, number, p_value, signal_title
+from jobs.report.words import (
+    EXCHANGED,
+    FOLD_RULES,
+    WITHIN,
+    judged_name,
+    number,
+    p_value,
+    signal_title,
+)
 from jobs.spec import EncodingSpec
 from storage_schemas.runs.run import run_stores
 
@@ -35,6 +43,21 @@ SCORE = r"\S+ \[\S+ \S+\]"
 )
 def test_a_signal_is_not_called_a_gradient(signal: str, title: str) -> None:
     assert signal_title(signal) == title
+
+
+@pytest.mark.parametrize(
+    ("signal", "name"),
+    [
+        ("unique:dino", "objective dino"),
+        ("unique:random.0", "control random.0"),
+        ("unique:mismatched_dino", "control mismatched_dino"),
+        ("unique:signal:surprise", "signal surprise"),
+    ],
+)
+def test_a_verdict_is_about_an_objective_a_control_or_a_labs_own_signal(
+    signal: str, name: str
+) -> None:
+    assert judged_name(signal) == name
 
 
 def test_numbers_that_do_not_exist_are_undefined() -> None:

@@ -43,7 +43,7 @@ def signal_title(signal: str) -> str:
 
 
 def judged_name(signal: str) -> str:
-    """Return the name of what a verdict is about: an objective, a control, or a lab's own signal."""
+    """Name what a verdict is about: an objective, a control, or a signal of the lab's own."""
     kind, _, name = source_of(signal).partition(":")
     if is_control(signal):
         return f"control {name}"

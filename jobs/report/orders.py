@@ -43,13 +43,18 @@ def order_rows(tables: xr.Dataset) -> Iterator[dict[str, str]]:
                 "verdict": flag_names(verdicts.attrs)[code].replace("_", " "),
                 "signal_p": p_value(evidence.signal_p),
                 "control_p": p_value(evidence.control_p),
-                "exceeds_p": p_value(evidence.exceeds_p),
+                "exceeds_p": _exceeds(evidence),
                 "forward_p": p_value(evidence.forward_p),
                 "agrees_p": p_value(evidence.agrees_p),
                 "observed": _observed(evidence),
                 "place": _place(evidence),
                 "power": number(evidence.reference.power),
             }
+
+
+def _exceeds(evidence: Evidence) -> str:
+    """Return the p that gradients exceed the controls that predict too, if any does."""
+    return "not needed" if np.isnan(evidence.exceeds_p) else p_value(evidence.exceeds_p)
 
 
 def _observed(evidence: Evidence) -> str:

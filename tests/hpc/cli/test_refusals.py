@@ -77,7 +77,9 @@ def test_an_unfinished_run_is_not_queried_without_asking(run: RunFolder) -> None
 
 def test_json_of_status_holds_every_stage_with_the_same_keys(run: RunFolder) -> None:
     found = json.loads(gradenc("status", run.path, "--json").stdout)
-    assert list(found) == ["run", "name", "state", "queue", "stages", "failures", "ended"]
+    assert list(found) == [
+        *("run", "name", "state", "queue", "stages", "failures", "ended", "warnings"),
+    ]
     assert (found["run"], found["name"], found["state"]) == (str(run.path), "drill", "idle")
     assert found["queue"] == {"scheduler": "local", "problem": None, "gate": None}
     assert list(found["stages"]) == list(STAGES)

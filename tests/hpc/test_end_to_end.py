@@ -177,6 +177,8 @@ def test_own_signals_true_labels_and_components_are_compared(
         "projection": 8,
         "projection_kind": "pca",
         "responses": data["responses"][:1],
+        # Two losses are two values more in the baseline: it must leave room for 72 stimuli.
+        "encoding": data["encoding"] | {"baseline_width": 3},
     }
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(data))
     stimuli = Path(data["stimuli"])

@@ -202,7 +202,7 @@ class _Batch:
         agrees_p = agreement(own, points, "pearson", self.seed).combined_p
         evidence = {order: self._evidence(number, order) for order in ORDERS}
         if self._is_heard(number, "spatial"):
-            reference = self._space_reference(number, forward)
+            reference = self._space_reference(number)
             evidence["spatial"] = replace(
                 evidence["spatial"],
                 forward_p=spatial.combined_p,
@@ -224,11 +224,13 @@ class _Batch:
         scores = self.laboratory.permuted(self.laboratory.forward, responses, 0, self.seed)
         return np.asarray(scores[0])
 
-    def _space_reference(self, number: int, forward: Sequence[Array]) -> Reference:
-        study, confusion = self.studies[number], self.laboratory.confusion
+    def _space_reference(self, number: int) -> Reference:
+        study, own = self.studies[number], self.laboratory
+        permuted = [own.permuted(own.forward, y, FEW, self.seed) for y in study.fmri]
+        drivers = [(scores[0] + scores[1:]).argmax(axis=1) for scores in permuted]
         subjects = [
-            Regions(s[0], s[1:], f.argmax(axis=0), study.position, study.region, confusion)
-            for s, f in zip(self.signals["spatial"][number], forward, strict=True)
+            Regions(s[0], s[1:], driver, study.position, study.region, own.confusion)
+            for s, driver in zip(self.signals["spatial"][number], drivers, strict=True)
         ]
         return space_reference(subjects, self.laboratory.depth, "argmax", LEVEL, self.seed)
 

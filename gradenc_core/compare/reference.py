@@ -48,8 +48,9 @@ class Regions:
         Scores beyond the baseline; a point with NaN leaves the order.
     noise : array, (n_permutations, n_layers, n_points)
         The same under permutation, one order of stimuli for all subjects who saw the same.
-    driver : array of int, (n_points,)
-        Layer that backpropagation expects: the one whose activations the region prefers.
+    driver : array of int, (n_likely, n_points)
+        Layer that backpropagation expects: the one whose activations the region prefers. Noise
+        leaves that open, so that each row is one that is as likely as any other.
     position : array, (n_points,)
         NaN outside the map: the point leaves the order.
     region : array of int, (n_points,)
@@ -73,7 +74,7 @@ class Regions:
             self,
             profile=self.profile[:, known],
             noise=self.noise[..., known],
-            driver=self.driver[known],
+            driver=self.driver[:, known],
             position=self.position[known],
             region=self.region[known],
         )
@@ -180,20 +181,14 @@ def space_reference(
     names = np.unique([region for s in known for region in s.region])
     rng = np.random.default_rng([seed, 1])
     exchanges = np.stack([rng.permutation(len(names)) for _ in range(n_draws)])
-    usable = [
-        InSpace(
-            s.profile,
-            s.noise,
-            depth,
-            s.confusion,
-            s.driver,
-            _exchanged(s.driver, np.searchsorted(names, s.region), exchanges),
-            s.position,
-            how,
-        )
-        for s in known
-        if len(s.region) >= FEWEST_POINTS
-    ]
+    usable = []
+    for s in known:
+        if len(s.region) < FEWEST_POINTS:
+            continue
+        drivers = s.driver[rng.integers(len(s.driver), size=n_draws)]
+        exchanged = _exchanged(drivers, np.searchsorted(names, s.region), exchanges)
+        own = (s.profile, s.noise, depth, s.confusion, drivers, exchanged, s.position, how)
+        usable.append(InSpace(*own))
     return _between(_with_order(usable), 1, level, seed, n_draws)
 
 
@@ -282,12 +277,13 @@ def _exchanged(driver: Indices, member: Indices, orders: Indices) -> Indices:
     A region that a subject lacks leaves the point its own layer. Hemispheres keep their side's
     place in the region where both have one.
     """
-    found = np.empty((len(orders), len(driver)), dtype=np.intp)
+    found = np.empty(driver.shape, dtype=np.intp)
+    draws = np.arange(len(orders))
     by_region = [np.flatnonzero(member == r) for r in range(orders.shape[1])]
     for point, own in enumerate(member):
         side = int(np.flatnonzero(by_region[own] == point)[0])
         source = np.array([p[min(side, len(p) - 1)] if len(p) else point for p in by_region])
-        found[:, point] = driver[source[orders[:, own]]]
+        found[:, point] = driver[draws, source[orders[:, own]]]
     return found
 
 

@@ -136,7 +136,7 @@ class InSpace(Subject):
 
     Attributes
     ----------
-    driver : array of int, (n,)
+    driver : array of int, (n_draws, n)
         Layer that drives each region of a brain with an order.
     exchanged : array of int, (n_draws, n)
         The same of brains without an order.
@@ -151,8 +151,7 @@ class InSpace(Subject):
 
     def noiseless(self, specific: float, ordered: bool, rng: np.random.Generator) -> Array:
         """Return profiles of the observed mean height, each with a tuning of its own."""
-        expected = np.broadcast_to(self.driver, self.exchanged.shape)
-        drivers = expected if ordered else self.exchanged
+        drivers = self.driver if ordered else self.exchanged
         table = self.confusion.every_profile(_heights(self.observed, self.noise))
         tuning = rng.integers(0, table.shape[2], drivers.shape)
         region = np.arange(drivers.shape[1])

@@ -133,7 +133,7 @@ class FmriDesign(Design):
         self, gradient: Sequence[Array], forward: Sequence[Array], seed: int
     ) -> Reference:
         subjects = [
-            Regions(g, n, f.argmax(axis=0), self.position, self.region, self.confusion)
+            Regions(g, n, f.argmax(axis=0)[None], self.position, self.region, self.confusion)
             for g, n, f in zip(gradient, self.permuted, forward, strict=True)
         ]
         return space_reference(subjects, self.depth, "argmax", self.level, seed, self.n_draws)

@@ -123,11 +123,12 @@ def _regions(
     assert own.confusion is not None
     means = own.brains["mean_response"]
     activations = forward.brains["mean_response"].profile[usable]
+    likely = activations + forward.noise[:, usable]
     number = {name: i for i, name in enumerate(regions)}
     return Regions(
         profile=means.profile,
         noise=own.noise,
-        driver=activations.argmax(axis=0),
+        driver=likely.argmax(axis=1),
         position=np.where(np.isfinite(activations).all(axis=0), means.position, np.nan),
         region=np.array([number[name] for name in means.roi], dtype=np.intp),
         confusion=own.confusion,

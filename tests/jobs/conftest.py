@@ -345,6 +345,8 @@ def _fmri_scores(person: Fmri, signal: str) -> tuple[np.ndarray, np.ndarray, np.
     # The largest is 0.06: three quarters of a voxel's largest.
     permutation[0] = np.stack(means, axis=1) * (0.75 if unique else 0.1)
     permutation[1:, 1] = 0.05
+    if signal == "forward":
+        permutation[1:] *= 0.1  # no noise leaves open which layer a region prefers
     permutation[1::2] *= -1  # the mean of scores of noise is 0
     permutation[1 : 1 + person.higher, 3, 1] = 0.065
     return values, bootstrap, permutation

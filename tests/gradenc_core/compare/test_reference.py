@@ -64,7 +64,7 @@ def regions_of(
     return Regions(
         snr * SD * drive + noise_of(rng, 1, N_REGIONS)[0],
         noise_of(rng, 99, N_REGIONS),
-        EXPECTED,
+        EXPECTED[None],
         10.0 * np.arange(N_REGIONS),
         np.arange(N_REGIONS),
         confusion_of(local),
@@ -113,6 +113,20 @@ def test_an_order_that_cannot_be_computed_has_no_p() -> None:
         assert np.isnan([found.observed, found.none_p, found.backprop_p, found.power]).all()
 
 
+def test_an_expected_layer_that_noise_leaves_open_is_not_departed_from() -> None:
+    """Brains whose layers are a step from those that their activations seem to prefer."""
+    rng = np.random.default_rng(0)
+    certain, left_open = [], []
+    for _ in range(12):
+        steps = rng.integers(-1, 2, (100, N_REGIONS))
+        likely = np.clip(EXPECTED + steps, 0, N_LAYERS - 1)
+        some = regions_of(rng, 0.9, 8.0, likely[0])
+        certain.append(placed([some], "argmax").backprop_p)
+        left_open.append(placed([replace(some, driver=likely[1:])], "argmax").backprop_p)
+    assert np.mean(certain) < LEVEL + 0.02
+    assert np.mean(left_open) > 0.3
+
+
 def test_regions_and_subjects_without_scores_leave_the_order() -> None:
     rng = np.random.default_rng(0)
     some, other = (regions_of(rng, 0.9, 5.0, EXPECTED) for _ in range(2))
@@ -121,7 +135,7 @@ def test_regions_and_subjects_without_scores_leave_the_order() -> None:
         some,
         profile=some.profile[:, kept],
         noise=some.noise[..., kept],
-        driver=some.driver[kept],
+        driver=some.driver[:, kept],
         position=some.position[kept],
         region=some.region[kept],
     )

@@ -40,7 +40,7 @@ def in_space(observed: np.ndarray, seed: int) -> InSpace:
         noise[1:],
         DEPTH,
         confusion(),
-        DRIVER,
+        np.broadcast_to(DRIVER, (1000, N_REGIONS)),
         np.broadcast_to(DRIVER, (1000, N_REGIONS)),
         np.arange(N_REGIONS, dtype=float),
         "argmax",

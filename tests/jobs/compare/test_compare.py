@@ -646,21 +646,25 @@ def test_the_order_in_space_is_that_of_mean_responses_and_their_forward_layers(
     strength = np.array([3, 8, 7.5, 3, 8, 8, 8, 8]) * 0.0075
     profile = mean_responses([4, 4, 0, 4, 1, 1, 2, 3], strength)
     profile[3, 6] = 0.0375
+    # Right V1 prefers l6 alone: of the others, equal, noise prefers the first or the second.
+    driver = np.tile([4, 4, 0, 0, 1, 1, 2, 3], (119, 1))
+    driver[1::2, 3] = 1
     first = Regions(
         profile=profile,
         noise=noise,
-        # Right V1 prefers l6 alone: of the others, equal, the first.
-        driver=np.array([4, 4, 0, 0, 1, 1, 2, 3]),
+        driver=driver,
         position=np.array([50.0, 40, 3, 0, 10, 15, 20, 30]),
         region=np.array([5, 4, 0, 0, 1, 1, 2, 3]),
         confusion=CONFUSION,
     )
     noise = noise[..., :6].copy()
     noise[0, 3, 1] = 0.065
+    driver = np.tile([4, 4, 0, 1, 2, 3], (119, 1))
+    driver[0, 1] = 3  # the activations have that noise too
     second = Regions(
         profile=mean_responses([4, 4, 0, 1, 2, 3], [0.06] * 6),
         noise=noise,
-        driver=np.array([4, 4, 0, 1, 2, 3]),
+        driver=driver,
         position=np.array([50.0, 40, 0, 10, 20, 30]),
         region=np.array([5, 4, 0, 1, 2, 3]),
         confusion=CONFUSION,

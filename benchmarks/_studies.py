@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from gradenc_core.compare.agreement import agreement
 from gradenc_core.compare.peaks import Sensors, Timing, peak_latency, timing
 from gradenc_core.compare.reference import (
+    UNKNOWN,
     Curves,
     Reference,
     Regions,
@@ -25,8 +26,8 @@ from gradenc_core.compare.reference import (
 )
 from gradenc_core.compare.regions import Points
 from gradenc_core.compare.space import SpatialScore, kstar, spatial_score
-from gradenc_core.compare.statistics import common_max_p, exceeds_p
-from gradenc_core.compare.time import TemporalScore, slope, temporal_score
+from gradenc_core.compare.statistics import above_zero_p, common_max_p, exceeds_p
+from gradenc_core.compare.time import slope, temporal_score
 from gradenc_core.compare.verdict import (
     Evidence,
     Order,
@@ -51,7 +52,6 @@ FEW, ENOUGH, UNSURE = 19, 99, 0.25
 """First permutations, those of a control, and the p up to which the first leave open whether a test
 is significant: five of them above the observed score are more than 5 % of up to 99."""
 NAN = float("nan")
-UNKNOWN = Reference(NAN, NAN, NAN, NAN)
 
 
 @dataclass(frozen=True)
@@ -294,9 +294,9 @@ class _Batch:
             )
         evidence = replace(
             self._evidence(number, "temporal"),
-            forward_p=_above_zero_p(sweep),
+            forward_p=above_zero_p(sweep.mean, sweep.combined_p),
             reference=reference,
-            agrees_p=_above_zero_p(lag),
+            agrees_p=above_zero_p(lag.mean, lag.combined_p),
         )
         noiseless = self._noiseless_slope(self.studies[number], forward)
         return evidence, Interval(sweep.low, sweep.high, noiseless)
@@ -355,8 +355,3 @@ def _sensors(scores: Array) -> Array:
 
 def _points(profile: Array, depth: Array, study: Study) -> Points:
     return Points(kstar(profile, depth, "argmax"), study.position, study.region)
-
-
-def _above_zero_p(score: TemporalScore) -> float:
-    """Return the one-sided p of a mean above 0, from its two-sided p."""
-    return score.combined_p / 2 if score.mean > 0 else 1 - score.combined_p / 2

@@ -160,8 +160,8 @@ def design_beyond(situation: Situation, spec: ScoresSpec, layer: int) -> Design:
     images = None
     if isinstance(seen, Learned):
         assert spec.beyond.unrecorded is not None
-        images = _columns(spec.beyond.unrecorded.features, spec, layer, root)
-    features = seen.features(_columns(spec.features[0], spec, layer, root), images)
+        images = feature_columns(spec.beyond.unrecorded.features, spec, layer, root)
+    features = seen.features(feature_columns(spec.features[0], spec, layer, root), images)
     if spec.is_control:
         features = narrowed(features, [spec.encoding.seed, layer])
     return factorise(features, seen.folds, seen.weights, spec.encoding.ridge_options)
@@ -176,8 +176,10 @@ def narrowed(features: Floats, seed: list[int]) -> Floats:
     return np.asarray((features / np.where(spread > 0, spread, 1.0)) @ matrix)
 
 
-def _columns(features: Reference, spec: ScoresSpec, layer: int, root: Path) -> NDArray[np.float32]:
-    """Return the features of a layer; of the baseline's last one, the readout's too."""
+def feature_columns(
+    features: Reference, spec: ScoresSpec, layer: int, root: Path
+) -> NDArray[np.float32]:
+    """Return a layer's features, (n_stimuli, n); the baseline's last has the readout too."""
     rows = layers(features, root)
     last = layer == len(spec.layers) - 1
     return np.hstack([own[slice(None)] for own in (rows[layer:] if last else [rows[layer]])])

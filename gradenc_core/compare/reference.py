@@ -142,6 +142,10 @@ class Reference:
         )
 
 
+UNKNOWN = Reference(*[float("nan")] * 4)
+"""Of an order that has no score."""
+
+
 def _share(hits: NDArray[np.bool_]) -> float:
     return float((1 + hits.sum()) / (1 + len(hits)))
 
@@ -249,8 +253,7 @@ def _between(
 ) -> Reference:
     """Place the mean order of subjects between both references."""
     if not subjects:
-        nan = float("nan")
-        return Reference(nan, nan, nan, nan)
+        return UNKNOWN
     observed = np.mean([s.order(s.observed[None])[0] for s in subjects])
     specific = least_specific(subjects, seed, n_draws)
     none, backprop = (

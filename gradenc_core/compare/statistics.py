@@ -98,7 +98,11 @@ def common_max_p(subjects: Sequence[Array]) -> float:
 
 
 def best_difference(own: Array, control: Array) -> Array:
-    """Return by how much a signal's best score exceeds a control's, observed and by chance.
+    """Return by how much a signal's best score exceeds a control's, observed and permuted.
+
+    The permuted differences are those of the two scores that were best: so two signals of one
+    strength would vary. Where the signal has more scores, the best of them is ahead by chance, and
+    the permuted differences are moved up by that much.
 
     Parameters
     ----------
@@ -109,9 +113,7 @@ def best_difference(own: Array, control: Array) -> Array:
     Returns
     -------
     array, (n + 1,)
-        Observed, and under each permutation: the difference of the two scores that were best, as
-        signals of one strength would vary, about what the best of more scores has ahead. NaN
-        where one has no score.
+        Differences of r: the observed one first. NaN where one of the two has no score.
     """
     n = min(len(own), len(control))
     flat = [scores[:n].reshape(n, -1) for scores in (own, control)]
@@ -223,6 +225,11 @@ def bootstrap_null_p(observed: float, null: Array) -> float:
     if not np.isfinite(observed) or len(known) == 0:
         return float("nan")
     return float((1 + (np.abs(known) >= abs(observed)).sum()) / (1 + len(known)))
+
+
+def above_zero_p(value: float, p: float) -> float:
+    """Return the one-sided p of a value above 0, from its two-sided p."""
+    return float(p / 2 if value > 0 else 1 - p / 2)
 
 
 def percentile_interval(values: Array) -> tuple[float, float]:

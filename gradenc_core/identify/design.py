@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gradenc_core.compare.reference import Confusion, Reference
+from gradenc_core.compare.reference import Confusion
 from gradenc_core.compare.verdict import Evidence, Order, Verdict
 from gradenc_core.identify.assumed import (
     DIMENSIONS,
@@ -33,7 +33,6 @@ N_FORWARD = 5
 """Simulated measurements of activations."""
 REJECTED = 2
 """A reference has so many simulated brains that this many of them are its level's share."""
-UNKNOWN = Reference(*[float("nan")] * 4)
 
 
 class Hypothesis(StrEnum):

@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gradenc_core.compare.reference import Reference, Regions, space_reference
+from gradenc_core.compare.reference import UNKNOWN, Reference, Regions, space_reference
 from gradenc_core.compare.regions import Points, order_p
 from gradenc_core.compare.space import kstar
 from gradenc_core.compare.statistics import common_max_p
@@ -17,7 +17,6 @@ from gradenc_core.identify.assumed import similarity
 from gradenc_core.identify.design import (
     N_FORWARD,
     N_PERMUTATIONS,
-    UNKNOWN,
     Design,
     Hypothesis,
 )
@@ -91,6 +90,11 @@ class FmriDesign(Design):
         return [self._noise(self.gradient_noise, N_PERMUTATIONS, rng) for _ in subjects]
 
     @cached_property
+    def permuted_forward(self) -> Array:
+        """Scores of activations under permutation, (n_permutations, n_layers, n_points)."""
+        return self._noise(self.forward_noise, N_PERMUTATIONS, np.random.default_rng(2))
+
+    @cached_property
     def forward(self) -> list[tuple[list[Array], float]]:
         """What activations score in some studies, by subject (n_layers, n_points), and p of a rise.
 
@@ -132,8 +136,10 @@ class FmriDesign(Design):
     def _reference(
         self, gradient: Sequence[Array], forward: Sequence[Array], seed: int
     ) -> Reference:
+        # Noise leaves open which layer a region's activations prefer.
+        expected = [(f + self.permuted_forward).argmax(axis=1) for f in forward]
         subjects = [
-            Regions(g, n, f.argmax(axis=0)[None], self.position, self.region, self.confusion)
-            for g, n, f in zip(gradient, self.permuted, forward, strict=True)
+            Regions(g, n, likely, self.position, self.region, self.confusion)
+            for g, n, likely in zip(gradient, self.permuted, expected, strict=True)
         ]
         return space_reference(subjects, self.depth, "argmax", self.level, seed, self.n_draws)

@@ -13,15 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradenc_core.compare.peaks import Sensors, timing
-from gradenc_core.compare.reference import Curves, Reference, time_reference
-from gradenc_core.compare.statistics import common_max_p
-from gradenc_core.compare.time import Latencies, TemporalScore, temporal_score
+from gradenc_core.compare.reference import UNKNOWN, Curves, Reference, time_reference
+from gradenc_core.compare.statistics import above_zero_p, common_max_p
+from gradenc_core.compare.time import Latencies, temporal_score
 from gradenc_core.compare.verdict import Evidence, Order
 from gradenc_core.identify.assumed import assumed_confusion
 from gradenc_core.identify.design import (
     N_FORWARD,
     N_PERMUTATIONS,
-    UNKNOWN,
     Design,
     Hypothesis,
 )
@@ -74,10 +73,11 @@ class MegDesign(Design):
         sweep = temporal_score(forward, self.depth, "slope")
         own = self._latencies(gradient, self.permuted, self.gradient_noise, rng)
         lags = [g.plus(f, -1) for g, f in zip(own, forward, strict=True)]
+        lag = temporal_score(lags, self.depth, "mean")
         return replace(
             found,
-            forward_p=_above_zero_p(sweep),
-            agrees_p=_above_zero_p(temporal_score(lags, self.depth, "mean")),
+            forward_p=above_zero_p(sweep.mean, sweep.combined_p),
+            agrees_p=above_zero_p(lag.mean, lag.combined_p),
             reference=self._reference(gradient, sweep.mean, int(rng.integers(2**31))),
         )
 
@@ -178,8 +178,3 @@ class MegDesign(Design):
             seed,
             self.n_draws,
         )
-
-
-def _above_zero_p(score: TemporalScore) -> float:
-    """Return the one-sided p of a mean above 0, from its two-sided p."""
-    return score.combined_p / 2 if score.mean > 0 else 1 - score.combined_p / 2

@@ -11,6 +11,7 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from gradenc_core.compare.reference import (
+    UNKNOWN,
     Curves,
     Reference,
     Regions,
@@ -18,6 +19,7 @@ from gradenc_core.compare.reference import (
     time_reference,
 )
 from gradenc_core.compare.statistics import (
+    above_zero_p,
     common_max_p,
     exceeds_p,
     max_statistic_p,
@@ -141,7 +143,7 @@ def fill_temporal(
     """Fill what the verdict on a signal's order in time rests on."""
     options, at = inputs.spec.options, {"signal": signal, "order": "temporal"}
     sweep = tables["timing_mean"].sel(signal="forward", timing="slope").item()
-    reference = Reference(*[float("nan")] * 4)
+    reference = UNKNOWN
     # Backpropagation is as fast as a share of the forward sweep: without one there is no reference.
     if sweep > 0:
         reference = time_reference(
@@ -166,8 +168,9 @@ def _curves(own: time.Person) -> Curves:
 def _above_zero_p(tables: xr.Dataset, signal: str, quantity: str) -> float:
     """Return the one-sided p of a quantity of latencies above 0, from its two-sided p."""
     at = {"signal": signal, "timing": quantity}
-    mean, p = (tables[f"timing_{kind}"].sel(at).item() for kind in ("mean", "combined_p"))
-    return float(p / 2 if mean > 0 else 1 - p / 2)
+    return above_zero_p(
+        *(tables[f"timing_{kind}"].sel(at).item() for kind in ("mean", "combined_p"))
+    )
 
 
 def _level(inputs: Inputs, tables: xr.Dataset) -> float:

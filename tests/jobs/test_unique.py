@@ -12,6 +12,7 @@ from gradenc_core.unique.residuals import Within, baseline_components
 from jobs.recorded import Recorded
 from jobs.rows import layers
 from jobs.spec import ScoresSpec
+from jobs.unique import feature_columns
 from storage_schemas.protocol.commit import facts_of
 from storage_schemas.protocol.store import Store
 from storage_schemas.runs.run import run_stores
@@ -106,3 +107,16 @@ def test_a_baseline_without_room_gives_no_numbers_and_says_why(
     verdicts = facts_of(run.stores("compare")[0], run.stores("compare")[0].units[0])["verdicts"]
     assert verdicts["unique:classification"]["verdict"] == "undecided"
     assert said in verdicts["unique:classification"]["sentence"]
+
+
+def test_the_copy_of_the_baseline_holds_the_readout_beside_its_last_layer(
+    beyond: dict[str, Store], small_run: Path
+) -> None:
+    root = small_run / "stores"
+    spec = ScoresSpec.model_validate(beyond["baseline+baseline"].spec)
+    (baseline,) = spec.features
+    *_, before, last, readout = (rows[slice(None)] for rows in layers(baseline, root))
+    end = len(spec.layers) - 1
+    np.testing.assert_array_equal(feature_columns(baseline, spec, end - 1, root), before)
+    both = np.hstack([last, readout])
+    np.testing.assert_array_equal(feature_columns(baseline, spec, end, root), both)

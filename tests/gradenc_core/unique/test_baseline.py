@@ -94,8 +94,6 @@ def test_scalars_are_held_whole_beside_the_components(mix: np.ndarray, with_imag
     x, images = correlated(rng, 200, mix), correlated(rng, 400, mix)
 
     def scalars(columns: np.ndarray) -> np.ndarray:
-        kept = compress([x], [images] if with_images else None)
-        assert kept is not None
         loss = np.exp(columns[:, 0] / 10)
         return np.stack([100 + loss, columns @ mix[0], np.ones(len(columns)), loss + 3], axis=1)
 

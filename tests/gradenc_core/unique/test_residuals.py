@@ -163,6 +163,19 @@ def test_a_forward_brain_is_called_a_gradient_brain_as_often_as_the_level_says(
     assert significant[n_brains:].mean() > power
 
 
+def test_a_map_leaves_no_trace_of_forward_features() -> None:
+    """A trace, however small, would be scaled up by the ridge of a control."""
+    recorded, images = world(300, 1), world(2000, 2)
+    baseline = compress(recorded.forward, images.forward)
+    assert baseline.unrecorded is not None
+    folds, blocks = np.arange(300) % 5, np.arange(300) // 5 % 20
+    seen = Learned.of(baseline, folds, blocks, np.ones(300), OPTIONS)
+    weights = np.random.default_rng(0).standard_normal((baseline.recorded.shape[1], 4))
+    columns = baseline.recorded @ weights
+    left = seen.features(columns, baseline.unrecorded @ weights)
+    assert np.linalg.norm(left) < 1e-6 * np.linalg.norm(columns)
+
+
 def images_part(recorded: World) -> np.ndarray:
     """Return the part of the first gradient that is linear in all layers, learned elsewhere."""
     many = world(6000, 9)
